@@ -1,0 +1,1 @@
+"""Policies and the rollout engine: whatever acts in an environment."""

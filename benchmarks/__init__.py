@@ -1,0 +1,1 @@
+"""Runnable measurements; nothing else imports this package."""

@@ -1,0 +1,45 @@
+"""Text environments for LLM agents as Gymnasium environments, and the ETO method to train on them.
+
+Importing this package registers the environments and nothing else: engines, torch and transformers
+are imported when they are first used.
+"""
+
+from eto_gym.env import TextEnv
+from eto_gym.errors import (
+    DataError,
+    EngineError,
+    EtoGymError,
+    MissingDependencyError,
+    UnknownNameError,
+)
+from eto_gym.expert import Expert, Reply
+from eto_gym.prompt import Message, Prompt
+from eto_gym.registration import register_all, registered_ids
+from eto_gym.snapshot import get_state, set_state
+from eto_gym.spaces import UnicodeText
+from eto_gym.tasks import Task, TaskSet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError",
+    "EngineError",
+    "EtoGymError",
+    "Expert",
+    "Message",
+    "MissingDependencyError",
+    "Prompt",
+    "Reply",
+    "Task",
+    "TaskSet",
+    "TextEnv",
+    "UnicodeText",
+    "UnknownNameError",
+    "__version__",
+    "get_state",
+    "register_all",
+    "registered_ids",
+    "set_state",
+]
+
+register_all()

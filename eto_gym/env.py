@@ -1,0 +1,221 @@
+"""The contract of a text environment: bare action strings in, plain observations out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import gymnasium as gym
+
+from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.expert import Expert
+from eto_gym.prompt import Prompt
+from eto_gym.spaces import UnicodeText
+from eto_gym.tasks import Task, TaskSet
+
+
+class TextEnv(gym.Env[str, str], ABC):
+    """Base class of the text environments.
+
+    Any string is a legal action. One that the engine does not know costs a step and gets the
+    engine's own answer; `step` never raises because of an action's text.
+
+    `reset(seed=..., options={"task": id_or_index})` selects the task. Without the option, tasks are
+    drawn uniformly from `task_set` with `np_random`.
+
+    `terminated` is true only when the task itself ended. `truncated` is true when the step limit
+    was reached, or when the engine failed (`info["error"]` then names the kind).
+
+    Every `info` of `reset` and `step` holds `task_id`, `task_type`, `score` (0..1 unless the
+    benchmark documents otherwise), `success`, and, when the environment was made with
+    `admissible_actions=True`, the sorted list `admissible_actions`. It never holds prompt text.
+
+    A benchmark implements `_reset`, `_step`, `_get_state`, `_set_state`, `card` and `prompt`,
+    and may override the other underscore methods.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    observation_space: UnicodeText
+    action_space: UnicodeText
+
+    def __init__(
+        self,
+        task_set: TaskSet,
+        *,
+        max_episode_steps: int | None = None,
+        admissible_actions: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        """Create the environment.
+
+        Args:
+            task_set: Tasks to draw from; must not be empty.
+            max_episode_steps: Steps after which an episode is truncated. None (the default) sets no
+                limit here, because `gym.make` applies the registered limit by a wrapper.
+            admissible_actions: Put the admissible actions into every `info`; off by default because
+                some engines need much time for the list.
+            render_mode: "ansi" makes `render` return the last observation; None renders nothing.
+        """
+        if len(task_set) == 0:
+            raise EtoGymError(f"split {task_set.split!r} holds no task")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"expected max_episode_steps >= 1 or None, got {max_episode_steps}")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise UnknownNameError(f"expected render_mode 'ansi' or None, got {render_mode!r}")
+        self.observation_space = UnicodeText()
+        self.action_space = UnicodeText()
+        self.task_set = task_set
+        self.max_episode_steps = max_episode_steps
+        self.render_mode = render_mode
+        self._want_admissible = admissible_actions
+        self._task: Task | None = None
+        self._elapsed_steps = 0
+        self._last_observation = ""
+
+    # --- the Gymnasium interface ---------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode and return its first observation and info.
+
+        Args:
+            seed: Seeds `np_random`, from which tasks are drawn.
+            options: `{"task": id_or_index}` selects the task; benchmarks may document more keys.
+
+        Raises:
+            UnknownNameError: There is no such option or task.
+        """
+        super().reset(seed=seed)
+        options = dict(options or {})
+        unknown = set(options) - self._option_names()
+        if unknown:
+            raise UnknownNameError(
+                f"expected reset options among {sorted(self._option_names())}, "
+                f"got {sorted(map(str, unknown))}"
+            )
+        ref = options.pop("task", None)
+        task = self._draw_task() if ref is None else self._find_task(ref)
+        self._task = task
+        self._elapsed_steps = 0
+        self._last_observation = self._reset(task, options)
+        return self._last_observation, self._full_info()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Take a bare action and return (observation, reward, terminated, truncated, info).
+
+        Raises:
+            TypeError: The action is not a string.
+            EtoGymError: `reset` was never called.
+        """
+        if self._task is None:
+            raise EtoGymError("step was called before reset")
+        if not isinstance(action, str):
+            raise TypeError(f"expected an action of type str, got {type(action).__name__}")
+        observation, reward, terminated, truncated = self._step(action)
+        self._elapsed_steps += 1
+        limit = self.step_limit
+        truncated = truncated or (limit is not None and self._elapsed_steps >= limit)
+        self._last_observation = observation
+        return observation, reward, terminated, truncated, self._full_info()
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Return the last observation in render mode "ansi", else None."""
+        return self._last_observation if self.render_mode == "ansi" else None
+
+    # --- what eto-gym adds ----------------------------------------------------------------------
+
+    @property
+    def task(self) -> Task:
+        """The task of the current episode."""
+        if self._task is None:
+            raise EtoGymError("there is no current task before reset")
+        return self._task
+
+    @property
+    def step_limit(self) -> int | None:
+        """Steps after which the current episode is truncated; benchmarks may set one per task."""
+        return self.max_episode_steps
+
+    @abstractmethod
+    def card(self) -> dict[str, Any]:
+        """Describe what was run: benchmark, engine and its version, data, split, settings.
+
+        The card is JSON-serialisable and is recorded with every trajectory.
+        """
+
+    @abstractmethod
+    def prompt(self) -> Prompt:
+        """Return the instruction and worked example that introduce this benchmark to an agent."""
+
+    def make_expert(self) -> Expert:
+        """Return a scripted expert for the current episode, where the benchmark has one."""
+        raise EtoGymError(f"{type(self).__name__} has no scripted expert")
+
+    def get_state(self) -> dict[str, Any]:
+        """Return a JSON-serialisable snapshot of the episode, `np_random` excluded.
+
+        To snapshot an environment together with its wrappers (the step limit of `gym.make` is one)
+        use `eto_gym.get_state(env)`.
+        """
+        return {
+            "task_id": self.task.id,
+            "elapsed_steps": self._elapsed_steps,
+            "observation": self._last_observation,
+            "engine": self._get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a snapshot, taken from this environment or another of the same making.
+
+        The snapshot is not changed by later steps, so it can be set any number of times.
+        """
+        self._task = self._find_task(state["task_id"])
+        self._set_state(self._task, state["engine"])
+        self._elapsed_steps = state["elapsed_steps"]
+        self._last_observation = state["observation"]
+
+    # --- what a benchmark implements -------------------------------------------------------------
+
+    @abstractmethod
+    def _reset(self, task: Task, options: dict[str, Any]) -> str:
+        """Start the engine on `task` and return the first observation."""
+
+    @abstractmethod
+    def _step(self, action: str) -> tuple[str, float, bool, bool]:
+        """Advance the engine; return (observation, reward, terminated, engine failed)."""
+
+    @abstractmethod
+    def _info(self) -> dict[str, Any]:
+        """Return `score`, `success` and the benchmark's own documented keys."""
+
+    def _admissible_actions(self) -> list[str]:
+        """Return the sorted admissible actions in the current state."""
+        raise EtoGymError(f"{type(self).__name__} does not list admissible actions")
+
+    @abstractmethod
+    def _get_state(self) -> Any:
+        """Return the engine's JSON-serialisable state."""
+
+    @abstractmethod
+    def _set_state(self, task: Task, state: Any) -> None:
+        """Restore the engine from what `_get_state` returned."""
+
+    def _option_names(self) -> set[str]:
+        """Name the keys that `reset` takes in its options."""
+        return {"task"}
+
+    def _find_task(self, ref: str | int) -> Task:
+        """Resolve `options["task"]`."""
+        return self.task_set.get(ref)
+
+    def _draw_task(self) -> Task:
+        """Draw a task when none was asked for."""
+        return self.task_set[int(self.np_random.integers(len(self.task_set)))]
+
+    def _full_info(self) -> dict[str, Any]:
+        task = self.task
+        info = {"task_id": task.id, "task_type": task.type, **self._info()}
+        if self._want_admissible:
+            info["admissible_actions"] = self._admissible_actions()
+        return info

@@ -1,0 +1,1 @@
+"""The benchmarks: one self-contained package each."""

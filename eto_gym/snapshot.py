@@ -1,0 +1,59 @@
+"""Snapshot and restore an environment together with the wrappers around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
+
+from eto_gym.env import TextEnv
+from eto_gym.errors import EtoGymError
+
+
+def get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """Return a JSON-serialisable snapshot of a text environment and of its wrappers.
+
+    Besides the engine's state (`TextEnv.get_state`) it holds the steps counted by Gymnasium's
+    `TimeLimit` and the state of every wrapper that has `get_wrapper_state` (as the conversation
+    wrapper does), in order from the outside in.
+    """
+    wrappers: list[Any] = []
+    inner = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, TimeLimit):
+            wrappers.append(inner._elapsed_steps)
+        elif hasattr(inner, "get_wrapper_state"):
+            wrappers.append(inner.get_wrapper_state())
+        inner = inner.env
+    return {"env": _text_env(inner).get_state(), "wrappers": wrappers}
+
+
+def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
+    """Continue from a snapshot that `get_state` took of an environment wrapped in the same way."""
+    saved = list(state["wrappers"])
+    wrappers: list[Any] = []
+    inner = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, TimeLimit) or hasattr(inner, "set_wrapper_state"):
+            wrappers.append(inner)
+        elif isinstance(inner, OrderEnforcing):
+            inner._has_reset = True
+        inner = inner.env
+    if len(saved) != len(wrappers):
+        raise EtoGymError(
+            f"the snapshot holds {len(saved)} wrapper states, the environment has {len(wrappers)} "
+            "wrappers with state: make both environments the same way"
+        )
+    _text_env(inner).set_state(state["env"])
+    for wrapper, wrapper_state in zip(wrappers, saved, strict=True):
+        if isinstance(wrapper, TimeLimit):
+            wrapper._elapsed_steps = wrapper_state
+        else:
+            wrapper.set_wrapper_state(wrapper_state)
+
+
+def _text_env(env: gym.Env[Any, Any]) -> TextEnv:
+    if not isinstance(env, TextEnv):
+        raise EtoGymError(f"expected a TextEnv under the wrappers, got {type(env).__name__}")
+    return env

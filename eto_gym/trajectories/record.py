@@ -1,0 +1,102 @@
+"""The record of one episode: what was said, what was done, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from eto_gym.errors import DataError
+from eto_gym.prompt import ROLES, Message
+
+Outcome = Literal["terminated", "truncated", "error"]
+ErrorKind = Literal["environment", "policy", "context", "timeout"]
+"""Why an episode could not be played out; a malformed reply is not an error but a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: the bare action taken (None for a malformed reply) and what came of it."""
+
+    action: str | None
+    observation: str
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One episode of one policy on one task.
+
+    Attributes:
+        task_id: The task.
+        task_type: The benchmark's category of the task.
+        messages: The whole conversation, prompt included, ending with the agent's last reply.
+        steps: One entry per assistant turn after the prompt, in order.
+        outcome: "terminated" by the task, "truncated" by the step limit, or "error".
+        reward: Sum of the step rewards; an error has a reward too (what was earned before it), but
+            is never scored or paired.
+        success: Whether the task was solved.
+        error: Kind of the error where the outcome is "error", else None.
+        policy: Name of the policy that acted.
+        env: The environment's card.
+        sample: Index among several episodes of the same task by the same policy.
+        seed: Seed of the episode's sampling.
+        usage: Token counts and other measurements of the policy ("prompt_tokens", ...).
+    """
+
+    task_id: str
+    task_type: str
+    messages: tuple[Message, ...]
+    steps: tuple[Step, ...]
+    outcome: Outcome
+    reward: float
+    success: bool
+    error: ErrorKind | None = None
+    policy: str = ""
+    env: dict[str, Any] = field(default_factory=dict)
+    sample: int = 0
+    seed: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reject records that contradict themselves."""
+        if (self.outcome == "error") != (self.error is not None):
+            raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Task id and sample index: what a resumed run looks up."""
+        return (self.task_id, self.sample)
+
+    @property
+    def failed_to_run(self) -> bool:
+        """Whether the episode ended in an error, and so has no score."""
+        return self.outcome == "error"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Trajectory:
+        """Build a trajectory from parsed JSON.
+
+        Raises:
+            DataError: A field is missing, unknown or of the wrong kind.
+        """
+        try:
+            fields = dict(data)
+            fields["messages"] = tuple(_message(item) for item in fields["messages"])
+            fields["steps"] = tuple(Step(**item) for item in fields["steps"])
+            if fields["outcome"] not in get_args(Outcome):
+                raise DataError(f"unknown outcome {fields['outcome']!r}")
+            return cls(**fields)
+        except (TypeError, KeyError, ValueError) as err:
+            raise DataError(f"not a trajectory: {type(err).__name__}: {err}") from err
+
+
+def _message(item: dict[str, Any]) -> Message:
+    if item["role"] not in ROLES:
+        raise DataError(f"unknown role {item['role']!r}, expected one of {ROLES}")
+    if not isinstance(item["content"], str):
+        raise DataError(f"message content is {type(item['content']).__name__}, expected str")
+    return Message(**item)

@@ -1,0 +1,1 @@
+"""Training methods: SFT, trajectory DPO and the loop that iterates them."""
