@@ -119,7 +119,7 @@ class TextEnv(gym.Env[str, str], ABC):
         self._last_observation = observation
         return observation, reward, terminated, truncated, self._full_info()
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return the last observation in render mode "ansi", else None."""
         return self._last_observation if self.render_mode == "ansi" else None
 
