@@ -1,0 +1,61 @@
+"""The `eto-gym` command: finds the command's module, and imports no other."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from eto_gym.errors import EtoGymError, unknown_name
+
+COMMANDS = {
+    "data": ("eto_gym.cli.data", "download or build benchmark data"),
+}
+"""Name of a command -> (module, one line of help). A module offers `configure(parser)`, which adds
+its arguments, and `run(args) -> int`, which does the work and returns the exit status."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; an error that eto-gym raises on purpose is printed without a traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in {"-h", "--help"}:
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        from eto_gym import __version__
+
+        print(f"eto-gym {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        print(f"eto-gym: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+        return 2
+    module_name, summary = COMMANDS[name]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        module = importlib.import_module(module_name)
+        parser = argparse.ArgumentParser(prog=f"eto-gym {name}", description=summary)
+        module.configure(parser)
+        return int(module.run(parser.parse_args(rest)))
+    except EtoGymError as err:
+        print(f"eto-gym {name}: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"eto-gym {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in sorted(COMMANDS.items())]
+    return (
+        "usage: eto-gym COMMAND [options]\n\ncommands:\n"
+        + "\n".join(lines)
+        + ("\n\nRun `eto-gym COMMAND --help` for the options of a command.")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
