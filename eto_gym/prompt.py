@@ -32,7 +32,9 @@ class Prompt:
     Attributes:
         instruction: The rules of the benchmark and the format of a reply.
         example: One worked episode as texts (observation, reply, observation, ...), or empty.
+        observation_prefix: What precedes every observation but the first; the paper's word.
     """
 
     instruction: str
     example: tuple[str, ...] = ()
+    observation_prefix: str = "Observation: "

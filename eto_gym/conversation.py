@@ -1,0 +1,220 @@
+"""The conversation layer: from a language model's reply to an action, and the talk around it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+
+from eto_gym.env import TextEnv
+from eto_gym.errors import EtoGymError, check_choice
+from eto_gym.expert import Reply
+from eto_gym.prompt import Message, Prompt
+from eto_gym.trajectories.record import Step
+
+PromptStyle = Literal["none", "instruction", "one-shot"]
+
+ACKNOWLEDGEMENT = "OK."
+"""The agent's answer to the instruction; it keeps the turns alternating and is never trained on."""
+
+FORMAT_ERROR = (
+    "Error: no action was found in your reply. "
+    "Reply with a line `Thought: ...` and then a line `Action: ...`."
+)
+"""What a reply without an action gets for an observation."""
+
+# A label at the start of a line, with the decorations that models put around it (markdown bold,
+# quotes, list marks), or anywhere else if no line starts with one.
+_DECORATION = r"[\s>*_#`\-\"']*"
+_ACTION_LINE = re.compile(rf"^{_DECORATION}action[*_`\s]*[::](.*)$", re.IGNORECASE | re.MULTILINE)
+_ACTION_INLINE = re.compile(r"\baction[*_`]*\s?[::](.*)$", re.IGNORECASE | re.MULTILINE)
+_THOUGHT = re.compile(rf"^{_DECORATION}thought[*_`\s]*[::][*_ ]*", re.IGNORECASE)
+_OTHER_LABEL = re.compile(
+    rf"^{_DECORATION}(thought|observation|action)\b[*_`\s]*[::]", re.IGNORECASE
+)
+_WRAPPERS = ("`", '"', "'", "**", "*", "_", "“”", "‘’")
+
+
+def parse_reply(text: str) -> Reply | None:
+    r"""Read the thought and the first action of a reply; None when it holds no action.
+
+    The action is what follows the first `Action:` that starts a line, else the first that stands
+    inside one; if nothing follows it on its line, the next line that is not empty. Case, markdown,
+    quotes, code marks and a final full stop around it do not matter. Everything after the action
+    is ignored.
+
+    Example:
+        >>> parse_reply("Thought: I need light.\n**Action:** `use desklamp 1`.")
+        Reply(thought='I need light.', action='use desklamp 1')
+        >>> parse_reply("I would go to the desk.") is None
+        True
+    """
+    for pattern in (_ACTION_LINE, _ACTION_INLINE):
+        for match in pattern.finditer(text):
+            action = _clean(match.group(1)) or _next_line(text, match.end())
+            if action:
+                return Reply(_thought(text[: match.start()]), action)
+    return None
+
+
+def _next_line(text: str, position: int) -> str:
+    in_fence = False
+    for line in text[position:].split("\n"):
+        stripped = line.strip()
+        if stripped.startswith("```") and not in_fence:
+            in_fence = True
+            continue
+        if stripped:
+            return "" if _OTHER_LABEL.match(line) else _clean(stripped)
+    return ""
+
+
+def _clean(text: str) -> str:
+    """Take off white space, matching quotes and marks, and one full stop."""
+    text = text.strip().removeprefix("**").strip()
+    while True:
+        before = text
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        for mark in _WRAPPERS:
+            opening, closing = (mark[0], mark[1]) if mark in ("“”", "‘’") else (mark, mark)
+            longer = len(text) > len(opening) + len(closing)
+            if longer and text.startswith(opening) and text.endswith(closing):
+                text = text[len(opening) : -len(closing)].strip()
+        if text == before:
+            break
+    return "" if not text.strip("`*_\"'.") else text
+
+
+def _thought(text: str) -> str:
+    return _THOUGHT.sub("", text.strip(), count=1).strip()
+
+
+def prompt_messages(prompt: Prompt, style: PromptStyle) -> tuple[Message, ...]:
+    """Return the messages that precede the first observation.
+
+    Args:
+        prompt: The benchmark's instruction and worked example.
+        style: "one-shot" gives both, as in the paper; "instruction" leaves out the example; "none"
+            gives no message at all (for a small model that is trained on one benchmark).
+    """
+    check_choice("prompt style", style, get_args(PromptStyle))
+    if style == "none":
+        return ()
+    text = prompt.instruction
+    if style == "one-shot":
+        if not prompt.example:
+            raise EtoGymError("prompt style 'one-shot' needs a worked example, and there is none")
+        text += "\n\nHere is an example.\n\n" + "\n\n".join(prompt.example)
+        text += "\n\nNow it is your turn, on another task."
+    return (Message("user", text), Message("assistant", ACKNOWLEDGEMENT))
+
+
+class ConversationEnv(gym.Wrapper[str, str, str, str]):
+    r"""Takes a language model's whole reply as the action of `step`, and keeps the conversation.
+
+    The reply's action goes to the environment. A reply without an action costs a step, does not
+    touch the environment, and gets `FORMAT_ERROR` for its observation; it never raises. `info` then
+    holds `format_error: True`. Steps are counted here, malformed ones included, against the
+    environment's step limit.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import eto_gym
+        >>> env = ConversationEnv(gym.make("ETO/ALFWorld-v0"), prompt_style="one-shot")
+        >>> observation, info = env.reset(seed=0)
+        >>> [message.role for message in env.conversation]
+        ['user', 'assistant', 'user']
+        >>> observation, *_ = env.step("Thought: Let me look around.\nAction: look")
+        >>> observation.startswith("Observation: ")
+        True
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[str, str],
+        *,
+        prompt_style: PromptStyle = "one-shot",
+        prompt: Prompt | None = None,
+    ) -> None:
+        """Wrap a text environment.
+
+        Args:
+            env: A registered environment or a `TextEnv`, with any wrappers around it.
+            prompt_style: What precedes the first observation; "one-shot" as in the paper.
+            prompt: Replaces the benchmark's own prompt.
+        """
+        super().__init__(env)
+        inner = env.unwrapped
+        if not isinstance(inner, TextEnv):
+            raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
+        self._text_env = inner
+        self._prompt = prompt or inner.prompt()
+        self._head = prompt_messages(self._prompt, prompt_style)
+        self._messages: list[Message] = []
+        self._steps: list[Step] = []
+        self._info: dict[str, Any] = {}
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages so far; the last is the observation to answer, or the final reply."""
+        return tuple(self._messages)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps so far: one per reply."""
+        return tuple(self._steps)
+
+    @property
+    def step_limit(self) -> int | None:
+        """Replies after which the episode is truncated."""
+        limits = [
+            self._text_env.step_limit,
+            self.env.spec.max_episode_steps if self.env.spec else None,
+        ]
+        known = [limit for limit in limits if limit is not None]
+        return min(known) if known else None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode; the first observation is the environment's, without a prefix."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._messages = [*self._head, Message("user", observation)]
+        self._steps = []
+        self._info = info
+        return observation, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Take a whole reply; return the observation as the agent reads it."""
+        reply = parse_reply(action)
+        if reply is None:
+            observation, reward, terminated, truncated = FORMAT_ERROR, 0.0, False, False
+            info = {**self._info, "format_error": True}
+        else:
+            observation, raw_reward, terminated, truncated, info = self.env.step(reply.action)
+            reward = float(raw_reward)
+            self._info = info
+        self._messages.append(Message("assistant", action, train=True))
+        self._steps.append(Step(reply.action if reply else None, observation, reward))
+        limit = self.step_limit
+        truncated = truncated or (limit is not None and len(self._steps) >= limit)
+        text = self._prompt.observation_prefix + observation
+        if not (terminated or truncated):
+            self._messages.append(Message("user", text))
+        return text, reward, terminated, truncated, info
+
+    def get_wrapper_state(self) -> dict[str, Any]:
+        """Return the conversation in a JSON-serialisable form."""
+        return {
+            "messages": [[m.role, m.content, m.train] for m in self._messages],
+            "steps": [[s.action, s.observation, s.reward] for s in self._steps],
+            "info": dict(self._info),
+        }
+
+    def set_wrapper_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_wrapper_state` returned."""
+        self._messages = [Message(*item) for item in state["messages"]]
+        self._steps = [Step(*item) for item in state["steps"]]
+        self._info = dict(state["info"])

@@ -1,0 +1,170 @@
+"""Append-only JSONL files that survive a kill at any byte."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from eto_gym.errors import DataError
+from eto_gym.trajectories.record import Trajectory
+
+logger = logging.getLogger(__name__)
+
+
+class JsonlFile:
+    """An append-only file of one JSON value per line, with one writer at a time.
+
+    A record counts from the moment its newline is on disk. A write that was cut short leaves a
+    torn last line: reading ignores it, and the next append removes it first. A write that fails
+    (a full disk) is undone before the error is raised, so the file never holds half a record.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the file; it is created, with its folders, on the first `append`."""
+        self.path = Path(path)
+        self._fd: int | None = None
+        self.corrupt_lines: list[int] = []
+        """Line numbers (from 1) that the last non-strict `read` skipped."""
+
+    def append(self, value: Any) -> None:
+        """Write one JSON value as a line of its own.
+
+        Raises:
+            OSError: The line could not be written whole; the file is as it was before.
+        """
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # A lone surrogate is a legal str but not legal UTF-8: JSON's own escape keeps it readable.
+        try:
+            data = line.encode() + b"\n"
+        except UnicodeEncodeError:
+            data = json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        fd = self._open()
+        start = os.fstat(fd).st_size
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(fd, data[written:])
+        except BaseException:
+            if written:
+                os.ftruncate(fd, start)
+            raise
+
+    def read(self, *, strict: bool = False) -> Iterator[Any]:
+        """Yield the values in order; a missing file holds none.
+
+        Args:
+            strict: Raise on a corrupt line. Otherwise (the default) it is skipped, logged with its
+                number, and listed in `corrupt_lines`.
+
+        Raises:
+            DataError: A line is not JSON and `strict` is set.
+        """
+        self.corrupt_lines = []
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    logger.debug("%s:%d: ignoring a torn last line", self.path, number)
+                    return
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except ValueError as err:
+                    self._corrupt(number, err, strict=strict)
+                    continue
+                yield value
+
+    def sync(self) -> None:
+        """Force what was appended to the disk, so that it survives a power cut too."""
+        if self._fd is not None:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Sync and close; appending again reopens the file."""
+        if self._fd is not None:
+            self.sync()
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> JsonlFile:
+        """Use as a context manager that closes the file."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def _corrupt(self, number: int, err: Exception, *, strict: bool) -> None:
+        if strict:
+            raise DataError(f"{self.path}:{number}: {err}") from err
+        logger.warning("%s:%d: skipping a corrupt line (%s)", self.path, number, err)
+        self.corrupt_lines.append(number)
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            self._drop_torn_line(self._fd)
+        return self._fd
+
+    @staticmethod
+    def _drop_torn_line(fd: int) -> None:
+        end = os.fstat(fd).st_size
+        block = 1 << 16
+        position = end
+        while position > 0:
+            start = max(0, position - block)
+            chunk = os.pread(fd, position - start, start)
+            newline = chunk.rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position != end:
+            os.ftruncate(fd, position)
+
+
+class TrajectoryStore(JsonlFile):
+    """A `JsonlFile` of trajectories.
+
+    Example:
+        >>> import tempfile
+        >>> from eto_gym.trajectories import Trajectory, TrajectoryStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with TrajectoryStore(f"{folder.name}/t.jsonl") as store:
+        ...     store.add(Trajectory("t0", "toy", (), (), "terminated", 1.0, True))
+        ...     [trajectory.task_id for trajectory in store.load()]
+        ['t0']
+        >>> folder.cleanup()
+    """
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Append one trajectory."""
+        self.append(trajectory.to_json())
+
+    def load(self, *, strict: bool = False) -> list[Trajectory]:
+        """Return all trajectories in the order of writing.
+
+        Args:
+            strict: Raise `DataError` on a line that is no trajectory; otherwise it is skipped,
+                logged and listed in `corrupt_lines`.
+        """
+        loaded = []
+        for number, value in enumerate(self.read(strict=strict), start=1):
+            try:
+                loaded.append(Trajectory.from_json(value))
+            except DataError as err:
+                self._corrupt(number, err, strict=strict)
+        return loaded
