@@ -34,7 +34,7 @@ class TextEnv(gym.Env[str, str], ABC):
     and may override the other underscore methods.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space: UnicodeText
     action_space: UnicodeText
 
