@@ -152,6 +152,14 @@ class TextEnv(gym.Env[str, str], ABC):
         """Return a scripted expert for the current episode, where the benchmark has one."""
         raise EtoGymError(f"{type(self).__name__} has no scripted expert")
 
+    def make_player(self, seed: int) -> Expert:
+        """Return a scripted player of varied, aimless play, where the benchmark has one.
+
+        Its play shows how the world answers, not how the task is solved: a small language model
+        can learn the world's language from it before it sees any demonstration.
+        """
+        raise EtoGymError(f"{type(self).__name__} has no scripted player")
+
     def get_state(self) -> dict[str, Any]:
         """Return a JSON-serialisable snapshot of the episode, `np_random` excluded.
 
