@@ -1,9 +1,9 @@
 """The one place where a conversation becomes tokens, for rollouts and for training alike.
 
-A rollout meets a conversation turn by turn: it reads a prompt, samples a reply up to the end-of-turn
-token, reads the next observation, and so on. `ChatCodec` tokenises exactly these pieces, so the ids
-of a prefix never change when the conversation goes on, and the tokens marked for training are the
-ones that a rollout samples.
+A rollout meets a conversation turn by turn: it reads a prompt, samples a reply up to the
+end-of-turn token, reads the next observation, and so on. `ChatCodec` tokenises exactly these
+pieces, so the ids of a prefix never change when the conversation goes on, and the tokens marked for
+training are the ones that a rollout samples.
 """
 
 from __future__ import annotations

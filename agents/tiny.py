@@ -92,6 +92,7 @@ def build_model(
     hidden_size: int = 128,
     layers: int = 4,
     heads: int = 4,
+    kv_heads: int = 1,
     mlp_size: int = 384,
     context: int = 2048,
     seed: int = 0,
@@ -103,12 +104,17 @@ def build_model(
         hidden_size: Width; must be a multiple of `heads`.
         layers: Decoder layers.
         heads: Attention heads.
+        kv_heads: Heads of keys and values. One for all heads: long conversations spend most of
+            their time on reading cached keys and values, and a quarter of them is read here.
         mlp_size: Inner width of the feed-forward part; three times the width, as usual with SwiGLU.
         context: Longest conversation in tokens.
         seed: Seed of the weights; the global generator is left as it was.
     """
-    if hidden_size % heads:
-        raise EtoGymError(f"expected hidden_size a multiple of heads={heads}, got {hidden_size}")
+    if hidden_size % heads or heads % kv_heads:
+        raise EtoGymError(
+            "expected hidden_size a multiple of heads, and heads a multiple of kv_heads, got "
+            f"{hidden_size}, {heads}, {kv_heads}"
+        )
     require("torch", feature="a model from scratch", extra="train")
     require("transformers", feature="a model from scratch", extra="train")
     import torch
@@ -119,7 +125,7 @@ def build_model(
         hidden_size=hidden_size,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=kv_heads,
         intermediate_size=mlp_size,
         max_position_embeddings=context,
         tie_word_embeddings=True,
