@@ -84,7 +84,7 @@ def summarise(trajectories: Iterable[Trajectory]) -> Summary:
     for t in scored:
         by_type[t.task_type].append(t.success)
     steps = [step for t in scored for step in t.steps]
-    tokens = [t.usage["generated_tokens"] for t in scored if "generated_tokens" in t.usage]
+    tokens = [t.usage["decoded_tokens"] for t in scored if "decoded_tokens" in t.usage]
     return Summary(
         episodes=len(scored),
         errors=dict(Counter(str(t.error) for t in everything if t.failed_to_run)),

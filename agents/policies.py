@@ -14,11 +14,11 @@ def expert_policy() -> Policy:
     return ExpertPolicy()
 
 
-def player_policy(seed: int = 0) -> Policy:
+def player_policy() -> Policy:
     """Build the policy of varied play without a purpose."""
     from eto_gym.agents.scripted import PlayerPolicy
 
-    return PlayerPolicy(seed=seed)
+    return PlayerPolicy()
 
 
 def random_policy() -> Policy:
@@ -29,7 +29,7 @@ def random_policy() -> Policy:
 
 
 def local_policy(model: str, **options: Any) -> Policy:
-    """Build the policy of a local Hugging Face model; `options` are those of `LocalPolicy`."""
+    """Build the policy of a local Hugging Face model; `options` are those of its `from_pretrained`."""
     from eto_gym.agents.local import LocalPolicy
 
-    return LocalPolicy(model, **options)
+    return LocalPolicy.from_pretrained(model, **options)

@@ -20,6 +20,7 @@ class Conversation:
         key: Names the episode while it runs. Policies keep caches and generators by it, until
             `Policy.release`.
         messages: The conversation so far; it ends with an observation.
+        observation: The bare observation to answer, without the prefix that messages give it.
         seed: Seed of the episode's sampling. A reply depends on the messages and this seed, not on
             the other conversations of the batch.
         info: The info of the last `reset` or `step`; scripted policies read it, models do not.
@@ -28,6 +29,7 @@ class Conversation:
 
     key: str
     messages: Sequence[Message]
+    observation: str = ""
     seed: int = 0
     info: dict[str, Any] = field(default_factory=dict)
     env: gym.Env[Any, Any] | None = None

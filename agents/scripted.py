@@ -49,13 +49,37 @@ class ExpertPolicy(_Scripted):
     def _act_one(self, conversation: Conversation) -> PolicyReply:
         expert = self._experts.get(conversation.key)
         if expert is None:
-            if conversation.env is None:
-                raise EtoGymError("the expert policy needs Conversation.env")
-            # `unwrapped` is a TextEnv in every environment of the suite.
-            expert = cast(TextEnv, conversation.env.unwrapped).make_expert()
-            self._experts[conversation.key] = expert
-        reply = expert.act(conversation.messages[-1].content, conversation.info)
+            expert = self._experts[conversation.key] = self._begin(conversation)
+        reply = expert.act(conversation.observation, conversation.info)
         return PolicyReply("", error="policy") if reply is None else PolicyReply(str(reply))
+
+    def _begin(self, conversation: Conversation) -> Expert:
+        return _text_env(conversation).make_expert()
+
+
+class PlayerPolicy(ExpertPolicy):
+    """Plays the benchmark's scripted player: varied play that does not pursue the task.
+
+    An episode's play depends on its seed.
+    """
+
+    def __init__(self, *, name: str = "player") -> None:
+        """Create the policy.
+
+        Args:
+            name: Recorded with every trajectory.
+        """
+        super().__init__(name=name)
+
+    def _begin(self, conversation: Conversation) -> Expert:
+        return _text_env(conversation).make_player(conversation.seed)
+
+
+def _text_env(conversation: Conversation) -> TextEnv:
+    if conversation.env is None:
+        raise EtoGymError("a scripted policy needs Conversation.env")
+    # `unwrapped` is a TextEnv in every environment of the suite.
+    return cast(TextEnv, conversation.env.unwrapped)
 
 
 class RandomPolicy(_Scripted):

@@ -107,7 +107,7 @@ class ETOLoop:
             )
         play = self._rollouts(
             "base-play",
-            functools.partial(player_policy, s.seed),
+            player_policy,
             split=s.train_split,
             tasks=s.base.tasks,
             samples=s.base.samples,
@@ -282,7 +282,7 @@ class ETOLoop:
             name=name,
             temperature=temperature,
             max_new_tokens=s.max_new_tokens,
-            max_length=s.max_context,
+            context=s.max_context,
         )
 
     @staticmethod

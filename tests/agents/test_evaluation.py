@@ -45,8 +45,8 @@ def test_student_interval() -> None:
 def test_summary_leaves_errors_out_and_counts_them() -> None:
     summary = summarise(
         [
-            episode("a", True, usage={"generated_tokens": 10}),
-            episode("b", False, task_type="other", usage={"generated_tokens": 20}),
+            episode("a", True, usage={"decoded_tokens": 10}),
+            episode("b", False, task_type="other", usage={"decoded_tokens": 20}),
             episode("c", False, outcome="error", error="environment"),
         ]
     )
