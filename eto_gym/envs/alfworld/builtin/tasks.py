@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -28,6 +30,12 @@ from eto_gym.tasks import Task, TaskSet
 TRIALS: Final = 10
 """Tasks per scene."""
 _COPIES = {"small": 2, "medium": 2, "large": 3}
+"""Most objects of one type."""
+_SPARE = {"small": 0.3, "medium": 0.2, "large": 0.6}
+"""How often one more object of the wanted type lies about than the task needs."""
+_ODD_SHARE = 2.0
+"""Weight, beside the square roots of the counted shares, of every other place that can hold a
+thing: houses are a little untidy, so that looking in the likeliest place does not always do."""
 _TREATMENTS = {
     "pick_clean_then_place_in_recep": (CLEANABLE, "SinkBasin"),
     "pick_heat_then_place_in_recep": (HEATABLE, "Microwave"),
@@ -118,10 +126,10 @@ def start(task: Spec) -> list[tuple[str, str]]:
     dice = Dice(f"eto-gym start {built.scene} {task.trial}")
     copies = _COPIES[built.size]
     two = task.type == "pick_two_obj_and_place"
-    wanted = dice.between(2 if two else 1, max(copies, 2))
+    wanted = (2 if two else 1) + (copies > 1 and dice.random() < _SPARE[built.size])
     placed = [(task.obj, _spot(dice, task, task.obj)) for _ in range(wanted)]
     total = dice.between(*OBJECT_COUNTS[built.size])
-    kinds = _hosts(built)
+    kinds = _hosts(built.scene)
     counts = Counter({task.obj: copies})
     while len(placed) < total:
         open_kinds = [kind for kind in kinds if counts[kind] < copies]
@@ -136,13 +144,13 @@ def start(task: Spec) -> list[tuple[str, str]]:
 
 def _spot(dice: Dice, task: Spec, kind: str) -> str:
     """Draw a receptacle for an object; a wanted one that only has to be moved starts elsewhere."""
-    weights = _hosts(task.house)[kind]
+    weights = _hosts(task.house.scene)[kind]
     if kind == task.obj and task.type in ("pick_and_place_simple", "pick_two_obj_and_place"):
         weights = {host: weight for host, weight in weights.items() if host != task.target}
     return _receptacle(dice, task.house, weights)
 
 
-def _receptacle(dice: Dice, built: House, weights: dict[str, int]) -> str:
+def _receptacle(dice: Dice, built: House, weights: Mapping[str, float]) -> str:
     host = dice.weighted(weights)
     return dice.pick([place.id for place in built.receptacles if place.type == host])
 
@@ -169,17 +177,27 @@ def _here(built: House, weights: dict[str, int]) -> dict[str, int]:
     return {kind: weight for kind, weight in weights.items() if built.counts[kind]}
 
 
-def _hosts(built: House) -> dict[str, dict[str, int]]:
-    """Object type -> the receptacle types of this house where it is found, with their shares."""
-    hosts = {kind: _here(built, weights) for kind, weights in PLACES[built.room].items()}
-    return {kind: weights for kind, weights in hosts.items() if weights}
+@lru_cache(maxsize=2048)
+def _hosts(scene: str) -> dict[str, dict[str, float]]:
+    """Object type -> the receptacle types of this house that may hold it, with their weights."""
+    built = house(scene)
+    hosts = {}
+    for kind, shares in PLACES[built.room].items():
+        weights = {
+            place: math.sqrt(shares[place]) if place in shares else _ODD_SHARE
+            for place in sorted(built.counts)
+            if kind in CAN_CONTAIN.get(place, ())
+        }
+        if weights:
+            hosts[kind] = weights
+    return hosts
 
 
 @lru_cache(maxsize=2048)
 def _choices(scene: str) -> dict[str, dict[str, tuple[str, ...]]]:
     """Task type -> object type -> the targets that it can be asked for with in this house."""
     built = house(scene)
-    hosts = _hosts(built)
+    hosts = _hosts(scene)
     targets = {
         obj: tuple(kind for kind in sorted(built.counts) if obj in CAN_CONTAIN.get(kind, ()))
         for obj in hosts
