@@ -18,7 +18,7 @@ from eto_gym.errors import DataError
 ActionGrammar = Literal["auto", "put", "move"]
 
 HELP_TEXT = (
-    "\nAvailable commands:\n"
+    "Available commands:\n"
     "  look:                             look around your current location\n"
     "  inventory:                        check your current inventory\n"
     "  go to (receptacle):               move to a receptacle\n"
@@ -98,7 +98,8 @@ def _parse_rest(text: str) -> Wording:
     return Wording(
         verb=_VERBS[words],
         arrive_at_receptacle=_ARRIVALS[arrival],
-        help_text=_feedback(text, "help.feedback") if has_help else None,
+        # The official parser of texts drops white space at their start.
+        help_text=_feedback(text, "help.feedback").lstrip() if has_help else None,
     )
 
 
@@ -115,3 +116,21 @@ def _decode(literal: str) -> str:
         return str(json.loads(literal))
     except ValueError as err:
         raise DataError(f"the grammar holds a malformed text: {literal!r}") from err
+
+
+def force_grammar(text: str, verb: Literal["put", "move"]) -> str:
+    """Rewrite a game's grammar in the wording of the ETO era, or of alfworld 0.4.
+
+    `help` is left as it is, since it also needs an action of the domain.
+    """
+    old = "move" if verb == "put" else "put"
+    for (template, feedback), kind in _VERBS.items():
+        if kind == old:
+            new = next(words for words, other in _VERBS.items() if other == verb)
+            text = text.replace(f'"{template}"', f'"{new[0]}"')
+            text = text.replace(f'"{feedback}"', f'"{new[1]}"')
+    for arrival, at_receptacle in _ARRIVALS.items():
+        if at_receptacle != (verb == "move"):
+            new_arrival = next(words for words, at in _ARRIVALS.items() if at != at_receptacle)
+            text = text.replace(f'"{arrival}"', f'"{new_arrival}"')
+    return text
