@@ -6,7 +6,15 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from eto_gym.envs.alfworld.builtin.world import CAN_CONTAIN, OPENABLE, PLACES
+from eto_gym.envs.alfworld.builtin.world import (
+    CAN_CONTAIN,
+    CLEANABLE,
+    COOLABLE,
+    HEATABLE,
+    OPENABLE,
+    PLACES,
+    TOGGLEABLE,
+)
 
 _NAME = r"[a-z]+ \d+"
 _ROOM = re.compile(r"Looking quickly around you, you see (.*?)\.(?:\s|$)")
@@ -27,6 +35,16 @@ _TYPES = {
     name.lower(): name
     for name in {*CAN_CONTAIN, *(kind for kinds in CAN_CONTAIN.values() for kind in kinds)}
 }
+_SUITABLE = {
+    verb: frozenset(kind.lower() for kind in kinds)
+    for verb, kinds in (
+        ("take", frozenset().union(*CAN_CONTAIN.values())),
+        ("use", TOGGLEABLE),
+        ("heat", HEATABLE),
+        ("cool", COOLABLE),
+        ("clean", CLEANABLE),
+    )
+}
 _LANDMARKS = (("fridge", "kitchen"), ("toilet", "bathroom"), ("bed", "bedroom"))
 
 
@@ -39,6 +57,11 @@ def accepts(receptacle: str, obj: str) -> bool:
     """Tell whether the object may be put in the receptacle, both given by name."""
     kinds = CAN_CONTAIN.get(_TYPES.get(base(receptacle), ""), frozenset())
     return _TYPES.get(base(obj), "") in kinds
+
+
+def suits(verb: str, obj: str) -> bool:
+    """Tell whether a verb ("take", "use", "heat", "cool", "clean") suits an object."""
+    return base(obj) in _SUITABLE[verb]
 
 
 def shares(room: str, kind: str) -> dict[str, float]:
@@ -74,6 +97,7 @@ class Beliefs:
         receptacles: Their names, in the order of the first observation.
         contents: Receptacle -> the objects last seen in it; missing until it was looked into.
         closed: Receptacles that were seen closed and not opened since.
+        opened: Receptacles that were seen open and not closed since.
         here: The receptacle that was last gone to.
         holding: The object in hand.
         states: Object -> "hot", "cool" and "clean" as far as they were brought about.
@@ -86,6 +110,7 @@ class Beliefs:
     receptacles: list[str] = field(default_factory=list)
     contents: dict[str, list[str]] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
+    opened: set[str] = field(default_factory=set)
     here: str | None = None
     holding: str | None = None
     states: dict[str, set[str]] = field(default_factory=dict)
@@ -112,8 +137,11 @@ class Beliefs:
             for name, listing in pattern.findall(observation):
                 self.contents[name] = _LISTED.findall(listing)
                 self.closed.discard(name)
-        self.closed.update(_CLOSED.findall(observation))
-        self.closed.update(_SHUT.findall(observation))
+                if pattern is _OPEN:
+                    self.opened.add(name)
+        for name in _CLOSED.findall(observation) + _SHUT.findall(observation):
+            self.closed.add(name)
+            self.opened.discard(name)
         if took := _TOOK.search(observation):
             self.holding = took[1]
             self._remove(*took.groups())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Final
+
+import numpy as np
 
 # Purpose of a step -> ways to say it. The expert names its subgoal and why this step serves it.
 _EXPERT: Final[dict[str, tuple[str, ...]]] = {
@@ -83,6 +86,37 @@ _EXPERT: Final[dict[str, tuple[str, ...]]] = {
         "My hand must be free, so the {item} goes to the {place}.",
     ),
 }
+
+# First words of an action -> ways to say that it is done now. {x} and {y} are what it names.
+_ACTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "go to": ("I walk to the {x}.", "I move over to the {x}.", "Off to the {x}."),
+    "open": ("I pull the {x} open.", "I open the {x} now."),
+    "close": ("I shut the {x}.", "I close the {x} again."),
+    "take": ("I grab the {x} from the {y}.", "I get the {x} off the {y}."),
+    "put": ("I set the {x} down at the {y}.", "The {x} stays at the {y}."),
+    "move": ("I set the {x} down at the {y}.", "The {x} stays at the {y}."),
+    "heat": ("I warm the {x} up with the {y}.", "The {y} makes the {x} hot."),
+    "cool": ("I chill the {x} with the {y}.", "The {y} makes the {x} cool."),
+    "clean": ("I wash the {x} with the {y}.", "The {y} gets the {x} clean."),
+    "slice": ("I cut the {x} with the {y}.",),
+    "use": ("I flip the switch of the {x}.", "I try the {x}."),
+    "examine": ("I take a closer look at the {x}.",),
+    "inventory": ("I check what I carry.",),
+    "look": ("I look around.",),
+    "help": ("I read the list of commands.",),
+}
+_OPERANDS = re.compile(
+    r"(?P<verb>go to|\w+)(?: (?P<x>\w+ \d+))?(?: (?:from|in/on|to|with) (?P<y>\w+ \d+))?"
+)
+
+
+def narrate(action: str, rng: np.random.Generator) -> str:
+    """Say in one of several ways that an admissible action is done now, and not what for."""
+    match = _OPERANDS.fullmatch(action)
+    if match is None or match["verb"] not in _ACTIONS:
+        raise ValueError(f"expected an action of ALFWorld, got {action!r}")
+    ways = _ACTIONS[match["verb"]]
+    return ways[int(rng.integers(len(ways)))].format(x=match["x"], y=match["y"])
 
 
 def expert_thought(purpose: str, *, seed: str, **words: str) -> str:
