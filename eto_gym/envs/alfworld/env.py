@@ -81,6 +81,8 @@ class ALFWorldEnv(TextEnv):
 
         Args:
             data: "builtin" (the default, needs no download) or a folder of official games.
+                "builtin:small" and "builtin:large" have houses of 5-7 and 10-34 receptacles;
+                those of "builtin" have 6-14.
             split: "train", "dev" or "test"; for official games also "valid_seen" (the same as
                 "dev"), "valid_unseen" ("test"), and "eto_test" (test in the paper's order).
             action_grammar: "auto" (the default) takes the wording from each game's file. "put"

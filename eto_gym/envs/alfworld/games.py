@@ -44,17 +44,18 @@ class GameSource(Protocol):
 class BuiltinGames:
     """Games of the built-in generator, made when they are first asked for and kept in memory."""
 
-    def __init__(self, split: str, action_grammar: ActionGrammar) -> None:
+    def __init__(self, split: str, action_grammar: ActionGrammar, *, size: str = "medium") -> None:
         """List the tasks of "train", "dev" or "test".
 
         Args:
             split: The split; "dev" and "test" have houses that "train" has not.
             action_grammar: Wording of the games; "auto" is "put", as published scores are for it.
+            size: House size: "small", "medium" (the default) or "large".
         """
         from eto_gym.envs.alfworld import builtin
 
-        self.name = "builtin"
-        self.task_set = builtin.task_set(split)
+        self.name = "builtin" if size == "medium" else f"builtin:{size}"
+        self.task_set = builtin.task_set(split, size=size)
         self._wording = "put" if action_grammar == "auto" else action_grammar
 
     def text(self, task_id: str) -> str:
@@ -108,9 +109,10 @@ class OfficialGames:
 
 
 def open_games(data: str | Path, split: str, action_grammar: ActionGrammar) -> GameSource:
-    """Open the built-in games (`data="builtin"`) or a folder of official ones."""
-    if data == "builtin":
-        return BuiltinGames(split, action_grammar)
+    """Open the built-in games ("builtin", or "builtin:large") or a folder of official ones."""
+    if isinstance(data, str) and data.split(":", 1)[0] == "builtin":
+        size = data.partition(":")[2] or "medium"
+        return BuiltinGames(split, action_grammar, size=size)
     return OfficialGames(data, split)
 
 
