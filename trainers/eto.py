@@ -111,6 +111,7 @@ class ETOLoop:
             split=s.train_split,
             tasks=s.base.tasks,
             samples=s.base.samples,
+            env_options={"admissible_actions": True},
         )
 
         def work(folder: Path) -> Any:
@@ -229,6 +230,7 @@ class ETOLoop:
         split: str,
         tasks: int,
         samples: int = 1,
+        env_options: dict[str, Any] | None = None,
         inputs: tuple[Stage, ...] = (),
         settings: dict[str, Any] | None = None,
     ) -> Stage:
@@ -236,7 +238,7 @@ class ETOLoop:
         spec = RolloutSpec(
             s.env,
             make_policy,
-            env_kwargs={**s.env_kwargs(), "split": split},
+            env_kwargs={**s.env_kwargs(), "split": split, **(env_options or {})},
             prompt_style=s.prompt_style,
             slots=s.slots,
             workers=s.workers,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from eto_gym.env import TextEnv
 from eto_gym.envs.alfworld.backends import Backend, EngineBackend, TextWorldBackend
@@ -14,6 +16,9 @@ from eto_gym.errors import EngineError, check_choice
 from eto_gym.expert import Expert
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
+
+if TYPE_CHECKING:
+    from eto_gym.envs.alfworld.players import PlayerName
 
 ObservationStyle = Literal["full", "eto"]
 BackendName = Literal["engine", "textworld"]
@@ -155,6 +160,18 @@ class ALFWorldEnv(TextEnv):
         from eto_gym.envs.alfworld.expert import ALFWorldExpert
 
         return ALFWorldExpert(verb=self._verb())
+
+    def make_player(self, seed: int) -> Expert:
+        """Return a player that runs errands of its own, or, one time in ten, acts at random.
+
+        The errands have nothing to do with the task. The random player needs
+        `admissible_actions=True`.
+        """
+        from eto_gym.envs.alfworld.players import make_player
+
+        rng = np.random.default_rng(seed)
+        name: PlayerName = "explorer" if rng.random() < 0.9 else "random"
+        return make_player(name, rng, verb=self._verb())
 
     def close(self) -> None:
         """Free the engine."""
