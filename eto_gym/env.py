@@ -34,7 +34,7 @@ class TextEnv(gym.Env[str, str], ABC):
     and may override the other underscore methods.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space: UnicodeText
     action_space: UnicodeText
 
@@ -151,6 +151,14 @@ class TextEnv(gym.Env[str, str], ABC):
     def make_expert(self) -> Expert:
         """Return a scripted expert for the current episode, where the benchmark has one."""
         raise EtoGymError(f"{type(self).__name__} has no scripted expert")
+
+    def make_player(self, seed: int) -> Expert:
+        """Return a scripted player of varied, aimless play, where the benchmark has one.
+
+        Its play shows how the world answers, not how the task is solved: a small language model
+        can learn the world's language from it before it sees any demonstration.
+        """
+        raise EtoGymError(f"{type(self).__name__} has no scripted player")
 
     def get_state(self) -> dict[str, Any]:
         """Return a JSON-serialisable snapshot of the episode, `np_random` excluded.

@@ -155,7 +155,7 @@ class TextEnvContract:
                 try:
                     env.reset(options=options)
                 except UnknownNameError as err:
-                    assert "expected" in str(err)
+                    assert "expected" in str(err)  # noqa: PT017
                 else:
                     raise AssertionError(f"reset took {options}")
 
@@ -166,7 +166,7 @@ class TextEnvContract:
             for action in ODD_ACTIONS:
                 observation, reward, terminated, truncated, _ = env.step(action)
                 assert isinstance(observation, str)
-                assert np.isfinite(reward)
+                assert np.isfinite(float(reward))
                 if terminated or truncated:
                     env.reset(seed=0)
 

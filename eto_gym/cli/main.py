@@ -12,9 +12,11 @@ from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
+    "train": ("eto_gym.cli.train", "train a policy: the ETO loop and its parts"),
 }
 """Name of a command -> (module, one line of help). A module offers `configure(parser)`, which adds
-its arguments, and `run(args) -> int`, which does the work and returns the exit status."""
+its arguments, and `run(args) -> int`, which does the work and returns the exit status; or
+`main(argv) -> int`, which does both."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         module = importlib.import_module(module_name)
+        if hasattr(module, "main"):
+            return int(module.main(rest))
         parser = argparse.ArgumentParser(prog=f"eto-gym {name}", description=summary)
         module.configure(parser)
         return int(module.run(parser.parse_args(rest)))

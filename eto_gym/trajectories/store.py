@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from eto_gym.errors import DataError
 from eto_gym.trajectories.record import Trajectory
@@ -55,7 +55,7 @@ class JsonlFile:
             raise
 
     def read(self, *, strict: bool = False) -> Iterator[Any]:
-        """Yield the values in order; a missing file holds none.
+        """Iterate over the values in order; a missing file holds none.
 
         Args:
             strict: Raise on a corrupt line. Otherwise (the default) it is skipped, logged with its
@@ -64,6 +64,9 @@ class JsonlFile:
         Raises:
             DataError: A line is not JSON and `strict` is set.
         """
+        return (value for _, value in self._numbered(strict=strict))
+
+    def _numbered(self, *, strict: bool) -> Iterator[tuple[int, Any]]:
         self.corrupt_lines = []
         if not self.path.exists():
             return
@@ -79,7 +82,7 @@ class JsonlFile:
                 except ValueError as err:
                     self._corrupt(number, err, strict=strict)
                     continue
-                yield value
+                yield number, value
 
     def sync(self) -> None:
         """Force what was appended to the disk, so that it survives a power cut too."""
@@ -93,7 +96,7 @@ class JsonlFile:
             os.close(self._fd)
             self._fd = None
 
-    def __enter__(self) -> JsonlFile:
+    def __enter__(self) -> Self:
         """Use as a context manager that closes the file."""
         return self
 
@@ -162,7 +165,7 @@ class TrajectoryStore(JsonlFile):
                 logged and listed in `corrupt_lines`.
         """
         loaded = []
-        for number, value in enumerate(self.read(strict=strict), start=1):
+        for number, value in self._numbered(strict=strict):
             try:
                 loaded.append(Trajectory.from_json(value))
             except DataError as err:

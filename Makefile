@@ -1,0 +1,45 @@
+# make run    create the environment and run the ETO loop on the built-in ALFWorld games
+# make test   create the environment with the test tools and run the tests
+# Everything is installed into .venv; versions are pinned in constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+ARGS ?=
+# One thread per process: the models here are small, and threads that wait for each other are slow.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: run test lint typecheck bench install install-dev clean
+
+install: $(VENV)/.installed-run
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed-run: pyproject.toml setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-run
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,dev]"
+	touch $@
+
+run: install
+	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset quickstart $(ARGS)
+
+test: install-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: install-dev
+	$(BIN)/mypy
+
+bench: install-dev
+	$(BIN)/python -m eto_gym.benchmarks.alfworld
+	$(BIN)/python -m eto_gym.benchmarks.policy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

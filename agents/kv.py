@@ -1,0 +1,157 @@
+"""Key-value buffers that are written in place, behind the cache interface of transformers.
+
+Two kinds hold keys and values. Each conversation owns a `KVRow`, which lasts from turn to turn.
+While a batch is computed, its rows lie side by side in a `KVBatch`, aligned at their right ends:
+a decoding step then writes one column for all rows, the query offset is the same in every row, and
+the masks that a stock model builds (padding, sliding windows) are right, since all they use are
+distances.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+_GROWTH = 128  # columns that a row grows by: large enough that growing is rare
+
+
+class KVRow:
+    """The keys and values of one conversation, per layer as (heads, columns, width).
+
+    Attributes:
+        ids: Token ids whose keys and values are held, in order.
+    """
+
+    __slots__ = ("_borrowed", "_tensors", "ids")
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._tensors: list[torch.Tensor] = []
+        self._borrowed = False
+
+    @property
+    def columns(self) -> int:
+        """Tokens for which memory is held."""
+        return int(self._tensors[0].shape[1]) if self._tensors else 0
+
+    def head(self, length: int) -> KVRow:
+        """Return a row of the first `length` tokens, which borrows memory until it is stored to."""
+        other = KVRow()
+        other.ids = self.ids[:length]
+        other._tensors = [t[:, :length] for t in self._tensors]
+        other._borrowed = True
+        return other
+
+    def load(self, batch: KVBatch, row: int, start: int, length: int) -> None:
+        """Copy the first `length` tokens into a row of the batch, the first one to `start`."""
+        if length:
+            for held, to in zip(self._tensors, batch.tensors, strict=True):
+                to[row, :, start : start + length] = held[:, :length]
+
+    def store(self, batch: KVBatch, row: int, start: int, ids: list[int], kept: int) -> None:
+        """Become `ids`, whose first column in the batch is `start`.
+
+        Args:
+            batch: Where the keys and values are.
+            row: The row there.
+            start: The column of the first token.
+            ids: All tokens to hold from now on.
+            kept: How many of them this row holds already; these are not copied.
+        """
+        total = len(ids)
+        if self._borrowed or self.columns < total:
+            self._grow(batch, total, kept)
+        for held, new in zip(self._tensors, batch.tensors, strict=True):
+            held[:, kept:total] = new[row, :, start + kept : start + total]
+        self.ids = ids
+
+    def _grow(self, batch: KVBatch, total: int, kept: int) -> None:
+        columns = (total // _GROWTH + 2) * _GROWTH
+        grown = [t.new_empty((t.shape[1], columns, t.shape[3])) for t in batch.tensors]
+        if kept:
+            for new, old in zip(grown, self._tensors, strict=True):
+                new[:, :kept] = old[:, :kept]
+        self._tensors = grown
+        self._borrowed = False
+
+
+class _Layer(CacheLayerMixin):
+    """One layer of a `KVBatch`, as transformers wants it."""
+
+    is_sliding = False
+
+    def __init__(self, batch: KVBatch, keys: int, values: int) -> None:
+        super().__init__()
+        self._batch, self._keys, self._values = batch, keys, values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: `KVBatch.lay_out` has done it."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new columns of the rows in use; return all of their columns."""
+        batch = self._batch
+        keys, values = batch.tensors[self._keys], batch.tensors[self._values]
+        rows, start, end = batch.rows, batch.column, batch.column + key_states.shape[2]
+        keys[rows, :, start:end] = key_states
+        values[rows, :, start:end] = value_states
+        return keys[rows, :, batch.left : end], values[rows, :, batch.left : end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length and the offset of the keys that `update` will return."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return the number of columns before the query."""
+        return self._batch.column - self._batch.left
+
+    def get_max_length(self) -> int:
+        """Return -1: there is no limit."""
+        return -1
+
+
+class KVBatch(Cache):
+    """The keys and values of the rows that are computed together.
+
+    Set `rows`, `left` and `column` before each forward pass. Memory is kept from batch to batch,
+    and is always finite: a masked column must not hold a NaN.
+
+    Attributes:
+        tensors: Keys and values of every layer, as (rows, heads, columns, width).
+        rows: The rows that the next forward pass computes.
+        left: First column that it attends to.
+        column: Column of its first query.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        """Learn the shapes by one forward pass over one token."""
+        with torch.inference_mode():
+            device = next(model.parameters()).device
+            probe = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+        cache = probe.past_key_values
+        tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+        self._shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]
+        self._arenas = [t.new_zeros(0) for t in tensors]
+        self.tensors: list[torch.Tensor] = []
+        self.rows = slice(0, 0)
+        self.left = 0
+        self.column = 0
+        super().__init__(layers=[_Layer(self, 2 * i, 2 * i + 1) for i in range(len(tensors) // 2)])
+
+    def lay_out(self, rows: int, columns: int) -> None:
+        """Make room for so many rows and columns; what was held is lost."""
+        self.tensors = []
+        for i, (heads, width) in enumerate(self._shapes):
+            size = rows * heads * columns * width
+            if self._arenas[i].numel() < size:
+                self._arenas[i] = self._arenas[i].new_zeros(size + size // 4)
+            self.tensors.append(self._arenas[i][:size].view(rows, heads, columns, width))
+
+    def move(self, source: int, target: int, start: int) -> None:
+        """Copy a row over another one, from column `start` to the current one."""
+        for tensor in self.tensors:
+            tensor[target, :, start : self.column] = tensor[source, :, start : self.column]

@@ -1,0 +1,71 @@
+"""What acts: a policy maps a batch of conversations to replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from eto_gym.prompt import Message
+from eto_gym.trajectories.record import ErrorKind
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One episode as a policy sees it when it must reply.
+
+    Attributes:
+        key: Names the episode while it runs. Policies keep caches and generators by it, until
+            `Policy.release`.
+        messages: The conversation so far; it ends with an observation.
+        observation: The bare observation to answer, without the prefix that messages give it.
+        seed: Seed of the episode's sampling. A reply depends on the messages and this seed, not on
+            the other conversations of the batch.
+        info: The info of the last `reset` or `step`; scripted policies read it, models do not.
+        env: The episode's environment, for scripted policies that run in the same process.
+    """
+
+    key: str
+    messages: Sequence[Message]
+    observation: str = ""
+    seed: int = 0
+    info: dict[str, Any] = field(default_factory=dict)
+    env: gym.Env[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReply:
+    """A policy's reply to one conversation.
+
+    Attributes:
+        text: What the agent says; empty where there is an error.
+        usage: Token counts of this reply: "prompt_tokens" (the whole conversation),
+            "prefilled_tokens" (those computed, the rest was cached) and "decoded_tokens" (those
+            generated). Empty for scripted policies.
+        error: Why there is no reply ("context": the conversation is full; "policy": the policy has
+            given up or failed), or None.
+    """
+
+    text: str
+    usage: dict[str, int] = field(default_factory=dict)
+    error: ErrorKind | None = None
+
+
+class Policy(Protocol):
+    """Whatever can act: a model, a script, a person.
+
+    Attributes:
+        name: Recorded with every trajectory.
+    """
+
+    name: str
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        """Return one reply per conversation, in order; keys are unique within a call."""
+        ...
+
+    def release(self, key: str) -> None:
+        """Forget an episode that has ended; an unknown key is no error."""
+        ...

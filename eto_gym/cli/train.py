@@ -1,0 +1,102 @@
+"""`eto-gym train METHOD`: train a policy; the options are generated from the settings classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eto_gym.errors import check_choice, require
+
+METHODS = ("eto",)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one training method."""
+    argv = list(argv)
+    if not argv or argv[0].startswith("-"):
+        print(f"usage: eto-gym train {{{','.join(METHODS)}}} [options]   (--help after the method)")
+        return 0 if argv and argv[0] in {"-h", "--help"} else 2
+    check_choice("method", argv[0], METHODS)
+    return _eto(argv[1:])
+
+
+def _eto(argv: Sequence[str]) -> int:
+    jsonargparse = require("jsonargparse", feature="eto-gym train", extra="train")
+    from eto_gym.trainers.eto_settings import PRESETS, ETOSettings, preset_values
+
+    parser = jsonargparse.ArgumentParser(
+        prog="eto-gym train eto",
+        description="Run the ETO loop: expert trajectories, SFT, exploration, pairs, DPO, and an "
+        "evaluation of every policy.",
+    )
+    parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
+    parser.add_argument("--out", default="", help="run folder; a run found there is continued")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    parser.add_class_arguments(ETOSettings, as_group=False)
+    _add_help(parser, ETOSettings)
+    chosen = _preset_of(argv)
+    if chosen:
+        parser.set_defaults(_flatten(preset_values(chosen)))
+    options = parser.parse_args(argv)
+    built = parser.instantiate_classes(options)
+    names = {item.name for item in dataclasses.fields(ETOSettings)}
+    settings = ETOSettings(**{name: built[name] for name in names})
+    if options.dry_run:
+        print(parser.dump(options, skip_none=False))
+        return 0
+    check_choice("preset", settings.preset, [*PRESETS, "custom"])
+    from eto_gym.trainers.eto import ETOLoop
+    from eto_gym.trainers.report import render
+
+    out = Path(options.out or f"runs/eto-{settings.env.split('/')[-1]}-{settings.preset}".lower())
+    report = ETOLoop(settings, out).run()
+    print(f"\n{render(report)}\n\nRun folder: {out.resolve()}")
+    return 0
+
+
+def _preset_of(argv: Sequence[str]) -> str:
+    """Return the value of --preset, which sets the defaults that other options override."""
+    for i, word in enumerate(argv):
+        if word == "--preset" and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith("--preset="):
+            return word.removeprefix("--preset=")
+    return ""
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _add_help(parser: Any, settings: type) -> None:
+    """Give every option the help that stands beside its field, with the paper's value."""
+    texts = dict(_help_texts(settings))
+    for action in parser._actions:
+        if text := texts.get(action.dest):
+            action.help = text.replace("%", "%%")
+
+
+def _help_texts(settings: type, prefix: str = "") -> list[tuple[str, str]]:
+    texts = []
+    for item in dataclasses.fields(settings):
+        if "help" in item.metadata:
+            paper = item.metadata.get("paper")
+            text = item.metadata["help"] + (f" (paper: {paper})" if paper else "")
+            texts.append((prefix + item.name, text))
+        nested = item.default_factory
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            texts += _help_texts(nested, f"{prefix}{item.name}.")
+    return texts
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,241 @@
+"""The two engines that can play a game: our own, and the official TextWorld engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from importlib import metadata
+from typing import Any, Protocol
+
+from eto_gym.envs.alfworld.engine import ENGINE_VERSION, Episode
+from eto_gym.envs.alfworld.games import GAMES, GameSource
+from eto_gym.envs.alfworld.wording import HELP_TEXT, ActionGrammar, force_grammar
+from eto_gym.errors import DataError, EngineError, require
+
+
+class Backend(Protocol):
+    """Plays one episode at a time."""
+
+    version: str
+
+    def reset(self, task_id: str) -> str:
+        """Start a task and return its first observation."""
+        ...
+
+    def step(self, action: str) -> str:
+        """Take an action and return the answer; raises EngineError when the engine fails."""
+        ...
+
+    def won(self) -> bool:
+        """Tell whether the goal is reached."""
+        ...
+
+    def admissible(self) -> list[str]:
+        """Return the sorted admissible actions."""
+        ...
+
+    def get_state(self) -> Any:
+        """Return a JSON-serialisable snapshot."""
+        ...
+
+    def set_state(self, task_id: str, state: Any) -> None:
+        """Continue from a snapshot of the same task."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
+
+
+class EngineBackend:
+    """Plays on the own engine."""
+
+    version = ENGINE_VERSION
+
+    def __init__(self, games: GameSource, action_grammar: ActionGrammar) -> None:
+        """Prepare to play `games` in the given wording."""
+        self._games = games
+        self._grammar = action_grammar
+        self._episode: Episode | None = None
+
+    @property
+    def episode(self) -> Episode:
+        """The episode that is being played."""
+        if self._episode is None:
+            raise EngineError("no episode was started")
+        return self._episode
+
+    def reset(self, task_id: str) -> str:
+        """Start a task and return its first observation."""
+        game = GAMES.get(self._games, task_id, self._grammar)
+        self._episode = Episode(game)
+        return game.intro
+
+    def step(self, action: str) -> str:
+        """Take an action and return the answer."""
+        return self.episode.step(action)
+
+    def won(self) -> bool:
+        """Tell whether the goal is reached."""
+        return self.episode.won
+
+    def admissible(self) -> list[str]:
+        """Return the sorted admissible actions."""
+        return self.episode.admissible()
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the episode's snapshot."""
+        return self.episode.get_state()
+
+    def set_state(self, task_id: str, state: Any) -> None:
+        """Continue from a snapshot of the same task."""
+        game = GAMES.get(self._games, task_id, self._grammar)
+        self._episode = Episode.from_state(game, state)
+
+    def close(self) -> None:
+        """Forget the episode."""
+        self._episode = None
+
+
+class TextWorldBackend:
+    """Plays on the official engine: the reference, about a thousand times slower.
+
+    A snapshot is the list of actions so far, and is restored by taking them again.
+    """
+
+    def __init__(self, games: GameSource, action_grammar: ActionGrammar) -> None:
+        """Prepare to play `games` in the given wording.
+
+        Raises:
+            MissingDependencyError: alfworld or textworld is not installed.
+        """
+        feature = "the official ALFWorld engine"
+        self._textworld = require("textworld", feature=feature, extra="alfworld")
+        self._pddl = require("textworld.envs.pddl.pddl", feature=feature, extra="alfworld")
+        self._alfred = _import_alfworld(feature)
+        if self._pddl.fast_downward_missing:
+            require("fast_downward", feature=feature, extra="alfworld")
+        self.version = f"alfworld {metadata.version('alfworld')}, textworld "
+        self.version += metadata.version("textworld")
+        self._games = games
+        self._grammar = action_grammar
+        self._env: Any = None
+        self._task_id: str | None = None
+        self._state: Any = None
+        self._actions: list[str] = []
+
+    def reset(self, task_id: str) -> str:
+        """Start a task and return its first observation."""
+        if self._env is None or task_id != self._task_id:
+            self.close()
+            game = _with_grammar(self._games.text(task_id), self._grammar)
+            infos = self._textworld.EnvInfos(won=True, admissible_commands=True)
+            self._env = self._alfred.AlfredDemangler(self._pddl.PddlEnv(infos), shuffle=False)
+            self._env.load(game)
+            self._task_id = task_id
+        self._state = self._env.reset()
+        self._actions = []
+        return str(self._state.feedback)
+
+    def step(self, action: str) -> str:
+        """Take an action and return the answer."""
+        try:
+            self._state, _, _ = self._env.step(action)
+        except Exception as err:  # Whatever goes wrong in there is the engine's failure.
+            raise EngineError(f"the official engine failed on {action!r}: {err!r}") from err
+        self._actions.append(action)
+        return str(self._state.feedback)
+
+    def won(self) -> bool:
+        """Tell whether the goal is reached."""
+        return bool(self._state["won"])
+
+    def admissible(self) -> list[str]:
+        """Return the sorted admissible actions."""
+        return list(self._state["admissible_commands"])
+
+    def get_state(self) -> list[str]:
+        """Return the actions so far."""
+        return list(self._actions)
+
+    def set_state(self, task_id: str, state: Any) -> None:
+        """Start the task and take the actions again."""
+        self.reset(task_id)
+        for action in state:
+            self.step(action)
+
+    def close(self) -> None:
+        """Free the planner's library."""
+        if self._env is not None:
+            self._env.close()
+            self._env = self._task_id = self._state = None
+
+
+def _import_alfworld(feature: str) -> Any:
+    """Import the official naming of objects without its side effect on the user's cache folder."""
+    if "ALFWORLD_DATA" in os.environ:
+        return require(
+            "alfworld.agents.environment.alfred_tw_env", feature=feature, extra="alfworld"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["ALFWORLD_DATA"] = folder
+        try:
+            return require(
+                "alfworld.agents.environment.alfred_tw_env", feature=feature, extra="alfworld"
+            )
+        finally:
+            del os.environ["ALFWORLD_DATA"]
+
+
+def _with_grammar(text: str, action_grammar: ActionGrammar) -> dict[str, Any]:
+    """Parse a game file and rewrite it in the wording that was asked for."""
+    try:
+        game = json.loads(text)
+        if action_grammar == "auto":
+            return dict(game)
+        game["grammar"] = force_grammar(game["grammar"], action_grammar)
+        has_help = re.search(r"\(:action\s+help\b", game["pddl_domain"]) is not None
+        if action_grammar == "put" and has_help:
+            game["pddl_domain"] = re.sub(
+                r"\(:action\s+help\b.*?\n\)", "", game["pddl_domain"], flags=re.DOTALL
+            )
+        elif action_grammar == "move" and not has_help:
+            game["pddl_domain"] = game["pddl_domain"].rstrip().removesuffix(")") + _HELP_ACTION
+        if action_grammar == "move" and "action help" not in game["grammar"]:
+            game["grammar"] += _HELP_RULE
+    except (ValueError, TypeError, KeyError) as err:
+        raise DataError(f"the game is malformed: {err!r}") from err
+    return dict(game)
+
+
+_HELP_ACTION = """
+(:action help
+    :parameters (?a - agent)
+    :precondition
+        ()
+    :effect
+        (and
+            (checked ?a)
+        )
+)
+
+)
+"""
+_HELP_RULE = f'''
+action help {{
+    template :: "help";
+    feedback :: "#help.feedback#";
+
+    grammar :: """
+        {{
+            "help.feedback": [
+                {{
+                    "rhs": {json.dumps(HELP_TEXT)}
+                }}
+            ]
+        }}
+    """;
+}}
+'''

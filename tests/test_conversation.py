@@ -1,0 +1,134 @@
+"""Reading replies, and the conversation around an episode."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eto_gym import Message, Reply, UnknownNameError, get_state, set_state
+from eto_gym.conversation import FORMAT_ERROR, ConversationEnv, parse_reply, prompt_messages
+from eto_gym.prompt import Prompt
+from tests.toy import CorridorEnv, make_corridor
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "action"),
+    [
+        ("Thought: a\nAction: go", "a", "go"),
+        ("Action: go", "", "go"),
+        ("thought: a\naction: go", "a", "go"),
+        ("Thought: a Action: go to fridge 1", "a", "go to fridge 1"),
+        ("Thought: a\n\nAction:\ngo", "a", "go"),
+        ("Thought: a\nAction: go\nObservation: b\nAction: open", "a", "go"),
+        ("**Thought:** a\n**Action:** go", "a", "go"),
+        ("Thought: a\n**Action**: go", "a", "go"),
+        ("- Action: go", "", "go"),
+        ("Thought: a\nAction: `go to desk 1`", "a", "go to desk 1"),
+        ('Thought: a\nAction: "go".', "a", "go"),
+        ("Thought: a\r\nAction: go\r\n", "a", "go"),
+        ("Thought: a\nAction:\n```\ngo\n```", "a", "go"),
+        ("Thought: a\nAction:click[buy now]", "a", "click[buy now]"),
+        ("I need it.\nAction : search[red. shoe]", "I need it.", "search[red. shoe]"),
+        ("Thought: the next\naction is clear\nAction: go", "the next\naction is clear", "go"),
+        ("Thought: a\nAction: put mug 1 in/on desk 1", "a", "put mug 1 in/on desk 1"),
+        ("Thought: a\nAction:go", "a", "go"),
+    ],
+)
+def test_parse_what_a_person_would_call_right(text: str, thought: str, action: str) -> None:
+    assert parse_reply(text) == Reply(thought, action)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "go", "Thought: a", "Action:", "Action: \n", "Thought: a\nAction:\nObservation: b", "```"],
+)
+def test_parse_finds_no_action(text: str) -> None:
+    assert parse_reply(text) is None
+
+
+@given(st.text())
+def test_parse_never_raises_and_never_returns_an_empty_action(text: str) -> None:
+    reply = parse_reply(text)
+    assert reply is None or (reply.action and reply.action == reply.action.strip())
+
+
+words = st.text("abcdefgh 0123[]/,'é日", min_size=1).map(str.strip).filter(bool)
+plain = words.filter(lambda text: not (text.startswith("'") or text.endswith("'")))
+
+
+@given(thought=plain, action=plain, tail=st.text())
+def test_parse_reads_back_what_a_reply_writes(thought: str, action: str, tail: str) -> None:
+    reply = Reply(thought, action)
+    assert parse_reply(str(reply)) == reply
+    assert parse_reply(f"{reply}\n{tail}") == reply, "what follows the action is ignored"
+
+
+def test_prompt_styles() -> None:
+    prompt = Prompt("Do it.", ("Task.", "Action: go", "Done."))
+    assert prompt_messages(prompt, "none") == ()
+    user, reply = prompt_messages(prompt, "instruction")
+    assert user == Message("user", "Do it.")
+    assert reply.role == "assistant"
+    assert not reply.train
+    assert "Action: go" in prompt_messages(prompt, "one-shot")[0].content
+    with pytest.raises(UnknownNameError, match="one-shot"):
+        prompt_messages(prompt, "oneshot")  # type: ignore[arg-type]
+
+
+def test_conversation_grows_by_turns() -> None:
+    env = ConversationEnv(make_corridor(), prompt_style="instruction")
+    first, _ = env.reset(options={"task": 1})
+    assert [m.role for m in env.conversation] == ["user", "assistant", "user"]
+    assert env.conversation[-1].content == first
+    text, *_ = env.step("Thought: on\nAction: go")
+    assert text == "Observation: You are at door 1."
+    _, reward, terminated, truncated, info = env.step("Thought: here\nAction: open")
+    assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
+    assert [m.train for m in env.conversation] == [False, False, False, True, False, True]
+    assert env.conversation[-1].content == "Thought: here\nAction: open"
+    assert [s.action for s in env.steps] == ["go", "open"]
+    assert env.steps[-1].observation == "Well done."
+
+
+def test_malformed_reply_costs_a_step_and_spares_the_engine() -> None:
+    env = ConversationEnv(make_corridor(max_episode_steps=3), prompt_style="none")
+    env.reset(options={"task": 2})
+    text, reward, terminated, truncated, info = env.step("I would rather not.")
+    assert text == f"Observation: {FORMAT_ERROR}"
+    assert (reward, terminated, truncated, info["format_error"]) == (0.0, False, False, True)
+    assert env.steps[-1].action is None
+    _, _, _, _, info = env.step("Action: go")
+    assert "format_error" not in info
+    inner = env.unwrapped
+    assert isinstance(inner, CorridorEnv)
+    assert inner.position == 1
+    *_, truncated, _ = env.step("")
+    assert truncated, "malformed replies count against the step limit"
+
+
+@given(st.lists(st.text() | st.sampled_from(["Action: go", "Action: open"]), max_size=12))
+def test_any_reply_is_taken(replies: list[str]) -> None:
+    env = ConversationEnv(make_corridor(), prompt_style="none")
+    env.reset(seed=0)
+    for reply in replies:
+        *_, terminated, truncated, _ = env.step(reply)
+        if terminated or truncated:
+            break
+    assert len(env.steps) == sum(m.train for m in env.conversation)
+
+
+def test_snapshot_keeps_conversation_and_step_count() -> None:
+    env = ConversationEnv(make_corridor(max_episode_steps=4), prompt_style="none")
+    env.reset(options={"task": 3})
+    env.step("Action: go")
+    env.step("nothing to see")
+    state = json.loads(json.dumps(get_state(env)))
+    ends = []
+    for _ in range(2):
+        set_state(env, state)
+        ends.append((env.step("Action: go"), env.step("Action: go"), env.conversation))
+    assert ends[0] == ends[1]
+    assert ends[0][1][3], "the step limit counts on from the snapshot"

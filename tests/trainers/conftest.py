@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eto_gym.prompt import Message
+from eto_gym.trajectories import Step, Trajectory
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOMS = ("kitchen", "hall", "attic", "cellar", "garden", "study")
+THINGS = ("lamp", "mug", "book", "key", "coin", "hat")
+
+
+def play(
+    number: int,
+    *,
+    good: bool = True,
+    rounds: int = 3,
+    reward: float | None = None,
+    sample: int = 0,
+    policy: str = "expert",
+    error: bool = False,
+) -> Trajectory:
+    """One small conversation: fetch a thing; a good agent names it, a bad one wanders."""
+    room, thing = ROOMS[number % 6], THINGS[number // 6 % 6]
+    messages = [
+        Message("user", "You live in a house. Reply with an action."),
+        Message("assistant", "OK."),
+        Message("user", f"You are in the {room}. Fetch the {thing}."),
+    ]
+    steps = []
+    for index in range(rounds):
+        action = f"take {thing}" if good else f"wander {index} in {room}"
+        messages.append(Message("assistant", f"Action: {action}", train=True))
+        steps.append(Step(action, f"Nothing happens in the {room}.", 0.0))
+        if index + 1 < rounds:
+            messages.append(Message("user", steps[-1].observation))
+    if reward is None:
+        reward = float(good)
+    return Trajectory(
+        task_id=f"task-{number}",
+        task_type="fetch",
+        messages=tuple(messages),
+        steps=tuple(steps),
+        outcome="error" if error else "terminated",
+        error="policy" if error else None,
+        reward=reward,
+        success=reward >= 1,
+        policy=policy,
+        sample=sample,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_play() -> Callable[..., Trajectory]:
+    return play
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny model on disk."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+
+    texts = [
+        message.content
+        for number in range(36)
+        for good in (True, False)
+        for message in play(number, good=good).messages
+    ]
+    tokenizer = train_tokenizer(texts, vocab_size=400)
+    model = build_model(tokenizer, hidden_size=64, layers=2, heads=4, mlp_size=128, context=512)
+    return save_tiny(model, tokenizer, tmp_path_factory.mktemp("tiny") / "model")

@@ -1,0 +1,65 @@
+"""Stages run once, resume, and depend on what they read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym import DataError
+from eto_gym.trainers.run_folder import FINISHED, RunFolder
+
+
+def pipeline(path: Path, calls: list[str], *, lr: float = 1.0, fail: bool = False) -> RunFolder:
+    run = RunFolder(path)
+
+    def work(name: str) -> Any:
+        def inner(folder: Path) -> Any:
+            calls.append(name)
+            (folder / "partial").touch()
+            if fail and name == "b":
+                raise KeyboardInterrupt
+            return {"name": name}
+
+        return inner
+
+    a = run.run("a", work("a"), settings={"lr": lr})
+    b = run.run("b", work("b"), settings=None, inputs=(a,))
+    run.run("c", work("c"), settings=None)
+    assert b.result == {"name": "b"}
+    return run
+
+
+def test_finished_stages_are_not_repeated(tmp_path: Path) -> None:
+    calls: list[str] = []
+    pipeline(tmp_path, calls)
+    run = pipeline(tmp_path, calls)
+    assert calls == ["a", "b", "c"]
+    assert all(stage.reused for stage in run.stages)
+
+
+def test_an_interrupted_stage_resumes_in_its_folder(tmp_path: Path) -> None:
+    calls: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(tmp_path, calls, fail=True)
+    assert [p.name[0] for p in tmp_path.rglob(FINISHED) for p in [p.parent]] == ["a"]
+    run = pipeline(tmp_path, calls)
+    assert calls == ["a", "b", "b", "c"]
+    assert [stage.reused for stage in run.stages] == [True, False, False]
+    assert len(list(tmp_path.rglob("partial"))) == 3
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(tmp_path: Path) -> None:
+    calls: list[str] = []
+    pipeline(tmp_path, calls)
+    pipeline(tmp_path, calls, lr=2.0)
+    assert calls == ["a", "b", "c", "a", "b"]
+
+
+def test_a_damaged_marker_is_named(tmp_path: Path) -> None:
+    pipeline(tmp_path, [])
+    marker = sorted(tmp_path.rglob(FINISHED))[0]
+    marker.write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="delete"):
+        pipeline(tmp_path, [])

@@ -1,0 +1,129 @@
+"""The append-only store."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eto_gym import DataError, Message
+from eto_gym.trajectories import JsonlFile, Step, Trajectory, TrajectoryStore
+
+texts = st.text() | st.sampled_from(["\ud800", "line\nbreak", "\u2028", "日本 😀"])
+trajectories = st.builds(
+    Trajectory,
+    task_id=texts,
+    task_type=texts,
+    messages=st.lists(
+        st.builds(Message, st.sampled_from(["system", "user", "assistant"]), texts, st.booleans()),
+        max_size=4,
+    ).map(tuple),
+    steps=st.lists(st.builds(Step, st.none() | texts, texts, st.floats(-1, 1)), max_size=3).map(
+        tuple
+    ),
+    outcome=st.sampled_from(["terminated", "truncated"]),
+    reward=st.floats(-100, 100),
+    success=st.booleans(),
+    policy=texts,
+    sample=st.integers(0, 9),
+    usage=st.dictionaries(texts, st.integers(0, 10**9), max_size=2),
+)
+
+
+def simple(task_id: str) -> Trajectory:
+    return Trajectory(task_id, "toy", (), (), "terminated", 1.0, True)
+
+
+@given(st.lists(trajectories, max_size=4))
+@settings(max_examples=50)
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, items: list[Trajectory]) -> None:
+    path = tmp_path_factory.mktemp("store") / "a" / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        for item in items:
+            store.add(item)
+    assert TrajectoryStore(path).load(strict=True) == items
+
+
+def test_a_cut_at_any_byte_loses_only_the_torn_record(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        for name in ("a", "é日"):
+            store.add(simple(name))
+    data = path.read_bytes()
+    first = data.index(b"\n") + 1
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        whole = 2 if cut == len(data) else 1 if cut >= first else 0
+        assert len(TrajectoryStore(path).load(strict=True)) == whole
+        with TrajectoryStore(path) as store:
+            store.add(simple("next"))
+        ids = [t.task_id for t in TrajectoryStore(path).load(strict=True)]
+        assert ids == [*["a", "é日"][:whole], "next"]
+
+
+def test_kill_while_writing_leaves_a_valid_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    code = (
+        "import sys\nfrom eto_gym.trajectories import JsonlFile\n"
+        "file = JsonlFile(sys.argv[1])\nn = 0\n"
+        "while True:\n    file.append({'n': n, 'text': 'x' * 5000})\n    n += 1\n"
+        "    if n == 20: print('go', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    numbers = [value["n"] for value in JsonlFile(path).read(strict=True)]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) >= 20
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    code = (
+        "import sys, signal, resource\nfrom eto_gym.trajectories import JsonlFile\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "file = JsonlFile(sys.argv[1])\nfile.append('a' * 500)\n"
+        "try:\n    file.append('b' * 700)\nexcept OSError:\n    sys.exit(3)\n"
+    )
+    assert resource.RLIMIT_FSIZE
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == 3
+    assert list(JsonlFile(path).read(strict=True)) == ["a" * 500]
+    assert path.read_bytes().endswith(b"\n")
+    assert path.stat().st_size == 503
+
+
+def test_corrupt_lines_are_counted_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        store.add(simple("a"))
+        store.append({"not": "a trajectory"})
+        store.add(simple("b"))
+    path.write_bytes(b"{oops\n" + path.read_bytes())
+    store = TrajectoryStore(path)
+    assert [t.task_id for t in store.load()] == ["a", "b"]
+    assert store.corrupt_lines == [1, 3]
+    with pytest.raises(DataError, match=r"t\.jsonl:1"):
+        store.load(strict=True)
+
+
+def test_records_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(DataError, match="contradicts"):
+        Trajectory("a", "b", (), (), "error", 0.0, False)
+    good = simple("a").to_json()
+    for change in ({"outcome": "won"}, {"extra": 1}, {"messages": [{"role": "x", "content": ""}]}):
+        with pytest.raises(DataError):
+            Trajectory.from_json({**good, **change})
+    assert Trajectory.from_json(json.loads(json.dumps(good))) == simple("a")

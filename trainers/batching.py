@@ -1,0 +1,126 @@
+"""Batches of rows of similar length, and their tensors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from eto_gym.trainers.encoding import PairRow, Row
+
+IGNORED = -100
+"""Label of a token that is not trained."""
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Yields micro-batches whose rows have similar lengths, in an order set by seed and epoch.
+
+    The rows are shuffled; every window of `window` optimizer batches is then sorted by length and
+    cut into batches, which are shuffled again. So batches stay random while little is spent on
+    padding. Only the last batch of an epoch can be smaller. Within a batch the order of rows is by
+    length too, so that cutting it into micro-batches changes no sum, only the padding.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        window: int = 16,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            lengths: Length of every row.
+            batch_size: Rows per optimizer step.
+            micro_batch_size: Rows per yielded micro-batch; must divide `batch_size`.
+            seed: Seed of the order.
+            window: Batches that are sorted together; more saves padding, less mixes better.
+        """
+        self._lengths = lengths
+        self.batch_size = micro_batch_size
+        self.drop_last = False
+        self._step_rows = batch_size
+        self._seed = seed
+        self._window = window
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Select the order of this epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches of an epoch."""
+        whole, rest = divmod(len(self._lengths), self._step_rows)
+        return whole * (self._step_rows // self.batch_size) + -(-rest // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the indices of each micro-batch."""
+        rng = random.Random(f"{self._seed}:{self._epoch}")
+        order = list(range(len(self._lengths)))
+        rng.shuffle(order)
+        rest = len(order) % self._step_rows
+        last = sorted(order[len(order) - rest :], key=self._lengths.__getitem__)
+        order = order[: len(order) - rest]
+        span = self._step_rows * self._window
+        for start in range(0, len(order), span):
+            window = sorted(order[start : start + span], key=self._lengths.__getitem__)
+            batches = [
+                window[i : i + self._step_rows] for i in range(0, len(window), self._step_rows)
+            ]
+            rng.shuffle(batches)
+            for batch in batches:
+                yield from self._micro(batch)
+        yield from self._micro(last)
+
+    def _micro(self, batch: list[int]) -> Iterator[list[int]]:
+        for start in range(0, len(batch), self.batch_size):
+            yield batch[start : start + self.batch_size]
+
+
+class Rows(Dataset[tuple[int, Row]]):
+    """Rows of SFT with their indices."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, Row]:
+        """Return the index and the row."""
+        return index, self.rows[index]
+
+
+def pad_rows(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return `input_ids`, `attention_mask` and `labels`, padded on the right.
+
+    Labels stand at the position of the token itself, as transformers expects them.
+    """
+    longest = max(len(row.ids) for row in rows)
+    shape = (len(rows), longest)
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    attention = torch.zeros(shape, dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens = torch.tensor(row.ids, dtype=torch.long)
+        ids[index, : len(tokens)] = tokens
+        attention[index, : len(tokens)] = 1
+        labels[index, : len(tokens)] = tokens.where(torch.tensor(row.mask), IGNORED)
+    labels[:, 0] = IGNORED
+    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
+
+
+def collate_rows(items: Sequence[tuple[int, Row]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad a micro-batch of SFT rows."""
+    return pad_rows([row for _, row in items], pad_id)
+
+
+def collate_pairs(rows: Sequence[PairRow], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad a micro-batch of pairs: all chosen sides first, then all rejected sides."""
+    return pad_rows([row.chosen for row in rows] + [row.rejected for row in rows], pad_id)

@@ -1,0 +1,209 @@
+"""Trajectory DPO: whole episodes as preferences, and only the agent's own tokens count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eto_gym.trainers.encoding import Codec, TokenReport, encode_pairs, fingerprint
+from eto_gym.trainers.models import check_output, quiet_libraries
+from eto_gym.trainers.options import SettingsError, TrainSettings, option
+from eto_gym.trajectories.pairs import PreferencePair
+
+if TYPE_CHECKING:
+    from eto_gym.trainers.running import Evaluate
+
+LOSSES = ("sigmoid", "hinge", "ipo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings(TrainSettings):
+    """Settings of trajectory DPO; the defaults are the paper's."""
+
+    learning_rate: float = option(
+        1e-6, "peak learning rate; ten times too high destroys the policy", paper="1e-6"
+    )
+    batch_size: int = option(32, "pairs per optimizer step, over all devices", paper="32")
+    micro_batch_size: int = option(
+        2,
+        "pairs per forward pass on one device; has no effect on the result, only on memory and "
+        "speed. The number of passes per step follows from it",
+    )
+    schedule: str = option(
+        "constant",
+        "learning rate after the warm-up",
+        paper="constant",
+        choices=("cosine", "linear", "constant"),
+    )
+    warmup_ratio: float = option(
+        0.1, "part of all steps over which the rate rises from 0", paper="0.1"
+    )
+    beta: float = option(
+        0.1,
+        "pull towards the reference model: higher stays closer",
+        paper="0.1 (script: 0.1, 0.5 from iteration 2)",
+    )
+    loss: str = option(
+        "sigmoid",
+        "'sigmoid': DPO; 'hinge': SLiC; 'ipo': squared distance of the log-ratio to 1/(2 beta), "
+        "which does not run away once a pair is ranked",
+        paper="sigmoid",
+        choices=LOSSES,
+    )
+    label_smoothing: float = option(
+        0.0, "chance that a pair is ranked the wrong way round; for 'sigmoid' only", paper="0"
+    )
+    sft_weight: float = option(
+        0.0,
+        "weight of the mean negative log-likelihood per chosen token, added to the loss: keeps the "
+        "chosen side from becoming unlikely",
+        paper="0",
+    )
+    length_normalization: bool = option(
+        False, "divide each side's log-ratio by its trained tokens; beta must then be larger"
+    )
+    precompute_reference: bool = option(
+        True,
+        "score the reference once before training: no second model in memory, half the time",
+    )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.beta <= 0:
+            raise SettingsError(f"expected beta > 0, got {self.beta}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise SettingsError(f"expected label_smoothing in 0..0.5, got {self.label_smoothing}")
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise SettingsError("label_smoothing is for the sigmoid loss")
+        if self.sft_weight < 0:
+            raise SettingsError(f"expected sft_weight >= 0, got {self.sft_weight}")
+
+
+@dataclass(slots=True)
+class DPOReport:
+    """What a run of DPO did.
+
+    Attributes:
+        output: The model folder.
+        steps: Optimizer steps.
+        seconds: Wall time of training with the reference, without loading and saving; of the last
+            process where a run was resumed.
+        tokens_per_second: Tokens of both sides, padding not counted, over that time.
+        final_loss: Mean loss in the last tenth of the steps.
+        data: What tokenisation did.
+        metrics: One entry per logged step: "step", "epoch", "loss", "grad_norm", "learning_rate",
+            "rewards/chosen" and "rewards/rejected" (beta times the log-ratio to the reference),
+            "rewards/margins" (their difference), "rewards/accuracies" (how often it is positive),
+            "logps/chosen" and "logps/rejected" (summed over the trained tokens of a side).
+        best: Step and score of the weights that were kept, where the run was scored.
+        scores: Every step and score.
+        fingerprint: Hash of data, settings and model.
+    """
+
+    output: str
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    final_loss: float
+    data: TokenReport
+    metrics: list[dict[str, Any]]
+    best: tuple[int, float] | None = None
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    fingerprint: str = ""
+
+
+def run_dpo(
+    settings: DPOSettings,
+    pairs: Sequence[PreferencePair],
+    *,
+    model: str | Path,
+    output: str | Path,
+    codec: Codec | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
+    patience: int = 0,
+) -> DPOReport:
+    """Train `model` to prefer the chosen continuations, with itself as the reference.
+
+    Args:
+        settings: How to train.
+        pairs: What to prefer to what.
+        model: Folder or hub name of a causal language model, or folder of an adapter.
+        output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
+            It appears only when it is complete.
+        codec: Tokenises conversations; by default the model's own chat template does.
+        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
+            repeated.
+        progress: Show a bar on stderr, where that is a terminal.
+        on_evaluate: Scores the model during training; the best weights are written in the end.
+        evaluate_every: Optimizer steps between scores; 0: each epoch.
+        patience: Stop after this many scores without a new best; 0: never.
+
+    Raises:
+        DataError: The data, or the folders, cannot be used; the message says why.
+        MissingDependencyError: The installed TRL is not the version that this code was made for.
+    """
+    output = Path(output)
+    check_output(output)
+    with quiet_libraries():
+        from eto_gym.trainers import models, running
+        from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
+
+        tokenizer = models.load_tokenizer(model)
+        rows, data = encode_pairs(
+            codec or models.default_codec(tokenizer),
+            pairs,
+            max_length=settings.max_length,
+            truncation=settings.truncation,
+        )
+        stamp = running.run_fingerprint(
+            "dpo", settings, fingerprint(rows), models.hash_model(model)
+        )
+        if resume and (done := running.finished_report(output, stamp)) is not None:
+            return running.report_from_json(DPOReport, done)
+        workspace = running.Workspace(output, stamp, resume=resume)
+        checkpoint = workspace.last_checkpoint()
+        start = time.perf_counter()
+        trainer = TrajectoryDPOTrainer(
+            settings,
+            model=models.load_model(model, settings),
+            rows=rows,
+            tokenizer=tokenizer,
+            workspace=workspace.path,
+        )
+        keeper = running.attach(
+            trainer,
+            workspace.path,
+            title="DPO",
+            progress=progress,
+            on_evaluate=on_evaluate,
+            evaluate_every=evaluate_every,
+            patience=patience,
+            checkpoint=checkpoint,
+        )
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.perf_counter() - start
+        if keeper is not None:
+            keeper.load_best(trainer.model)
+        metrics = running.metrics_of(trainer.state)
+        report = DPOReport(
+            output=str(output),
+            steps=trainer.state.global_step,
+            seconds=seconds,
+            tokens_per_second=trainer.tokens_seen / seconds,
+            final_loss=running.mean_of_last(metrics, "loss"),
+            data=data,
+            metrics=metrics,
+            best=keeper.best if keeper else None,
+            scores=keeper.scores if keeper else [],
+            fingerprint=stamp,
+        )
+        running.finish(trainer, tokenizer, output, "dpo", settings, report)
+        workspace.remove()
+    return report

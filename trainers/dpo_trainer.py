@@ -1,0 +1,271 @@
+"""TRL's DPOTrainer, made to count the agent's tokens only and to score nothing else.
+
+TRL marks everything after the prompt as completion, observations included. Here rows come
+tokenised, with a mask; the loss is computed from the log-probabilities of masked tokens, and the
+reference is scored once, before training, with the model itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from eto_gym.errors import MissingDependencyError, require
+from eto_gym.trainers import running
+from eto_gym.trainers.batching import IGNORED, collate_pairs, pad_rows
+from eto_gym.trainers.dpo import DPOSettings
+from eto_gym.trainers.encoding import PairRow, Row
+from eto_gym.trainers.models import lora_config
+from eto_gym.trainers.optimizers import build_optimizer
+from eto_gym.trainers.scoring import install_scorer, row_sums
+
+TRL_VERSIONS = ("1.16",)
+"""Minor versions of TRL whose trainer this code was tested with: it overrides private methods."""
+
+_trl = require("trl", feature="DPO", extra="train")
+if ".".join(_trl.__version__.split(".")[:2]) not in TRL_VERSIONS:
+    raise MissingDependencyError(
+        f"DPO needs TRL {' or '.join(TRL_VERSIONS)}, found {_trl.__version__}. "
+        'Install it with: pip install "eto-gym[train]"'
+    )
+
+from trl import DPOConfig, DPOTrainer  # noqa: E402
+from trl.models.utils import disable_gradient_checkpointing  # noqa: E402
+from trl.trainer.utils import use_adapter  # noqa: E402
+
+REFERENCE_FILE = "reference.safetensors"
+
+
+class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
+    """Minimises the mean preference loss of the pairs of each optimizer batch."""
+
+    # The loss below is already divided by the pairs of the whole optimizer batch.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        settings: DPOSettings,
+        *,
+        model: Any,
+        rows: Sequence[PairRow],
+        tokenizer: Any,
+        workspace: Path,
+    ) -> None:
+        """Prepare the model, the reference, and TRL's trainer around them."""
+        self._settings = settings
+        self._rows = rows
+        self._workspace = workspace
+        self.tokens_seen = 0
+        adapted = hasattr(model, "peft_config")
+        install_scorer(model.get_base_model() if adapted else model)
+        super().__init__(
+            model=model,
+            args=DPOConfig(
+                **running.training_arguments(settings, workspace),
+                beta=settings.beta,
+                max_length=None,
+                precompute_ref_log_probs=settings.precompute_reference,
+            ),
+            data_collator=self._collate,
+            train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
+            processing_class=tokenizer,
+            peft_config=lora_config(settings) if settings.lora_r and not adapted else None,
+        )
+        if self.ref_model is not None:
+            install_scorer(self.ref_model)
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def _collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = [self._rows[item["index"]] for item in items]
+        batch = collate_pairs(rows, self._tokenizer.pad_token_id)
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            if name in items[0]:
+                batch[name] = torch.tensor([item[name] for item in items])
+        return batch
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        """Leave the rows as they are: they are tokenised and masked."""
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["index", "ref_chosen_logps", "ref_rejected_logps"]
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        """Return batches of pairs of similar length."""
+        lengths = [max(len(row.chosen.ids), len(row.rejected.ids)) for row in self._rows]
+        return running.bucket_loader(self, lengths, self._settings)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer that the settings name."""
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(model or self.model, self._settings)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LambdaLR:
+        """Build the schedule that the settings name."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = running.warmup_schedule(
+                optimizer or self.optimizer, self._settings, num_training_steps
+            )
+        return self.lr_scheduler
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
+    ) -> torch.Tensor:
+        """Count the pairs of one optimizer batch, over all devices."""
+        pairs = sum(len(batch["input_ids"]) // 2 for batch in batch_samples)
+        self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in batch_samples)
+        total = torch.tensor(pairs, device=device)
+        if self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return total
+
+    # --- the reference ---------------------------------------------------------------------------
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Score every side once, or read the scores that an earlier start of this run wrote.
+
+        Prompts are the larger part of most rows, and all sides are scored in order of length, so
+        that little is padding.
+        """
+        from safetensors.torch import load_file, save_file
+
+        path = self._workspace / REFERENCE_FILE
+        if path.is_file():
+            scores = load_file(str(path))["logps"]
+        else:
+            sides = [side for row in self._rows for side in (row.chosen, row.rejected)]
+            scores = self._reference_scores(sides, 2 * batch_size)
+            if self.is_world_process_zero():
+                partial = path.with_suffix(".partial")
+                save_file({"logps": scores}, str(partial))
+                partial.replace(path)
+        dataset = dataset.add_column("ref_chosen_logps", scores[0::2].tolist())
+        return dataset.add_column("ref_rejected_logps", scores[1::2].tolist())
+
+    def _reference_scores(self, sides: Sequence[Row], batch_size: int) -> torch.Tensor:
+        scores = torch.zeros(len(sides))
+        order = sorted(range(len(sides)), key=lambda index: len(sides[index].ids))
+        training = self.model.training
+        self.model.eval()
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            batch = self._prepare_inputs(
+                pad_rows([sides[i] for i in chunk], self._tokenizer.pad_token_id)
+            )
+            scores[chunk] = self._score_reference(batch).cpu()
+        self.model.train(training)
+        return scores
+
+    def _score_reference(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            self.accelerator.autocast(),
+            self._reference() as model,
+        ):
+            return _side_sums(model, batch)
+
+    @contextlib.contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """Yield the model whose adapters are those of the reference, or the reference itself."""
+        if self.ref_model is not None:
+            yield self.ref_model
+        elif hasattr(self.model, "peft_config"):
+            model = self.accelerator.unwrap_model(self.model)
+            with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+                yield self.model
+        else:
+            yield self.model
+
+    # --- the loss --------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Return this micro-batch's share of the batch's mean loss, and note the metrics."""
+        sums = _side_sums(model, inputs)
+        if "ref_chosen_logps" in inputs:
+            reference = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
+        else:
+            reference = self._score_reference(inputs)
+        tokens = inputs["labels"].ne(IGNORED).sum(dim=1)
+        losses = preference_losses(sums, reference, tokens, self._settings)
+        self._note(sums.detach(), reference)
+        # Gradients are averaged over devices, and the sum is wanted.
+        return losses.sum() / num_items_in_batch * self.args.world_size
+
+    def _note(self, sums: torch.Tensor, reference: torch.Tensor) -> None:
+        rewards = self._settings.beta * (sums - reference)
+        names = ("logps", "rewards")
+        notes = self._metrics["train"]
+        for name, values in zip(names, (sums, rewards), strict=True):
+            chosen, rejected = self.accelerator.gather(values.view(2, -1).T).T
+            notes[f"{name}/chosen"] += chosen.tolist()
+            notes[f"{name}/rejected"] += rejected.tolist()
+        margins = (chosen - rejected).tolist()
+        notes["rewards/margins"] += margins
+        notes["rewards/accuracies"] += [float(margin > 0) for margin in margins]
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Do not estimate: it costs time at every step, and nothing reads it."""
+        return 0
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the report beside the model says what was trained, and how."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: training must work, and stay silent, without a network."""
+
+
+def preference_losses(
+    sums: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, settings: DPOSettings
+) -> torch.Tensor:
+    """Return the loss of every pair.
+
+    Args:
+        sums: Log-probability of each side under the policy; chosen sides first, then rejected.
+        reference: The same under the reference model.
+        tokens: Number of trained tokens of each side.
+        settings: Loss, beta, and the terms that are added.
+    """
+    ratios = sums - reference
+    if settings.length_normalization:
+        ratios = ratios / tokens
+    chosen, rejected = ratios.chunk(2)
+    logits = settings.beta * (chosen - rejected)
+    if settings.loss == "sigmoid":
+        losses = -functional.logsigmoid(logits)
+        if settings.label_smoothing:
+            losses = losses * (1 - settings.label_smoothing)
+            losses = losses - settings.label_smoothing * functional.logsigmoid(-logits)
+    elif settings.loss == "hinge":
+        losses = torch.relu(1 - logits)
+    else:
+        losses = (chosen - rejected - 1 / (2 * settings.beta)) ** 2
+    if settings.sft_weight:
+        losses = losses - settings.sft_weight * (sums / tokens).chunk(2)[0]
+    return losses
+
+
+def _side_sums(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    outputs = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        score=batch["labels"],
+    )
+    return row_sums(outputs["token_logps"], batch["labels"])

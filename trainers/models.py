@@ -1,0 +1,203 @@
+"""Models on disk: loading with adapters or in four bits, and writing a folder in one move."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eto_gym.errors import DataError, require
+from eto_gym.trainers.options import SettingsError, TrainSettings
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+REPORT_FILE = "training.json"
+"""Written last into a finished model folder: what was trained, with which settings and result."""
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """Load the tokenizer of a model folder or hub name; a missing pad token becomes the end's."""
+    transformers = require("transformers", feature="training", extra="train")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def default_codec(tokenizer: Any) -> Any:
+    """Return the codec that tokenises conversations with the tokenizer's own chat template."""
+    from eto_gym.agents.codec import ChatCodec
+
+    return ChatCodec(tokenizer)
+
+
+def is_adapter(model: str | Path) -> bool:
+    """Whether a folder holds an adapter, not a whole model."""
+    return (Path(model) / "adapter_config.json").is_file()
+
+
+def load_model(model: str | Path, settings: TrainSettings) -> Any:
+    """Load a causal language model as `settings` wants it trained, without new adapters.
+
+    Whole models are loaded in float32, which small steps need; a frozen base under adapters is
+    loaded in bf16 where that is the precision of training. A folder that holds an adapter is loaded
+    with its base: trainable when `settings.lora_r` is set, else merged into the base.
+    """
+    torch = require("torch", feature="training", extra="train")
+    transformers = require("transformers", feature="training", extra="train")
+    bf16 = uses_bf16(settings)
+    dtype = torch.bfloat16 if bf16 and settings.lora_r else torch.float32
+    options: dict[str, Any] = {"dtype": dtype}
+    if settings.qlora:
+        require("bitsandbytes", feature="QLoRA", extra="qlora")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+        )
+    if not is_adapter(model):
+        return transformers.AutoModelForCausalLM.from_pretrained(str(model), **options)
+    peft = require("peft", feature="LoRA adapters", extra="train")
+    config = peft.PeftConfig.from_pretrained(str(model))
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        str(config.base_model_name_or_path), **options
+    )
+    if settings.lora_r:
+        if settings.lora_r != config.r:
+            raise SettingsError(
+                f"{model} holds an adapter of rank {config.r}, and training goes on with it: "
+                f"expected lora_r={config.r}, got {settings.lora_r}"
+            )
+        return peft.PeftModel.from_pretrained(base, str(model), is_trainable=True)
+    return peft.PeftModel.from_pretrained(base, str(model)).merge_and_unload()
+
+
+def lora_config(settings: TrainSettings) -> LoraConfig:
+    """Return PEFT's configuration: adapters on every linear layer except the output layer."""
+    peft = require("peft", feature="LoRA adapters", extra="train")
+    config: LoraConfig = peft.LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_r,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return config
+
+
+def uses_bf16(settings: TrainSettings) -> bool:
+    """Whether this machine trains in bf16 under these settings."""
+    torch = require("torch", feature="training", extra="train")
+    if settings.precision != "auto":
+        return settings.precision == "bf16"
+    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+
+
+def hash_model(model: str | Path) -> str:
+    """Return a hash of a model folder's configuration and weights; of the name for a hub model."""
+    folder = Path(model)
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        digest.update(str(model).encode())
+        return digest.hexdigest()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".safetensors", ".json"} and path.name != REPORT_FILE:
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_model(
+    model: Any, tokenizer: Any, output: Path, report: dict[str, Any], settings: TrainSettings
+) -> None:
+    """Write model, tokenizer and report into a temporary folder, then move it to `output`.
+
+    A folder at `output` is replaced if an earlier training wrote it.
+
+    Args:
+        model: A model of transformers, or of PEFT: then the adapter alone is written, or the merged
+            model where `settings.merge_adapter` is set.
+        tokenizer: Its tokenizer.
+        output: Where the folder goes.
+        report: What becomes `REPORT_FILE`.
+        settings: The settings of the training.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    if settings.merge_adapter and hasattr(model, "peft_config"):
+        model = _merged(model, staging)
+        shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    (staging / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
+    (staging / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for path in staging.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    check_output(output)
+    if output.exists():
+        old = output.with_name(f"{output.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        output.rename(old)
+        staging.rename(output)
+        shutil.rmtree(old)
+    else:
+        staging.rename(output)
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output folder with anything in it that no training wrote."""
+    if output.exists() and not (output / REPORT_FILE).is_file() and any(output.iterdir()):
+        raise DataError(
+            f"{output} exists and holds no finished training: it is not overwritten. Give another "
+            "output folder, or remove this one."
+        )
+
+
+def _merged(model: Any, scratch: Path) -> Any:
+    """Merge an adapter into its base in the base's own precision, not in four bits."""
+    peft = require("peft", feature="LoRA adapters", extra="train")
+    transformers = require("transformers", feature="training", extra="train")
+    base_name = model.get_base_model().config._name_or_path
+    model.save_pretrained(scratch)
+    base = transformers.AutoModelForCausalLM.from_pretrained(base_name)
+    return peft.PeftModel.from_pretrained(base, str(scratch)).merge_and_unload()
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' notices and bars off the user's terminal; errors still come through."""
+    import datasets
+    import transformers
+
+    names = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "torch")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    data_bars = datasets.utils.logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+        if data_bars:
+            datasets.utils.logging.enable_progress_bar()

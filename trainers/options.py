@@ -1,0 +1,123 @@
+"""Settings that every training method shares, with the help text beside each field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from eto_gym.errors import EtoGymError, unknown_name
+
+
+class SettingsError(EtoGymError, ValueError):
+    """A setting has a value that cannot work, or contradicts another setting."""
+
+
+def option(
+    default: Any, help: str, *, paper: str | None = None, choices: Sequence[str] | None = None
+) -> Any:
+    """Declare one field of a settings dataclass.
+
+    Args:
+        default: The default value.
+        help: What the value means, its unit, and why the default is what it is.
+        paper: The value in the ETO paper, where the paper names one.
+        choices: The allowed strings, where only some are allowed.
+    """
+    return field(default=default, metadata={"help": help, "paper": paper, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What SFT and DPO have in common; the defaults suit a pretrained model.
+
+    Raises:
+        SettingsError: A value cannot work, or two values contradict each other.
+        UnknownNameError: A named choice does not exist.
+    """
+
+    learning_rate: float = option(1e-5, "peak learning rate of AdamW", paper="SFT 1e-5, DPO 1e-6")
+    epochs: float = option(3.0, "passes over the data", paper="3")
+    max_steps: int = option(0, "stop after this many optimizer steps; 0: run all epochs")
+    batch_size: int = option(
+        64, "examples per optimizer step, over all devices", paper="SFT 64, DPO 32"
+    )
+    micro_batch_size: int = option(
+        8,
+        "examples per forward pass on one device; has no effect on the result, only on memory and "
+        "speed. The number of passes per step follows from it",
+    )
+    max_length: int = option(4096, "longest conversation in tokens, prompt included", paper="4096")
+    truncation: str = option(
+        "refuse",
+        "what happens to a conversation over max_length: 'refuse' stops with an error that counts "
+        "them; 'cut' removes whole turns from its end until it fits, and counts that",
+        choices=("refuse", "cut"),
+    )
+    optimizer: str = option(
+        "adamw",
+        "'adamw' for pretrained models; 'muon' (Muon for weight matrices, AdamW for the rest) "
+        "learns several times faster from scratch; 'adamw8bit' and 'paged_adamw8bit' need "
+        "bitsandbytes",
+        choices=("adamw", "muon", "adamw8bit", "paged_adamw8bit"),
+    )
+    muon_learning_rate: float = option(0.02, "peak learning rate of Muon's matrices")
+    weight_decay: float = option(0.0, "decoupled weight decay of matrices", paper="0")
+    adam_beta2: float = option(0.999, "decay of AdamW's second moment; 0.95 suits short runs")
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0: never")
+    schedule: str = option(
+        "cosine",
+        "learning rate after the warm-up",
+        paper="SFT cosine, DPO constant",
+        choices=("cosine", "linear", "constant"),
+    )
+    warmup_ratio: float = option(
+        0.03, "part of all steps over which the rate rises from 0", paper="SFT 0.03, DPO 0.1"
+    )
+    seed: int = option(0, "seed of the order of the data, of dropout and of new adapters")
+    precision: str = option(
+        "auto",
+        "'auto': bf16 where a GPU supports it, else fp32; 'bf16' on a CPU is slow on most machines",
+        choices=("auto", "fp32", "bf16"),
+    )
+    gradient_checkpointing: bool = option(
+        False, "recompute activations in the backward pass: less memory, about 30% more time"
+    )
+    lora_r: int = option(0, "rank of LoRA adapters on every linear layer; 0: train all weights")
+    lora_alpha: float = option(0.0, "scale of the adapters; 0: twice the rank")
+    lora_dropout: float = option(0.0, "dropout inside the adapters")
+    qlora: bool = option(
+        False, "keep the base in 4 bits (NF4, double quantization); needs lora_r and bitsandbytes"
+    )
+    merge_adapter: bool = option(
+        False, "write the whole model with the adapter merged in, not the adapter alone"
+    )
+    save_every: int = option(
+        0, "optimizer steps between checkpoints that a killed run resumes from; 0: each epoch"
+    )
+    log_every: int = option(1, "optimizer steps between two entries of the metrics")
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        for item in fields(self):
+            choices = item.metadata.get("choices")
+            if choices and getattr(self, item.name) not in choices:
+                raise unknown_name(item.name, getattr(self, item.name), choices)
+        for name in ("batch_size", "micro_batch_size", "max_length", "log_every"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if self.epochs <= 0 and self.max_steps <= 0:
+            raise SettingsError("expected epochs > 0 or max_steps > 0")
+        if self.learning_rate <= 0:
+            raise SettingsError(f"expected learning_rate > 0, got {self.learning_rate}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise SettingsError(f"expected warmup_ratio within 0..1, got {self.warmup_ratio}")
+        if self.qlora and not self.lora_r:
+            raise SettingsError("qlora trains adapters on a frozen 4-bit base: set lora_r too")
+        if self.lora_r and self.optimizer == "muon":
+            raise SettingsError("muon is for whole weight matrices, not for adapters: use adamw")
+        if self.batch_size % min(self.batch_size, self.micro_batch_size):
+            raise SettingsError(
+                f"expected batch_size ({self.batch_size}) to be a multiple of micro_batch_size "
+                f"({self.micro_batch_size})"
+            )

@@ -1,0 +1,85 @@
+"""The report of a run: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from eto_gym.trainers.run_folder import write_json
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write `report.json` and `report.md` into a run folder."""
+    write_json(folder / "report.json", json.loads(json.dumps(report, default=str)))
+    partial = folder / "report.md.partial"
+    partial.write_text(render(report) + "\n", encoding="utf-8")
+    partial.replace(folder / "report.md")
+
+
+def render(report: dict[str, Any]) -> str:
+    """Render the report as Markdown: policies, the paired tests, and the time of every stage."""
+    head = f"# {report['env']} ({_data(report)}), preset {report['preset']}, seed {report['seed']}"
+    rows = report["policies"]
+    episodes = rows[0]["episodes"]
+    lines = [
+        head,
+        "",
+        f"Greedy replies on {episodes} held-out episodes; brackets hold 95% intervals. "
+        f"Model: {report['model']}.",
+        "",
+        *_table(
+            ["policy", "success", "reward", "steps", "tokens", "bad replies", "errors"],
+            [_policy_row(row) for row in rows],
+        ),
+        "",
+        "Paired with SFT on the same episodes (exact McNemar test):",
+        "",
+        *_table(
+            ["policy", "gained", "lost", "p"],
+            [
+                [row["policy"], str(t["gained"]), str(t["lost"]), f"{t['p']:.2g}"]
+                for row in rows
+                if (t := row.get("against_sft"))
+            ],
+        ),
+        "",
+        *(_table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
+    ]
+    return "\n".join(lines)
+
+
+def _policy_row(row: dict[str, Any]) -> list[str]:
+    tokens = row["generated_tokens"]
+    return [
+        row["policy"],
+        _estimate(row["success"]),
+        _estimate(row["reward"]),
+        f"{row['steps']:.1f}",
+        "-" if math.isnan(tokens) else f"{tokens:.0f}",
+        f"{row['format_errors']:.1%}",
+        ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
+    ]
+
+
+def _data(report: dict[str, Any]) -> str:
+    data = report["env_kwargs"].get("data", "")
+    return "built-in tasks" if data == "builtin" else str(data)
+
+
+def _estimate(value: dict[str, float]) -> str:
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _time(stage: dict[str, Any]) -> str:
+    return f"{stage['seconds']:.1f} s" + (" (earlier run)" if stage["reused"] else "")
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    return [line(header), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)]

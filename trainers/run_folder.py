@@ -1,0 +1,114 @@
+"""A run folder: stages that are named by a hash of what they depend on, finished or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eto_gym.errors import DataError
+from eto_gym.trajectories import JsonlFile
+
+logger = logging.getLogger(__name__)
+
+FINISHED = "finished.json"
+"""Written last into a stage, and into the run folder: what is without it is not complete."""
+
+
+def digest(value: Any) -> str:
+    """Return a short hash of any JSON-serialisable value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished stage.
+
+    Attributes:
+        name: Name of the stage ("sft", "explore-1", ...).
+        key: Hash of its settings and of the keys of the stages that it reads.
+        path: Its folder.
+        result: What the stage returned; JSON-serialisable.
+        seconds: Wall time of its work, over all attempts but those that were killed outright.
+        reused: Whether it was finished before this run.
+    """
+
+    name: str
+    key: str
+    path: Path
+    result: Any
+    seconds: float
+    reused: bool
+
+
+class RunFolder:
+    """Runs stages once each; an interrupted run picks up where it stopped.
+
+    A stage's folder is `stages/<name>-<key>`. The key hashes the stage's settings and the keys of
+    its inputs, so a changed setting makes a new stage, and everything that depends on it, and
+    leaves the rest as it is.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open or create the folder."""
+        self.path = Path(path)
+        (self.path / "stages").mkdir(parents=True, exist_ok=True)
+        self.stages: list[Stage] = []
+
+    def run(
+        self,
+        name: str,
+        work: Callable[[Path], Any],
+        *,
+        settings: Any,
+        inputs: tuple[Stage, ...] = (),
+    ) -> Stage:
+        """Return the stage, doing its work unless it is finished.
+
+        Args:
+            name: Name of the stage.
+            work: Called with the stage's folder, which may hold what an interrupted attempt left;
+                returns a JSON-serialisable result.
+            settings: Whatever the stage's outcome depends on besides its inputs.
+            inputs: Stages whose folders or results the work reads.
+        """
+        key = digest([name, settings, [stage.key for stage in inputs]])
+        folder = self.path / "stages" / f"{name}-{key}"
+        marker = folder / FINISHED
+        reused = marker.exists()
+        if not reused:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "settings.json", settings)
+            started = time.perf_counter()
+            try:
+                result = work(folder)
+            finally:
+                with JsonlFile(folder / "attempts.jsonl") as attempts:
+                    attempts.append({"seconds": time.perf_counter() - started})
+            spent = sum(item["seconds"] for item in JsonlFile(folder / "attempts.jsonl").read())
+            write_json(marker, {"key": key, "result": result, "seconds": spent})
+        try:
+            saved = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as err:
+            raise DataError(f"{marker} is damaged ({err}); delete {folder} to redo it") from err
+        stage = Stage(name, key, folder, saved["result"], saved["seconds"], reused)
+        logger.info("%s %s (%.0f s)", "reused" if reused else "finished", name, stage.seconds)
+        self.stages.append(stage)
+        return stage
