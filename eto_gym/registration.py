@@ -14,6 +14,10 @@ def register_all() -> None:
         entry_point="eto_gym.envs.alfworld:ALFWorldEnv",
         max_episode_steps=40,
     )
+    gym.register(
+        id=f"{NAMESPACE}/ScienceWorld-v0",
+        entry_point="eto_gym.envs.scienceworld:ScienceWorldEnv",
+    )
 
 
 def registered_ids() -> list[str]:

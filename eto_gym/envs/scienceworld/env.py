@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, get_args
 
 from eto_gym.env import TextEnv
-from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, solve
+from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, Solution, solve
 from eto_gym.envs.scienceworld.instructions import build_prompt
 from eto_gym.envs.scienceworld.jvm import FLAGS, engine_version
 from eto_gym.envs.scienceworld.session import EngineSession, EngineStep, Isolation
@@ -20,6 +21,8 @@ from eto_gym.envs.scienceworld.tasks import (
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 
 class ScienceWorldEnv(TextEnv):
@@ -150,10 +153,15 @@ class ScienceWorldEnv(TextEnv):
     def make_expert(self) -> ScienceWorldExpert:
         """Return an expert that follows the engine's own solution of the current task.
 
-        Making the solution takes from 0.2 s to half a minute; it is kept on disk.
+        Making the solution takes from 0.2 s to half a minute; it is kept on disk. Where there is
+        none, the expert gives up at once.
         """
         task = self.task
-        solution = solve(task.id, self._simplifications(task), self._engine_options)
+        try:
+            solution = solve(task.id, self._simplifications(task), self._engine_options)
+        except EngineError:
+            logger.exception("no solution of %s could be made", task.id)
+            solution = Solution(task.id, (), "none")
         return ScienceWorldExpert(solution, taken=self._session.actions)
 
     def card(self) -> dict[str, Any]:
@@ -251,5 +259,3 @@ class ScienceWorldEnv(TextEnv):
 
     def _simplifications(self, task: Task) -> str:
         return expand(self.simplification, task.type)
-
-

@@ -266,4 +266,3 @@ def _class(jvm: Jvm, name: str) -> Any:
 def _module(jvm: Jvm, name: str) -> Any:
     """Return the instance behind a Scala `object`."""
     return _class(jvm, name).getField("MODULE$").get(None)
-

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -272,7 +272,10 @@ class EngineSession:
         if member.agent.isInErrorState():
             error = str(member.agent.getErrorStateMessage()).split("\n", 1)[0][:500]
         return EngineStep(
-            observation, float(member.interface.getScore()), bool(member.interface.getCompleted()), error
+            observation,
+            float(member.interface.getScore()),
+            bool(member.interface.getCompleted()),
+            error,
         )
 
 

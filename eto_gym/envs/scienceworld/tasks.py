@@ -133,10 +133,8 @@ def find_task(task_id: str, scheme: SplitScheme) -> Task:
     if name not in VARIATIONS:
         raise unknown_name("ScienceWorld task '<name>/<variation>' with a name", name, VARIATIONS)
     if variation not in map(str, range(VARIATIONS[name])):
-        raise unknown_name(
-            f"variation of {name}", variation, map(str, range(VARIATIONS[name]))
-        )
-    split = next((s for s in SPLITS if task_id in load_tasks(s, scheme)), "none")
+        raise unknown_name(f"variation of {name}", variation, map(str, range(VARIATIONS[name])))
+    split = next((s for s in SPLITS if task_id in load_tasks(s, scheme).ids), "none")
     return Task(task_id, name, split)
 
 
