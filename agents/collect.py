@@ -198,7 +198,12 @@ def _work(spec: RolloutSpec, shard: Sequence[Episode], channel: Any, index: int)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     _follow_parent(os.getppid())
     try:
-        for trajectory in spec.rollout().play(shard):
+        rollout = spec.rollout()
+    except Exception as err:  # what cannot be set up here cannot be set up in a fresh process
+        channel.put((index, f"{type(err).__name__}: {err}"))
+        raise
+    try:
+        for trajectory in rollout.play(shard):
             channel.put((index, trajectory))
     except EtoGymError as err:
         channel.put((index, str(err)))

@@ -131,7 +131,9 @@ class KVBatch(Cache):
         """Learn the shapes by one forward pass over one token."""
         with torch.inference_mode():
             device = next(model.parameters()).device
-            probe = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+            probe = model(
+                input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=True
+            )
         cache = probe.past_key_values
         tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
         self._shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]
