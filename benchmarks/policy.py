@@ -24,27 +24,8 @@ from eto_gym.agents.policy import Conversation
 from eto_gym.agents.tiny import build_model, train_tokenizer
 from eto_gym.prompt import Message
 
-WORDS = [
-    "you",
-    "go",
-    "to",
-    "the",
-    "drawer",
-    "and",
-    "open",
-    "it",
-    "on",
-    "you",
-    "see",
-    "a",
-    "cup",
-    "a",
-    "plate",
-    "nothing",
-    "take",
-    "put",
-    "in",
-]
+SENTENCE = "you go to the drawer and open it on the plate you see a cup nothing happens take put"
+WORDS = SENTENCE.split()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,7 +83,7 @@ def speak_words(model: Any, tokenizer: Any) -> None:
 
 
 def measure(
-    model: torch.nn.Module,
+    model: Any,
     codec: ChatCodec,
     args: argparse.Namespace,
     *,
