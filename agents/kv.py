@@ -77,13 +77,13 @@ class KVRow:
         self._borrowed = False
 
 
-class _Layer(CacheLayerMixin):
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer of a `KVBatch`, as transformers wants it."""
 
     is_sliding = False
 
     def __init__(self, batch: KVBatch, keys: int, values: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._batch, self._keys, self._values = batch, keys, values
         self.is_initialized = True
 
