@@ -244,7 +244,7 @@ def _start(task: str | None, verb: str) -> Episode:
     return Episode(parse_game(builtin.game_text(task, action_grammar=verb)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.none() | _tasks, st.sampled_from(["put", "move"]), _choices)
 def test_play_is_lawful(task: str | None, verb: str, choices: list[int]) -> None:
     episode, twin = _start(task, verb), _start(task, verb)
@@ -275,7 +275,7 @@ def test_play_is_lawful(task: str | None, verb: str, choices: list[int]) -> None
         assert held < 0 or episode.game.objects[held] in episode.step("inventory")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_any_text_is_a_command(text: str) -> None:
     episode = Episode(GAMES["hot potato"])

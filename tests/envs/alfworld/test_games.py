@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("games")
+    builtin.write_games(folder, "train", count=6)
+    builtin.write_games(folder, "dev", count=2)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    builtin.write_games(tmp_path, "train", count=6)
-    builtin.write_games(tmp_path, "dev", count=2)
-    return tmp_path
+def folder(tmp_path: Path, original: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "games"))
 
 
 def _train(folder: Path) -> Path:
@@ -220,8 +227,8 @@ def test_a_game_that_vanishes_or_breaks_is_a_data_error(folder: Path) -> None:
 def test_the_papers_list_is_a_split(folder: Path) -> None:
     ids = eto_test_ids()
     assert len(ids) == len(set(ids)) == 134
+    builtin.write_games(folder, "test", count=1)
     with pytest.raises(DataError, match="134"):
-        builtin.write_games(folder, "test", count=1)
         OfficialGames(folder, "eto_test")
     unseen = folder / "json_2.1.1" / "valid_unseen"
     for task in ids:
