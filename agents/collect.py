@@ -196,6 +196,8 @@ def _work(spec: RolloutSpec, shard: Sequence[Episode], channel: Any, index: int)
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    # The processes share the cores; numeric libraries read this when they are first imported.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // spec.workers))
     _follow_parent(os.getppid())
     try:
         rollout = spec.rollout()
