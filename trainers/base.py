@@ -23,8 +23,11 @@ class BaseSettings:
     gives others, on episodes that demonstrate no task.
     """
 
-    tasks: int = option(1500, "training tasks that are played aimlessly")
+    tasks: int = option(2400, "training tasks that are played aimlessly")
     samples: int = option(1, "episodes of play per task")
+    steps: int = option(
+        20, "steps of play per episode; short ones show more houses for the same number of tokens"
+    )
     vocab_size: int = option(768, "tokens of the byte-level BPE, trained on the play")
     hidden_size: int = option(128, "width of the decoder")
     layers: int = option(4, "decoder layers")
@@ -39,8 +42,8 @@ class BaseSettings:
             learning_rate=3e-3,
             adam_beta2=0.95,
             epochs=1.0,
-            batch_size=32,
-            micro_batch_size=32,
+            batch_size=8,
+            micro_batch_size=8,
             schedule="linear",
             max_length=2048,
             truncation="cut",
