@@ -110,6 +110,27 @@ _OPERANDS = re.compile(
 )
 
 
+SEEKING = {
+    "begin": (
+        "Is there a {kind} somewhere? I start with the {place}.",
+        "I wonder where a {kind} might be. Maybe at the {place}.",
+    ),
+    "next": (
+        "I see no {kind} at the {last}. Maybe at the {place}.",
+        "The {last} has no {kind}. On to the {place}.",
+    ),
+    "closed": (
+        "The {place} is shut. Maybe it hides a {kind}.",
+        "Is a {kind} in the {place}? I have to open it to see.",
+    ),
+    "found": (
+        "There is the {item}, at the {place}. I get it.",
+        "A {kind} was what I sought: the {item}.",
+    ),
+}
+"""What a player says that seeks things for no purpose, by the turn of its search."""
+
+
 def narrate(action: str, rng: np.random.Generator) -> str:
     """Say in one of several ways that an admissible action is done now, and not what for."""
     match = _OPERANDS.fullmatch(action)
