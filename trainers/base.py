@@ -32,6 +32,7 @@ class BaseSettings:
     hidden_size: int = option(128, "width of the decoder")
     layers: int = option(4, "decoder layers")
     heads: int = option(4, "attention heads")
+    kv_heads: int = option(2, "heads of keys and values; fewer make long contexts cheaper")
     mlp_size: int = option(384, "inner width of the feed-forward part")
     context: int = option(2048, "longest conversation in tokens")
     seed: int = option(0, "seed of the weights")
@@ -75,6 +76,7 @@ def train_base(
         hidden_size=settings.hidden_size,
         layers=settings.layers,
         heads=settings.heads,
+        kv_heads=settings.kv_heads,
         mlp_size=settings.mlp_size,
         context=settings.context,
         seed=settings.seed,
