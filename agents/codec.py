@@ -160,8 +160,10 @@ class ChatCodec:
         if kept and kept[-1] == self.end_of_turn_id:
             kept.pop()
         anchor = self._tokenize_raw(self._anchor) if self._anchor else []
-        text: str = self.tokenizer.decode(
-            anchor + kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        text = str(
+            self.tokenizer.decode(
+                anchor + kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
         )
         text = text[len(self._anchor) :].removeprefix(self._lead)
         return text.removesuffix(self._gap) if self._gap else text
@@ -200,7 +202,7 @@ class ChatCodec:
     def _check_turns(self, messages: Sequence[Message], *, prompt_last: bool) -> None:
         if not messages:
             raise EtoGymError("expected at least one message, got an empty conversation")
-        last = None
+        last: str | None = None
         for i, message in enumerate(messages):
             if message.role == "assistant" and last in (None, "assistant"):
                 raise EtoGymError(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import queue
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
 
 import gymnasium as gym
 from tqdm import tqdm
@@ -120,51 +123,54 @@ def _play(spec: RolloutSpec, waiting: Sequence[Episode]) -> Iterator[Trajectory]
         return
     # Interleaved shards hold about equal work, and a worker that dies costs only its own.
     shards = [list(waiting[i :: spec.workers]) for i in range(spec.workers)]
-    context = multiprocessing.get_context("spawn")
-    channel: Any = context.Queue()
-    workers = [_Worker(context, spec, channel, index, shard) for index, shard in enumerate(shards)]
+    workers = [_Worker(spec, shard) for shard in shards if shard]
     try:
-        while any(worker.remaining for worker in workers):
-            try:
-                index, item = channel.get(timeout=0.5)
-            except queue.Empty:
-                for worker in workers:
-                    yield from worker.check()
-                continue
-            if isinstance(item, str):
-                raise EtoGymError(f"a rollout process failed: {item}")
-            workers[index].remaining.pop(item.key, None)
-            yield item
+        while busy := {worker.results: worker for worker in workers if worker.remaining}:
+            for connection in wait(busy):
+                yield from busy[cast("Connection", connection)].receive()
     finally:
         for worker in workers:
             worker.stop()
 
 
 class _Worker:
-    """A process that plays a shard, and is started again if it dies."""
+    """A process that plays a shard, and is started again if it dies.
 
-    def __init__(
-        self, context: Any, spec: RolloutSpec, channel: Any, index: int, shard: Sequence[Episode]
-    ) -> None:
+    Each has a pipe of its own: a lock or a pipe that is shared would stay locked, or hold half a
+    message, when a process is killed in the middle of writing.
+    """
+
+    def __init__(self, spec: RolloutSpec, shard: Sequence[Episode]) -> None:
         self.remaining = {episode.key: episode for episode in shard}
-        self._start_arguments = (context, spec, channel, index)
+        self._spec = spec
         self._attempts = 0
         self._start()
 
     def _start(self) -> None:
-        context, spec, channel, index = self._start_arguments
         self._attempts += 1
+        context = multiprocessing.get_context("spawn")
+        self.results, sender = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_work,
-            args=(spec, list(self.remaining.values()), channel, index),
-            daemon=True,
+            target=_work, args=(self._spec, list(self.remaining.values()), sender), daemon=True
         )
         self._process.start()
+        sender.close()  # so that the end of the process is the end of the pipe
 
-    def check(self) -> Iterator[Trajectory]:
-        """Restart a process that died with episodes left; give up on them at the third death."""
-        if self._process.is_alive() or not self.remaining:
+    def receive(self) -> Iterator[Trajectory]:
+        """Take one result; where the process died instead, restart it or give its episodes up."""
+        try:
+            item = self.results.recv()
+        except (EOFError, OSError):
+            yield from self._recover()
             return
+        if isinstance(item, str):
+            raise EtoGymError(f"a rollout process failed: {item}")
+        self.remaining.pop(item.key, None)
+        yield item
+
+    def _recover(self) -> Iterator[Trajectory]:
+        self._process.join()
+        self.results.close()
         logger.warning("a rollout process died with exit code %s", self._process.exitcode)
         if self._attempts < _ATTEMPTS:
             self._start()
@@ -185,29 +191,34 @@ class _Worker:
             )
 
     def stop(self) -> None:
-        """End the process if it still runs."""
+        """End the process; one that has played all its episodes ends by itself."""
+        if not self.remaining:
+            self._process.join(timeout=10.0)
         if self._process.is_alive():
             self._process.terminate()
         self._process.join()
 
 
-def _work(spec: RolloutSpec, shard: Sequence[Episode], channel: Any, index: int) -> None:
-    """Play a shard in a child process; results, or the text of a fatal error, go to the channel."""
-    import signal
-
+def _work(spec: RolloutSpec, shard: Sequence[Episode], results: Connection) -> None:
+    """Play a shard in a child process; send the results, or the text of a fatal error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    # The processes share the cores; numeric libraries read this when they are first imported.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // spec.workers))
     _follow_parent(os.getppid())
     try:
-        for trajectory in spec.rollout().play(shard):
-            channel.put((index, trajectory))
+        rollout = spec.rollout()
+    except Exception as err:  # what cannot be set up here cannot be set up in a fresh process
+        results.send(f"{type(err).__name__}: {err}")
+        raise
+    try:
+        for trajectory in rollout.play(shard):
+            results.send(trajectory)
     except EtoGymError as err:
-        channel.put((index, str(err)))
+        results.send(str(err))
 
 
 def _follow_parent(parent: int) -> None:
     """Exit soon after the parent is gone, even if it was killed outright."""
-    import threading
-    import time
 
     def watch() -> None:
         while os.getppid() == parent:

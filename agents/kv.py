@@ -77,13 +77,13 @@ class KVRow:
         self._borrowed = False
 
 
-class _Layer(CacheLayerMixin):
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer of a `KVBatch`, as transformers wants it."""
 
     is_sliding = False
 
     def __init__(self, batch: KVBatch, keys: int, values: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._batch, self._keys, self._values = batch, keys, values
         self.is_initialized = True
 
@@ -131,7 +131,9 @@ class KVBatch(Cache):
         """Learn the shapes by one forward pass over one token."""
         with torch.inference_mode():
             device = next(model.parameters()).device
-            probe = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+            probe = model(
+                input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=True
+            )
         cache = probe.past_key_values
         tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
         self._shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]

@@ -67,9 +67,9 @@ def _quantization(kind: str, dtype: str) -> Any:
     from transformers import BitsAndBytesConfig
 
     if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -90,6 +90,7 @@ class LocalPolicy:
             raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
         if on_full not in ("error", "drop_oldest"):
             raise EtoGymError(f"expected on_full 'error' or 'drop_oldest', got {on_full!r}")
+        model.train(False)
         self.name = name
         self.codec = codec
         self.context = context or int(model.config.get_text_config().max_position_embeddings)
@@ -107,7 +108,7 @@ class LocalPolicy:
             {codec.end_of_turn_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         )
         self._decoder = Decoder(
-            model.eval(),
+            model,
             sampler=Sampler(temperature=temperature, top_p=top_p),
             stop_ids=self._stop_ids,
             stopped=self._has_stop if self._stop else None,

@@ -29,7 +29,7 @@ def random_policy() -> Policy:
 
 
 def local_policy(model: str, **options: Any) -> Policy:
-    """Build the policy of a local Hugging Face model; `options` are those of its `from_pretrained`."""
+    """Build a local Hugging Face model; `options` are those of `LocalPolicy.from_pretrained`."""
     from eto_gym.agents.local import LocalPolicy
 
     return LocalPolicy.from_pretrained(model, **options)

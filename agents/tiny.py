@@ -75,7 +75,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 768) -> PreTraine
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
@@ -129,14 +129,15 @@ def build_model(
         intermediate_size=mlp_size,
         max_position_embeddings=context,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        eos_token_id=tokenizer.eos_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def save_tiny(

@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import logging
+import lzma
 import os
 import shutil
 import stat
@@ -34,6 +35,15 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
 _PERMANENT = frozenset({400, 401, 403, 404, 405, 410, 451})
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +174,7 @@ def extract_zip(
                 if not _is_extracted(member, target):
                     _extract_member(content, member, target)
             return len(members)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as err:
+    except _ZIP_ERRORS as err:
         raise DataError(f"{archive} is not a readable zip archive: {err}") from err
     except OSError as err:
         raise DataError(f"cannot unpack {archive} into {folder}: {err}") from err
@@ -203,8 +213,8 @@ def _download(
                 logger.warning("%s: %s; trying again", url, problem)
                 time.sleep(pause * 2 ** (attempt - 1))
         raise DataError(
-            f"cannot download {url}: {problem} (after {attempts} attempts). What has come so far "
-            f"is in {part} and the next call goes on from there"
+            f"cannot download {url}: {problem} (after {attempts} attempts). Whatever has come so "
+            f"far is in {part.parent}, and the next call goes on from there"
         ) from problem
 
 

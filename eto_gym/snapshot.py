@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import OrderEnforcing, TimeLimit
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError
@@ -39,6 +39,8 @@ def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
             wrappers.append(inner)
         elif isinstance(inner, OrderEnforcing):
             inner._has_reset = True
+        elif isinstance(inner, PassiveEnvChecker):
+            inner.checked_step = True  # it would compare the first step with a reset
         inner = inner.env
     if len(saved) != len(wrappers):
         raise EtoGymError(

@@ -23,12 +23,16 @@ class BaseSettings:
     gives others, on episodes that demonstrate no task.
     """
 
-    tasks: int = option(1500, "training tasks that are played aimlessly")
+    tasks: int = option(2400, "training tasks that are played aimlessly")
     samples: int = option(1, "episodes of play per task")
+    steps: int = option(
+        20, "steps of play per episode; short ones show more houses for the same number of tokens"
+    )
     vocab_size: int = option(768, "tokens of the byte-level BPE, trained on the play")
     hidden_size: int = option(128, "width of the decoder")
     layers: int = option(4, "decoder layers")
     heads: int = option(4, "attention heads")
+    kv_heads: int = option(2, "heads of keys and values; fewer make long contexts cheaper")
     mlp_size: int = option(384, "inner width of the feed-forward part")
     context: int = option(2048, "longest conversation in tokens")
     seed: int = option(0, "seed of the weights")
@@ -39,8 +43,8 @@ class BaseSettings:
             learning_rate=3e-3,
             adam_beta2=0.95,
             epochs=1.0,
-            batch_size=32,
-            micro_batch_size=32,
+            batch_size=8,
+            micro_batch_size=8,
             schedule="linear",
             max_length=2048,
             truncation="cut",
@@ -72,6 +76,7 @@ def train_base(
         hidden_size=settings.hidden_size,
         layers=settings.layers,
         heads=settings.heads,
+        kv_heads=settings.kv_heads,
         mlp_size=settings.mlp_size,
         context=settings.context,
         seed=settings.seed,

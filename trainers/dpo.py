@@ -14,7 +14,7 @@ from eto_gym.trainers.options import SettingsError, TrainSettings, option
 from eto_gym.trajectories.pairs import PreferencePair
 
 if TYPE_CHECKING:
-    from eto_gym.trainers.running import Evaluate
+    from eto_gym.trainers.callbacks import Evaluate
 
 LOSSES = ("sigmoid", "hinge", "ipo")
 
@@ -152,7 +152,7 @@ def run_dpo(
     output = Path(output)
     check_output(output)
     with quiet_libraries():
-        from eto_gym.trainers import models, running
+        from eto_gym.trainers import callbacks, models, running
         from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
 
         tokenizer = models.load_tokenizer(model)
@@ -177,7 +177,7 @@ def run_dpo(
             tokenizer=tokenizer,
             workspace=workspace.path,
         )
-        keeper = running.attach(
+        keeper = callbacks.attach(
             trainer,
             workspace.path,
             title="DPO",

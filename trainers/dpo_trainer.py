@@ -23,7 +23,6 @@ from eto_gym.trainers.batching import IGNORED, collate_pairs, pad_rows
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.encoding import PairRow, Row
 from eto_gym.trainers.models import lora_config
-from eto_gym.trainers.optimizers import build_optimizer
 from eto_gym.trainers.scoring import install_scorer, row_sums
 
 TRL_VERSIONS = ("1.16",)
@@ -36,18 +35,21 @@ if ".".join(_trl.__version__.split(".")[:2]) not in TRL_VERSIONS:
         'Install it with: pip install "eto-gym[train]"'
     )
 
-from trl import DPOConfig, DPOTrainer  # noqa: E402
 from trl.models.utils import disable_gradient_checkpointing  # noqa: E402
+from trl.trainer.dpo_config import DPOConfig  # noqa: E402
+from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
 from trl.trainer.utils import use_adapter  # noqa: E402
 
 REFERENCE_FILE = "reference.safetensors"
 
 
-class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
+class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     """Minimises the mean preference loss of the pairs of each optimizer batch."""
 
     # The loss below is already divided by the pairs of the whole optimizer batch.
     loss_is_scaled_for_ga = True
+    _settings: DPOSettings
+    _signature_columns: Any
 
     def __init__(
         self,
@@ -103,22 +105,6 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         lengths = [max(len(row.chosen.ids), len(row.rejected.ids)) for row in self._rows]
         return running.bucket_loader(self, lengths, self._settings)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Build the optimizer that the settings name."""
-        if self.optimizer is None:
-            self.optimizer = build_optimizer(model or self.model, self._settings)
-        return self.optimizer
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Build the schedule that the settings name."""
-        if self.lr_scheduler is None:
-            self.lr_scheduler = running.warmup_schedule(
-                optimizer or self.optimizer, self._settings, num_training_steps
-            )
-        return self.lr_scheduler
-
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
     ) -> torch.Tensor:
@@ -170,11 +156,14 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
     def _score_reference(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with (
             torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            disable_gradient_checkpointing(self.model, self._checkpointing_options()),
             self.accelerator.autocast(),
             self._reference() as model,
         ):
             return _side_sums(model, batch)
+
+    def _checkpointing_options(self) -> Any:
+        return self.args.gradient_checkpointing_kwargs
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -195,7 +184,7 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         model: Any,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """Return this micro-batch's share of the batch's mean loss, and note the metrics."""
         sums = _side_sums(model, inputs)
@@ -207,7 +196,8 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         losses = preference_losses(sums, reference, tokens, self._settings)
         self._note(sums.detach(), reference)
         # Gradients are averaged over devices, and the sum is wanted.
-        return losses.sum() / num_items_in_batch * self.args.world_size
+        loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size
+        return loss
 
     def _note(self, sums: torch.Tensor, reference: torch.Tensor) -> None:
         rewards = self._settings.beta * (sums - reference)
@@ -220,10 +210,6 @@ class TrajectoryDPOTrainer(DPOTrainer):  # type: ignore[misc]
         margins = (chosen - rejected).tolist()
         notes["rewards/margins"] += margins
         notes["rewards/accuracies"] += [float(margin > 0) for margin in margins]
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Do not estimate: it costs time at every step, and nothing reads it."""
-        return 0
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: the report beside the model says what was trained, and how."""
@@ -265,7 +251,6 @@ def preference_losses(
 def _side_sums(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     outputs = model(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
         score=batch["labels"],
     )
     return row_sums(outputs["token_logps"], batch["labels"])

@@ -111,7 +111,7 @@ class ETOLoop:
             split=s.train_split,
             tasks=s.base.tasks,
             samples=s.base.samples,
-            env_options={"admissible_actions": True},
+            env_options={"admissible_actions": True, "max_episode_steps": s.base.steps},
         )
 
         def work(folder: Path) -> Any:
@@ -256,7 +256,7 @@ class ETOLoop:
 
         depends_on = {
             "env": s.env,
-            "env_kwargs": s.env_kwargs(),
+            "env_kwargs": {**s.env_kwargs(), **(env_options or {})},
             "split": split,
             "tasks": tasks,
             "samples": samples,

@@ -40,6 +40,9 @@ class ETOSettings:
     strict: bool = option(
         False, "refuse an expert file with corrupt lines instead of skipping them"
     )
+    max_steps: int = option(
+        0, "replies per episode; 0: the environment's registered limit", paper="ALFWorld 40"
+    )
     iterations: int = option(
         1, "rounds of exploration and preference training", paper="ALFWorld 1, others 2"
     )
@@ -71,6 +74,7 @@ class ETOSettings:
         """Reject values that cannot work."""
         for name, least in (
             ("iterations", 0),
+            ("max_steps", 0),
             ("train_tasks", 0),
             ("eval_tasks", 0),
             ("explore_samples", 1),
@@ -82,7 +86,8 @@ class ETOSettings:
 
     def env_kwargs(self) -> dict[str, Any]:
         """Return the arguments of `gym.make`, the split excepted."""
-        return {"data": self.data, **self.env_options}
+        limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
+        return {"data": self.data, **limit, **self.env_options}
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form."""

@@ -178,8 +178,8 @@ def _merged(model: Any, scratch: Path) -> Any:
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' notices and bars off the user's terminal; errors still come through."""
-    import datasets
-    import transformers
+    datasets: Any = require("datasets", feature="training", extra="train")
+    transformers: Any = require("transformers", feature="training", extra="train")
 
     names = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "torch")
     loggers = [logging.getLogger(name) for name in names]

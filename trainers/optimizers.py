@@ -1,7 +1,8 @@
-"""Optimizers: AdamW in its variants, and Muon for matrices with AdamW for the rest."""
+"""Optimizers (AdamW in its variants, Muon with AdamW) and the schedule of the learning rate."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,7 +36,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self._parts:
-            part.step()
+            part.step()  # type: ignore[no-untyped-call]
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,3 +86,24 @@ def _embedding_weights(model: Any) -> Iterable[torch.Tensor]:
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if layer is not None:
             yield layer.weight
+
+
+def warmup_schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule: a linear rise, then what `settings.schedule` names.
+
+    The first step already has a rate above zero, as the last one does: in a run of a dozen steps,
+    each counts.
+    """
+    warmup = math.ceil(steps * settings.warmup_ratio)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, steps - warmup)
+        if settings.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return max(0.0, 1 - done) if settings.schedule == "linear" else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

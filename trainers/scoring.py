@@ -24,6 +24,9 @@ CHUNK_BYTES = 64 << 20
 and computed again in the backward pass."""
 
 
+_MARK = "_scores_tokens"
+
+
 def install_scorer(model: PreTrainedModel) -> None:
     """Let `model(..., score=labels)` return the log-probabilities of the labelled tokens alone.
 
@@ -38,7 +41,7 @@ def install_scorer(model: PreTrainedModel) -> None:
         EtoGymError: The model's logits are more than its output layer applied to its last hidden
             state, in a way that is not known here; found by comparing both on a few tokens.
     """
-    if getattr(model, "_eto_scorer", False):
+    if getattr(model, _MARK, False):
         return
     original = model.forward
 
@@ -50,7 +53,7 @@ def install_scorer(model: PreTrainedModel) -> None:
         return {"token_logps": _score(self, hidden, score)}
 
     model.forward = types.MethodType(forward, model)
-    model._eto_scorer = True
+    setattr(model, _MARK, True)
     _verify(model)
 
 
@@ -76,7 +79,7 @@ def _score(model: Any, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tens
         return logps(states, targets)
     parts = [
         checkpoint(logps, part, goal, use_reentrant=False)
-        for part, goal in zip(states.split(rows), targets.split(rows), strict=True)
+        for part, goal in zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
     ]
     return torch.cat(parts)
 

@@ -15,7 +15,7 @@ from eto_gym.trainers.options import TrainSettings, option
 from eto_gym.trajectories import Trajectory
 
 if TYPE_CHECKING:
-    from eto_gym.trainers.running import Evaluate
+    from eto_gym.trainers.callbacks import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def run_sft(
     output = Path(output)
     check_output(output)
     with quiet_libraries():
-        from eto_gym.trainers import models, running
+        from eto_gym.trainers import callbacks, models, running
         from eto_gym.trainers.batching import Rows, collate_rows
         from eto_gym.trainers.sft_trainer import TurnSFTTrainer
 
@@ -123,7 +123,7 @@ def run_sft(
             tokenizer=tokenizer,
             workspace=workspace.path,
         )
-        keeper = running.attach(
+        keeper = callbacks.attach(
             trainer,
             workspace.path,
             title="SFT",

@@ -163,6 +163,12 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert results == collect(corridor_spec(CoinPolicy), episodes)
 
 
+def test_a_policy_that_cannot_be_built_is_a_fatal_error() -> None:
+    broken = functools.partial(CoinPolicy, no_such_option=1)  # type: ignore[call-arg]
+    with pytest.raises(EtoGymError, match="no_such_option"):
+        collect(corridor_spec(broken, workers=2), plan_episodes(TASKS))
+
+
 def test_a_fatal_error_in_a_worker_reaches_the_caller() -> None:
     with pytest.raises(EtoGymError, match="no-such-task"):
         collect(corridor_spec(CoinPolicy, workers=2), plan_episodes(["no-such-task", "x"]))

@@ -13,14 +13,17 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from eto_gym.envs.alfworld.beliefs import Beliefs, accepts, suits
+from eto_gym.envs.alfworld.beliefs import Beliefs, accepts, base, suits
+from eto_gym.envs.alfworld.builtin.world import PLACES
 from eto_gym.envs.alfworld.expert import ALFWorldExpert, Verb
-from eto_gym.envs.alfworld.thoughts import narrate
+from eto_gym.envs.alfworld.thoughts import SEEKING, narrate
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.expert import Reply
 
 T = TypeVar("T")
 
+Errand = Generator[str | Reply, None, None]
+"""Yields the moves of an errand: a whole reply, or an action whose thought is to be worded."""
 PlayerName = Literal["random", "noisy", "explorer"]
 _TOOLS: dict[str, str] = {"heat": "microwave", "cool": "fridge", "clean": "sinkbasin"}
 _TREATMENT_SHARES = {"heat": 2.0, "cool": 2.0, "clean": 1.0}  # Fewer things can be heated.
@@ -82,7 +85,7 @@ class NoisyExpert:
 
 
 class Explorer:
-    """Pursues one small errand after the other: look around, carry a thing, heat or wash it.
+    """Pursues one small errand after the other: seek a thing, carry one, heat or wash it.
 
     It needs no list of admissible actions: it does what its memory of the observations says can be
     done. Errands are drawn without regard to the task.
@@ -100,7 +103,7 @@ class Explorer:
         self._verb = verb
         self._action: str | None = None
         self._started = False
-        self._errand: Generator[str, None, None] = _nothing()
+        self._errand: Errand = _nothing()
 
     def act(self, observation: str, info: dict[str, Any]) -> Reply:
         """Return the next action of the current errand, or the first one of a new errand."""
@@ -108,23 +111,24 @@ class Explorer:
         self._started = True
         if self.beliefs.failed:
             self._errand = _nothing()
-        action = next(self._errand, None)
-        while action is None:
+        move = next(self._errand, None)
+        while move is None:
             self._errand = self._draw_errand()
-            action = next(self._errand, None)
-        self._action = action
-        return Reply(narrate(action, self._rng), action)
+            move = next(self._errand, None)
+        reply = move if isinstance(move, Reply) else Reply(narrate(move, self._rng), move)
+        self._action = reply.action
+        return reply
 
-    def _draw_errand(self) -> Generator[str, None, None]:
+    def _draw_errand(self) -> Errand:
         """Draw an errand; carrying something makes those that need it possible."""
-        errands: list[tuple[float, Callable[[], Generator[str, None, None]]]] = [
-            (3.0, self._look_into),
+        errands: list[tuple[float, Callable[[], Errand]]] = [
+            (2.0, self._look_into),
             (0.4, self._check),
         ]
         if self.beliefs.holding:
             errands += [(4.0, self._put_away), (5.0, self._treat), (1.0, self._examine)]
         else:
-            errands += [(5.0, self._take)]
+            errands += [(2.0, self._take), (7.0, self._seek)]
         errands += [(0.8, self._use), (0.5, self._close)]
         weights = np.array([weight for weight, _ in errands])
         chosen = int(self._rng.choice(len(errands), p=weights / weights.sum()))
@@ -133,15 +137,38 @@ class Explorer:
     # An errand yields its actions one by one; each resumes when the answer is known. One that
     # cannot be done yields nothing.
 
-    def _look_into(self) -> Generator[str, None, None]:
+    def _look_into(self) -> Errand:
         unseen = [place for place in self.beliefs.receptacles if place not in self.beliefs.contents]
         if unseen or self.beliefs.receptacles:
             yield from self._reach(_pick(self._rng, unseen or self.beliefs.receptacles))
 
-    def _check(self) -> Generator[str, None, None]:
+    def _check(self) -> Errand:
         yield "inventory" if self.beliefs.holding or self._rng.random() < 0.5 else "look"
 
-    def _take(self) -> Generator[str, None, None]:
+    def _seek(self) -> Errand:
+        """Look for a kind of thing that may or may not be in the room, from place to place."""
+        kinds = sorted(kind.lower() for kind in PLACES[self.beliefs.room])
+        kind = _pick(self._rng, [kind for kind in kinds if suits("take", f"{kind} 1")])
+        words = {"kind": kind, "last": "", "place": ""}
+        order = self._rng.permutation(len(self.beliefs.receptacles))
+        purpose = "begin"
+        for place in (self.beliefs.receptacles[i] for i in order):
+            words["place"] = place
+            if not self.beliefs.is_here(place):
+                yield Reply(self._seeking(purpose, words), f"go to {place}")
+            if place in self.beliefs.closed:
+                yield Reply(self._seeking("closed", words), f"open {place}")
+            found = [obj for obj in self.beliefs.contents.get(place, ()) if base(obj) == kind]
+            if found:
+                words["item"] = found[0]
+                yield Reply(self._seeking("found", words), f"take {found[0]} from {place}")
+                return
+            purpose, words["last"] = "next", place
+
+    def _seeking(self, purpose: str, words: dict[str, str]) -> str:
+        return _pick(self._rng, list(SEEKING[purpose])).format(**words)
+
+    def _take(self) -> Errand:
         seen = [
             (obj, place)
             for place, objects in self.beliefs.contents.items()
@@ -153,7 +180,7 @@ class Explorer:
             yield from self._reach(place)
             yield f"take {obj} from {place}"
 
-    def _put_away(self) -> Generator[str, None, None]:
+    def _put_away(self) -> Errand:
         held = self.beliefs.holding
         places = [place for place in self.beliefs.receptacles if held and accepts(place, held)]
         if held and places:
@@ -161,7 +188,7 @@ class Explorer:
             yield from self._reach(place)
             yield f"put {held} in/on {place}" if self._verb == "put" else f"move {held} to {place}"
 
-    def _treat(self) -> Generator[str, None, None]:
+    def _treat(self) -> Errand:
         held = self.beliefs.holding
         choices = [
             (verb, place)
@@ -178,11 +205,11 @@ class Explorer:
             if self._rng.random() < 0.2:
                 yield f"examine {held}"
 
-    def _examine(self) -> Generator[str, None, None]:
+    def _examine(self) -> Errand:
         if self.beliefs.holding:
             yield f"examine {self.beliefs.holding}"
 
-    def _use(self) -> Generator[str, None, None]:
+    def _use(self) -> Errand:
         lamps = [
             (obj, place)
             for place, objects in self.beliefs.contents.items()
@@ -194,12 +221,12 @@ class Explorer:
             yield from self._reach(place)
             yield f"use {lamp}"
 
-    def _close(self) -> Generator[str, None, None]:
+    def _close(self) -> Errand:
         here = self.beliefs.here
         if here in self.beliefs.opened:
             yield f"close {here}"
 
-    def _reach(self, place: str) -> Generator[str, None, None]:
+    def _reach(self, place: str) -> Errand:
         """Go to a receptacle and open it if it is closed."""
         if not self.beliefs.is_here(place):
             yield f"go to {place}"
@@ -226,7 +253,7 @@ def make_player(
     raise unknown_name("player", name, get_args(PlayerName))
 
 
-def _nothing() -> Generator[str, None, None]:
+def _nothing() -> Errand:
     yield from ()
 
 

@@ -8,21 +8,21 @@ from typing import Final
 
 import numpy as np
 
-# Purpose of a step -> ways to say it. The expert names its subgoal and why this step serves it.
+# Purpose of a step -> ways to say it. The expert names its subgoal and why this step serves it. It
+# names what it looks for before it says whether that is here: whoever writes word by word, as
+# language models do, then has the thing in mind when it must decide.
 _EXPERT: Final[dict[str, tuple[str, ...]]] = {
     "search first": (
         "I need {a_kind}. The {place} is a likely place to start.",
-        "First I have to find {a_kind}. I try the {place}.",
-        "The task starts with {a_kind}. I look at the {place} first.",
+        "I look for {a_kind}. I try the {place} first.",
     ),
     "search": (
-        "No {kind} so far. Next I check the {place}.",
-        "I still need {a_kind}, so I go on to the {place}.",
-        "There is no {kind} here. I try the {place}.",
+        "I need {a_kind}. None is here, so I go on to the {place}.",
+        "I look for {a_kind}. None so far. Next I check the {place}.",
     ),
     "search second": (
-        "One {kind} is in place. I look for the other one at the {place}.",
         "I need one more {kind}. I check the {place}.",
+        "I look for the other {kind}. I try the {place}.",
     ),
     "search lamp": (
         "I have the {item}. Now I need the {kind} and check the {place}.",
@@ -41,13 +41,13 @@ _EXPERT: Final[dict[str, tuple[str, ...]]] = {
         "The {item} is at the {place}. I go and get it.",
     ),
     "fetch second": (
-        "One {kind} is in place. The {item} at the {place} is the other one.",
-        "I need one more {kind}, and I saw the {item} at the {place}.",
+        "I need one more {kind}. I saw the {item} at the {place}.",
+        "I look for the other {kind}. The {item} is at the {place}.",
     ),
     "open to take": ("The {place} is closed. I open it to get the {item}.",),
     "take": (
-        "Here is the {item}. I take it.",
-        "I found the {item}, which is what I need. I pick it up.",
+        "I need {a_kind}. Here is the {item}, and I take it.",
+        "I look for {a_kind}. I found the {item} and pick it up.",
     ),
     "bring to tool": (
         "I have the {item}. I must {verb} it, so I go to the {place}.",
@@ -108,6 +108,27 @@ _ACTIONS: Final[dict[str, tuple[str, ...]]] = {
 _OPERANDS = re.compile(
     r"(?P<verb>go to|\w+)(?: (?P<x>\w+ \d+))?(?: (?:from|in/on|to|with) (?P<y>\w+ \d+))?"
 )
+
+
+SEEKING = {
+    "begin": (
+        "Is there a {kind} somewhere? I start with the {place}.",
+        "A {kind}, where might it be? Maybe at the {place}.",
+    ),
+    "next": (
+        "A {kind}? I see none at the {last}. Maybe at the {place}.",
+        "Is there a {kind}? The {last} has none. On to the {place}.",
+    ),
+    "closed": (
+        "The {place} is shut. Maybe it hides a {kind}.",
+        "Is a {kind} in the {place}? I have to open it to see.",
+    ),
+    "found": (
+        "A {kind}? There is the {item}, at the {place}. I get it.",
+        "Is there a {kind}? Yes, the {item}. I get it from the {place}.",
+    ),
+}
+"""What a player says that seeks things for no purpose, by the turn of its search."""
 
 
 def narrate(action: str, rng: np.random.Generator) -> str:

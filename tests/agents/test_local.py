@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.agents.policy import Conversation
+from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.prompt import Message
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+# ruff: noqa: E402
+from eto_gym.agents.codec import ChatCodec
+from eto_gym.agents.decoding import Sampler
+from eto_gym.agents.local import LocalPolicy
+from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+
+TEXTS = ["You go to drawer 12. On it, you see a cup 3.", "Thought: look\nAction: go to drawer 1"]
+TOKENIZER = train_tokenizer(TEXTS, vocab_size=300)
+CODEC = ChatCodec(TOKENIZER)
+# Several tokens end a reply here, so that the rows of a batch finish at different steps.
+ENDS = [CODEC.end_of_turn_id, *range(40, 70)]
+SIZES: dict[str, Any] = {
+    "vocab_size": len(TOKENIZER),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": CODEC.end_of_turn_id,
+    "tie_word_embeddings": False,
+}
+
+
+def make_model(kind: str) -> Any:
+    config: Any
+    if kind == "llama":
+        return spread(build_model(TOKENIZER, hidden_size=32, layers=2, mlp_size=64, context=512))
+    if kind == "llama-eager":
+        config = transformers.LlamaConfig(**SIZES, attn_implementation="eager")
+    elif kind == "mistral-sliding":
+        config = transformers.MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=16)
+    elif kind == "qwen3":
+        config = transformers.Qwen3Config(**SIZES, num_key_value_heads=2)
+    elif kind == "gemma3-hybrid":
+        config = transformers.Gemma3TextConfig(
+            **SIZES,
+            num_key_value_heads=1,
+            sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    else:
+        config = transformers.GPT2Config(
+            vocab_size=len(TOKENIZER),
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=512,
+            eos_token_id=CODEC.end_of_turn_id,
+        )
+    torch.manual_seed(1)
+    return spread(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def spread(model: Any) -> Any:
+    """Enlarge random weights, so that what is said depends on all that was read."""
+    torch.manual_seed(2)
+    scale = 0.1 if model.config.model_type.startswith("gemma") else 0.5  # Gemma enlarges by itself
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, scale if "embed" in name else 0.3)
+    model.generation_config.eos_token_id = ENDS
+    model.generation_config.pad_token_id = 0
+    return model.eval()
+
+
+MODEL = make_model("llama")
+
+
+def policy(model: Any = MODEL, **options: Any) -> LocalPolicy:
+    return LocalPolicy(model, CODEC, **{"max_new_tokens": 12, **options})
+
+
+class RecordingCodec(ChatCodec):
+    """Remembers which ids became which reply."""
+
+    def __init__(self) -> None:
+        super().__init__(TOKENIZER)
+        self.seen: set[tuple[str, tuple[int, ...]]] = set()
+
+    def decode_reply(self, ids: Sequence[int]) -> str:
+        text = super().decode_reply(ids)
+        self.seen.add((text, tuple(ids)))
+        return text
+
+
+def observation(episode: int, turn: int) -> Message:
+    return Message("user", f"{turn}: you see {'a cup, ' * (1 + (episode * 3 + turn) % 5)}nothing")
+
+
+def play(
+    acting: LocalPolicy, episodes: list[int], *, turns: int = 4, together: int = 100
+) -> dict[int, list[Message]]:
+    """Play some turns of episodes that start at different times, `together` at once at most."""
+    talks = {i: [Message("user", "The rules of this house. " * 3), *hello(i)] for i in episodes}
+    left = {i: turns + i % 3 for i in episodes}
+    while left:
+        ready = sorted(left)[:together]
+        replies = acting.act([Conversation(str(i), talks[i], seed=i) for i in ready])
+        for i, reply in zip(ready, replies, strict=True):
+            assert reply.error is None
+            talks[i].append(Message("assistant", reply.text, train=True))
+            left[i] -= 1
+            if left[i]:
+                talks[i].append(observation(i, left[i]))
+            else:
+                del left[i]
+                acting.release(str(i))
+    return talks
+
+
+def hello(episode: int) -> list[Message]:
+    return [Message("assistant", "OK"), observation(episode, 0)]
+
+
+def generate(model: Any, messages: list[Message]) -> str:
+    return CODEC.decode_reply(generate_ids(model, messages))
+
+
+def generate_ids(model: Any, messages: list[Message]) -> list[int]:
+    """Generate by transformers alone, from the whole conversation encoded anew."""
+    ids = torch.tensor([CODEC.generation_prompt(messages)])
+    with torch.inference_mode():
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
+        )
+    said: list[int] = out[0, ids.shape[1] :].tolist()
+    return said[:-1] if said[-1] in ENDS else said
+
+
+@pytest.mark.parametrize(
+    "kind", ["llama", "llama-eager", "mistral-sliding", "qwen3", "gemma3-hybrid", "gpt2"]
+)
+def test_says_what_generate_says_on_the_whole_conversation(kind: str) -> None:
+    model, codec = make_model(kind), RecordingCodec()
+    acting = LocalPolicy(model, codec, max_new_tokens=12, prefill_tokens=100)
+    talks = play(acting, list(range(5)), turns=3)
+    replies = set()
+    for talk in talks.values():
+        for i, message in enumerate(talk):
+            if message.train:
+                ids = tuple(generate_ids(model, talk[:i]))
+                assert (message.content, ids) in codec.seen
+                replies.add(ids)
+    assert len(replies) > 3
+    if kind == "llama":  # rows leave the batch at different steps
+        assert len({len(ids) for ids in replies}) > 2
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])
+def test_replies_do_not_depend_on_batches_caches_or_order(options: dict[str, Any]) -> None:
+    episodes = list(range(9))
+    expected = play(policy(**options), episodes)
+    assert play(policy(**options, keep_cache=False), episodes) == expected
+    assert play(policy(**options, batch_size=2), episodes, together=5) == expected
+    assert play(policy(**options, max_cached_tokens=300), episodes[::-1]) == expected
+    alone = [play(policy(**options), [i])[i] for i in episodes]
+    assert dict(zip(episodes, alone, strict=True)) == expected
+
+
+def test_only_new_tokens_are_computed_and_shared_starts_once() -> None:
+    acting = policy()
+    talks = [[Message("user", "The rules of this house. " * 9), *hello(i)] for i in range(3)]
+
+    def turn() -> list[dict[str, int]]:
+        batch = [Conversation(str(i), talk) for i, talk in enumerate(talks)]
+        replies = acting.act(batch)
+        for i, reply in enumerate(replies):
+            talks[i] += [Message("assistant", reply.text, train=True), observation(i, 1)]
+        return [reply.usage for reply in replies]
+
+    rules = len(CODEC.encode(talks[0][:2]).input_ids)
+    first = turn()
+    for usage in first:
+        assert usage["prompt_tokens"] - usage["prefilled_tokens"] >= rules
+    for usage, before in zip(turn(), first, strict=True):
+        # What was read is not read again. The reply may be: random weights spell words in tokens
+        # that the tokenizer would not choose.
+        assert usage["prefilled_tokens"] <= usage["prompt_tokens"] - before["prompt_tokens"]
+        assert 1 <= usage["decoded_tokens"] <= 12
+
+
+def test_edited_histories_are_computed_anew() -> None:
+    acting = policy()
+    talk = [Message("user", "The rules of this house. " * 3), *hello(1)]
+    first = acting.act([Conversation("a", talk)])[0].text
+    acting.act([Conversation("b", [Message("user", "The rules of this house. " * 3)])])
+    longer = [*talk, Message("assistant", first), observation(1, 1)]
+    acting.act([Conversation("a", longer)])
+    edited = [*talk, Message("assistant", "Action: look"), observation(1, 2)]
+    for messages in (edited, talk, longer, [Message("user", "The rules")]):
+        assert acting.act([Conversation("a", messages)])[0].text == generate(MODEL, messages)
+    short = [Message("user", "The rules of this house. ")]
+    assert acting.act([Conversation("b", short)])[0].text == generate(MODEL, short)
+    assert acting.act([Conversation("a", longer)])[0].text == generate(MODEL, longer)
+
+
+def test_a_full_context_is_an_error_and_never_a_cut() -> None:
+    talk = [Message("user", "The rules."), *hello(0)]
+    size = len(CODEC.generation_prompt(talk))
+    plain = policy().act([Conversation("a", talk)])[0]
+    said = plain.usage["decoded_tokens"]
+    fits = policy(context=size + said).act([Conversation("a", talk)])[0]
+    assert fits == plain
+    for context in (size + said - 1, size, size - 1):
+        reply = policy(context=context).act([Conversation("a", talk)])[0]
+        assert (reply.error, reply.text) == ("context", "")
+        assert reply.usage["prompt_tokens"] == size
+    assert policy(context=size).act([Conversation("a", talk)])[0].usage["decoded_tokens"] == 0
+
+
+def test_drop_oldest_leaves_out_exchanges_and_says_so() -> None:
+    talk = [Message("user", "The rules."), *hello(0)]
+    for turn in range(6):
+        talk += [Message("assistant", "Action: look", train=True), observation(0, turn)]
+    size = len(CODEC.generation_prompt(talk))
+    acting = policy(context=size - 20, on_full="drop_oldest")
+    reply = acting.act([Conversation("a", talk)])[0]
+    dropped = reply.usage["dropped_messages"]
+    assert dropped % 2 == 0
+    assert dropped > 0
+    kept = [talk[0], *talk[1 + dropped :]]
+    assert reply.text == generate(MODEL, kept)
+    assert len(CODEC.generation_prompt(kept)) + 12 <= size - 20
+    assert acting.act([Conversation("a", talk[:1])])[0].usage.get("dropped_messages") is None
+
+
+def test_stop_strings_end_a_reply_and_are_no_part_of_it() -> None:
+    talks = [[Message("user", "The rules."), *hello(i)] for i in range(9)]
+    said = policy(max_new_tokens=20).act([Conversation(str(i), t) for i, t in enumerate(talks)])
+    longest = max(range(9), key=lambda i: said[i].usage["decoded_tokens"])
+    talk, free = talks[longest], said[longest]
+    assert len(free.text) > 4
+    stop = free.text[2:4]
+    reply = policy(max_new_tokens=20, stop=[stop, "never"]).act([Conversation("a", talk)])[0]
+    assert reply.text == free.text[: free.text.index(stop)]
+    assert reply.usage["decoded_tokens"] < free.usage["decoded_tokens"]
+
+
+def test_sampling_follows_the_distribution() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    probs = torch.softmax(logits / 0.5, -1)[0]
+    draws = [(i + 0.5) / 4000 for i in range(4000)]
+    picks = Sampler(temperature=0.5, top_p=1.0)(logits.expand(4000, 4), draws)
+    share = torch.bincount(picks, minlength=4) / 4000
+    assert torch.allclose(share, probs, atol=1e-3)
+    nucleus = Sampler(temperature=0.5, top_p=0.9)(logits.expand(4000, 4), draws)
+    share = torch.bincount(nucleus, minlength=4) / 4000
+    kept = torch.where(torch.tensor([False, True, True, False]), probs, torch.zeros(4))
+    assert torch.allclose(share, kept / kept.sum(), atol=1e-3)
+    one = Sampler(temperature=0.5, top_p=1e-9)(logits.expand(9, 4), draws[::450])
+    assert one.tolist() == [2] * 9
+    edges = Sampler(temperature=1.0, top_p=1.0)(logits.expand(2, 4), [0.0, 1 - 1e-16])
+    assert edges.tolist() == [0, 3]
+
+
+def test_wrong_options_are_refused() -> None:
+    for wrong in ({"temperature": -1}, {"top_p": 0.0}, {"max_new_tokens": 0}, {"on_full": "cut"}):
+        with pytest.raises(EtoGymError):
+            policy(**wrong)
+    with pytest.raises(EtoGymError, match="same key"):
+        policy().act([Conversation("a", hello(0)[1:]), Conversation("a", hello(0)[1:])])
+    with pytest.raises(UnknownNameError, match="dtype"):
+        LocalPolicy.from_pretrained("nowhere", dtype="float23")
+
+
+def test_loads_a_saved_model_with_adapter_and_quantization(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = spread(build_model(TOKENIZER, layers=1, mlp_size=128, context=512))
+    folder = save_tiny(model, TOKENIZER, tmp_path / "model")
+    talk = [Message("user", "The rules."), *hello(0)]
+    loaded = LocalPolicy.from_pretrained(str(folder), device="cpu", max_new_tokens=12)
+    expected = policy(model).act([Conversation("a", talk)])[0]
+    assert loaded.act([Conversation("a", talk)])[0] == expected
+    assert loaded.name == str(folder)
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tuned = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    torch.manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    tuned.save_pretrained(tmp_path / "adapter")
+    adapted = LocalPolicy.from_pretrained(
+        str(folder), adapter=str(tmp_path / "adapter"), device="cpu", max_new_tokens=12
+    )
+    talks = play(adapted, [0, 1])
+    merged = tuned.merge_and_unload().eval()
+    assert any(m.train for talk in talks.values() for m in talk)
+    for talk in talks.values():
+        assert all(m.content == generate(merged, talk[:i]) for i, m in enumerate(talk) if m.train)
+    assert talks != play(policy(model), [0, 1])
+
+    pytest.importorskip("bitsandbytes")
+    small = LocalPolicy.from_pretrained(
+        str(folder), device="cpu", quantization="4bit", dtype="float32", max_new_tokens=12
+    )
+    assert play(small, [0, 1], turns=2)

@@ -1,0 +1,184 @@
+"""The ETO loop, whole, on a very small scale: stages, report, resuming after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.cli import train
+from eto_gym.trainers.base import BaseSettings
+from eto_gym.trainers.dpo import DPOSettings
+from eto_gym.trainers.eto import PAIRS, TRAJECTORIES, ETOLoop
+from eto_gym.trainers.eto_settings import PRESETS, ETOSettings, preset_values
+from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.run_folder import FINISHED
+from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trajectories import TrajectoryStore
+from eto_gym.trajectories.formats import read_pair, read_records
+
+STAGES = [
+    "base-play", "base", "eval-untrained", "experts", "sft", "eval-sft",
+    "explore-1", "pairs-1", "eto-1", "eval-eto-1", "control", "eval-control",
+]  # fmt: skip
+
+
+def small_settings(**changes: Any) -> ETOSettings:
+    short = SFTSettings(
+        epochs=1.0, batch_size=4, micro_batch_size=4, max_length=2048, truncation="cut"
+    )
+    base = BaseSettings(
+        tasks=6, steps=4, hidden_size=32, layers=1, heads=2, kv_heads=1, mlp_size=32, vocab_size=400,
+        train=dataclasses.replace(short, train_on="all"),
+    )  # fmt: skip
+    dpo = DPOSettings(epochs=1.0, batch_size=4, micro_batch_size=4, max_length=2048)
+    values: dict[str, Any] = {
+        "data": "builtin:small", "train_tasks": 6, "eval_tasks": 5, "max_steps": 3,
+        "prompt_style": "none", "max_new_tokens": 6, "max_context": 2048, "slots": 8,
+        "progress": False, "base": base, "sft": short, "dpo": dpo,
+    }  # fmt: skip
+    return ETOSettings(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, ETOLoop(small_settings(max_steps=6), folder).run()
+
+
+def stage(folder: Path, name: str) -> Path:
+    (found,) = [p for p in (folder / "stages").iterdir() if p.name.rsplit("-", 1)[0] == name]
+    return found
+
+
+def test_every_stage_leaves_its_result(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = finished
+    assert [item["name"] for item in report["stages"]] == STAGES
+    assert (folder / FINISHED).exists()
+    assert json.loads((folder / "config.json").read_text())["train_tasks"] == 6
+    experts = TrajectoryStore(stage(folder, "experts") / TRAJECTORIES).load(strict=True)
+    assert len(experts) == 6
+    assert any(t.success for t in experts)
+    assert len(read_records(stage(folder, "sft") / "sft.json")) == sum(t.success for t in experts)
+    for name in ("base", "sft", "eto-1", "control"):
+        assert (stage(folder, name) / "model" / "model.safetensors").exists()
+
+
+def test_pairs_are_failures_against_successes_of_the_same_task(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, _ = finished
+    experts = {
+        t.task_id: t for t in TrajectoryStore(stage(folder, "experts") / TRAJECTORIES).load()
+    }
+    records = read_records(stage(folder, "pairs-1") / PAIRS)
+    assert records, "an untrained agent fails, so there must be pairs"
+    for record in records:
+        pair = read_pair(record)
+        expert = experts[pair.task_id]
+        assert expert.success
+        said = [m.content for m in expert.messages if m.train]
+        assert [m.content for m in pair.chosen if m.train] == said
+
+
+def test_report_counts_the_same_episodes_for_every_policy(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, report = finished
+    assert [row["policy"] for row in report["policies"]] == [
+        "untrained (tiny, base stage only)",
+        "SFT",
+        "ETO, iteration 1",
+        "control: SFT continued",
+    ]
+    assert all(row["episodes"] == 5 for row in report["policies"])
+    text = (folder / "report.md").read_text()
+    assert "gained" in text
+    assert "| SFT" in text
+    assert json.loads((folder / "report.json").read_text())["seed"] == 0
+
+
+def test_a_finished_run_is_not_repeated(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = finished
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix != ".json"}
+    again = ETOLoop(small_settings(max_steps=6), folder).run()
+    assert all(item["reused"] for item in again["stages"])
+    assert again["policies"] == report["policies"]
+    changed = {p for p, t in before.items() if p.is_file() and p.stat().st_mtime_ns != t}
+    assert {p.name for p in changed} <= {"report.md"}
+
+
+def test_a_changed_setting_redoes_only_what_depends_on_it(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, _ = finished
+    settings = small_settings(max_steps=6)
+    other = dataclasses.replace(settings, dpo=dataclasses.replace(settings.dpo, beta=0.3))
+    report = ETOLoop(other, folder).run()
+    redone = [item["name"] for item in report["stages"] if not item["reused"]]
+    assert redone == ["eto-1", "eval-eto-1"]
+
+
+DRIVER = """
+import sys
+from tests.trainers.test_eto import small_settings
+from eto_gym.trainers.eto import ETOLoop
+ETOLoop(small_settings(), sys.argv[1]).run()
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_run_resumes_in_every_kind_of_stage(tmp_path: Path) -> None:
+    """Kill -9 as soon as a stage has begun: while playing, fine-tuning, and preferring."""
+    root = Path(__file__).resolve().parents[2]
+    finished: dict[Path, int] = {}
+    for victim in ("eval-untrained", "sft", "eto-1", None):
+        process = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], cwd=root)
+        while process.poll() is None:
+            begun = [p for p in (tmp_path / "stages").glob(f"{victim}-*") if p.is_dir()]
+            if victim and begun:
+                os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.02)
+        assert process.returncode == (-signal.SIGKILL if victim else 0)
+        for marker, stamp in finished.items():
+            assert marker.stat().st_mtime_ns == stamp, f"{marker.parent.name} was done again"
+        finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob(f"stages/*/{FINISHED}")}
+    assert len(finished) == len(STAGES)
+    assert (tmp_path / FINISHED).exists()
+
+
+def test_dry_run_prints_the_settings_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "c.yaml"
+    config.write_text("dpo:\n  beta: 0.25\n")
+    words = ["eto", "--preset", "quickstart", "--config", str(config), "--sft.epochs", "7"]
+    assert train.main([*words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "beta: 0.25" in printed
+    assert "epochs: 7.0" in printed
+    assert "model: tiny" in printed
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["eto", "--preset", name, "--dry-run"]) == 0
+    assert f"preset: {name}" in capsys.readouterr().out
+    assert preset_values(name)["preset"] == name
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(SettingsError, match="iterations"):
+        ETOSettings(iterations=-1)
+    with pytest.raises(SettingsError, match="slots"):
+        ETOSettings(slots=0)

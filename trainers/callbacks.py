@@ -1,0 +1,217 @@
+"""What watches a training run: the bar, the marker of whole checkpoints, the best weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+
+COMPLETE = "complete"
+"""Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
+
+Evaluate = Callable[[int, Any], float]
+"""Takes the optimizer step and the model, and returns a score: higher is better."""
+
+
+def attach(
+    trainer: Any,
+    workspace: Path,
+    *,
+    title: str,
+    progress: bool,
+    on_evaluate: Evaluate | None,
+    evaluate_every: int,
+    patience: int,
+    checkpoint: Path | None,
+) -> KeepBest | None:
+    """Give `trainer` our callbacks; return the one that keeps the best weights, where scored."""
+    set_callbacks(trainer, ProgressBar(title, enabled=progress))
+    keeper = None
+    if on_evaluate is not None:
+        keeper = KeepBest(on_evaluate, workspace, every=evaluate_every, patience=patience)
+        trainer.add_callback(keeper)
+        if checkpoint is not None:
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            kept = state["stateful_callbacks"]["KeepBest"]
+            keeper.restore(kept["attributes"]["scores"])
+    # Last, so that the marker comes after whatever the others write.
+    trainer.add_callback(MarkComplete())
+    return keeper
+
+
+def set_callbacks(trainer: Any, *callbacks: TrainerCallback) -> None:
+    """Replace the callbacks that print by ours."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint once all of its files are on disk."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Write the marker."""
+        if not state.is_world_process_zero:
+            return
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        (folder / COMPLETE).touch()
+
+
+class ProgressBar(TrainerCallback):
+    """Shows one bar over the optimizer steps, with the last loss, on stderr."""
+
+    def __init__(self, title: str, *, enabled: bool) -> None:
+        self._title = title
+        self._enabled = enabled
+        self._bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the bar at the step from which training goes on."""
+        shown = self._enabled and state.is_world_process_zero
+        self._bar = tqdm.tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self._title,
+            unit="step",
+            disable=None if shown else True,
+            dynamic_ncols=True,
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Advance."""
+        self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the loss."""
+        if self._bar is not None and logs and "loss" in logs:
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+class KeepBest(TrainerCallback, ExportableState):
+    """Scores the model as it trains, keeps the best weights, and stops when nothing improves.
+
+    The score is taken before the first step too, so that training which only does harm ends with
+    the weights that it began with. The torch generators are left as they were.
+    """
+
+    FILE = "best.safetensors"
+
+    def __init__(self, evaluate: Evaluate, workspace: Path, *, every: int, patience: int) -> None:
+        """Prepare.
+
+        Args:
+            evaluate: Called with the step and the model, in evaluation mode and without gradients.
+            workspace: Where the best weights are kept.
+            every: Optimizer steps between two scores; 0: at the end of each epoch.
+            patience: Stop after this many scores in a row without a new best; 0: never.
+        """
+        self._evaluate = evaluate
+        self._file = workspace / self.FILE
+        self._every = every
+        self._patience = patience
+        self.scores: list[tuple[int, float]] = []
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {}, "attributes": {"scores": [list(item) for item in self.scores]}}
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The step and score of the best weights; the earliest among equals."""
+        return max(self.scores, key=lambda item: (item[1], -item[0]), default=None)
+
+    def restore(self, scores: list[list[float]]) -> None:
+        """Go on from the scores of a checkpoint."""
+        self.scores = [(int(step), float(score)) for step, score in scores]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score the weights that training starts from."""
+        if not self.scores:
+            self._score(state, control, kw["model"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score every so many steps."""
+        if self._every and state.global_step % self._every == 0:
+            self._score(state, control, kw["model"])
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score each epoch where no number of steps is set."""
+        if not self._every:
+            self._score(state, control, kw["model"])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score the last weights, unless that was just done."""
+        if self.scores[-1][0] != state.global_step:
+            self._score(state, control, kw["model"])
+
+    def load_best(self, model: Any) -> None:
+        """Put the best weights into `model`."""
+        from safetensors.torch import load_file
+
+        weights = load_file(str(self._file))
+        for name, parameter in _trainable(model):
+            parameter.data.copy_(weights[name])
+
+    def _score(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        from safetensors.torch import save_file
+
+        if self.scores and self.scores[-1][0] == state.global_step:
+            return
+        before = self.best
+        training = model.training
+        model.eval()
+        with torch.random.fork_rng(), torch.no_grad():
+            score = float(self._evaluate(state.global_step, model))
+        model.train(training)
+        self.scores.append((state.global_step, score))
+        if before is None or score > before[1]:
+            weights = {n: p.detach().cpu().contiguous() for n, p in _trainable(model)}
+            partial = self._file.with_suffix(".partial")
+            save_file(weights, str(partial))
+            partial.replace(self._file)
+        best = self.best
+        since = sum(step > best[0] for step, _ in self.scores) if best else 0
+        if self._patience and since >= self._patience:
+            control.should_training_stop = True
+
+
+def _trainable(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
