@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import gymnasium as gym
+
 from eto_gym.errors import UnknownNameError, unknown_name
 from eto_gym.registration import NAMESPACE, registered_ids
 
 
 def resolve_env_id(name: str) -> str:
-    """Return the registered id for an id or for a benchmark's name in any case.
+    """Return the id for a registered id, `module:id`, or a benchmark's name in any case.
 
     Example:
         >>> resolve_env_id("alfworld")
@@ -22,7 +24,7 @@ def resolve_env_id(name: str) -> str:
     short = {
         env_id.removeprefix(f"{NAMESPACE}/").rpartition("-v")[0].lower(): env_id for env_id in ids
     }
-    if name in ids:
+    if name in gym.registry or ":" in name:
         return name
     if name.lower() in short:
         return short[name.lower()]

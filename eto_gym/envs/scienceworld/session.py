@@ -48,7 +48,12 @@ class EngineSession:
     """
 
     def __init__(
-        self, *, isolation: Isolation = "shared", lanes: int | None = None, java: str | None = None
+        self,
+        *,
+        isolation: Isolation = "shared",
+        lanes: int | None = None,
+        java: str | None = None,
+        as_stock: bool = False,
     ) -> None:
         """Create the session; nothing is started before `load`.
 
@@ -56,7 +61,12 @@ class EngineSession:
             isolation: "shared" uses one of this process's lanes, "process" a JVM of its own.
             lanes: How many shared lanes there may be; None means `pool.default_lanes()`.
             java: Java executable, or None to look for one.
+            as_stock: Keep two leaks of the stock API, for comparisons with recorded episodes: the
+                list of valid actions draws from the episode's random numbers, and the last
+                episode's score stands until the first action that takes part in the game. Such
+                episodes cannot be replayed.
         """
+        self._as_stock = as_stock
         self._isolation = isolation
         self._lanes = lanes
         self._java = java
@@ -142,19 +152,14 @@ class EngineSession:
         """Return the engine's table of sub-goals and which of them are reached."""
         return str(self._run(lambda: self._member.interface.getGoalProgressStr()))
 
-    def valid_actions(self, *, draw_as_stock: bool = False) -> list[str]:
-        """Return the actions that the engine deems possible now, sorted, without repeats.
-
-        Args:
-            draw_as_stock: Let the list draw from the episode's random numbers, as the stock API
-                does, which changes what happens later. For comparisons with recorded episodes.
-        """
+    def valid_actions(self) -> list[str]:
+        """Return the actions that the engine deems possible now, sorted, without repeats."""
 
         def query() -> list[str]:
             lane = self._lane
             assert lane is not None
             ask = self._member.interface.getValidActionObjectCombinations
-            if not draw_as_stock:
+            if not self._as_stock:
                 ask = lane.isolated_query(self._member, ask)
             return lane.strings(ask())
 
@@ -240,6 +245,10 @@ class EngineSession:
             member.agent = option.get()
             member.simplifications = member.agent.simplificationStr()
             lane.release(option)
+            if not self._as_stock:
+                # Commands such as `task` leave these as they are, and so does loading.
+                getattr(member.interface, "score_$eq")(0.0)
+                getattr(member.interface, "isComplete_$eq")(False)
             return str(message)
 
         message = lane.call(member, load)
