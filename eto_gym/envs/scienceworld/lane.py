@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 HEAP_BASE_MB = 256
 HEAP_PER_MEMBER_MB = 32
-HEAP_MINIMUM_MEMBERS = 8
+HEAP_MINIMUM_MEMBERS = 16
 """A lane's heap allows for this many members at least, since it starts before all have joined."""
 
 
