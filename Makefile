@@ -1,5 +1,6 @@
 # make run    create the environment and run the ETO loop on the built-in ALFWorld games
 # make test   create the environment with the test tools and run the tests
+# make parity compare with the original engines (installs them: 450 MB)
 # Everything is installed into .venv; versions are pinned in constraints.txt.
 
 PYTHON ?= python3
@@ -7,10 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
-# One thread per process: the models here are small, and threads that wait for each other are slow.
-export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test lint typecheck bench install install-dev clean
+.PHONY: run test parity lint typecheck bench install install-dev clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -24,11 +23,20 @@ $(VENV)/.installed-dev: $(VENV)/.installed-run
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,dev]"
 	touch $@
 
+$(VENV)/.installed-parity: $(VENV)/.installed-dev
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,dev,alfworld]"
+	touch $@
+
 run: install
 	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset quickstart $(ARGS)
 
+# One thread: the models of the tests are tiny, and threads that wait for each other are slow.
 test: install-dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+# The comparisons with the original engines, which are large to install.
+parity: $(VENV)/.installed-parity
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "official or shared" $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .
