@@ -107,9 +107,7 @@ def _vowels(word: str) -> list[bool]:
     """Tell for each letter whether it sounds as a vowel; y does after a consonant."""
     vowels: list[bool] = []
     for letter in word:
-        vowels.append(
-            letter in "aeiou" or (letter == "y" and bool(vowels) and not vowels[-1])
-        )
+        vowels.append(letter in "aeiou" or (letter == "y" and bool(vowels) and not vowels[-1]))
     return vowels
 
 

@@ -1,0 +1,139 @@
+"""BM25 search whose top products, order included, are exactly Lucene's.
+
+A query is a bag of words joined by OR; a repeated term counts as often as it occurs. Lucene adds
+up float32 term scores in float64 and rounds the sum to float32 once. Such sums are exact in
+float64, so the order of addition does not matter and common terms can be left to the few products
+that can still reach the top (the MaxScore idea of Turtle and Flood, 1995).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eto_gym.envs.webshop import kernels
+from eto_gym.envs.webshop.analysis import analyze
+from eto_gym.envs.webshop.store import Array, Store
+
+_MARGIN = 1 + 1e-5
+"""Bounds are widened by this much, because scores are rounded to float32 in the end."""
+
+
+class _Term(NamedTuple):
+    """One term of a query: its weight, the most that it can add to a score, its postings."""
+
+    weight: np.float32
+    bound: float
+    products: Array
+    denominators: Array
+
+
+class Search:
+    """The search engine of one catalog."""
+
+    def __init__(self, source: Store | str | Path) -> None:
+        """Open the engine.
+
+        Args:
+            source: An index folder, or its opened store.
+
+        Raises:
+            DataError: The folder is no complete index of this version.
+        """
+        store = source if isinstance(source, Store) else Store.open(Path(source))
+        self._asins = store.texts("asins")
+        self._terms = store.texts("terms")
+        self._starts = memoryview(store.array("term_starts"))
+        self._largest = store.array("term_largest")
+        self._products = store.array("posting_products")
+        self._denominators = store.array("posting_denominators")
+        self._asin_ranks = store.array("asin_ranks")
+        self._documents = int(store.manifest["searchable_products"])
+        # All zero between two queries; sparing a query the clearing of a whole array.
+        self._scores = np.zeros(len(self._asins), np.float64)
+
+    def top(self, query: str, k: int = 50) -> list[str]:
+        """Return the asins of the `k` best products, best first."""
+        return [self._asins[product] for product in self.top_products(query, k)]
+
+    def top_products(self, query: str, k: int = 50) -> list[int]:
+        """Return the indices of the `k` best products, best first.
+
+        Products with equal scores are ordered by the bytes of their asins. Products that share no
+        term with the query are never returned.
+        """
+        return self.top_scored(query, k)[0].tolist()  # type: ignore[no-any-return]
+
+    def top_scored(self, query: str, k: int = 50) -> tuple[Array, Array]:
+        """Return the indices of the `k` best products and their float32 scores, best first."""
+        if k < 1:
+            raise ValueError(f"expected k >= 1, got {k}")
+        terms = self._query_terms(query)
+        if not terms:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        products, sums = self._candidates(terms, k)
+        scores = sums.astype(np.float32)
+        if len(scores) > k:
+            worst = np.partition(scores, len(scores) - k)[len(scores) - k]
+            keep = np.flatnonzero(scores >= worst)
+            products, scores = products[keep], scores[keep]
+        order = np.lexsort((self._asin_ranks[products], -scores))[:k]
+        return products[order], scores[order]
+
+    def _query_terms(self, query: str) -> list[_Term]:
+        """Look the query's terms up; the ones that can add most come first."""
+        found = []
+        for text, count in Counter(analyze(query)).items():
+            term = self._terms.find(text)
+            if term is None:
+                continue
+            first, last = self._starts[term], self._starts[term + 1]
+            frequency = last - first
+            idf = np.float32(np.log(1 + (self._documents - frequency + 0.5) / (frequency + 0.5)))
+            weight = np.float32(count) * idf
+            bound = float(weight - weight / self._largest[term])
+            products = self._products[first:last]
+            found.append(_Term(weight, bound, products, self._denominators[first:last]))
+        found.sort(key=lambda term: -term.bound)
+        return found
+
+    def _candidates(self, terms: list[_Term], k: int) -> tuple[Array, Array]:
+        """Return products, the best `k` and their equals among them, with their full scores."""
+        scores = self._scores
+        left = sum(term.bound for term in terms)
+        seen: list[Array] = []
+        count = 0
+        try:
+            for at, term in enumerate(terms):
+                left = sum(other.bound for other in terms[at + 1 :])
+                new = kernels.accumulate(scores, term.products, term.denominators, term.weight)
+                seen.append(new)
+                count += len(new)
+                if left and count >= k:
+                    # A product not seen so far can reach `left` at most.
+                    partial = np.concatenate([scores[part] for part in seen])
+                    threshold = float(np.partition(partial, count - k)[count - k])
+                    if left * _MARGIN < threshold:
+                        products = np.concatenate(seen)
+                        keep = np.flatnonzero((partial + left) * _MARGIN >= threshold)
+                        return _complete(products[keep], partial[keep], terms[at + 1 :])
+            products = np.concatenate(seen)
+            return products, scores[products]
+        finally:
+            for part in seen:
+                scores[part] = 0
+
+
+def _complete(products: Array, partial: Array, terms: list[_Term]) -> tuple[Array, Array]:
+    """Add what further terms contribute to these products."""
+    order = np.argsort(products)
+    products, sums = products[order], partial[order]
+    for term in terms:
+        at = np.searchsorted(term.products, products)
+        at[at == len(term.products)] = 0
+        hits = np.flatnonzero(term.products[at] == products)
+        sums[hits] += term.weight - term.weight / term.denominators[at[hits]]
+    return products, sums
