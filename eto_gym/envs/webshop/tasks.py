@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from eto_gym.envs.webshop.catalog import GoalKind, Goals
+from eto_gym.envs.webshop.goals import GoalKind, Goals
 from eto_gym.errors import UnknownNameError, unknown_name
 from eto_gym.tasks import Task, TaskSet
 
@@ -127,7 +127,8 @@ class GoalTasks(TaskSet):
     def draw(self, np_random: np.random.Generator) -> Task:
         """Draw a task by the weights of the goals."""
         if self._summed is None:
-            self._summed = np.cumsum(np.asarray(self._goals.weights, np.float64)[self._indices])
+            weights = np.diff(self._goals.cumulative_weights, prepend=0.0)
+            self._summed = np.cumsum(weights[self._indices])
         target = np_random.random() * self._summed[-1]
         place = int(np.searchsorted(self._summed, target, side="right"))
         return self[min(place, len(self) - 1)]
