@@ -10,8 +10,10 @@ from eto_gym.envs.webshop.stemmer import stem
 from eto_gym.envs.webshop.tokenizer import tokenize
 
 STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then "
-    "there these they this to was will with".split()
+    """
+    a an and are as at be but by for if in into is it no not of on or such that the their then
+    there these they this to was will with
+    """.split()  # noqa: SIM905
 )
 """The 33 words that Lucene's English analyzers leave out."""
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from eto_gym.envs.webshop.goals import GOAL_KINDS, Goal, GoalKind, Goals
 from eto_gym.envs.webshop.nouns import RULES, TaggerFunction
@@ -20,7 +20,7 @@ from eto_gym.errors import UnknownNameError, check_choice
 __all__ = ["Catalog", "Goal", "GoalKind", "Goals", "Product"]
 
 _RECENT = 512
-"""Products kept decoded per catalog: a few megabytes."""
+"""Decoded products, and results of queries, kept per catalog: a few megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,10 @@ class Catalog:
         ('mug',)
     """
 
-    _opened: weakref.WeakValueDictionary[tuple[str, int], Catalog] = weakref.WeakValueDictionary()
-    _lock = threading.Lock()
+    _opened: ClassVar[weakref.WeakValueDictionary[tuple[str, int], Catalog]] = (
+        weakref.WeakValueDictionary()
+    )
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, store: Store, *, name: str, folder: Path | None = None) -> None:
         """Wrap a store; use `open` or `from_records`."""
@@ -93,6 +95,7 @@ class Catalog:
         self._codes = {f: store.array(f"{f}_codes") for f in ("category", "query", "path")}
         self._goals: dict[GoalKind, Goals] = {}
         self._recent: OrderedDict[int, Product] = OrderedDict()
+        self._searched: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
         self._engine = Search(store)
 
     @classmethod
@@ -226,7 +229,12 @@ class Catalog:
 
     def search(self, query: str, k: int = 50) -> list[int]:
         """Return the indices of the `k` best products for a query, best first."""
-        return self._engine.top_products(query, k)
+        found = self._searched.get((query, k))
+        if found is None:
+            found = self._searched[query, k] = self._engine.top_products(query, k)
+            if len(self._searched) > _RECENT:
+                self._searched.popitem(last=False)
+        return found.copy()
 
     def with_category(self, category: str) -> list[int]:
         """Return the products of a department, in catalog order."""

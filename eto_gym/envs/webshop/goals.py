@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from eto_gym.envs.webshop.records import text_of, texts_of
-from eto_gym.envs.webshop.store import Array, Store, Writer
+from eto_gym.envs.webshop.store import Store, Writer
 from eto_gym.errors import DataError, EtoGymError
 
 if TYPE_CHECKING:
@@ -76,22 +76,29 @@ class Goal:
 
 
 class Goals(Sequence[Goal]):
-    """The shuffled goals of one kind; `goals[i]` is built when it is asked for."""
+    """The shuffled goals of one kind; `goals[i]` is built when it is asked for.
+
+    Attributes:
+        kind: Kind of the goals.
+        products: Index of each goal's target product.
+        cumulative_weights: Running sum of the goals' weights.
+    """
 
     def __init__(self, catalog: Catalog, store: Store, kind: GoalKind) -> None:
         """Open the goals of one kind."""
         self.kind: GoalKind = kind
         self._catalog = catalog
-        self._products = store.array(f"{kind}_goal_products")
+        self.products = store.array(f"{kind}_goal_products")
         self._limits = store.array(f"{kind}_goal_limits")
-        self._cumulative = store.array(f"{kind}_goal_cumulative_weights")
+        self.cumulative_weights = store.array(f"{kind}_goal_cumulative_weights")
         self._parts = store.texts(f"{kind}_goal_parts")
         self._combinations = store.array("synthetic_goal_combinations")
         self._part_of = store.array("synthetic_goal_part")
+        self._weights = store.array("synthetic_part_weights")
 
     def __len__(self) -> int:
         """Count the goals."""
-        return len(self._products)
+        return len(self.products)
 
     @overload
     def __getitem__(self, index: int) -> Goal: ...
@@ -103,18 +110,20 @@ class Goals(Sequence[Goal]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(f"expected a goal index in 0..{len(self) - 1}, got {index}")
-        product = self._catalog.product(int(self._products[index]))
+        product = self._catalog.product(int(self.products[index]))
         limit = float(self._limits[index])
         options: tuple[str, ...] | dict[str, str]
         if self.kind == "human":
             text, attributes, values = json.loads(self._parts[index])
             options = tuple(values)
+            weight = 1.0
         else:
-            text, attributes = json.loads(self._parts[int(self._part_of[index])])
+            part = int(self._part_of[index])
+            text, attributes = json.loads(self._parts[part])
+            weight = float(self._weights[part])
             options = _combination(product.options, int(self._combinations[index]))
             if options:
                 text += " with " + ", and ".join(f"{k}: {v}" for k, v in options.items())
-        before = float(self._cumulative[index - 1]) if index else 0.0
         return Goal(
             index=index,
             product=product.index,
@@ -128,25 +137,17 @@ class Goals(Sequence[Goal]):
             attributes=tuple(attributes),
             options=options,
             price_upper=limit,
-            weight=1.0 if self.kind == "human" else float(self._cumulative[index]) - before,
+            weight=weight,
         )
-
-    @property
-    def products(self) -> Array:
-        """Index of every goal's target product."""
-        return self._products
-
-    @property
-    def cumulative_weights(self) -> Array:
-        """Sum of the weights up to and including each goal's."""
-        return self._cumulative
 
     def draw(self, generator: np.random.Generator) -> int:
         """Draw the index of a goal with the probability that its weight gives it."""
         if not len(self):
             raise EtoGymError(f"the catalog has no {self.kind} goal")
-        point = generator.random() * float(self._cumulative[-1])
-        return min(int(np.searchsorted(self._cumulative, point, side="right")), len(self) - 1)
+        point = generator.random() * float(self.cumulative_weights[-1])
+        return min(
+            int(np.searchsorted(self.cumulative_weights, point, side="right")), len(self) - 1
+        )
 
 
 def limit_text(limit: float) -> str:
@@ -278,6 +279,7 @@ class GoalWriter:
         number = np.arange(len(part)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         order = np.array(shuffled(len(part)), np.int64)
         part = part[order]
+        self._writer.add("synthetic_part_weights", weights)
         self._writer.add("synthetic_goal_part", part)
         self._writer.add("synthetic_goal_combinations", number[order].astype(np.int32))
         self._writer.add("synthetic_goal_products", products[part])

@@ -98,21 +98,25 @@ def _spacy_tagger(name: str) -> Tagger:
 
 _WORD = re.compile(r"[^\W_]+(?:['’.&-][^\W_]+)*")
 _OTHER = frozenset(
-    "a an the this that these those and or nor but if so than as of for to in on at by with from "
-    "into onto over under up down off out about after before between per via without within "
-    "is are was were be been being am do does did has have had will would can could should may "
-    "might must not no yes i you he she we they it me him her us them my your his our their its "
-    "who what which when where how why all any both each every few more most other some such only "
-    "own same very too just also please".split()
+    """
+    a an the this that these those and or nor but if so than as of for to in on at by with from
+    into onto over under up down off out about after before between per via without within
+    is are was were be been being am do does did has have had will would can could should may
+    might must not no yes i you he she we they it me him her us them my your his our their its
+    who what which when where how why all any both each every few more most other some such only
+    own same very too just also please
+    """.split()  # noqa: SIM905
 )
 _ADJECTIVES = frozenset(
-    "big black blue brown casual classic clear cold comfortable compatible dark dry "
-    "easy extra fashionable fine firm flat foldable free fresh full gold good gray great green "
-    "grey happy hard heavy high hot large light little long loose low modern natural navy new "
-    "nice non old orange organic outdoor pink plain plus portable premium pure purple quick rare "
-    "raw red rich round royal rustic short silver simple slim small smart smooth soft solid "
-    "special square strong sturdy sweet tall thick thin tiny ultra universal vintage warm white "
-    "wide wild wireless yellow young".split()
+    """
+    big black blue brown casual classic clear cold comfortable compatible dark dry
+    easy extra fashionable fine firm flat foldable free fresh full gold good gray great green
+    grey happy hard heavy high hot large light little long loose low modern natural navy new
+    nice non old orange organic outdoor pink plain plus portable premium pure purple quick rare
+    raw red rich round royal rustic short silver simple slim small smart smooth soft solid
+    special square strong sturdy sweet tall thick thin tiny ultra universal vintage warm white
+    wide wild wireless yellow young
+    """.split()  # noqa: SIM905
 )
 _ADJECTIVE_ENDS = ("able", "ible", "ful", "less", "ous", "ive", "ish", "ic", "proof", "ly", "est")
 _VERB_ENDS = ("ing", "ed")

@@ -25,6 +25,12 @@ from eto_gym.errors import DataError
 CHUNK = 1 << 20
 """Characters read from a file at a time."""
 
+MAX_VALUE = 1 << 26
+"""Characters that one member of a file may take; a longer one is taken for a missing quote."""
+
+_LONGEST_ATOM = 16
+"""More than the characters of the longest escape sequence or word (`-Infinity`) of JSON."""
+
 NO_ATTRIBUTES = ("DUMMY_ATTR",)
 """Attributes of a product that the attribute file does not list, as in the original."""
 
@@ -223,8 +229,8 @@ class _Reader:
             self._raw: IO[bytes] = path.open("rb")
         except OSError as err:
             raise DataError(f"cannot read {path}: {err.strerror or err}") from err
-        plain = lzma.open(self._raw) if path.suffix == ".xz" else self._raw
-        self._text = TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogatepass")  # type: ignore[type-var]
+        plain = lzma.LZMAFile(self._raw) if path.suffix == ".xz" else self._raw
+        self._text = TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogatepass")
 
     def __enter__(self) -> _Reader:
         return self
@@ -261,15 +267,23 @@ class _Reader:
         while True:
             try:
                 value, end = self._DECODE(self._window, self._at)
-            except (json.JSONDecodeError, RecursionError) as err:
-                if isinstance(err, RecursionError) or not self._read_on():
-                    raise self.error(f"malformed or cut short ({err})") from err
+            except RecursionError as err:
+                raise self.error("nested too deeply") from err
+            except json.JSONDecodeError as err:
+                if not self._may_be_cut(err) or not self._read_on():
+                    raise self.error(f"malformed or cut short ({err.msg})") from err
                 continue
             # A number that touches the window's end may go on behind it.
             if end == len(self._window) and self._read_on():
                 continue
             self._at = end
             return value
+
+    def _may_be_cut(self, err: json.JSONDecodeError) -> bool:
+        """Tell whether reading on can cure the error, lest a bad file be read to its end."""
+        if len(self._window) - self._at > MAX_VALUE:
+            return False
+        return err.msg.startswith("Unterminated") or len(self._window) - err.pos < _LONGEST_ATOM
 
     def _peek(self) -> str:
         while True:

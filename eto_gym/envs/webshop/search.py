@@ -9,6 +9,7 @@ that can still reach the top (the MaxScore idea of Turtle and Flood, 1995).
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,16 @@ import numpy as np
 
 from eto_gym.envs.webshop import kernels
 from eto_gym.envs.webshop.analysis import analyze
-from eto_gym.envs.webshop.store import Array, Store
+from eto_gym.envs.webshop.store import Array, Store, buffer_of
+
+COMPILE_FROM = 20_000
+"""Products from which on numba is worth its import (about a second and 100 MB)."""
 
 _MARGIN = 1 + 1e-5
 """Bounds are widened by this much, because scores are rounded to float32 in the end."""
+
+_LOOKUP_COST = 12
+"""How many times longer it takes to look a product up in a sorted list than to pass over one."""
 
 
 class _Term(NamedTuple):
@@ -34,26 +41,37 @@ class _Term(NamedTuple):
 class Search:
     """The search engine of one catalog."""
 
-    def __init__(self, source: Store | str | Path) -> None:
+    def __init__(self, source: Store | str | Path, *, compiled: bool | None = None) -> None:
         """Open the engine.
 
         Args:
             source: An index folder, or its opened store.
+            compiled: Use numba's kernels. None, the default, uses them where numba is installed and
+                the catalog is so large that they gain more than importing numba costs. The results
+                are the same either way.
 
         Raises:
             DataError: The folder is no complete index of this version.
+            MissingDependencyError: `compiled` is true and numba is not installed.
         """
         store = source if isinstance(source, Store) else Store.open(Path(source))
         self._asins = store.texts("asins")
         self._terms = store.texts("terms")
-        self._starts = memoryview(store.array("term_starts"))
+        self._starts = buffer_of(store.array("term_starts"))
         self._largest = store.array("term_largest")
         self._products = store.array("posting_products")
         self._denominators = store.array("posting_denominators")
         self._asin_ranks = store.array("asin_ranks")
         self._documents = int(store.manifest["searchable_products"])
+        if compiled is None:
+            compiled = len(self._asins) >= COMPILE_FROM and kernels.numba_is_installed()
+        self._compiled = compiled
         # All zero between two queries; sparing a query the clearing of a whole array.
         self._scores = np.zeros(len(self._asins), np.float64)
+
+    @cached_property
+    def _kernels(self) -> kernels.Kernels:
+        return kernels.compiled_kernels() if self._compiled else kernels.NUMPY
 
     def top(self, query: str, k: int = 50) -> list[str]:
         """Return the asins of the `k` best products, best first."""
@@ -102,38 +120,46 @@ class Search:
 
     def _candidates(self, terms: list[_Term], k: int) -> tuple[Array, Array]:
         """Return products, the best `k` and their equals among them, with their full scores."""
-        scores = self._scores
-        left = sum(term.bound for term in terms)
+        scores, loops = self._scores, self._kernels
         seen: list[Array] = []
         count = 0
         try:
             for at, term in enumerate(terms):
-                left = sum(other.bound for other in terms[at + 1 :])
-                new = kernels.accumulate(scores, term.products, term.denominators, term.weight)
+                new = loops.accumulate(scores, term.products, term.denominators, term.weight)
                 seen.append(new)
                 count += len(new)
+                left = sum(other.bound for other in terms[at + 1 :])
                 if left and count >= k:
                     # A product not seen so far can reach `left` at most.
-                    partial = np.concatenate([scores[part] for part in seen])
-                    threshold = float(np.partition(partial, count - k)[count - k])
-                    if left * _MARGIN < threshold:
-                        products = np.concatenate(seen)
-                        keep = np.flatnonzero((partial + left) * _MARGIN >= threshold)
-                        return _complete(products[keep], partial[keep], terms[at + 1 :])
-            products = np.concatenate(seen)
-            return products, scores[products]
+                    products = np.concatenate(seen)
+                    sums = scores[products]
+                    if left * _MARGIN < np.partition(sums, count - k)[count - k]:
+                        break
+            else:
+                products = np.concatenate(seen)
+                return products, scores[products]
         finally:
             for part in seen:
                 scores[part] = 0
+        return self._complete(products, sums, terms[at + 1 :], k)
 
-
-def _complete(products: Array, partial: Array, terms: list[_Term]) -> tuple[Array, Array]:
-    """Add what further terms contribute to these products."""
-    order = np.argsort(products)
-    products, sums = products[order], partial[order]
-    for term in terms:
-        at = np.searchsorted(term.products, products)
-        at[at == len(term.products)] = 0
-        hits = np.flatnonzero(term.products[at] == products)
-        sums[hits] += term.weight - term.weight / term.denominators[at[hits]]
-    return products, sums
+    def _complete(
+        self, products: Array, sums: Array, terms: list[_Term], k: int
+    ) -> tuple[Array, Array]:
+        """Add the contributions of further terms, dropping what cannot reach the top any more."""
+        scores, loops = self._scores, self._kernels
+        for at, term in enumerate(terms):
+            left = sum(other.bound for other in terms[at:])
+            threshold = np.partition(sums, len(sums) - k)[len(sums) - k]
+            keep = np.flatnonzero(sums >= threshold / _MARGIN - left * _MARGIN)
+            products, sums = products[keep], sums[keep]
+            if len(products) * _LOOKUP_COST < len(term.products):
+                place = np.searchsorted(term.products, products)
+                place[place == len(term.products)] = 0
+                hits = np.flatnonzero(term.products[place] == products)
+                sums[hits] += term.weight - term.weight / term.denominators[place[hits]]
+            else:
+                loops.spread(scores, term.products, term.denominators, term.weight)
+                sums += scores[products]
+                scores[term.products] = 0
+        return products, sums

@@ -7,6 +7,8 @@ as Lucene does.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 _STEP_2 = {
     "ational": "ate", "tional": "tion", "enci": "ence", "anci": "ance", "izer": "ize",
     "bli": "ble", "alli": "al", "entli": "ent", "eli": "e", "ousli": "ous", "ization": "ize",
@@ -114,7 +116,7 @@ def _vowels(word: str) -> list[bool]:
 def _measure(word: str) -> int:
     """Count the places where a consonant follows a vowel."""
     vowels = _vowels(word)
-    return sum(before and not after for before, after in zip(vowels, vowels[1:], strict=False))
+    return sum(before and not after for before, after in pairwise(vowels))
 
 
 def _has_vowel(word: str) -> bool:

@@ -31,12 +31,17 @@ VERSION = 1
 """Raised whenever a reader of the former version could misread the files."""
 
 
+def buffer_of(values: Array) -> memoryview:
+    """Return a view whose single items are read much faster than an array's."""
+    return memoryview(values)  # type: ignore[arg-type]
+
+
 class TextColumn(Sequence[str]):
     """A sequence of texts in one UTF-8 block."""
 
     def __init__(self, block: Array, offsets: Array) -> None:
-        self._block = memoryview(block)
-        self._offsets = memoryview(offsets)
+        self._block = buffer_of(block)
+        self._offsets = buffer_of(offsets)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -164,12 +169,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _map(path: Path) -> Array:
     if path.suffix == ".npy":
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            # A plain array over the same pages: slices of a memmap object are slow.
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         except (ValueError, EOFError, OSError) as err:
             raise DataError(f"{path} is no array file: {err}") from err
     if path.stat().st_size == 0:
         return np.zeros(0, np.uint8)
-    return np.memmap(path, np.uint8, "r")
+    return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
 def _sha256(path: Path) -> str:
@@ -268,7 +274,7 @@ class FolderWriter:
 
     def scratch(self) -> BinaryIO:
         """Return a file for intermediate results; it has no name and vanishes when closed."""
-        return tempfile.TemporaryFile(dir=self._work)  # type: ignore[return-value]
+        return tempfile.TemporaryFile(dir=self._work)
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest and give the folder its name."""
@@ -291,7 +297,7 @@ class FolderWriter:
         (self._work / MANIFEST).write_text(text + "\n", "utf-8")
         _sync(self._work / MANIFEST)
         self._work.chmod(0o755)
-        os.replace(self._work, self._folder)
+        self._work.replace(self._folder)
 
 
 def _sync(path: Path) -> None:
