@@ -1,0 +1,351 @@
+"""Fetches files over HTTP so that what is in place is whole and verified, and unpacks archives.
+
+A download goes to `<target>.part`, survives broken connections and killed processes by resuming
+where it stopped, is checked, and only then takes its name. The checksum of a finished file is kept
+beside it (`<target>.sha256`), so that later calls can verify without asking the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm.auto import tqdm
+
+from eto_gym.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 18
+_PERMANENT = frozenset({400, 401, 403, 404, 405, 410, 451})
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that is in place.
+
+    Attributes:
+        path: Where it is.
+        sha256: Its checksum, in lower-case hexadecimal.
+        downloaded: Bytes that this call fetched; 0 where the file was there already.
+    """
+
+    path: Path
+    sha256: str
+    downloaded: int
+
+
+def data_home() -> Path:
+    """Return the folder for downloaded data: `$ETO_GYM_DATA`, or `eto-gym` in the user's cache."""
+    if chosen := os.environ.get("ETO_GYM_DATA"):
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "eto-gym"
+
+
+def fetch(
+    url: str,
+    target: Path | str,
+    *,
+    sha256: str | None,
+    attempts: int = 5,
+    timeout: float = 30.0,
+    pause: float = 1.0,
+    progress: bool = True,
+) -> Fetched:
+    """Download `url` to `target` unless the verified file is there already.
+
+    Args:
+        url: An http or https address.
+        target: The file to write; missing folders are made.
+        sha256: The checksum that the file must have. None accepts what comes the first time,
+            records its checksum beside it, and verifies against the record from then on.
+        attempts: How often to connect before giving up; each resumes where the last one stopped.
+        timeout: Seconds of silence after which a connection counts as broken.
+        pause: Seconds to wait before the second attempt; doubled before each further one.
+        progress: Show a progress bar on standard error.
+
+    Raises:
+        DataError: The file cannot be fetched, or is not the one that was asked for.
+    """
+    target = Path(target)
+    if urllib.parse.urlsplit(url).scheme not in {"http", "https"}:
+        raise DataError(f"expected an http or https address, got {url!r}")
+    wanted = sha256.lower() if sha256 else _recorded(target)
+    if target.exists():
+        found = file_sha256(target)
+        if wanted is None or found == wanted:
+            with suppress(OSError):  # A read-only folder is no reason to refuse a good file.
+                _write_atomically(_record_of(target), f"{found}  {target.name}\n")
+            return Fetched(target, found, 0)
+        raise DataError(
+            f"{target} has the checksum {found}, expected {wanted}: it is damaged or another "
+            "version. Remove it to download it again"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        with _only_one(part):
+            downloaded = _download(url, part, attempts, timeout, pause, progress)
+            found = file_sha256(part)
+            if wanted is not None and found != wanted:
+                part.unlink()
+                raise DataError(
+                    f"{url} has the checksum {found}, expected {wanted}: nothing was kept. The "
+                    "file behind the address changed, or something between altered it"
+                )
+            part.replace(target)
+            _origin_of(part).unlink(missing_ok=True)
+            _write_atomically(_record_of(target), f"{found}  {target.name}\n")
+    except OSError as err:
+        raise DataError(f"cannot write {target}: {err}") from err
+    return Fetched(target, found, downloaded)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def extract_zip(
+    archive: Path,
+    folder: Path,
+    *,
+    keep: Callable[[str], bool] | None = None,
+    max_bytes: int = 20 << 30,
+    progress: bool = True,
+) -> int:
+    """Unpack a zip archive into `folder` and return how many files it holds there now.
+
+    Every file appears whole or not at all, and files that are there already with the right contents
+    are left alone, so that a killed call can simply be repeated.
+
+    Args:
+        archive: The archive.
+        folder: Where its files go; made if missing.
+        keep: Selects members by their name in the archive; None keeps all.
+        max_bytes: Refuse archives that unpack to more than this (20 GiB by default).
+        progress: Show a progress bar on standard error.
+
+    Raises:
+        DataError: The archive is damaged, too large, or has a member that would land outside of
+            `folder` or is not a plain file. Nothing was unpacked in the last two cases.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = [
+                (member, _safe_target(member, folder, archive))
+                for member in content.infolist()
+                if not member.is_dir() and (keep is None or keep(member.filename))
+            ]
+            size = sum(member.file_size for member, _ in members)
+            if size > max_bytes:
+                raise DataError(f"{archive} unpacks to {size:,} bytes, more than {max_bytes:,}")
+            for member, target in tqdm(
+                members, desc=f"unpack {archive.name}", unit="file", disable=not progress
+            ):
+                if not _is_extracted(member, target):
+                    _extract_member(content, member, target)
+            return len(members)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as err:
+        raise DataError(f"{archive} is not a readable zip archive: {err}") from err
+    except OSError as err:
+        raise DataError(f"cannot unpack {archive} into {folder}: {err}") from err
+
+
+# --- downloading ---------------------------------------------------------------------------------
+
+
+def _download(
+    url: str, part: Path, attempts: int, timeout: float, pause: float, progress: bool
+) -> int:
+    """Complete the partial file, over several connections if need be; return the bytes fetched."""
+    fetched = 0
+    with tqdm(
+        desc=part.name.removesuffix(".part"),
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        disable=not progress,
+    ) as bar:
+        for attempt in range(1, attempts + 1):
+            problem: Exception
+            try:
+                for count in _stream(url, part, timeout, bar):
+                    fetched += count
+                return fetched
+            except urllib.error.HTTPError as err:
+                if err.code in _PERMANENT:
+                    raise DataError(f"{url} answered {err.code} {err.reason}") from err
+                problem = err
+            except (urllib.error.URLError, http.client.HTTPException, OSError) as err:
+                if isinstance(err, OSError) and _is_local(err):
+                    raise
+                problem = err
+            if attempt < attempts:
+                logger.warning("%s: %s; trying again", url, problem)
+                time.sleep(pause * 2 ** (attempt - 1))
+        raise DataError(
+            f"cannot download {url}: {problem} (after {attempts} attempts). What has come so far "
+            f"is in {part} and the next call goes on from there"
+        ) from problem
+
+
+def _stream(url: str, part: Path, timeout: float, bar: tqdm[None]) -> Iterator[int]:
+    """Fetch what is missing of the partial file over one connection."""
+    have = part.stat().st_size if part.exists() else 0
+    origin = _read_origin(part)
+    headers = {"User-Agent": "eto-gym", "Accept-Encoding": "identity"}
+    if have and origin.get("url") == url and origin.get("version"):
+        # Resume only the very file that the first bytes came from; else the server sends all of it.
+        headers |= {"Range": f"bytes={have}-", "If-Range": origin["version"]}
+    try:
+        response = urllib.request.urlopen(  # the scheme was checked by `fetch`
+            urllib.request.Request(url, headers=headers), timeout=timeout
+        )
+    except urllib.error.HTTPError as err:
+        if err.code == 416:
+            if err.headers.get("Content-Range") == f"bytes */{have}":
+                return  # Nothing was missing: an earlier call was killed just before its end.
+            part.unlink(missing_ok=True)
+            raise ConnectionError("the server refused to resume") from err
+        raise
+    with response:
+        resumed = response.status == 206
+        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            raise ConnectionError("the server resumed at the wrong place")
+        if not resumed:
+            have = 0
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if version.startswith("W/"):
+            version = ""  # A weak tag does not promise equal bytes.
+        _write_atomically(_origin_of(part), json.dumps({"url": url, "version": version}))
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length and length.isdigit() else None
+        bar.total = total
+        bar.n = have
+        bar.refresh()
+        with part.open("ab" if resumed else "wb") as file:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                bar.update(len(chunk))
+                yield len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if total is not None and have != total:
+            raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
+
+
+def _is_local(err: OSError) -> bool:
+    """Tell a full or forbidden disk, which no new connection cures, from a network failure."""
+    return err.filename is not None or err.errno in {28, 30, 122}
+
+
+@contextmanager
+def _only_one(part: Path) -> Iterator[None]:
+    """Keep two processes from writing one partial file; a killed process leaves no lock behind."""
+    lock = part.with_name(part.name + ".lock")
+    with lock.open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: no lock to be had
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise DataError(f"another process is downloading to {part}; wait for it") from err
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _origin_of(part: Path) -> Path:
+    return part.with_name(part.name + ".origin")
+
+
+def _read_origin(part: Path) -> dict[str, str]:
+    try:
+        origin = json.loads(_origin_of(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+def _record_of(target: Path) -> Path:
+    return target.with_name(target.name + ".sha256")
+
+
+def _recorded(target: Path) -> str | None:
+    try:
+        words = _record_of(target).read_text(encoding="utf-8").split()
+    except OSError:
+        return None
+    return words[0].lower() if words else None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return
+    except OSError:
+        pass
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+# --- unpacking -----------------------------------------------------------------------------------
+
+
+def _safe_target(member: zipfile.ZipInfo, folder: Path, archive: Path) -> Path:
+    """Return where a member goes, or refuse the archive."""
+    name = member.filename
+    path = PurePosixPath(name)
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    inside = path.parts and not path.is_absolute() and ".." not in path.parts
+    if not inside or set(name) & set("\\:\0") or kind not in {0, stat.S_IFREG}:
+        raise DataError(f"{archive} holds {name!r}, which is not a plain file inside its folder")
+    target = folder.joinpath(*path.parts)
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{archive} holds {name!r}, which leads outside of {folder}")
+    return target
+
+
+def _is_extracted(member: zipfile.ZipInfo, target: Path) -> bool:
+    if not target.is_file() or target.stat().st_size != member.file_size:
+        return False
+    return zlib.crc32(target.read_bytes()) == member.CRC
+
+
+def _extract_member(content: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
+    try:
+        with os.fdopen(handle, "wb") as file, content.open(member) as source:
+            shutil.copyfileobj(source, file)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
