@@ -229,7 +229,7 @@ class _Reader:
             self._raw: IO[bytes] = path.open("rb")
         except OSError as err:
             raise DataError(f"cannot read {path}: {err.strerror or err}") from err
-        plain = lzma.LZMAFile(self._raw) if path.suffix == ".xz" else self._raw
+        plain = lzma.LZMAFile(self._raw) if path.suffix == ".xz" else self._raw  # noqa: SIM115
         self._text = TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogatepass")
 
     def __enter__(self) -> _Reader:

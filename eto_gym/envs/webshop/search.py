@@ -8,6 +8,7 @@ that can still reach the top (the MaxScore idea of Turtle and Flood, 1995).
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,7 @@ class Search:
         if compiled is None:
             compiled = len(self._asins) >= COMPILE_FROM and kernels.numba_is_installed()
         self._compiled = compiled
+        self._lock = threading.Lock()
         # All zero between two queries; sparing a query the clearing of a whole array.
         self._scores = np.zeros(len(self._asins), np.float64)
 
@@ -92,7 +94,8 @@ class Search:
         terms = self._query_terms(query)
         if not terms:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        products, sums = self._candidates(terms, k)
+        with self._lock:
+            products, sums = self._candidates(terms, k)
         scores = sums.astype(np.float32)
         if len(scores) > k:
             worst = np.partition(scores, len(scores) - k)[len(scores) - k]
