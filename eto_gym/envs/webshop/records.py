@@ -273,8 +273,8 @@ class _Reader:
                 if not self._may_be_cut(err) or not self._read_on():
                     raise self.error(f"malformed or cut short ({err.msg})") from err
                 continue
-            # A number that touches the window's end may go on behind it.
-            if end == len(self._window) and self._read_on():
+            # A number near the window's end may go on behind it: "-1", "." or "e+" come first.
+            if len(self._window) - end <= 2 and self._read_on():
                 continue
             self._at = end
             return value
