@@ -295,7 +295,7 @@ class _Reader:
                 return ""
 
     def _read_on(self) -> bool:
-        """Drop what was consumed and append more; False at the end of the file."""
+        """Drop what was consumed and append more; False, and no change, at the file's end."""
         if self._ended:
             return False
         # Doubling keeps the decoding of one value longer than a chunk linear.
@@ -304,12 +304,14 @@ class _Reader:
             more = self._text.read(size)
         except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as err:
             raise DataError(f"{self._path}: cannot be read on: {err}") from err
-        self._before += self._at
-        self._window = self._window[self._at :] + more
-        self._at = 0
-        self._ended = not more
         if self._progress:
             position = self._raw.tell()
             self._progress(position - self._reported)
             self._reported = position
-        return not self._ended
+        if not more:
+            self._ended = True
+            return False
+        self._before += self._at
+        self._window = self._window[self._at :] + more
+        self._at = 0
+        return True

@@ -38,7 +38,7 @@ WORD_BREAKS = [
     ("WB13a/b: underscores join", "a_b _1_ カ_a __", ["a_b", "_1_", "カ_a"]),
     ("WB15/16: flags are pairs", "🇩🇪🇫🇷🇮", ["🇩🇪", "🇫🇷"]),
     ("full-width digits are numbers", "１２.５", ["１２.５"]),
-    ("other marks split", "a-b c/d (e) f&g $5 50%", list("abcdefg") + ["5", "50"]),
+    ("other marks split", "a-b c/d (e) f&g $5 50%", [*"abcdefg", "5", "50"]),
     ("Han characters stand alone", "日本茶屋 mug", ["日", "本", "茶", "屋", "mug"]),
     ("Han beyond the BMP too", "𠀀𠀁", ["𠀀", "𠀁"]),
     ("Hiragana characters stand alone", "ひらがな", ["ひ", "ら", "が", "な"]),
