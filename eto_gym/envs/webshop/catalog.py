@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from eto_gym.envs.webshop.goals import GOAL_KINDS, Goal, GoalKind, Goals
 from eto_gym.envs.webshop.nouns import RULES, TaggerFunction
 from eto_gym.envs.webshop.search import Search
-from eto_gym.envs.webshop.store import Store
+from eto_gym.envs.webshop.store import MANIFEST, Store
 from eto_gym.errors import UnknownNameError, check_choice
 
 __all__ = ["Catalog", "Goal", "GoalKind", "Goals", "Product"]
@@ -110,12 +110,16 @@ class Catalog:
             DataError: The folder is missing, unfinished, truncated, or of another version.
         """
         path = Path(folder).resolve()
-        store = Store.open(path, verify=verify)
-        key = (str(path), (path / "manifest.json").stat().st_mtime_ns)
         with cls._lock:
+            try:
+                key = (str(path), (path / MANIFEST).stat().st_mtime_ns)
+            except OSError:
+                key = (str(path), 0)  # `Store.open` says what is wrong
             catalog = cls._opened.get(key)
-            if catalog is None:
-                catalog = cls._opened[key] = cls(store, name=path.name, folder=path)
+            if catalog is None or verify:
+                store = Store.open(path, verify=verify)
+                catalog = catalog or cls(store, name=path.name, folder=path)
+                cls._opened[key] = catalog
         return catalog
 
     @classmethod
