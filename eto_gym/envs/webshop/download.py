@@ -6,6 +6,7 @@ recorded beside each file, and later calls verify the file against it.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,3 +99,21 @@ def _download(file: OfficialFile, folder: Path, address: str, progress: bool) ->
             f"{path}"
         )
     return path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `eto-gym data download webshop`."""
+    add = parser.add_argument
+    add("--small", action="store_true", help="the 1,000-product variant (5 MB)")
+    add("--out", type=Path, metavar="DIR", help="folder for the files (default: the data home)")
+    add("--mirror", default=ADDRESS, metavar="URL", help="address; {id} is a file's id on Drive")
+
+
+def run(args: argparse.Namespace) -> str:
+    """Download as the options say and return what to tell the user."""
+    files = download(args.out, small=args.small, address=args.mirror)
+    return (
+        "Build a catalog from these files with:\n  eto-gym data build webshop "
+        f"--products {files.products} --attributes {files.attributes} --goals {files.goals} "
+        "--out FOLDER"
+    )

@@ -48,7 +48,7 @@ def tokenize(text: str) -> list[str]:
 
 def _ascii_tokens(text: str) -> list[str]:
     tokens: list[str] = _ASCII_WORD.findall(text)
-    if "_" in text or any(len(token) > MAX_TOKEN for token in tokens):
+    if "_" in text or max(map(len, tokens), default=0) > MAX_TOKEN:
         return _scan(text)
     return tokens
 

@@ -52,9 +52,18 @@ def sources(tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
+def build(sources: dict[str, Path], out: Path) -> Path:
+    return build_catalog(
+        products=sources["products"],
+        attributes=sources["attributes"],
+        goals=sources["goals"],
+        out=out,
+    )
+
+
 @pytest.fixture
 def index(sources: dict[str, Path], tmp_path: Path) -> Path:
-    return build_catalog(**sources, out=tmp_path / "index")
+    return build(sources, tmp_path / "index")
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
@@ -95,7 +104,7 @@ def test_a_built_folder_opens_and_verifies(index: Path, tmp_path: Path) -> None:
 
 
 def test_builds_are_deterministic(sources: dict[str, Path], index: Path, tmp_path: Path) -> None:
-    again = build_catalog(**sources, out=tmp_path / "again")
+    again = build(sources, tmp_path / "again")
     assert read_manifest(again) == read_manifest(index)
 
 
@@ -163,13 +172,13 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_an_existing_folder_is_left_alone(sources: dict[str, Path], index: Path) -> None:
     before = sorted((path.name, path.stat().st_mtime_ns) for path in index.iterdir())
     with pytest.raises(DataError, match="exists already"):
-        build_catalog(**sources, out=index)
+        build(sources, index)
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in index.iterdir())
 
 
 def test_an_empty_folder_is_taken(sources: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert len(Catalog.open(build_catalog(**sources, out=tmp_path / "empty"))) == 3
+    assert len(Catalog.open(build(sources, tmp_path / "empty"))) == 3
 
 
 @pytest.mark.parametrize("broken", ["products", "attributes", "goals"])
@@ -179,7 +188,7 @@ def test_a_failed_build_leaves_nothing(
     text = sources[broken].read_text()
     sources[broken].write_text(text[: len(text) // 2])
     with pytest.raises(DataError, match=f"{broken}.json"):
-        build_catalog(**sources, out=tmp_path / "index")
+        build(sources, tmp_path / "index")
     assert {path.name for path in tmp_path.iterdir()} == {
         "products.json", "attributes.json", "goals.json",
     }  # fmt: skip
@@ -188,13 +197,13 @@ def test_a_failed_build_leaves_nothing(
 def test_no_product_at_all(sources: dict[str, Path], tmp_path: Path) -> None:
     sources["products"].write_text('[{"asin": "nan"}, 5, null]')
     with pytest.raises(DataError, match="no product"):
-        build_catalog(**sources, out=tmp_path / "index")
+        build(sources, tmp_path / "index")
 
 
 def test_a_missing_source(sources: dict[str, Path], tmp_path: Path) -> None:
     sources["goals"] = tmp_path / "none.json"
     with pytest.raises(DataError, match=r"none\.json"):
-        build_catalog(**sources, out=tmp_path / "index")
+        build(sources, tmp_path / "index")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
@@ -228,7 +237,7 @@ def test_a_killed_build_never_looks_finished(sources: dict[str, Path], tmp_path:
     for folder in leftover:
         with pytest.raises(DataError):
             Catalog.open(folder)
-    assert len(Catalog.open(build_catalog(**sources, out=out))) == 3
+    assert len(Catalog.open(build(sources, out))) == 3
 
 
 def test_leaving_the_writer_early_removes_its_folder(tmp_path: Path) -> None:

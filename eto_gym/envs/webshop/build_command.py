@@ -1,4 +1,4 @@
-"""`eto-gym data download webshop` and `eto-gym data build webshop`."""
+"""The command `eto-gym data build webshop`."""
 
 from __future__ import annotations
 
@@ -7,28 +7,12 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-
-def configure_download(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the download."""
-    parser.add_argument("--small", action="store_true", help="the 1,000-product variant")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files")
+from eto_gym.envs.webshop.build import build_catalog
+from eto_gym.envs.webshop.store import read_manifest
 
 
-def download(args: argparse.Namespace) -> int:
-    """Download the official files and print the command that builds a catalog from them."""
-    from eto_gym.envs.webshop.download import download as download_files
-
-    files = download_files(args.out, small=args.small)
-    print(
-        "Build the catalog with:\n  eto-gym data build webshop "
-        f"--products {files.products} --attributes {files.attributes} --goals {files.goals} "
-        "--out FOLDER"
-    )
-    return 0
-
-
-def configure_build(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the build."""
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     add = parser.add_argument
     add("--products", type=Path, required=True, metavar="FILE", help="items_shuffle.json")
     add("--attributes", type=Path, required=True, metavar="FILE", help="items_ins_v2.json")
@@ -45,11 +29,8 @@ def configure_build(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="read the first N product records only")
 
 
-def build(args: argparse.Namespace) -> int:
-    """Build the index folder, with a progress bar."""
-    from eto_gym.envs.webshop.build import build_catalog
-    from eto_gym.envs.webshop.store import read_manifest
-
+def run(args: argparse.Namespace) -> str:
+    """Build the index folder behind a progress bar and return what to tell the user."""
     with _Bars() as bars:
         folder = build_catalog(
             products=args.products,
@@ -64,11 +45,11 @@ def build(args: argparse.Namespace) -> int:
         )
     manifest = read_manifest(folder)
     goals = manifest["goals"]
-    print(
-        f"{folder}: {manifest['products']:,} products, {goals['human']:,} human and "
-        f"{goals['synthetic']:,} synthetic goals, nouns by {manifest['tagger']}"
+    return (
+        f"{manifest['products']:,} products, {goals['human']:,} human and "
+        f"{goals['synthetic']:,} synthetic goals, nouns by {manifest['tagger']}.\n"
+        f'gym.make("ETO/WebShop-v0", catalog="{folder}")'
     )
-    return 0
 
 
 class _Bars:

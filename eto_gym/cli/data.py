@@ -1,0 +1,38 @@
+"""`eto-gym data`: download or build the data of a benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+DATA_COMMANDS = {
+    "download": {
+        "webshop": ("eto_gym.envs.webshop.download", "the official products and goals (5 GB)"),
+    },
+    "build": {
+        "webshop": ("eto_gym.envs.webshop.build_command", "a catalog from the official files"),
+    },
+}
+"""Action -> benchmark -> (module, one line of help). A module offers `configure(parser)`, which
+adds its arguments, and `run(args) -> str`, which does the work and returns what to tell the user.
+Modules must be light to import: all are imported to build the parser."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and, below them, the benchmarks that have them."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, benchmarks in DATA_COMMANDS.items():
+        summary = f"{action} the data of {', '.join(benchmarks)}"
+        action_parser = actions.add_parser(action, help=summary, description=summary)
+        names = action_parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+        for benchmark, (module_name, help_text) in benchmarks.items():
+            module = importlib.import_module(module_name)
+            benchmark_parser = names.add_parser(benchmark, help=help_text, description=help_text)
+            module.configure(benchmark_parser)
+            benchmark_parser.set_defaults(run_data_command=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen command and print what it returns."""
+    print(args.run_data_command(args))
+    return 0
