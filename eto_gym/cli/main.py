@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
+    "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
 }
 """Name of a command -> (module, one line of help). A module offers `configure(parser)`, which adds

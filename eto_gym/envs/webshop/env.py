@@ -8,8 +8,8 @@ from typing import Any, Literal
 import eto_gym
 from eto_gym.env import TextEnv
 from eto_gym.envs.webshop.catalog import Catalog
-from eto_gym.envs.webshop.goals import GoalKind
 from eto_gym.envs.webshop.expert import WebShopExpert
+from eto_gym.envs.webshop.goals import GoalKind
 from eto_gym.envs.webshop.prompt import PROMPT
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop

@@ -18,13 +18,14 @@ _PRICE_LIMIT = re.compile(
 )
 _PRICE = re.compile(r"\$(\d+(?:\.\d+)?)")
 # Words of instructions that say nothing about the product.
-_FILLER = frozenset(
-    "a an the and or of for to in on at by with from as it is are be that this these those there "
-    "i i'm i'd i've im am you me my we our need needs want wants would like looking look find get "
-    "buy please help can could should show some one ones so also sold made comes come has have "
-    "having which what do does size color flavor scent style version length capacity value "
-    "smells name must choose pick something interested wanted only not than under".split()
+_FILLER_WORDS = (
+    "a also am an and are as at be buy by can capacity choose color come comes could do does find "
+    "flavor for from get has have having help i i'd i'm i've im in interested is it length like "
+    "look looking made me must my name need needs not of on one ones only or our pick please "
+    "scent should show size smells so sold some something style than that the there these this "
+    "those to under value version want wanted wants we what which with would you"
 )
+_FILLER = frozenset(_FILLER_WORDS.split())
 
 OPENING_THOUGHTS = (
     "The instruction asks for this: {wish}. I search with its telling words.",
@@ -63,10 +64,10 @@ REOPEN_THOUGHTS = ("The earlier product {asin} was the better one, so I open it 
 class _Item:
     """What the shopper knows of one product of the results page."""
 
+    rank: int
     asin: str
     title: str
     price: str
-    rank: int
     words: set[str] = field(default_factory=set)
     opened: bool = False
     read: list[str] = field(default_factory=list)
@@ -155,7 +156,7 @@ class WebShopExpert:
     def _list_items(self, segments: list[str]) -> None:
         listed = segments[segments.index("Next >") + 1 :] if "Next >" in segments else []
         for rank, place in enumerate(range(0, len(listed) - 2, 3)):
-            item = _Item(*listed[place : place + 3], rank)
+            item = _Item(rank, listed[place], listed[place + 1], listed[place + 2])
             item.learn(item.title)
             self._items[item.asin] = item
         # Wanted words that most titles hold name the thing itself; the others, its properties.

@@ -45,11 +45,13 @@ class ItemPage:
         text: The same in the plain-text rendering.
         clickables: Lower-cased clickable -> name of the option that it sets, or None for a button,
             in the order of the page. A value that two options share belongs to the last one.
+        actions: The sorted actions that click them, see `click_actions`.
     """
 
     pieces: tuple[Piece, ...]
     text: str
     clickables: Mapping[str, str | None]
+    actions: tuple[str, ...]
 
 
 class Pages:
@@ -67,7 +69,7 @@ class Pages:
         self.show_attributes = show_attributes
         # Bounded, so that a million products do not fill the memory one page after the other.
         self.item = lru_cache(_KEPT_PRODUCTS)(self._item)
-        self.result_text = lru_cache(_KEPT_PRODUCTS)(self._result_text)
+        self.result = lru_cache(_KEPT_PRODUCTS)(self._result)
 
     def result_pieces(self, product: int) -> tuple[Piece, Piece, Piece]:
         """Return the pieces of one product on a results page."""
@@ -78,8 +80,10 @@ class Pages:
             Piece(catalog.price_text(product)),
         )
 
-    def _result_text(self, product: int) -> str:
-        return plain_text(self.result_pieces(product))
+    def _result(self, product: int) -> tuple[str, str]:
+        """Return a product's clickable and its plain text on a results page."""
+        pieces = self.result_pieces(product)
+        return pieces[0].text.lower(), plain_text(pieces)
 
     def _item(self, index: int) -> ItemPage:
         product = self.catalog.product(index)
@@ -99,7 +103,39 @@ class Pages:
         }
         for name, values in product.options.items():
             clickables.update(dict.fromkeys(values, name))
-        return ItemPage(tuple(pieces), plain_text(pieces), clickables)
+        actions = tuple(click_actions(clickables))
+        return ItemPage(tuple(pieces), plain_text(pieces), clickables, actions)
+
+
+def parse_action(action: str) -> tuple[str, str | None]:
+    r"""Split `name[argument]` as the original's pattern `(.+)\[(.+)\]` does.
+
+    Both parts are as long as possible, the name first; neither is empty nor crosses a line break;
+    what follows is ignored. An action of another form is all name. Linear in the action's length.
+
+    Example:
+        >>> parse_action("click[Buy Now] now"), parse_action("buy now")
+        (('click', 'Buy Now'), ('buy now', None))
+    """
+    line = action.partition("\n")[0]
+    end = line.rfind("]")
+    start = line.rfind("[", 1, max(end - 1, 0))
+    if start < 0:
+        return action, None
+    return line[:start], line[start + 1 : end]
+
+
+def click_actions(clickables: Iterable[str]) -> list[str]:
+    """Return the sorted actions that click these.
+
+    Left out is what no action reaches: the search button, an empty option value, and values whose
+    brackets or line breaks the action format cannot carry.
+    """
+    return sorted(
+        f"click[{target}]"
+        for target in clickables
+        if target != "search" and parse_action(f"click[{target}]") == ("click", target)
+    )
 
 
 def index_pieces(instruction: str) -> list[Piece]:
@@ -110,6 +146,12 @@ def index_pieces(instruction: str) -> list[Piece]:
 def head_pieces(instruction: str) -> list[Piece]:
     """Return what every page but the search page and the last begins with."""
     return [Piece("Instruction:"), Piece(instruction), Piece(BACK, "button")]
+
+
+@lru_cache(1024)
+def results_bar_text(number: int, total: int) -> str:
+    """Render `results_bar_pieces` in plain text."""
+    return plain_text(results_bar_pieces(number, total))
 
 
 def results_bar_pieces(number: int, total: int) -> list[Piece]:

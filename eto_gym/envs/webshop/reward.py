@@ -13,7 +13,7 @@ from eto_gym.envs.webshop.goals import Goal
 MATCH_SCORE = 85
 """Two phrases match when their token-set ratio (0..100) is above this."""
 
-COLORS = (
+_COLOR_WORDS = (
     "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown "
     "burgundy camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee "
     "cognac copper coral cranberry cream crystal dark denim eggplant elephant espresso fuchsia "
@@ -22,7 +22,8 @@ COLORS = (
     "mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red "
     "rose royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower "
     "tan taupe teal tiger turquoise violet walnut wheat white wine yellow"
-).split()
+)
+COLORS = tuple(_COLOR_WORDS.split())
 """Colour words in the order in which the original tries them; the first contained one wins, so
 "dark red" becomes "dark" and "blush pink" becomes "blush"."""
 
@@ -61,10 +62,8 @@ class Reward:
 
     def parts(self) -> dict[str, float | bool]:
         """Return the parts under the original's names; those that do not apply are left out."""
-        names = (
-            "r_type r_att w_att query_match category_match title_score "
-            "r_option w_option r_price w_price"
-        ).split()
+        names = ["r_type", "r_att", "w_att", "query_match", "category_match", "title_score"]
+        names += ["r_option", "w_option", "r_price", "w_price"]
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -115,10 +114,8 @@ def _type_reward(product: Product, goal: Goal) -> tuple[float, bool, bool, float
     query_match = product.query == goal.query
     shared = _categories(product.product_category) & _categories(goal.product_category)
     category_match = len(shared) >= 2
-    if goal.nouns:
-        title_score = len(set(product.nouns) & set(goal.nouns)) / len(goal.nouns)
-    else:
-        title_score = 0.2
+    shared_nouns = set(product.nouns) & set(goal.nouns)
+    title_score = len(shared_nouns) / len(goal.nouns) if goal.nouns else 0.2
     r_type = 1.0 if query_match or category_match or title_score > 0.2 else 0.5
     if title_score < 0.1:
         r_type = 0.1

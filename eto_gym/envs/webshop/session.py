@@ -31,7 +31,8 @@ class Session:
         page: The kind of page shown.
         keywords: Words of the last search, split at single spaces.
         number: Number of the results page, from 1 on.
-        hits: Products that the last search found, best first; up to date on a results page.
+        hits: Products that the last search found, best first.
+        shown: Those of them on the results page.
         product: The product shown or bought.
         sub_page: Name of the sub-page shown, or empty.
         options: Chosen options of the product, name -> value, in the order of choosing.
@@ -55,13 +56,20 @@ class Session:
         self.session_id = str(goal.index) if session_id is None else session_id
         self.seed = seed
         self.random_searches = 0
+        self.page: PageName = "index"
+        self.keywords: list[str] = []
         self.number = 1
+        self.hits: list[int] = []
+        self.shown: list[int] = []
         self.product: Product | None = None
         self.sub_page = ""
+        self.options: dict[str, str] = {}
+        self.seen: set[str] = set()
         self.reward: Reward | None = None
         self._bought: tuple[Product, dict[str, str]] | None = None
+        self._found: list[str] | None = None  # the keywords that `hits` belong to
+        self._products: dict[str, int] = {}  # clickable -> product, of `shown`
         self._head = pg.plain_text(pg.head_pieces(goal.instruction)) + pg.SEPARATOR
-        self._open_index()
 
     # --- acting ----------------------------------------------------------------------------------
 
@@ -70,7 +78,7 @@ class Session:
 
         Any string is legal; one that does not parse, or names nothing on the page, changes nothing.
         """
-        name, argument = parse_action(action)
+        name, argument = pg.parse_action(action)
         if argument is None:
             return 0.0, False
         argument = argument.lower()
@@ -131,25 +139,38 @@ class Session:
         return self.reward
 
     def _open_index(self) -> None:
-        self.page: PageName = "index"
-        self.keywords: list[str] = []
-        self.hits: list[int] = []
+        self.page = "index"
+        self.keywords, self.hits, self.shown = [], [], []
+        self._found = None
         self._leave_product()
-        self.seen: set[str] = set()
+        self.seen = set()
 
     def _show_results(self, number: int) -> None:
-        """Run the search (again) and show one page of it; like the original, forget all choices."""
+        """Show one page of the search's products; like the original, forget all choices.
+
+        The original searches again on every results page. That matters only where the search is a
+        random draw.
+        """
         self.page = "results"
         self.number = number
         self._leave_product()
         if self.keywords[0] == "<r>":
             self.random_searches += 1
-        self._run_search()
+            self._found = None
+        self._list_products()
 
     def _leave_product(self) -> None:
         self.product = None
         self.sub_page = ""
-        self.options: dict[str, str] = {}
+        self.options = {}
+
+    def _list_products(self) -> None:
+        if self._found != self.keywords:
+            self._run_search()
+            self._found = self.keywords
+        end = self.number * pg.PAGE_SIZE
+        self.shown = self.hits[end - pg.PAGE_SIZE : end]
+        self._products = {self.pages.result(index)[0]: index for index in self.shown}
 
     def _run_search(self) -> None:
         catalog = self.pages.catalog
@@ -166,9 +187,6 @@ class Session:
             self.hits = catalog.with_attribute(rest)
         else:
             self.hits = catalog.search(" ".join(self.keywords))
-        end = self.number * pg.PAGE_SIZE
-        self._shown = self.hits[end - pg.PAGE_SIZE : end]
-        self._products = {catalog.asin(index).lower(): index for index in self._shown}
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -193,14 +211,13 @@ class Session:
     def admissible_actions(self) -> list[str]:
         """Return the sorted actions that do something; `search[<query>]` stands for the search bar.
 
-        Left out are clickables that no action reaches: the search button, an empty option value,
-        and values whose brackets or line breaks the action format cannot carry.
+        Left out are clickables that no action reaches, see `click_actions`.
         """
-        clicks = (f"click[{target}]" for target in self.clickables() if target != "search")
-        actions = [click for click in clicks if parse_action(click) == ("click", click[6:-1])]
         if self.has_search_bar:
-            actions.append(f"search[{QUERY_SLOT}]")
-        return sorted(actions)
+            return [f"search[{QUERY_SLOT}]"]
+        if self.page == "item" and self.product is not None:
+            return list(self.pages.item(self.product.index).actions)
+        return pg.click_actions(self.clickables())
 
     @property
     def url(self) -> str:
@@ -221,8 +238,8 @@ class Session:
     def text(self) -> str:
         """Render the page in observation mode "text"."""
         if self.page == "results":
-            shown = [pg.plain_text(pg.results_bar_pieces(self.number, len(self.hits)))]
-            shown += map(self.pages.result_text, self._shown)
+            shown = [pg.results_bar_text(self.number, len(self.hits))]
+            shown += [self.pages.result(index)[1] for index in self.shown]
             return self._head + pg.SEPARATOR.join(shown)
         if self.page == "item" and self.product is not None:
             return self._head + self.pages.item(self.product.index).text
@@ -239,7 +256,7 @@ class Session:
         head = pg.head_pieces(self.goal.instruction)
         if self.page == "results":
             head += pg.results_bar_pieces(self.number, len(self.hits))
-            for index in self._shown:
+            for index in self.shown:
                 head += self.pages.result_pieces(index)
             return head
         assert self.product is not None, "item, sub-page and done page show a product"
@@ -288,23 +305,5 @@ class Session:
         session.options = dict(state["options"])
         session.seen = set(state["seen"])
         if session.page == "results":
-            session._run_search()
+            session._list_products()
         return session
-
-
-def parse_action(action: str) -> tuple[str, str | None]:
-    """Split `name[argument]` as the original's pattern `(.+)\\[(.+)\\]` does.
-
-    Both parts are as long as possible, the name first; neither is empty nor crosses a line break;
-    what follows is ignored. An action of another form is all name. Linear in the action's length.
-
-    Example:
-        >>> parse_action("click[Buy Now] now"), parse_action("buy now")
-        (('click', 'Buy Now'), ('buy now', None))
-    """
-    line = action.partition("\n")[0]
-    end = line.rfind("]")
-    start = line.rfind("[", 1, max(end - 1, 0))
-    if start < 0:
-        return action, None
-    return line[:start], line[start + 1 : end]

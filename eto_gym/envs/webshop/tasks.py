@@ -85,7 +85,7 @@ class GoalTasks(TaskSet):
     def __contains__(self, item: object) -> bool:
         """Tell whether a task, or a task id, belongs to the set."""
         if isinstance(item, Task):
-            return item.split == self.split and item.id in self
+            return item.split == self.split and self.__contains__(item.id)
         index = goal_index(item, self._kind) if isinstance(item, str) else None
         return index is not None and self._has(index)
 

@@ -70,3 +70,18 @@ def record(asin: str, name: str = "Red Mug", **fields: Any) -> dict[str, Any]:
         "product_category": "Home › Kitchen",
         **fields,
     }
+
+
+def options(**values: list[str]) -> dict[str, Any]:
+    """Options of a product record in the official form."""
+    return {name: [{"value": value} for value in listed] for name, listed in values.items()}
+
+
+def instruction(asin: str, text: str, attributes: list[str], wanted: list[str]) -> dict[str, Any]:
+    """A human goal in the official form."""
+    return {
+        "asin": asin,
+        "instruction": text,
+        "instruction_attributes": attributes,
+        "instruction_options": wanted,
+    }

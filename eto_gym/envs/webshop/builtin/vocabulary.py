@@ -4,119 +4,118 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TRAITS: dict[str, tuple[tuple[str, str], ...]] = {
-    "hair": (
-        *(("sulfate free", "adj"), ("paraben free", "adj"), ("cruelty free", "adj")),
-        *(("color safe", "adj"), ("leave in", "adj"), ("argan oil", "with"), ("tea tree", "with")),
-        *(("coconut oil", "with"), ("biotin complex", "with"), ("damaged hair", "for")),
-        *(("dry scalp", "for"), ("curly hair", "for"), ("fine hair", "for")),
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
+def _traits(adjectives: str, parts: str, uses: str) -> tuple[tuple[str, str], ...]:
+    return (
+        *((name, "adj") for name in _list(adjectives)),
+        *((name, "with") for name in _list(parts)),
+        *((name, "for") for name in _list(uses)),
+    )
+
+
+TRAITS = {
+    "hair": _traits(
+        "sulfate free, paraben free, cruelty free, color safe, leave in",
+        "argan oil, tea tree, coconut oil, biotin complex",
+        "damaged hair, dry scalp, curly hair, fine hair",
     ),
-    "skin": (
-        *(("fragrance free", "adj"), ("non greasy", "adj"), ("cruelty free", "adj")),
-        *(("alcohol free", "adj"), ("dermatologist tested", "adj"), ("anti aging", "adj")),
-        *(("shea butter", "with"), ("aloe vera", "with"), ("hyaluronic acid", "with")),
-        *(("vitamin c", "with"), ("sensitive skin", "for"), ("dry skin", "for")),
-        *(("fine lines", "for"),),
+    "skin": _traits(
+        "fragrance free, non greasy, cruelty free, alcohol free, dermatologist tested, anti aging",
+        "shea butter, aloe vera, hyaluronic acid, vitamin c",
+        "sensitive skin, dry skin, fine lines",
     ),
-    "makeup": (
-        *(("long lasting", "adj"), ("cruelty free", "adj"), ("highly pigmented", "adj")),
-        *(("quick drying", "adj"), ("travel size", "adj"), ("easy apply", "adj")),
-        *(("non toxic", "adj"), ("matte finish", "with"), ("storage pouch", "with")),
-        *(("sensitive eyes", "for"), ("daily use", "for")),
+    "makeup": _traits(
+        "long lasting, cruelty free, highly pigmented, quick drying, travel size, easy apply, "
+        "non toxic",
+        "matte finish, storage pouch",
+        "sensitive eyes, daily use",
     ),
-    "furniture": (
-        *(("easy assemble", "adj"), ("space saving", "adj"), ("heavy duty", "adj")),
-        *(("mid century", "adj"), ("height adjustable", "adj"), ("fully assembled", "adj")),
-        *(("solid wood", "with"), ("steel frame", "with"), ("tempered glass", "with")),
-        *(("non slip feet", "with"), ("living room", "for"), ("home office", "for")),
-        *(("small rooms", "for"),),
+    "furniture": _traits(
+        "easy assemble, space saving, heavy duty, mid century, height adjustable, fully assembled",
+        "solid wood, steel frame, tempered glass, non slip feet",
+        "living room, home office, small rooms",
     ),
-    "textile": (
-        *(("machine washable", "adj"), ("fade resistant", "adj"), ("hand woven", "adj")),
-        *(("super soft", "adj"), ("stain resistant", "adj"), ("pet friendly", "adj")),
-        *(("memory foam", "with"), ("anti slip backing", "with"), ("hidden zipper", "with")),
-        *(("living room", "for"), ("guest room", "for"), ("nursery", "for")),
+    "textile": _traits(
+        "machine washable, fade resistant, hand woven, super soft, stain resistant, pet friendly",
+        "memory foam, anti slip backing, hidden zipper",
+        "living room, guest room, nursery",
     ),
-    "decor": (
-        *(("easy install", "adj"), ("hand painted", "adj"), ("dishwasher safe", "adj")),
-        *(("lead free", "adj"), ("eco friendly", "adj"), ("rust proof", "adj")),
-        *(("bamboo lid", "with"), ("metal handles", "with"), ("drainage holes", "with")),
-        *(("dining room", "for"), ("entry way", "for"), ("gift giving", "for")),
+    "decor": _traits(
+        "easy install, hand painted, dishwasher safe, lead free, eco friendly, rust proof",
+        "bamboo lid, metal handles, glazed rim",
+        "dining room, entry way, gift giving",
     ),
-    "snack": (
-        *(("gluten free", "adj"), ("sugar free", "adj"), ("keto friendly", "adj")),
-        *(("non gmo", "adj"), ("low sodium", "adj"), ("individually wrapped", "adj")),
-        *(("dairy free", "adj"), ("high protein", "adj"), ("sea salt", "with")),
-        *(("real fruit", "with"), ("lunch boxes", "for"), ("road trips", "for")),
+    "snack": _traits(
+        "gluten free, sugar free, keto friendly, non gmo, low sodium, individually wrapped, "
+        "dairy free, high protein",
+        "sea salt, real fruit",
+        "lunch boxes, road trips",
     ),
-    "drink": (
-        *(("caffeine free", "adj"), ("fair trade", "adj"), ("usda organic", "adj")),
-        *(("small batch", "adj"), ("slow roasted", "adj"), ("zero sugar", "adj")),
-        *(("kosher certified", "adj"), ("natural flavors", "with"), ("resealable bag", "with")),
-        *(("cold brew", "for"), ("early mornings", "for"), ("gift baskets", "for")),
+    "drink": _traits(
+        "caffeine free, fair trade, usda organic, small batch, slow roasted, zero sugar, kosher "
+        "certified",
+        "natural flavors, resealable bag",
+        "cold brew, early mornings, gift baskets",
     ),
-    "gadget": (
-        *(("fast charging", "adj"), ("water resistant", "adj"), ("plug play", "adj")),
-        *(("ultra slim", "adj"), ("noise cancelling", "adj"), ("energy efficient", "adj")),
-        *(("usb port", "with"), ("carrying case", "with"), ("touch control", "with")),
-        *(("stereo sound", "with"), ("remote control", "with"), ("home theater", "for")),
-        *(("video calls", "for"), ("outdoor use", "for")),
+    "gadget": _traits(
+        "fast charging, water resistant, plug play, ultra slim, noise cancelling, energy efficient",
+        "usb port, carrying case, touch control, stereo sound, remote control",
+        "home theater, video calls, outdoor use",
     ),
-    "accessory": (
-        *(("scratch resistant", "adj"), ("heavy duty", "adj"), ("tangle free", "adj")),
-        *(("gold plated", "adj"), ("quick release", "adj"), ("shock proof", "adj")),
-        *(("aluminum alloy", "with"), ("carbon fiber", "with"), ("braided nylon", "with")),
-        *(("raised edges", "with"), ("desk setups", "for"), ("car travel", "for")),
+    "accessory": _traits(
+        "scratch resistant, heavy duty, tangle free, gold plated, quick release, shock proof",
+        "aluminum alloy, carbon fiber, braided nylon, raised edges",
+        "desk setups, car travel",
     ),
-    "top": (
-        *(("moisture wicking", "adj"), ("machine washable", "adj"), ("loose fit", "adj")),
-        *(("slim fit", "adj"), ("quick drying", "adj"), ("wrinkle free", "adj")),
-        *(("long sleeves", "with"), ("button closure", "with"), ("raglan seams", "with")),
-        *(("organic cotton", "with"), ("daily wear", "for"), ("gym workouts", "for")),
-        *(("office work", "for"),),
+    "top": _traits(
+        "moisture wicking, machine washable, loose fit, slim fit, quick drying, wrinkle free",
+        "long sleeves, button closure, raglan seams, organic cotton",
+        "daily wear, gym workouts, office work",
     ),
-    "bottom": (
-        *(("moisture wicking", "adj"), ("machine washable", "adj"), ("loose fit", "adj")),
-        *(("high waisted", "adj"), ("quick drying", "adj"), ("four way stretch", "adj")),
-        *(("elastic waist", "with"), ("drawstring closure", "with"), ("deep pockets", "with")),
-        *(("organic cotton", "with"), ("daily wear", "for"), ("gym workouts", "for")),
-        *(("summer holidays", "for"),),
+    "bottom": _traits(
+        "moisture wicking, machine washable, loose fit, high waisted, quick drying, four way "
+        "stretch",
+        "elastic waist, drawstring closure, deep pockets, organic cotton",
+        "daily wear, gym workouts, summer holidays",
     ),
-    "footwear": (
-        *(("slip resistant", "adj"), ("light weight", "adj"), ("wide fit", "adj")),
-        *(("hand stitched", "adj"), ("water proof", "adj"), ("rubber sole", "with")),
-        *(("arch support", "with"), ("memory foam", "with"), ("ankle strap", "with")),
-        *(("long walks", "for"), ("beach days", "for"), ("cold weather", "for")),
+    "footwear": _traits(
+        "slip resistant, light weight, wide fit, hand stitched, water proof",
+        "rubber sole, arch support, memory foam, ankle strap",
+        "long walks, beach days, cold weather",
     ),
 }
 """Pool -> (attribute, how it stands to the product: "adj", "with" or "for")."""
 
-OPTION_VALUES: dict[str, tuple[str, ...]] = {
-    "color": tuple(
-        "black,white,navy,olive,burgundy,teal,mustard,lavender,charcoal,ivory,coral,sage,"
-        "rust,turquoise,champagne,plum".split(",")
+OPTION_VALUES = {
+    "color": _list(
+        "black, white, navy, olive, burgundy, teal, mustard, lavender, charcoal, ivory, coral, "
+        "sage, rust, turquoise, champagne, plum"
     ),
-    "scent": tuple(
-        "lavender mint,citrus zest,vanilla bean,rose water,sandalwood,ocean breeze,green apple,"
-        "jasmine,eucalyptus,unscented".split(",")
+    "scent": _list(
+        "lavender mint, citrus zest, vanilla bean, rose water, sandalwood, ocean breeze, green "
+        "apple, jasmine, eucalyptus, unscented"
     ),
-    "flavor": tuple(
-        "original,honey mustard,sea salt caramel,maple pecan,chili lime,dark chocolate,"
-        "toasted coconut,cinnamon spice,wild berry,smoky barbecue".split(",")
+    "flavor": _list(
+        "original, honey mustard, sea salt caramel, maple pecan, chili lime, dark chocolate, "
+        "toasted coconut, cinnamon spice, wild berry, smoky barbecue"
     ),
-    "volume": tuple("2 fl oz,4 fl oz,8.5 fl oz,12 fl oz,16.9 fl oz,32 fl oz".split(",")),
-    "weight": tuple(
-        "6 ounce,12 ounce,1.5 pound,3 pound,8 ounce (pack of 4),12 ounce (pack of 6)".split(",")
+    "volume": _list("2 fl oz, 4 fl oz, 8.5 fl oz, 12 fl oz, 16.9 fl oz, 32 fl oz"),
+    "weight": _list(
+        "6 ounce, 12 ounce, 1.5 pound, 3 pound, 8 ounce (pack of 4), 12 ounce (pack of 6)"
     ),
-    "clothing size": tuple("small,medium,large,x-large,xx-large,3x-large".split(",")),
-    "shoe size": tuple("6,6.5,7,8,8.5,9,10,11.5,12".split(",")),
-    "room size": tuple("2 x 3 ft,3 x 5 ft,4 x 6 ft,5 x 8 ft,8 x 10 ft,9 x 12 ft".split(",")),
-    "bed size": tuple("twin,twin xl,full,queen,king,california king".split(",")),
-    "furniture size": tuple("18 inch,24 inch,30 inch,36 inch,48 inch,60 inch".split(",")),
-    "length": tuple("1.5 feet,3 feet,6 feet,10 feet,15 feet,25 feet".split(",")),
-    "capacity": tuple("5000mah,10000mah,20000mah,26800mah".split(",")),
-    "set size": tuple("single,set of 2,set of 4,set of 6,set of 8,set of 12".split(",")),
-    "model": tuple("mini,standard,plus,pro,max,ultra".split(",")),
+    "clothing size": _list("small, medium, large, x-large, xx-large, 3x-large"),
+    "shoe size": _list("6, 6.5, 7, 8, 8.5, 9, 10, 11.5, 12"),
+    "room size": _list("2 x 3 ft, 3 x 5 ft, 4 x 6 ft, 5 x 8 ft, 8 x 10 ft, 9 x 12 ft"),
+    "bed size": _list("twin, twin xl, full, queen, king, california king"),
+    "furniture size": _list("18 inch, 24 inch, 30 inch, 36 inch, 48 inch, 60 inch"),
+    "length": _list("1.5 feet, 3 feet, 6 feet, 10 feet, 15 feet, 25 feet"),
+    "capacity": _list("5000mah, 10000mah, 20000mah, 26800mah"),
+    "set size": _list("single, set of 2, set of 4, set of 6, set of 8, set of 12"),
+    "model": _list("mini, standard, plus, pro, max, ultra"),
 }
 """Pool -> the values that a product's option can take."""
 
@@ -193,9 +192,7 @@ DEPARTMENTS: dict[str, tuple[str, tuple[Kind, ...]]] = {
             Kind(
                 "curtain panel", "curtains", "Textiles", "textile", ("color", "furniture size"), 14
             ),
-            Kind(
-                "mattress topper", "mattress toppers", "Textiles", "textile", ("bed size",), 48
-            ),
+            Kind("mattress topper", "mattress toppers", "Textiles", "textile", ("bed size",), 48),
             Kind("coffee mug", "mugs", "Decor", "decor", ("color", "set size"), 7),
             Kind("planter pot", "planters", "Decor", "decor", ("color", "furniture size"), 11),
             Kind("wall mirror", "mirrors", "Decor", "decor", ("color", "furniture size"), 25),
@@ -240,19 +237,35 @@ DEPARTMENTS: dict[str, tuple[str, tuple[Kind, ...]]] = {
             Kind("rain jacket", "jackets", "Tops", "top", ("color", "clothing size"), 28),
             Kind("cardigan", "sweaters", "Tops", "top", ("color", "clothing size"), 21),
             Kind("yoga pants", "pants", "Bottoms", "bottom", ("color", "clothing size"), 15, True),
-            Kind("cargo shorts", "shorts", "Bottoms", "bottom", ("color", "clothing size"), 14, True),
+            Kind(
+                "cargo shorts", "shorts", "Bottoms", "bottom", ("color", "clothing size"), 14, True
+            ),
             Kind("midi skirt", "skirts", "Bottoms", "bottom", ("color", "clothing size"), 17),
-            Kind("running shoes", "shoes", "Footwear", "footwear", ("color", "shoe size"), 32, True),
+            Kind(
+                "running shoes", "shoes", "Footwear", "footwear", ("color", "shoe size"), 32, True
+            ),
             Kind("sandals", "sandals", "Footwear", "footwear", ("color", "shoe size"), 16, True),
             Kind("ankle boots", "boots", "Footwear", "footwear", ("color", "shoe size"), 38, True),
-            Kind("house slippers", "slippers", "Footwear", "footwear", ("color", "shoe size"), 11, True),
+            Kind(
+                "house slippers",
+                "slippers",
+                "Footwear",
+                "footwear",
+                ("color", "shoe size"),
+                11,
+                True,
+            ),
         ),
     ),
 }
 """Department -> (head of its category path, its kinds)."""
 
-BRAND_STARTS = "Alt Bel Cor Dov Elm Fen Gal Hol Ith Jor Kel Lun Mar Nor Oak Pel Quin Rav Sel".split()
-BRAND_ENDS = "ano berg dale elle fora gate hurst ique lark mont nova ora ridge sun tide vale".split()
+BRAND_STARTS = _list(
+    "Alt, Bel, Cor, Dov, Elm, Fen, Gal, Hol, Ith, Jor, Kel, Lun, Mar, Nor, Oak, Pel, Quin, Rav, Sel"
+)
+BRAND_ENDS = _list(
+    "ano, berg, dale, elle, fora, gate, hurst, ique, lark, mont, nova, ora, ridge, sun, tide, vale"
+)
 
 BODY_LINES = {
     "adj": (
@@ -294,8 +307,11 @@ OPENERS = (
 )
 
 TRAIT_ADJECTIVES = frozenset(
-    "damaged dry curly fine sensitive daily anti hidden real natural resealable solid tempered non "
-    "slip matte small early raised braided touch remote outdoor organic long elastic cold raglan deep".split()
+    _list(
+        "anti, braided, cold, curly, daily, damaged, deep, dry, early, elastic, fine, hidden, "
+        "long, matte, natural, non, organic, outdoor, raglan, raised, real, remote, resealable, "
+        "sensitive, slip, small, solid, tempered, touch"
+    )
 )
-KIND_ADJECTIVES = frozenset("portable loose running charging".split())
+KIND_ADJECTIVES = frozenset({"portable", "loose", "running", "charging"})
 """Words of kinds and attributes that are not nouns; every other word that a title holds is one."""
