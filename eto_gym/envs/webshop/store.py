@@ -102,12 +102,18 @@ class Store:
         self.manifest = manifest
 
     def array(self, name: str) -> Array:
-        """Return an array."""
+        """Return an array.
+
+        Raises:
+            DataError: The index has none of this name.
+        """
+        if name not in self._arrays:
+            raise DataError(f"the index holds no {name!r}; build it again")
         return self._arrays[name]
 
     def texts(self, name: str) -> TextColumn:
         """Return a text column."""
-        return TextColumn(self._arrays[name + ".bin"], self._arrays[name + ".offsets"])
+        return TextColumn(self.array(name + ".bin"), self.array(name + ".offsets"))
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Store:
@@ -121,7 +127,6 @@ class Store:
             DataError: The folder is missing, unfinished, truncated, altered, or of another version.
         """
         manifest = read_manifest(folder)
-        arrays = {}
         for name, entry in manifest["files"].items():
             path = folder / name
             try:
@@ -134,7 +139,7 @@ class Store:
                 )
             if verify and _sha256(path) != entry["sha256"]:
                 raise DataError(f"{path}: its SHA-256 differs from the manifest's")
-            arrays[name.removesuffix(".npy")] = _map(path)
+        arrays = {name.removesuffix(".npy"): _map(folder / name) for name in manifest["files"]}
         return cls(arrays, manifest)
 
 
@@ -161,9 +166,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: expected index version {VERSION}, got {manifest.get('version')!r}; "
             "build the index again"
         )
-    if not isinstance(manifest.get("files"), dict):
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(map(_is_listed, files, files.values())):
         raise DataError(f"{path} lists no files; build the index again")
     return manifest
+
+
+def _is_listed(name: str, entry: object) -> bool:
+    """Tell whether a manifest's line is one: a plain file name, a size and a checksum."""
+    return (
+        Path(name).name == name
+        and isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+    )
 
 
 def _map(path: Path) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,8 @@ from eto_gym.errors import DataError
 from tests.envs.webshop.support import record
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> dict[str, Path]:
-    """The three files of a catalog of three mugs."""
+def write_sources(folder: Path) -> dict[str, Path]:
+    """Write the three files of a catalog of three mugs."""
     files = {
         "products": [record(f"A{i}", f"{c} Mug") for i, c in enumerate(("Red", "Blue", "Green"))],
         "attributes": {
@@ -47,7 +47,7 @@ def sources(tmp_path: Path) -> dict[str, Path]:
     }
     paths = {}
     for name, content in files.items():
-        paths[name] = tmp_path / f"{name}.json"
+        paths[name] = folder / f"{name}.json"
         paths[name].write_text(json.dumps(content))
     return paths
 
@@ -62,8 +62,20 @@ def build(sources: dict[str, Path], out: Path) -> Path:
 
 
 @pytest.fixture
-def index(sources: dict[str, Path], tmp_path: Path) -> Path:
-    return build(sources, tmp_path / "index")
+def sources(tmp_path: Path) -> dict[str, Path]:
+    return write_sources(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    return build(write_sources(folder), folder / "index")
+
+
+@pytest.fixture
+def index(built: Path, tmp_path: Path) -> Path:
+    """A copy of the built index, to be damaged."""
+    return Path(shutil.copytree(built, tmp_path / "index"))
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
@@ -87,7 +99,8 @@ def test_finding_in_a_sorted_column(texts: set[str], other: str) -> None:
     assert column.find(other) == (ordered.index(other) if other in texts else None)
 
 
-def test_a_built_folder_opens_and_verifies(index: Path, tmp_path: Path) -> None:
+def test_a_built_folder_opens_and_verifies(sources: dict[str, Path], tmp_path: Path) -> None:
+    index = build(sources, tmp_path / "index")
     catalog = Catalog.open(index, verify=True)
     assert len(catalog) == 3
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -152,6 +165,13 @@ def test_an_array_file_with_a_broken_head(index: Path) -> None:
         ('{"format": "eto-gym-webshop", "version": 0}', "expected index version 1, got 0"),
         ('{"format": "eto-gym-webshop", "version": 99}', "expected index version 1, got 99"),
         ('{"format": "eto-gym-webshop", "version": 1}', "lists no files"),
+        ('{"format": "eto-gym-webshop", "version": 1, "files": {"a": {}}}', "lists no files"),
+        (
+            '{"format": "eto-gym-webshop", "version": 1,'
+            ' "files": {"../a": {"bytes": 0, "sha256": ""}}}',
+            "lists no files",
+        ),
+        ('{"format": "eto-gym-webshop", "version": 1, "files": {}}', "holds no 'asins.bin'"),
     ],
 )
 def test_bad_manifests(index: Path, content: str | None, message: str) -> None:
