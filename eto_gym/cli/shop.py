@@ -35,6 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
+    if not 0 <= args.port <= 65535:
+        raise EtoGymError(f"expected a port in 0..65535, got {args.port}")
+    if args.max_steps is not None and args.max_steps < 1:
+        raise EtoGymError(f"expected --max-steps >= 1, got {args.max_steps}")
     require("flask", feature="the shop for people", extra="webshop")
     from werkzeug.serving import make_server
 
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         server = make_server(HOST, args.port, app, threaded=True)
-    except (OSError, OverflowError, SystemExit) as err:
+    except (OSError, SystemExit) as err:
         raise EtoGymError(f"cannot listen on {HOST}:{args.port}: {err}") from err
     print(f"The shop is open at http://{HOST}:{server.server_port}/ - press Ctrl-C to close it.")
     try:

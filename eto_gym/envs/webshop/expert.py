@@ -201,12 +201,13 @@ class WebShopExpert:
         """Guess how much of the wish a product meets, in parts of the reward.
 
         A property has about two words. What is not told yet may still come: the search reads more
-        than titles, so the more, the higher the product's rank. The chances are rough.
+        than titles, so the more, the higher the product's rank. The chances were tuned by hand on
+        training goals of the built-in catalog.
         """
         if not item.opened:
-            more, offered = 0.55 - 0.03 * item.rank, 0.75 - 0.04 * item.rank
+            more, offered = 0.75 - 0.1 * item.rank, 0.9 - 0.1 * item.rank
         else:
-            more, offered = (0.45, 0.15, 0.0)[len(item.read)], 0.0
+            more, offered = (0.8, 0.4, 0.0)[len(item.read)], 0.0
         told = [_stem(word) in item.words for word in self._properties]
         score = sum(0.5 if known else 0.5 * more for known in told)
         for words in self._options:
