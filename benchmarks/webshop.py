@@ -5,9 +5,11 @@
 
 `measure` prints Markdown tables for the built-in catalog and the given index folders. Every search
 is a different one, so that no result comes from a cache. Memory is what the process holds alone
-(private pages, Linux only). `tile` repeats official files under new ids until there are `N`
-products, each with a word of its own in its name, so that the vocabulary grows too; build an index
-from its output with `eto-gym data build webshop`.
+(private dirty pages, Linux only): pages of index files are shared and can be dropped.
+
+`tile` repeats official files under new ids until there are `N` products, each with a word of its
+own in its name, so that the vocabulary grows too; build an index from its output with
+`eto-gym data build webshop`.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ def speed(catalog: str, episodes: int) -> dict[str, float]:
         results = step("search", f"search[{words} {episode // len(shop.task_set) or ''}]")
         step("page", "click[next >]")
         step("page", "click[< prev]")
-        asins = results.split(" [SEP] ")[6::3]
+        asins = results.split(" [SEP] ")[5::3]
         if not asins:
             continue
         step("open", f"click[{asins[0]}]")
@@ -165,7 +167,7 @@ def worker(catalog: str, barrier: Any, results: Any) -> None:
     for task in range(20):
         observation, _ = env.reset(options={"task": task})
         found, *_ = env.step(f"search[{observation.split(' [SEP] ')[2]}]")
-        for asin in found.split(" [SEP] ")[6::3][:1]:
+        for asin in found.split(" [SEP] ")[5::3][:1]:
             env.step(f"click[{asin}]")
             env.step("click[buy now]")
     gc.collect()
@@ -189,9 +191,9 @@ def _workers(catalog: str) -> float:
 
 
 def private_bytes() -> int:
-    """Return the memory that only this process holds."""
+    """Return the memory that only this process holds and that no file backs."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
 def _make(catalog: str) -> gym.Env[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,7 +222,8 @@ class GoalWriter:
         if isinstance(goals, list):
             self._with_human.append((product, price, goals))
         text = entry.get("instruction")
-        attributes = texts_of(entry.get("instruction_attributes"))
+        # A million products share few attributes.
+        attributes = tuple(map(sys.intern, texts_of(entry.get("instruction_attributes"))))
         if self._synthetic and text is not None and attributes:
             self._with_synthetic.append((product, price, math.prod(map(len, options.values()))))
             self._parts.append(json.dumps([text_of(text), attributes], ensure_ascii=False))

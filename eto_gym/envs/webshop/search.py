@@ -8,9 +8,11 @@ that can still reach the top (the MaxScore idea of Turtle and Flood, 1995).
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,12 @@ from eto_gym.envs.webshop.store import Array, Store, buffer_of
 COMPILE_FROM = 20_000
 """Products from which on numba is worth its import (about a second and 100 MB)."""
 
+SMALL = 5_000
+"""Products up to which scoring all of them costs less than finding out which to leave out."""
+
+_KNOWN_TERMS = 4096
+"""Looked-up terms that are kept."""
+
 _MARGIN = 1 + 1e-5
 """Bounds are widened by this much, because scores are rounded to float32 in the end."""
 
@@ -31,12 +39,24 @@ _LOOKUP_COST = 12
 
 
 class _Term(NamedTuple):
-    """One term of a query: its weight, the most that it can add to a score, its postings."""
+    """One term of a query.
+
+    Attributes:
+        weight: Its idf, times its count in the query.
+        bound: The most that it can add to a score.
+        largest: Largest denominator among its postings.
+        products: Products that hold it, in catalog order.
+        denominators: Denominator of each of these.
+    """
 
     weight: np.float32
     bound: float
+    largest: np.float32
     products: Array
     denominators: Array
+
+
+_bound = attrgetter("bound")
 
 
 class Search:
@@ -68,6 +88,7 @@ class Search:
             compiled = len(self._asins) >= COMPILE_FROM and kernels.numba_is_installed()
         self._compiled = compiled
         self._lock = threading.Lock()
+        self._known: dict[str, _Term] = {}
         # All zero between two queries; sparing a query the clearing of a whole array.
         self._scores = np.zeros(len(self._asins), np.float64)
 
@@ -94,8 +115,11 @@ class Search:
         terms = self._query_terms(query)
         if not terms:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        with self._lock:
-            products, sums = self._candidates(terms, k)
+        if len(self._asins) < SMALL:
+            products, sums = self._all_products(terms)
+        else:
+            with self._lock:
+                products, sums = self._candidates(terms, k)
         scores = sums.astype(np.float32)
         if len(scores) > k:
             worst = np.partition(scores, len(scores) - k)[len(scores) - k]
@@ -108,31 +132,54 @@ class Search:
         """Look the query's terms up; the ones that can add most come first."""
         found = []
         for text, count in Counter(analyze(query)).items():
-            term = self._terms.find(text)
+            term = self._known.get(text)
             if term is None:
-                continue
-            first, last = self._starts[term], self._starts[term + 1]
-            frequency = last - first
-            idf = np.float32(np.log(1 + (self._documents - frequency + 0.5) / (frequency + 0.5)))
-            weight = np.float32(count) * idf
-            bound = float(weight - weight / self._largest[term])
-            products = self._products[first:last]
-            found.append(_Term(weight, bound, products, self._denominators[first:last]))
-        found.sort(key=lambda term: -term.bound)
+                if len(self._known) >= _KNOWN_TERMS:
+                    self._known.clear()
+                term = self._known[text] = self._look_up(text)
+            if count > 1:
+                # The weight is the float32 product of count and idf, the bound grows alike.
+                weight = np.float32(count) * term.weight
+                term = term._replace(weight=weight, bound=float(weight - weight / term.largest))
+            if len(term.products):
+                found.append(term)
+        found.sort(key=_bound, reverse=True)
         return found
+
+    def _look_up(self, text: str) -> _Term:
+        at = self._terms.find(text)
+        if at is None:
+            return _Term(np.float32(0), 0.0, np.float32(1), self._products[:0], self._products[:0])
+        first, last = self._starts[at], self._starts[at + 1]
+        frequency = last - first
+        idf = np.float32(math.log(1 + (self._documents - frequency + 0.5) / (frequency + 0.5)))
+        largest = self._largest[at]
+        products, denominators = self._products[first:last], self._denominators[first:last]
+        return _Term(idf, float(idf - idf / largest), largest, products, denominators)
+
+    def _all_products(self, terms: list[_Term]) -> tuple[Array, Array]:
+        """Return all products that share a term with the query, with their scores."""
+        products = np.concatenate([term.products for term in terms])
+        denominators = np.concatenate([term.denominators for term in terms])
+        weights = np.repeat([t.weight for t in terms], [len(t.products) for t in terms])
+        sums = np.bincount(products, weights - weights / denominators)
+        found = np.flatnonzero(sums)
+        return found, sums[found]
 
     def _candidates(self, terms: list[_Term], k: int) -> tuple[Array, Array]:
         """Return products, the best `k` and their equals among them, with their full scores."""
         scores, loops = self._scores, self._kernels
         seen: list[Array] = []
-        count = 0
+        count, reached = 0, 0.0
         try:
             for at, term in enumerate(terms):
                 new = loops.accumulate(scores, term.products, term.denominators, term.weight)
                 seen.append(new)
                 count += len(new)
                 left = sum(other.bound for other in terms[at + 1 :])
-                if left and count >= k:
+                # The threshold cannot exceed what the terms so far can add.
+                reached += term.bound
+                if count >= k and 0 < left < reached:
                     # A product not seen so far can reach `left` at most.
                     products = np.concatenate(seen)
                     sums = scores[products]

@@ -422,6 +422,23 @@ class TestTaggers:
             with pytest.raises(MissingDependencyError, match="spacy download no_such_model"):
                 make_tagger("spacy:no_such_model")
 
+    def test_a_spacy_model(self, tmp_path: Path) -> None:
+        spacy = pytest.importorskip("spacy")
+        nlp = spacy.blank("en")
+        ruler = nlp.add_pipe("attribute_ruler")
+        ruler.add([[{"LOWER": "mug"}], [{"LOWER": "trees"}]], {"POS": "NOUN"})
+        ruler.add([[{"LOWER": "acme"}]], {"POS": "PROPN"})
+        ruler.add([[{"LOWER": "red"}]], {"POS": "ADJ"})
+        nlp.meta["version"] = "1.2.3"
+        nlp.to_disk(tmp_path / "model")
+        tagger = make_tagger(f"spacy:{tmp_path / 'model'}")
+        assert tagger.name == f"spacy:{tmp_path / 'model'}-1.2.3"
+        assert list(tagger.nouns(["Red Mug Mug trees", "", "ACME red"])) == [
+            ("mug", "mug", "trees"),
+            (),
+            ("acme",),
+        ]
+
 
 class _Token:
     def __init__(self, text: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eto_gym.envs.webshop import search as search_module
 from eto_gym.envs.webshop.analysis import analyze
 from eto_gym.envs.webshop.catalog import Catalog
 from eto_gym.envs.webshop.postings import PostingsBuilder, decode_length, encode_length
@@ -121,6 +122,7 @@ def exhaustive(texts: list[str], query: str, k: int) -> list[tuple[int, float]]:
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
+@pytest.mark.parametrize("small", [0, search_module.SMALL], ids=["pruned", "whole"])
 @pytest.mark.parametrize("compiled", COMPILED)
 @settings(deadline=None, max_examples=150)
 @given(
@@ -128,16 +130,17 @@ def exhaustive(texts: list[str], query: str, k: int) -> list[tuple[int, float]]:
     query=st.lists(st.sampled_from([*WORDS, "absent"]), max_size=7).map(" ".join),
     k=st.integers(1, 12),
 )
-def test_pruned_search_equals_exhaustive_search(
-    compiled: bool, texts: list[str], query: str, k: int
+def test_both_ways_to_search_equal_exhaustive_search(
+    small: int, compiled: bool, texts: list[str], query: str, k: int
 ) -> None:
     records = (record(f"A{i:02}", text) for i, text in enumerate(texts))
     search = Search(search_index(records), compiled=compiled)
-    for _ in range(2):  # the second run finds the scratch array as the first one left it
-        products, scores = search.top_scored(query, k)
-        assert list(zip(products.tolist(), scores.tolist(), strict=True)) == exhaustive(
-            texts, query, k
-        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "SMALL", small)
+        for _ in range(2):  # the second run finds the scratch array as the first one left it
+            products, scores = search.top_scored(query, k)
+            found = list(zip(products.tolist(), scores.tolist(), strict=True))
+            assert found == exhaustive(texts, query, k)
 
 
 def test_ties_are_ordered_by_the_bytes_of_asins() -> None:
