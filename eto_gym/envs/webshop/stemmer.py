@@ -7,8 +7,6 @@ as Lucene does.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 _STEP_2 = {
     "ational": "ate", "tional": "tion", "enci": "ence", "anci": "ance", "izer": "ize",
     "bli": "ble", "alli": "al", "entli": "ent", "eli": "e", "ousli": "ous", "ization": "ize",
@@ -105,29 +103,39 @@ def _step_5(word: str) -> str:
     return word[:-1] if word.endswith("ll") and whole > 1 else word
 
 
-def _vowels(word: str) -> list[bool]:
-    """Tell for each letter whether it sounds as a vowel; y does after a consonant."""
-    vowels: list[bool] = []
-    for letter in word:
-        vowels.append(letter in "aeiou" or (letter == "y" and bool(vowels) and not vowels[-1]))
-    return vowels
+class _Sounds(dict[int, str]):
+    """Translates a letter to "v" for a vowel or "c" for a consonant; y is left to `_form`."""
+
+    def __missing__(self, code: int) -> str:
+        sound = self[code] = "v" if chr(code) in "aeiou" else "c"
+        return sound
+
+
+_SOUNDS = _Sounds({ord("y"): "y"})
+
+
+def _form(word: str) -> str:
+    """Return the word as vowels and consonants, "trays" as "ccvcc"; y is a vowel after "c"."""
+    form = word.translate(_SOUNDS)
+    while "y" in form:
+        at = form.index("y")
+        form = form[:at] + ("v" if form[at - 1 : at] == "c" else "c") + form[at + 1 :]
+    return form
 
 
 def _measure(word: str) -> int:
     """Count the places where a consonant follows a vowel."""
-    vowels = _vowels(word)
-    return sum(before and not after for before, after in pairwise(vowels))
+    return _form(word).count("vc")
 
 
 def _has_vowel(word: str) -> bool:
-    return any(_vowels(word))
+    return "v" in _form(word)
 
 
 def _ends_double(word: str) -> bool:
-    return len(word) > 1 and word[-1] == word[-2] and not _vowels(word)[-1]
+    return len(word) > 1 and word[-1] == word[-2] and _form(word)[-1] == "c"
 
 
 def _ends_short(word: str) -> bool:
     """Tell whether a word ends consonant, vowel, consonant, the last not w, x or y."""
-    vowels = _vowels(word)
-    return vowels[-3:] == [False, True, False] and word[-1] not in "wxy"
+    return _form(word).endswith("cvc") and word[-1] not in "wxy"
