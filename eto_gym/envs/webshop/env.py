@@ -9,7 +9,7 @@ import eto_gym
 from eto_gym.env import TextEnv
 from eto_gym.envs.webshop.catalog import Catalog
 from eto_gym.envs.webshop.expert import WebShopExpert
-from eto_gym.envs.webshop.goals import GoalKind
+from eto_gym.envs.webshop.goals import Goal, GoalKind
 from eto_gym.envs.webshop.prompt import PROMPT
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
@@ -183,7 +183,7 @@ class WebShopEnv(TextEnv):
     def _draw_task(self) -> Task:
         return self._tasks.draw(self.np_random)
 
-    def _goal(self, task: Task) -> Any:
+    def _goal(self, task: Task) -> Goal:
         index = goal_index(task.id, self._kind)
         assert index is not None, "tasks of this set have ids of this kind"
         return self._goals[index]

@@ -127,7 +127,7 @@ ACTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ACTIONS, max_size=8), st.booleans())
 def test_html_says_what_the_text_says(actions: list[str], shown: bool) -> None:
     pytest.importorskip("jinja2")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eto_gym.envs.webshop.catalog import Product
@@ -158,6 +158,7 @@ WORDS = st.lists(
 
 
 @pytest.mark.official
+@settings(deadline=None)
 @given(WORDS.map(" ".join) | st.text(), WORDS.map(" ".join) | st.text())
 def test_ratio_equals_thefuzz(first: str, second: str) -> None:
     fuzz = pytest.importorskip("thefuzz.fuzz")

@@ -18,6 +18,7 @@ SHOP = small_catalog()
 ODD = "click[b000000odd]"
 
 
+@settings(deadline=None)
 @given(st.text("[]ab\n\r \u2028", max_size=12))
 def test_actions_parse_as_by_the_original_pattern(action: str) -> None:
     match = re.match(r"(.+)\[(.+)\]", action)
@@ -45,6 +46,7 @@ ACTIONS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(ACTIONS, max_size=14), st.booleans())
 def test_any_string_is_legal_and_pages_stay_consistent(actions: list[str], shown: bool) -> None:
     session = visit(SHOP, show_attributes=shown)
@@ -63,7 +65,7 @@ def test_any_string_is_legal_and_pages_stay_consistent(actions: list[str], shown
         assert isinstance(session.rich_text() + session.url, str)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ACTIONS, max_size=10), st.lists(ACTIONS, max_size=8))
 def test_a_restored_visit_goes_on_as_the_first(before: list[str], after: list[str]) -> None:
     session = play(visit(SHOP), *before)
@@ -80,6 +82,7 @@ def test_a_restored_visit_goes_on_as_the_first(before: list[str], after: list[st
     assert json.loads(json.dumps(copies[0].get_state())) == session.get_state()
 
 
+@settings(deadline=None)
 @given(st.lists(ACTIONS, max_size=8))
 def test_admissible_actions_name_what_can_be_clicked(actions: list[str]) -> None:
     session = play(visit(SHOP), *actions)
