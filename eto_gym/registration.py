@@ -14,6 +14,11 @@ def register_all() -> None:
         entry_point="eto_gym.envs.alfworld:ALFWorldEnv",
         max_episode_steps=40,
     )
+    gym.register(
+        id=f"{NAMESPACE}/WebShop-v0",
+        entry_point="eto_gym.envs.webshop:WebShopEnv",
+        max_episode_steps=10,
+    )
 
 
 def registered_ids() -> list[str]:

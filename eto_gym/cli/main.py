@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
+    "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
     "train": ("eto_gym.cli.train", "train a policy: the ETO loop and its parts"),
 }
