@@ -19,6 +19,10 @@ def register_all() -> None:
         entry_point="eto_gym.envs.webshop:WebShopEnv",
         max_episode_steps=10,
     )
+    gym.register(
+        id=f"{NAMESPACE}/ScienceWorld-v0",
+        entry_point="eto_gym.envs.scienceworld:ScienceWorldEnv",
+    )
 
 
 def registered_ids() -> list[str]:

@@ -13,6 +13,8 @@ from eto_gym.errors import EtoGymError, unknown_name
 COMMANDS = {
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
+    "expert": ("eto_gym.cli.expert", "write trajectories of a benchmark's scripted expert"),
+    "play": ("eto_gym.cli.play", "play an environment in the terminal"),
     "train": ("eto_gym.cli.train", "train a policy: the ETO loop and its parts"),
 }
 """Name of a command -> (module, one line of help). A module offers `configure(parser)`, which adds

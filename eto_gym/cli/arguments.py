@@ -1,0 +1,73 @@
+"""What several commands share: naming an environment, and passing arguments to `gym.make`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+
+from eto_gym.errors import UnknownNameError, unknown_name
+from eto_gym.registration import NAMESPACE, registered_ids
+
+
+def resolve_env_id(name: str) -> str:
+    """Return the id for a registered id, `module:id`, or a benchmark's name in any case.
+
+    Example:
+        >>> resolve_env_id("alfworld")
+        'ETO/ALFWorld-v0'
+    """
+    ids = registered_ids()
+    short = {
+        env_id.removeprefix(f"{NAMESPACE}/").rpartition("-v")[0].lower(): env_id for env_id in ids
+    }
+    if name in gym.registry or ":" in name:
+        return name
+    if name.lower() in short:
+        return short[name.lower()]
+    raise unknown_name("environment", name, [*short, *ids])
+
+
+def add_env_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a split and pass anything else to `gym.make`."""
+    parser.add_argument("--split", default=None, help="split of tasks (default: the benchmark's)")
+    parser.add_argument(
+        "--env-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="argument of gym.make; VALUE is read as JSON if it is JSON, as text otherwise",
+    )
+
+
+def env_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `gym.make` that the options ask for."""
+    chosen = parse_pairs(args.env_arg)
+    if args.split is not None:
+        chosen["split"] = args.split
+    return chosen
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read `name=value` pairs.
+
+    Example:
+        >>> parse_pairs(["lanes=1", "simplification=easy", "java=null"])
+        {'lanes': 1, 'simplification': 'easy', 'java': None}
+
+    Raises:
+        UnknownNameError: A pair has no `=`, or a name that is no Python identifier.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UnknownNameError(f"expected NAME=VALUE, got {pair!r}")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values

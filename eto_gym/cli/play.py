@@ -1,0 +1,287 @@
+"""`eto-gym play ENV_ID`: play an environment by hand, in a plain terminal.
+
+Whatever is typed goes to the environment as an action; lines that start with a colon are commands
+of this program. Episodes can be stepped back and saved as trajectories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import gymnasium as gym
+
+from eto_gym.cli.arguments import add_env_arguments, env_arguments, resolve_env_id
+from eto_gym.conversation import ConversationEnv, PromptStyle
+from eto_gym.env import TextEnv
+from eto_gym.errors import EtoGymError
+from eto_gym.expert import Reply
+from eto_gym.snapshot import get_state, set_state
+from eto_gym.trajectories import Outcome, Trajectory, TrajectoryStore
+
+HELP = """\
+Type an action, or one of:
+  :a [WORD]    list the admissible actions (those that hold WORD), numbered
+  :N           take action number N of the last list
+  :t TEXT      note a thought; it goes with the next action
+  :e           let the scripted expert take the next action
+  :u [N]       undo the last N actions (default 1)
+  :i           show score, steps and task
+  :p           show the instruction that an agent gets
+  :s           save the episode so far as a trajectory
+  :n [TASK]    start anew, on TASK (an id or an index) or on another task
+  :h           show this help
+  :q           quit (so does the end of input)"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("env", help="scienceworld, alfworld, webshop, or a registered id")
+    add_env_arguments(parser)
+    parser.add_argument("--task", default=None, help="task id, or index within the split")
+    parser.add_argument("--seed", type=int, default=None, help="seed that draws the tasks")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        default=Path("runs/play.jsonl"),
+        help="file that :s appends trajectories to (default runs/play.jsonl)",
+    )
+    parser.add_argument(
+        "--prompt-style",
+        choices=get_args(PromptStyle),
+        default="one-shot",
+        help="what precedes the first observation in a saved trajectory (default one-shot)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play until the player quits."""
+    for stream in (sys.stdout, sys.stdin):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    env = gym.make(resolve_env_id(args.env), **env_arguments(args))
+    try:
+        game = Game(env, save=args.save, prompt_style=args.prompt_style)
+        print("Type :h for help.")
+        game.start(task_reference(args.task), seed=args.seed)
+        for line in _lines():
+            if not game.handle(line):
+                break
+    finally:
+        env.close()
+    return 0
+
+
+def task_reference(text: str | None) -> str | int | None:
+    """Read a task from the command line: digits are an index, anything else is an id."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+class Game:
+    """One player's session: the environment, its past states, and what the player typed."""
+
+    def __init__(
+        self,
+        env: gym.Env[str, str],
+        *,
+        save: Path,
+        prompt_style: PromptStyle = "one-shot",
+        show: Callable[[str], None] = print,
+    ) -> None:
+        """Create the session.
+
+        Args:
+            env: The environment.
+            save: File that trajectories are appended to.
+            prompt_style: What precedes the first observation in a saved trajectory.
+            show: Receives what the player shall read.
+        """
+        self.env = ConversationEnv(env, prompt_style=prompt_style)
+        inner = env.unwrapped
+        assert isinstance(inner, TextEnv)  # ConversationEnv has checked it
+        self._inner = inner
+        self._save = save
+        self._show = lambda text: show(printable(text))
+        self._past: list[tuple[dict[str, Any], bool, bool]] = []
+        self._listed: list[str] = []
+        self._thought = ""
+        self._info: dict[str, Any] = {}
+        self._terminated = False
+        self._truncated = False
+        self._saved = 0
+
+    def start(self, task: str | int | None = None, *, seed: int | None = None) -> None:
+        """Begin an episode and show its first observation."""
+        options = None if task is None else {"task": task}
+        observation, self._info = self.env.reset(seed=seed, options=options)
+        self._past, self._listed, self._thought = [], [], ""
+        self._terminated = self._truncated = False
+        self._show(f"[task {self._info['task_id']}]\n{observation}")
+
+    def handle(self, line: str) -> bool:
+        """Take one line from the player; return False when the player quits."""
+        text = line.strip()
+        if not text:
+            return True
+        if not text.startswith(":"):
+            self._act(text)
+            return True
+        name, _, rest = text[1:].partition(" ")
+        rest = rest.strip()
+        if name == "q":
+            return False
+        if name.isdecimal():
+            self._pick(int(name))
+            return True
+        commands: dict[str, Callable[[str], None]] = {
+            "a": self._list,
+            "e": self._expert,
+            "h": lambda _: self._show(HELP),
+            "i": self._status,
+            "n": self._again,
+            "p": lambda _: self._show(self._inner.prompt().instruction),
+            "s": self._store,
+            "t": self._note,
+            "u": self._undo,
+        }
+        if name not in commands:
+            self._show(f"There is no command :{name}; :h shows all.")
+            return True
+        try:
+            commands[name](rest)
+        except EtoGymError as err:
+            self._show(f"[{err}]")
+        return True
+
+    def trajectory(self) -> Trajectory:
+        """Return the episode so far; one that has not ended counts as truncated."""
+        outcome: Outcome = "terminated" if self._terminated else "truncated"
+        error = self._info.get("error")
+        return Trajectory(
+            task_id=self._info["task_id"],
+            task_type=self._info["task_type"],
+            messages=self._messages(),
+            steps=self.env.steps,
+            outcome="error" if error is not None else outcome,
+            reward=sum(step.reward for step in self.env.steps),
+            success=error is None and bool(self._info["success"]),
+            error=None if error is None else "environment",
+            policy="human",
+            env=self._inner.card(),
+            sample=self._saved,
+        )
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def _act(self, action: str) -> None:
+        if self._terminated or self._truncated:
+            self._show("[the episode is over: :n starts another, :u steps back, :s saves]")
+            return
+        self._past.append((get_state(self.env), self._terminated, self._truncated))
+        reply = str(Reply(self._thought, action))
+        observation, reward, self._terminated, self._truncated, self._info = self.env.step(reply)
+        self._thought, self._listed = "", []
+        self._show(observation.removeprefix(self._inner.prompt().observation_prefix))
+        if float(reward) != 0.0:
+            self._show(f"[reward {float(reward):+.3f}]")
+        if self._info.get("error") is not None:
+            self._show(f"[the engine failed: {self._info.get('error_detail', 'no detail')}]")
+        if self._terminated or self._truncated:
+            how = "solved" if self._info["success"] else "over, not solved"
+            limit = " (step limit)" if self._truncated and not self._terminated else ""
+            self._show(f"[the episode is {how}{limit}; score {self._info['score']:.3f}]")
+
+    def _list(self, word: str) -> None:
+        actions = self._inner._admissible_actions()
+        self._listed = [action for action in actions if word.lower() in action.lower()]
+        width = len(str(len(self._listed)))
+        self._show(
+            "\n".join(f"{i:>{width}}  {action}" for i, action in enumerate(self._listed, start=1))
+            or "[no such action]"
+        )
+
+    def _pick(self, number: int) -> None:
+        if 1 <= number <= len(self._listed):
+            self._show(f"> {self._listed[number - 1]}")
+            self._act(self._listed[number - 1])
+        else:
+            self._show(f"[there is no action {number} in the list; :a makes one]")
+
+    def _note(self, text: str) -> None:
+        self._thought = text
+
+    def _expert(self, _: str) -> None:
+        expert = self._inner.make_expert()
+        observation = self._inner._last_observation
+        reply = None if self._terminated else expert.act(observation, self._info)
+        if reply is None:
+            self._show("[the expert does not know how to go on from here]")
+            return
+        self._thought = self._thought or reply.thought
+        self._show(f"Thought: {self._thought}\n> {reply.action}")
+        self._act(reply.action)
+
+    def _undo(self, count: str) -> None:
+        number = int(count) if count.isdecimal() else 1
+        if count and not count.isdecimal():
+            self._show(f"[expected a number of actions, got {count!r}]")
+            return
+        if not self._past or number < 1:
+            self._show("[there is nothing to undo]")
+            return
+        number = min(number, len(self._past))
+        state, self._terminated, self._truncated = self._past[-number]
+        del self._past[-number:]
+        set_state(self.env, state)
+        self._info = self._inner._full_info()
+        self._listed = []
+        self._show(f"[{number} undone]\n{self._inner._last_observation}")
+
+    def _status(self, _: str) -> None:
+        limit = self.env.step_limit
+        self._show(
+            f"[task {self._info['task_id']}, step {len(self.env.steps)}"
+            f"{f' of {limit}' if limit else ''}, score {self._info['score']:.3f}, "
+            f"reward {sum(step.reward for step in self.env.steps):.3f}]"
+        )
+
+    def _again(self, task: str) -> None:
+        self.start(task_reference(task or None))
+
+    def _store(self, _: str) -> None:
+        if not self.env.steps:
+            self._show("[there is nothing to save yet]")
+            return
+        with TrajectoryStore(self._save) as store:
+            store.add(self.trajectory())
+        self._saved += 1
+        self._show(f"[saved to {self._save}]")
+
+    def _messages(self) -> tuple[Any, ...]:
+        """Return the conversation up to the player's last reply."""
+        messages = self.env.conversation
+        if messages and messages[-1].role == "user":
+            messages = messages[:-1]
+        return messages
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which could move the cursor or worse, by a question mark."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+def _lines() -> Iterator[str]:
+    """Yield what is typed, until the end of input; with history where the terminal has it."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (importing it gives `input` line editing)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eto_gym.cli.play import Game, printable, task_reference
+from eto_gym.trajectories import TrajectoryStore
+from tests.toy import make_corridor
+
+CLI = [sys.executable, "-m", "eto_gym.cli.main", "play"]
+
+
+@pytest.fixture
+def shown() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def game(tmp_path: Path, shown: list[str]) -> Game:
+    game = Game(make_corridor(), save=tmp_path / "play.jsonl", show=shown.append)
+    game.start("door-1/1", seed=0)
+    return game
+
+
+def test_actions_undo_and_the_end(game: Game, shown: list[str]) -> None:
+    start = shown[-1]
+    for line in ("back", "go", "go", ":u 2", ":u", ":u"):
+        assert game.handle(line)
+    assert "[there is nothing to undo]" in shown
+    assert len(game.env.steps) == 0
+    assert shown[-2].removeprefix("[1 undone]\n") in start
+    game.handle("go")
+    game.handle("open")
+    assert shown[-1].startswith("[the episode is solved")
+    game.handle("back")
+    assert "over" in shown[-1]
+    game.handle(":u")
+    game.handle("open")
+    assert game.trajectory().success
+    assert [step.action for step in game.env.steps] == ["go", "open"]
+
+
+def test_numbered_actions(game: Game, shown: list[str]) -> None:
+    game.handle(":a")
+    listed = [line.split(maxsplit=1)[1] for line in shown[-1].splitlines()]
+    assert listed == sorted(listed)
+    game.handle(":a g")
+    assert shown[-1] == "1  go"
+    game.handle(":1")
+    assert game.env.steps[-1].action == "go"
+    game.handle(":1")  # the list was for the state before
+    assert "no action 1" in shown[-1]
+    game.handle(":a nonsense")
+    assert shown[-1] == "[no such action]"
+    assert not game.handle(":q")
+
+
+def test_saved_trajectories_hold_thoughts(game: Game, shown: list[str], tmp_path: Path) -> None:
+    game.handle(":s")
+    assert "nothing to save" in shown[-1]
+    game.handle(":t The door is one step to the right.")
+    game.handle("go")
+    game.handle(":s")
+    game.handle("open")
+    game.handle(":s")
+    half, whole = TrajectoryStore(tmp_path / "play.jsonl").load(strict=True)
+    assert (half.outcome, half.success) == ("truncated", False)
+    assert (whole.outcome, whole.success, whole.reward) == ("terminated", True, 1.0)
+    assert whole.policy == "human"
+    assert half.key != whole.key
+    replies = [m.content for m in whole.messages if m.train]
+    assert replies[0] == "Thought: The door is one step to the right.\nAction: go"
+    assert whole.messages[-1].content.endswith("Action: open")
+
+
+def test_the_expert_helps(game: Game, shown: list[str]) -> None:
+    game.handle(":e")
+    assert any(line.startswith("Thought: ") for line in shown)
+    assert len(game.env.steps) == 1
+
+
+def test_other_commands(game: Game, shown: list[str]) -> None:
+    for line, expected in (
+        (":i", "[task door-1/1, step 0"),
+        (":p", "Open the right door."),
+        (":h", "Type an action"),
+        (":x", "There is no command :x"),
+        (":u many", "[expected a number"),
+        (":n door-9/9", "[expected task"),
+        (":n 2", "[task door-2/2]"),
+    ):
+        assert game.handle(line)
+        assert shown[-1].startswith(expected), line
+    assert game.handle("   ")
+
+
+def test_terminal_controls_are_not_passed_on() -> None:
+    assert printable("a\x1b[2Jb\tc\nd\x9be é") == "a?[2Jb\tc\nd?e é"
+    assert task_reference("12") == 12
+    assert task_reference("boil/12") == "boil/12"
+    assert task_reference(None) is None
+
+
+def test_piped_input(tmp_path: Path) -> None:
+    save = tmp_path / "saved" / "play.jsonl"
+    lines = [":a", ":1", "nonsense \udcff", ":s", ":u", ":i"]
+    done = subprocess.run(
+        [*CLI, "alfworld", "--task", "0", "--seed", "1", "--save", str(save)],
+        input="\n".join(lines).encode("utf-8", "surrogateescape"),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    output = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert "Your task is to" in output
+    assert "[1 undone]" in output
+    assert "step 1" in output
+    (trajectory,) = TrajectoryStore(save).load(strict=True)
+    assert len(trajectory.steps) == 2
+
+
+def test_mistakes_are_named() -> None:
+    for wrong in (["nowhere"], ["alfworld", "--task", "nowhere"]):
+        done = subprocess.run([*CLI, *wrong], capture_output=True, text=True, input="", check=False)
+        assert done.returncode == 2
+        assert "expected" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_in_a_terminal() -> None:
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*CLI, "alfworld", "--task", "0"], stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    seen = ""
+
+    def until(text: str, within: float = 60.0) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + within
+        while text not in seen:
+            assert time.monotonic() < deadline, seen
+            if select.select([master], [], [], 0.2)[0]:
+                seen += os.read(master, 65536).decode(errors="replace")
+
+    def type_line(text: str) -> Callable[[str], None]:
+        nonlocal seen
+        seen = ""
+        os.write(master, f"{text}\n".encode())
+        return until
+
+    try:
+        until("> ")
+        type_line(":a")("1  ")
+        until("> ")
+        type_line("look")("look")
+        type_line(":u")("[1 undone]")
+        os.write(master, b"\x04")  # end of input
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
