@@ -32,7 +32,8 @@ class ETOSettings:
     )
     train_split: str = option("train", "split that is demonstrated and explored")
     eval_split: str = option("test", "held-out split that every policy is evaluated on")
-    train_tasks: int = option(0, "tasks to demonstrate and explore; 0: all")
+    train_tasks: int = option(0, "tasks to demonstrate; 0: all", paper="all")
+    explore_tasks: int = option(0, "of these, tasks to explore; 0: all", paper="all")
     eval_tasks: int = option(0, "tasks to evaluate on; 0: all")
     expert_file: str = option(
         "", "demonstrations in the paper's SFT form or as stored trajectories; empty: own expert"
@@ -76,6 +77,7 @@ class ETOSettings:
             ("iterations", 0),
             ("max_steps", 0),
             ("train_tasks", 0),
+            ("explore_tasks", 0),
             ("eval_tasks", 0),
             ("explore_samples", 1),
             ("slots", 1),
