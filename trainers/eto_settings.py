@@ -112,13 +112,35 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
     "quickstart": {
         "model": "tiny",
-        "train_tasks": 1000,
+        "data": "builtin:small",
+        "train_tasks": 2400,
+        "explore_tasks": 1000,
         "eval_tasks": 1000,
+        "max_steps": 20,
         "prompt_style": "none",
         "max_new_tokens": 48,
         "max_context": 2048,
         "slots": 256,
         "workers": 2,
+        "sft": {
+            "optimizer": "muon",
+            "learning_rate": 3e-3,
+            "muon_learning_rate": 0.01,
+            "adam_beta2": 0.95,
+            "epochs": 1.0,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "schedule": "linear",
+            "max_length": 2048,
+        },
+        "pairing": {"cut_after_divergence": 0},
+        "dpo": {
+            "learning_rate": 2e-5,
+            "epochs": 1.0,
+            "batch_size": 8,
+            "micro_batch_size": 8,
+            "max_length": 2048,
+        },
     },
 }
 """Name of a preset -> the settings in which it differs from the defaults."""
