@@ -15,6 +15,11 @@ def register_all() -> None:
         max_episode_steps=40,
     )
     gym.register(
+        id=f"{NAMESPACE}/WebShop-v0",
+        entry_point="eto_gym.envs.webshop:WebShopEnv",
+        max_episode_steps=10,
+    )
+    gym.register(
         id=f"{NAMESPACE}/ScienceWorld-v0",
         entry_point="eto_gym.envs.scienceworld:ScienceWorldEnv",
     )

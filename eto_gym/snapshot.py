@@ -40,7 +40,8 @@ def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         elif isinstance(inner, OrderEnforcing):
             inner._has_reset = True
         elif isinstance(inner, PassiveEnvChecker):
-            inner.checked_step = True  # it would compare the first step with a reset
+            # It would compare the next step with a reset that there may never have been.
+            inner.checked_step = inner.checked_data_reuse = True
         inner = inner.env
     if len(saved) != len(wrappers):
         raise EtoGymError(

@@ -84,10 +84,12 @@ class TaskSet(Sequence[Task]):
         return iter(self._tasks)
 
     def __contains__(self, item: object) -> bool:
-        """Tell whether a task, or a task id, belongs to the set."""
-        if isinstance(item, str):
-            return item in self._index
+        """Tell whether a task belongs to the set."""
         return isinstance(item, Task) and item.id in self._index
+
+    def has(self, task_id: str) -> bool:
+        """Tell whether a task with this id belongs to the set."""
+        return task_id in self._index
 
     def __repr__(self) -> str:
         """Show split and size."""

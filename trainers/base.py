@@ -23,14 +23,14 @@ class BaseSettings:
     gives others, on episodes that demonstrate no task.
     """
 
-    tasks: int = option(2400, "training tasks that are played aimlessly")
+    tasks: int = option(1800, "training tasks that are played aimlessly")
     samples: int = option(1, "episodes of play per task")
     steps: int = option(
         20, "steps of play per episode; short ones show more houses for the same number of tokens"
     )
     vocab_size: int = option(768, "tokens of the byte-level BPE, trained on the play")
     hidden_size: int = option(128, "width of the decoder")
-    layers: int = option(4, "decoder layers")
+    layers: int = option(3, "decoder layers")
     heads: int = option(4, "attention heads")
     kv_heads: int = option(2, "heads of keys and values; fewer make long contexts cheaper")
     mlp_size: int = option(384, "inner width of the feed-forward part")
@@ -40,11 +40,11 @@ class BaseSettings:
         default_factory=lambda: SFTSettings(
             train_on="all",
             optimizer="muon",
-            learning_rate=3e-3,
+            learning_rate=1e-2,
             adam_beta2=0.95,
             epochs=1.0,
-            batch_size=8,
-            micro_batch_size=8,
+            batch_size=4,
+            micro_batch_size=4,
             schedule="linear",
             max_length=2048,
             truncation="cut",

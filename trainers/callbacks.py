@@ -13,6 +13,8 @@ import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
+from eto_gym.trainers.scoring import without_dropout
+
 COMPLETE = "complete"
 """Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
 
@@ -64,9 +66,10 @@ class MarkComplete(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        for path in folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         (folder / COMPLETE).touch()
 
 
@@ -196,11 +199,8 @@ class KeepBest(TrainerCallback, ExportableState):
         if self.scores and self.scores[-1][0] == state.global_step:
             return
         before = self.best
-        training = model.training
-        model.eval()
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
             score = float(self._evaluate(state.global_step, model))
-        model.train(training)
         self.scores.append((state.global_step, score))
         if before is None or score > before[1]:
             weights = {n: p.detach().cpu().contiguous() for n, p in _trainable(model)}

@@ -23,7 +23,7 @@ from eto_gym.trainers.batching import IGNORED, collate_pairs, pad_rows
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.encoding import PairRow, Row
 from eto_gym.trainers.models import lora_config
-from eto_gym.trainers.scoring import install_scorer, row_sums
+from eto_gym.trainers.scoring import install_scorer, row_sums, without_dropout
 
 TRL_VERSIONS = ("1.16",)
 """Minor versions of TRL whose trainer this code was tested with: it overrides private methods."""
@@ -82,6 +82,17 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         )
         if self.ref_model is not None:
             install_scorer(self.ref_model)
+        if adapted:
+            self._settle_reference_adapter()
+
+    def _settle_reference_adapter(self) -> None:
+        """Free the copy of the adapter that TRL made as the reference, or keep it frozen."""
+        if self._settings.precompute_reference:
+            self.model.delete_adapter("ref")
+            return
+        for name, parameter in self.model.named_parameters():
+            if ".ref." in name:
+                parameter.requires_grad_(False)
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -142,15 +153,12 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     def _reference_scores(self, sides: Sequence[Row], batch_size: int) -> torch.Tensor:
         scores = torch.zeros(len(sides))
         order = sorted(range(len(sides)), key=lambda index: len(sides[index].ids))
-        training = self.model.training
-        self.model.eval()
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
             batch = self._prepare_inputs(
                 pad_rows([sides[i] for i in chunk], self._tokenizer.pad_token_id)
             )
             scores[chunk] = self._score_reference(batch).cpu()
-        self.model.train(training)
         return scores
 
     def _score_reference(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -158,6 +166,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self._checkpointing_options()),
             self.accelerator.autocast(),
+            without_dropout(self.model),
             self._reference() as model,
         ):
             return _side_sums(model, batch)

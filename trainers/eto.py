@@ -171,7 +171,7 @@ class ETOLoop:
             name,
             self._policy_maker(model, name, temperature=s.explore_temperature),
             split=s.train_split,
-            tasks=s.train_tasks,
+            tasks=s.explore_tasks or s.train_tasks,
             samples=s.explore_samples,
             inputs=(model,),
             settings={"temperature": s.explore_temperature},

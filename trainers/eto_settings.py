@@ -32,7 +32,8 @@ class ETOSettings:
     )
     train_split: str = option("train", "split that is demonstrated and explored")
     eval_split: str = option("test", "held-out split that every policy is evaluated on")
-    train_tasks: int = option(0, "tasks to demonstrate and explore; 0: all")
+    train_tasks: int = option(0, "tasks to demonstrate; 0: all", paper="all")
+    explore_tasks: int = option(0, "of these, tasks to explore; 0: all", paper="all")
     eval_tasks: int = option(0, "tasks to evaluate on; 0: all")
     expert_file: str = option(
         "", "demonstrations in the paper's SFT form or as stored trajectories; empty: own expert"
@@ -76,6 +77,7 @@ class ETOSettings:
             ("iterations", 0),
             ("max_steps", 0),
             ("train_tasks", 0),
+            ("explore_tasks", 0),
             ("eval_tasks", 0),
             ("explore_samples", 1),
             ("slots", 1),
@@ -110,13 +112,35 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
     "quickstart": {
         "model": "tiny",
-        "train_tasks": 1000,
+        "data": "builtin:small",
+        "train_tasks": 2400,
+        "explore_tasks": 1000,
         "eval_tasks": 1000,
+        "max_steps": 20,
         "prompt_style": "none",
         "max_new_tokens": 48,
         "max_context": 2048,
         "slots": 256,
         "workers": 2,
+        "sft": {
+            "optimizer": "muon",
+            "learning_rate": 3e-3,
+            "muon_learning_rate": 0.01,
+            "adam_beta2": 0.95,
+            "epochs": 1.0,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "schedule": "linear",
+            "max_length": 2048,
+        },
+        "pairing": {"cut_after_divergence": 0},
+        "dpo": {
+            "learning_rate": 2e-5,
+            "epochs": 1.0,
+            "batch_size": 8,
+            "micro_batch_size": 8,
+            "max_length": 2048,
+        },
     },
 }
 """Name of a preset -> the settings in which it differs from the defaults."""

@@ -78,7 +78,8 @@ def load_model(model: str | Path, settings: TrainSettings) -> Any:
                 f"expected lora_r={config.r}, got {settings.lora_r}"
             )
         return peft.PeftModel.from_pretrained(base, str(model), is_trainable=True)
-    return peft.PeftModel.from_pretrained(base, str(model)).merge_and_unload()
+    merged = peft.PeftModel.from_pretrained(base, str(model)).merge_and_unload()
+    return merged.requires_grad_(True)  # PEFT froze the base
 
 
 def lora_config(settings: TrainSettings) -> LoraConfig:
@@ -138,7 +139,7 @@ def write_model(
     if settings.merge_adapter and hasattr(model, "peft_config"):
         model = _merged(model, staging)
         shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging)
+    _save(model, staging)
     tokenizer.save_pretrained(staging)
     (staging / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
     (staging / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -165,12 +166,18 @@ def check_output(output: Path) -> None:
         )
 
 
+def _save(model: Any, folder: Path) -> None:
+    """Write weights and configuration; of several adapters, the trained one."""
+    chosen = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
+    model.save_pretrained(folder, **chosen)
+
+
 def _merged(model: Any, scratch: Path) -> Any:
     """Merge an adapter into its base in the base's own precision, not in four bits."""
     peft = require("peft", feature="LoRA adapters", extra="train")
     transformers = require("transformers", feature="training", extra="train")
     base_name = model.get_base_model().config._name_or_path
-    model.save_pretrained(scratch)
+    _save(model, scratch)
     base = transformers.AutoModelForCausalLM.from_pretrained(base_name)
     return peft.PeftModel.from_pretrained(base, str(scratch)).merge_and_unload()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from eto_gym.conversation import parse_reply
 from eto_gym.errors import unknown_name
 from eto_gym.prompt import Message
 from eto_gym.trainers.options import SettingsError, option
@@ -38,8 +39,8 @@ class PairingSettings:
     )
     cut_after_divergence: int | None = option(
         None,
-        "end the rejected side this many rounds after the first turn in which it differs from the "
-        "chosen side (0: that turn is its last); None: keep it",
+        "end the rejected side this many rounds after the first turn whose action differs from the "
+        "chosen side's (0: that turn is its last); None: keep it",
         paper="None",
     )
     min_gap: float = option(
@@ -261,14 +262,15 @@ def _pair(
 
 
 def _divergence(chosen: Sequence[Message], rejected: Sequence[Message]) -> int | None:
-    """Round (from 0) of the first turn of `rejected` that differs from the turn in `chosen`.
+    """Round (from 0) of the first turn of `rejected` whose action differs from that in `chosen`.
 
-    Where an observation differs before any turn does, it is the round of the next turn; None where
+    Another wording of the thought is no divergence, but a reply without an action is one. Where an
+    observation differs before any turn does, it is the round of the next turn; None where
     `rejected` is a beginning of `chosen`.
     """
     turn = 0
     for index, message in enumerate(rejected):
-        same = index < len(chosen) and _text(chosen[index]) == _text(message)
+        same = index < len(chosen) and _deed(chosen[index]) == _deed(message)
         if not same:
             return turn
         turn += message.role == "assistant"
@@ -295,6 +297,12 @@ def _ending_in_a_turn(turns: Sequence[Message]) -> tuple[Message, ...]:
 
 def _rounds(turns: Iterable[Message]) -> int:
     return sum(message.role == "assistant" for message in turns)
+
+
+def _deed(message: Message) -> tuple[str, str]:
+    """Return the action of an assistant's turn, or else the text."""
+    reply = parse_reply(message.content) if message.role == "assistant" else None
+    return (message.role, reply.action if reply else message.content)
 
 
 def _text(message: Message) -> tuple[str, str]:

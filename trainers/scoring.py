@@ -6,7 +6,9 @@ as much as the rest of a small model, and holds the largest tensor of the step.
 
 from __future__ import annotations
 
+import contextlib
 import types
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,6 +59,25 @@ def install_scorer(model: PreTrainedModel) -> None:
     _verify(model)
 
 
+@contextlib.contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode for a while, except its four-bit layers.
+
+    On a CPU, bitsandbytes repacks a four-bit layer in place at its first call in evaluation mode,
+    with rounded scales and for inference only: training could not go on with it.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for module, _ in before:
+        if type(module).__name__ == "Linear4bit":
+            module.training = True
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
 def row_sums(token_logps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Sum the vector of `score=labels` over each row of `labels`."""
     rows = torch.nonzero(labels[:, 1:] != IGNORED)[:, 0]
@@ -102,12 +123,9 @@ def _verify(model: Any) -> None:
     ids = (torch.arange(7, device=device) * 7919 + 11)[None] % size
     labels = ids.clone()
     labels[:, 0] = IGNORED
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), without_dropout(model):
         ours = model(input_ids=ids, score=labels)["token_logps"]
         logits = model(input_ids=ids).logits.float()
-    model.train(training)
     theirs = logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
     tolerance = 1e-4 if model.dtype == torch.float32 else 0.05
     if not torch.allclose(ours, theirs.to(ours.device), rtol=1e-3, atol=tolerance):

@@ -8,6 +8,10 @@ import importlib
 DATA_COMMANDS = {
     "download": {
         "alfworld": ("eto_gym.envs.alfworld.download", "the official games (about 120 MB)"),
+        "webshop": ("eto_gym.envs.webshop.download", "the official products and goals (5 GB)"),
+    },
+    "build": {
+        "webshop": ("eto_gym.envs.webshop.build_command", "a catalog from the official files"),
     },
 }
 """Action -> benchmark -> (module, one line of help). A module offers `configure(parser)`, which

@@ -74,7 +74,7 @@ def _double_logps(model: Any, ids: list[int], mask: list[bool]) -> Any:
 def _double_model(tiny: Path, scale: float = 0.0) -> Any:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float64)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float64)
     _perturb(model, scale)
     return model.eval()
 
@@ -275,7 +275,8 @@ def test_training_raises_the_margin(
 def _load(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    return model.eval()
 
 
 def test_long_sides_are_refused_or_cut_at_turns(tiny: Path, make_play: Play) -> None:

@@ -36,7 +36,8 @@ def small_settings(**changes: Any) -> ETOSettings:
         epochs=1.0, batch_size=4, micro_batch_size=4, max_length=2048, truncation="cut"
     )
     base = BaseSettings(
-        tasks=6, steps=4, hidden_size=32, layers=1, heads=2, kv_heads=1, mlp_size=32, vocab_size=400,
+        tasks=6, steps=4, hidden_size=32, layers=1, heads=2, kv_heads=1, mlp_size=32,
+        vocab_size=400,
         train=dataclasses.replace(short, train_on="all"),
     )  # fmt: skip
     dpo = DPOSettings(epochs=1.0, batch_size=4, micro_batch_size=4, max_length=2048)

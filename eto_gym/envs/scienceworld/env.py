@@ -253,7 +253,7 @@ class ScienceWorldEnv(TextEnv):
         self._error = state["error"]
 
     def _find_task(self, ref: str | int) -> Task:
-        if isinstance(ref, str) and ref not in self.task_set.ids:
+        if isinstance(ref, str) and not self.task_set.has(ref):
             return find_task(ref, self.split_scheme)
         return super()._find_task(ref)
 

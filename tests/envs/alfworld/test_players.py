@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Literal
 
@@ -18,11 +19,24 @@ from eto_gym.envs.alfworld.players import (
     RandomPlayer,
     make_player,
 )
-from eto_gym.envs.alfworld.thoughts import narrate
+from eto_gym.envs.alfworld.thoughts import SEEKING, narrate
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.expert import Reply
 
 NAMES: tuple[PlayerName, ...] = ("random", "noisy", "explorer")
+SOUGHT = [
+    re.compile(
+        re.escape(way)
+        .replace(r"\{kind\}", "(?P<kind>[a-z]+)")
+        .replace(r"\{place\}", r"[a-z]+ \d+")
+        .replace(r"\{last\}", r"[a-z]+ \d+")
+        .replace(r"\{item\}", r"[a-z]+ \d+")
+    )
+    for ways in SEEKING.values()
+    for way in ways
+    if "{kind}" in way
+]
+"""What the explorer says while it seeks things."""
 
 
 def play(
@@ -82,10 +96,26 @@ def test_thoughts_tell_the_action_and_not_the_task(name: PlayerName) -> None:
     for task in range(10):
         replies, _, _ = play(name, task, task)
         for reply in replies:
-            assert reply.thought in {
-                narrate(reply.action, np.random.default_rng(seed)) for seed in range(40)
-            }
+            narrated = {narrate(reply.action, np.random.default_rng(seed)) for seed in range(40)}
+            sought = name == "explorer" and any(p.fullmatch(reply.thought) for p in SOUGHT)
+            assert reply.thought in narrated or sought
             assert "task" not in reply.thought
+
+
+def test_what_the_explorer_seeks_has_nothing_to_do_with_the_task() -> None:
+    env = ALFWorldEnv("builtin", "train", admissible_actions=True)
+    same = []
+    for task in range(100):
+        observation, info = env.reset(options={"task": task})
+        wanted = env.task.id.split("-")[1].lower()
+        player = Explorer(np.random.default_rng(task))
+        for _ in range(20):
+            reply = player.act(observation, info)
+            observation, _, _, _, info = env.step(reply.action)
+            seeking = [m for p in SOUGHT if (m := p.fullmatch(reply.thought))]
+            same += [match["kind"] == wanted for match in seeking]
+    assert len(same) > 300
+    assert np.mean(same) < 0.15
 
 
 def test_an_explorer_works_without_the_list_of_actions() -> None:

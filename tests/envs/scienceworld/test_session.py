@@ -277,8 +277,7 @@ def test_no_jvm_or_folder_outlives_its_process(
             parent.stdout.close()
 
 
-def test_the_last_to_leave_stops_the_jvm() -> None:
-    pytest.importorskip("scienceworld")
+def test_the_last_to_leave_stops_the_jvm(warm_lane: EngineSession) -> None:
     one = EngineSession(isolation="process")
     one.load("boil", 0, "easy")
     jvm = jvm_of(one)

@@ -1,0 +1,74 @@
+"""What the environments of a process share: one catalog, its pages, and its task sets."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.goals import GOAL_KINDS, GoalKind
+from eto_gym.envs.webshop.pages import Pages
+from eto_gym.envs.webshop.tasks import SPLITS, GoalTasks, split_indices
+from eto_gym.errors import EtoGymError, check_choice
+
+BUILTIN = "builtin"
+
+_open_shops: WeakValueDictionary[str, Shop] = WeakValueDictionary()
+_opening = Lock()
+
+
+class Shop:
+    """One read-only catalog with what is derived from it, for any number of environments."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        """Wrap a catalog; `open_shop` is what environments call."""
+        self.catalog = catalog
+        self._pages = {shown: Pages(catalog, show_attributes=shown) for shown in (False, True)}
+        self._tasks: dict[tuple[GoalKind, str], GoalTasks] = {}
+
+    def pages(self, *, show_attributes: bool) -> Pages:
+        """Return the page builder."""
+        return self._pages[show_attributes]
+
+    def tasks(self, kind: GoalKind, split: str) -> GoalTasks:
+        """Return the task set of a split."""
+        check_choice("goals", kind, GOAL_KINDS)
+        check_choice("split", split, SPLITS)
+        key = (kind, split)
+        if key not in self._tasks:
+            goals = self.catalog.goals(kind)
+            if len(goals) == 0:
+                raise EtoGymError(f"the catalog {self.catalog.name!r} holds no {kind} goals")
+            indices = split_indices(kind, np.asarray(goals.products), split)
+            self._tasks[key] = GoalTasks(goals, kind, indices, split=split)
+        return self._tasks[key]
+
+
+def open_shop(catalog: str | Path | Catalog) -> Shop:
+    """Return the process's shop for a catalog: "builtin", an index folder, or a catalog object.
+
+    A shop lives as long as an environment uses it; the built-in one is kept.
+    """
+    if catalog == BUILTIN:
+        return _builtin_shop()
+    if isinstance(catalog, Catalog):
+        key = f"object {id(catalog)}"  # the shop keeps the object alive, so ids are not reused
+    else:
+        key = f"folder {Path(catalog).resolve()}"
+    with _opening:
+        shop = _open_shops.get(key)
+        if shop is None:
+            opened = catalog if isinstance(catalog, Catalog) else Catalog.open(Path(catalog))
+            shop = _open_shops[key] = Shop(opened)
+        return shop
+
+
+@cache
+def _builtin_shop() -> Shop:
+    from eto_gym.envs.webshop.builtin import builtin_catalog
+
+    return Shop(builtin_catalog())

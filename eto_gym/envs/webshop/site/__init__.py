@@ -1,0 +1,1 @@
+"""The shop as HTML: the observation mode "html", and the web site for people."""

@@ -1,0 +1,268 @@
+"""Index folders: they are whole or they are not there, and a damaged one says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eto_gym.envs.webshop.build import build_catalog
+from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.search import Search
+from eto_gym.envs.webshop.store import MANIFEST, FolderWriter, MemoryWriter, Store, read_manifest
+from eto_gym.errors import DataError
+from tests.envs.webshop.support import record
+
+
+def write_sources(folder: Path) -> dict[str, Path]:
+    """Write the three files of a catalog of three mugs."""
+    files = {
+        "products": [record(f"A{i}", f"{c} Mug") for i, c in enumerate(("Red", "Blue", "Green"))],
+        "attributes": {
+            "A0": {
+                "attributes": ["easy clean"],
+                "instruction": "Find me easy clean mugs",
+                "instruction_attributes": ["easy clean"],
+            }
+        },
+        "goals": {
+            "A1": [
+                {
+                    "instruction": "i want a blue mug.",
+                    "instruction_attributes": ["easy clean"],
+                    "instruction_options": [],
+                }
+            ]
+        },
+    }
+    paths = {}
+    for name, content in files.items():
+        paths[name] = folder / f"{name}.json"
+        paths[name].write_text(json.dumps(content))
+    return paths
+
+
+def build(sources: dict[str, Path], out: Path) -> Path:
+    return build_catalog(
+        products=sources["products"],
+        attributes=sources["attributes"],
+        goals=sources["goals"],
+        out=out,
+    )
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, Path]:
+    return write_sources(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    return build(write_sources(folder), folder / "index")
+
+
+@pytest.fixture
+def index(built: Path, tmp_path: Path) -> Path:
+    """A copy of the built index, to be damaged."""
+    return Path(shutil.copytree(built, tmp_path / "index"))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
+def test_text_columns(texts: list[str]) -> None:
+    writer = MemoryWriter()
+    writer.texts("texts").extend(texts)
+    column = writer.finish({}).texts("texts")
+    assert list(column) == texts
+    assert len(column) == len(texts)
+    with pytest.raises(IndexError):
+        column[len(texts)]
+
+
+@given(st.sets(st.text(st.characters(exclude_categories=["Cs"]))), st.text())
+def test_finding_in_a_sorted_column(texts: set[str], other: str) -> None:
+    writer = MemoryWriter()
+    ordered = sorted(texts)
+    writer.texts("texts").extend(ordered)
+    column = writer.finish({}).texts("texts")
+    assert [column.find(text) for text in ordered] == list(range(len(ordered)))
+    assert column.find(other) == (ordered.index(other) if other in texts else None)
+
+
+def test_a_built_folder_opens_and_verifies(sources: dict[str, Path], tmp_path: Path) -> None:
+    index = build(sources, tmp_path / "index")
+    catalog = Catalog.open(index, verify=True)
+    assert len(catalog) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "products.json", "attributes.json", "goals.json", "index",
+    }  # fmt: skip
+    manifest = read_manifest(index)
+    assert manifest["tagger"] == "rules"
+    assert manifest["seed"] == 0
+    assert manifest["goals"] == {"human": 1, "synthetic": 1}
+    assert {source["name"] for source in manifest["sources"].values()} == {
+        "products.json", "attributes.json", "goals.json",
+    }  # fmt: skip
+    assert set(manifest["files"]) == {path.name for path in index.iterdir()} - {MANIFEST}
+
+
+def test_builds_are_deterministic(sources: dict[str, Path], index: Path, tmp_path: Path) -> None:
+    again = build(sources, tmp_path / "again")
+    assert read_manifest(again) == read_manifest(index)
+
+
+def test_every_truncated_file_is_noticed(index: Path) -> None:
+    for name in read_manifest(index)["files"]:
+        path = index / name
+        whole = path.read_bytes()
+        if not whole:
+            continue
+        path.write_bytes(whole[:-1])
+        with pytest.raises(DataError, match=r"expected \d+ bytes, got"):
+            Store.open(index)
+        path.unlink()
+        with pytest.raises(DataError, match="is missing"):
+            Store.open(index)
+        path.write_bytes(whole)
+    Store.open(index, verify=True)
+
+
+def test_altered_bytes_are_noticed_on_request(index: Path) -> None:
+    path = index / "prices.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    Store.open(index)
+    with pytest.raises(DataError, match="SHA-256"):
+        Catalog.open(index, verify=True)
+
+
+def test_an_array_file_with_a_broken_head(index: Path) -> None:
+    path = index / "prices.npy"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(DataError, match="no array file"):
+        Store.open(index)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no WebShop index"),
+        ("", "cannot be read"),
+        ("{", "cannot be read"),
+        ("[]", "not the manifest"),
+        ('{"format": "other"}', "not the manifest"),
+        ('{"format": "eto-gym-webshop", "version": 0}', "expected index version 1, got 0"),
+        ('{"format": "eto-gym-webshop", "version": 99}', "expected index version 1, got 99"),
+        ('{"format": "eto-gym-webshop", "version": 1}', "lists no files"),
+        ('{"format": "eto-gym-webshop", "version": 1, "files": {"a": {}}}', "lists no files"),
+        (
+            '{"format": "eto-gym-webshop", "version": 1,'
+            ' "files": {"../a": {"bytes": 0, "sha256": ""}}}',
+            "lists no files",
+        ),
+        ('{"format": "eto-gym-webshop", "version": 1, "files": {}}', "holds no 'asins.bin'"),
+    ],
+)
+def test_bad_manifests(index: Path, content: str | None, message: str) -> None:
+    path = index / MANIFEST
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    for opener in (Catalog.open, Search):
+        with pytest.raises(DataError, match=message):
+            opener(index)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="eto-gym data build webshop"):
+        Catalog.open(tmp_path / "none")
+
+
+def test_an_existing_folder_is_left_alone(sources: dict[str, Path], index: Path) -> None:
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in index.iterdir())
+    with pytest.raises(DataError, match="exists already"):
+        build(sources, index)
+    assert before == sorted((path.name, path.stat().st_mtime_ns) for path in index.iterdir())
+
+
+def test_an_empty_folder_is_taken(sources: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert len(Catalog.open(build(sources, tmp_path / "empty"))) == 3
+
+
+@pytest.mark.parametrize("broken", ["products", "attributes", "goals"])
+def test_a_failed_build_leaves_nothing(
+    sources: dict[str, Path], tmp_path: Path, broken: str
+) -> None:
+    text = sources[broken].read_text()
+    sources[broken].write_text(text[: len(text) // 2])
+    with pytest.raises(DataError, match=f"{broken}.json"):
+        build(sources, tmp_path / "index")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "products.json", "attributes.json", "goals.json",
+    }  # fmt: skip
+
+
+def test_no_product_at_all(sources: dict[str, Path], tmp_path: Path) -> None:
+    sources["products"].write_text('[{"asin": "nan"}, 5, null]')
+    with pytest.raises(DataError, match="no product"):
+        build(sources, tmp_path / "index")
+
+
+def test_a_missing_source(sources: dict[str, Path], tmp_path: Path) -> None:
+    sources["goals"] = tmp_path / "none.json"
+    with pytest.raises(DataError, match=r"none\.json"):
+        build(sources, tmp_path / "index")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_build_never_looks_finished(sources: dict[str, Path], tmp_path: Path) -> None:
+    script = """
+        import os, signal, sys
+        from eto_gym.envs.webshop import build, store
+        products, attributes, out = sys.argv[1:]
+        def dies(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        store._sync = dies
+        build.build_catalog(products=products, attributes=attributes, goals=None, out=out)
+    """
+    out = tmp_path / "index"
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(script),
+            str(sources["products"]),
+            str(sources["attributes"]),
+            str(out),
+        ],
+        cwd=Path(__file__).parents[3],
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    leftover = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert leftover
+    for folder in leftover:
+        with pytest.raises(DataError):
+            Catalog.open(folder)
+    assert len(Catalog.open(build(sources, out))) == 3
+
+
+def test_leaving_the_writer_early_removes_its_folder(tmp_path: Path) -> None:
+    with FolderWriter(tmp_path / "index") as writer:
+        writer.texts("texts").append("a")
+        writer.add("array", np.zeros(3))
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
