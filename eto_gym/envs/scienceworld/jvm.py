@@ -25,7 +25,11 @@ FLAGS = (
     # that of insertion, so that an episode no longer depends on what the JVM did before it.
     "-XX:hashCode=2",
     "-XX:+UseSerialGC",
-    "-Xmn64m",  # more is touched, and so taken from the machine, without being faster
+    # A heap that starts small and follows what lives in it: half the memory, no slower.
+    "-Xms96m",
+    "-Xmn64m",
+    "-XX:MinHeapFreeRatio=15",
+    "-XX:MaxHeapFreeRatio=40",
     "-XX:+ExitOnOutOfMemoryError",  # the engine swallows errors and would go on half dead
     "-XX:-UsePerfData",  # no files in the machine's temporary folder
     "-Duser.language=en",  # the engine's toLowerCase is that of the locale

@@ -141,8 +141,11 @@ def test_a_jvm_that_dies_again_and_again_is_an_error(
 ) -> None:
     from eto_gym.envs.scienceworld.env import ScienceWorldEnv
 
-    env = ScienceWorldEnv(isolation="process")
+    env = ScienceWorldEnv(lanes=1)
     env.reset(options={"task": "boil/0"})
+    expected = play(session, "melt", 1, PLAN)
+    session.load("melt", 1, "easy")
+    session.step(PLAN[0])
     step = EngineSession._raw_step
 
     def deadly(self: EngineSession, action: str) -> EngineStep:
@@ -155,6 +158,8 @@ def test_a_jvm_that_dies_again_and_again_is_an_error(
     assert (reward, terminated, truncated, info["error"]) == (0.0, False, True, "environment")
     assert "died" in info["error_detail"]
     monkeypatch.undo()
+    # The neighbour on the same JVM, and the next episode, are none the worse for it.
+    assert [session.step(action) for action in PLAN[1:]] == expected[3:]
     env.reset(options={"task": "boil/0"})
     assert "error" not in env.step("look around")[-1]
     env.close()
