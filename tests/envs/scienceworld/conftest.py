@@ -1,8 +1,4 @@
-"""Fixtures of the ScienceWorld tests: one warm JVM for all of them.
-
-Tests that need the engine are marked `official`, so that they also run where the extras have been
-installed for the comparisons.
-"""
+"""Fixtures of the ScienceWorld tests: one warm JVM for all of them."""
 
 from __future__ import annotations
 
@@ -11,12 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from eto_gym.envs.scienceworld.session import EngineSession
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "warm_lane" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.official)
 
 
 @pytest.fixture(scope="session")
