@@ -3,6 +3,7 @@
     python -m eto_gym.benchmarks.scienceworld
     python -m eto_gym.benchmarks.scienceworld --environments 1 4 16 --repeats 3
     python -m eto_gym.benchmarks.scienceworld --determinism
+    python -m eto_gym.benchmarks.scienceworld --soak 1000
 
 Every configuration runs in a process of its own. It is built (to the first observation of the last
 environment), then all environments step in turn through the same recorded solutions, in several
@@ -64,7 +65,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=4, help="passes over the tasks (default 4)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each configuration")
     parser.add_argument("--determinism", action="store_true", help="compare with fresh JVMs")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the play for --determinism")
+    parser.add_argument("--soak", type=int, default=0, metavar="EPISODES", help="play random text")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the play")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -78,6 +80,8 @@ def main() -> None:
     )
     if args.determinism:
         _report_determinism(args.steps, args.seed)
+    elif args.soak:
+        _report_soak(args.soak, args.seed)
     else:
         _report_speed(args)
 
@@ -372,6 +376,62 @@ def _threaded(jobs: Sequence[tuple[str, list[str]]]) -> list[list[Any]]:
     for thread in threads:
         thread.join()
     return [records[i] for i in range(len(jobs))]
+
+
+# --- random text ----------------------------------------------------------------------------------
+
+_VERBS = (
+    "open", "close", "pick up", "move", "pour", "mix", "use", "focus on", "look at", "look in",
+    "go to", "teleport to", "activate", "deactivate", "connect", "disconnect", "dunk", "eat",
+    "flush", "read", "examine", "put down", "wait1", "inventory", "task", "reset task", "help", "",
+)  # fmt: skip
+
+
+def _report_soak(episodes: int, seed: int) -> None:
+    """Play ten steps of random text in every episode; show what comes out, and the memory."""
+    import gymnasium as gym
+
+    rng = random.Random(seed)
+    env = gym.make("ETO/ScienceWorld-v0", lanes=1)
+    inner: Any = env.unwrapped
+    steps = errors = 0
+    print(f"{'episodes':>9}{'steps':>8}{'errors':>8}{'JVM MB':>8}{'Python MB':>11}{'objects':>9}")
+    for episode in range(1, episodes + 1):
+        name = rng.choice(tuple(VARIATIONS))
+        observation, _ = env.reset(options={"task": f"{name}/{rng.randrange(VARIATIONS[name])}"})
+        for _ in range(10):
+            observation, *_, info = env.step(_random_text(rng, observation))
+            steps += 1
+            if info.get("error") is not None:
+                errors += 1
+                print(f"# {info['task_id']}: {info['error_detail']}")
+                break
+        if episode % max(1, episodes // 10) == 0:
+            jvm = inner._session.lane.jvm
+            gateway = jvm.gateway.java_gateway_server.getGateway()
+            bindings = gateway.getBindings()
+            held = bindings.size()
+            jvm.release(bindings, gateway)
+            print(
+                f"{episode:>9}{steps:>8}{errors:>8}{_memory_mb([jvm.pid]):>8.0f}"
+                f"{_memory_mb([os.getpid()]):>11.0f}{held:>9}",
+                flush=True,
+            )
+    env.close()
+
+
+def _random_text(rng: random.Random, observation: str) -> str:
+    """Return noise, or a sentence of the world's own words, which reaches further."""
+    if rng.random() < 0.2:
+        return "".join(
+            chr(rng.choice((rng.randrange(128), rng.randrange(0x110000)))) for _ in range(30)
+        )
+    words = [word.strip(".,:()") for word in observation.split()] or ["air"]
+    parts = [rng.choice(_VERBS)]
+    for _ in range(rng.randrange(3)):
+        start = rng.randrange(len(words))
+        parts += [*words[start : start + rng.randrange(1, 4)], rng.choice(("to", "on", "in", ""))]
+    return " ".join(parts)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class Game:
         assert isinstance(inner, TextEnv)  # ConversationEnv has checked it
         self._inner = inner
         self._save = save
-        self._show = lambda text: show(printable(text))
+        self._output = show
         self._past: list[tuple[dict[str, Any], bool, bool]] = []
         self._listed: list[str] = []
         self._thought = ""
@@ -174,6 +174,9 @@ class Game:
             env=self._inner.card(),
             sample=self._saved,
         )
+
+    def _show(self, text: str) -> None:
+        self._output(printable(text))
 
     # --- commands -------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -34,7 +35,7 @@ def test_actions_undo_and_the_end(game: Game, shown: list[str]) -> None:
     for line in ("back", "go", "go", ":u 2", ":u", ":u"):
         assert game.handle(line)
     assert "[there is nothing to undo]" in shown
-    assert len(game.env.steps) == 0
+    assert game.trajectory().steps == ()
     assert shown[-2].removeprefix("[1 undone]\n") in start
     game.handle("go")
     game.handle("open")
@@ -164,7 +165,10 @@ def test_in_a_terminal() -> None:
         until("> ")
         type_line("look")("look")
         type_line(":u")("[1 undone]")
+        until("> ")
         os.write(master, b"\x04")  # end of input
+        with contextlib.suppress(OSError):  # the terminal is gone once the program has ended
+            until("no such text", within=30)
         assert process.wait(30) == 0
     finally:
         process.kill()

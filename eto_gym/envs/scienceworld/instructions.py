@@ -30,7 +30,7 @@ to you:
 - move {{obj}} to {{obj}} (into a container or onto a device; "inventory" is a container too)
 - pour {{obj}} into {{obj}}, dunk {{obj}} in {{obj}}, mix {{obj}} (everything in a container)
 - activate {{obj}}, deactivate {{obj}}
-- use {{obj}} on {{obj}}, or use {{obj}} (for tools such as a thermometer)
+- use {{obj}} on {{obj}} (a tool, such as a thermometer, on something)
 - eat {{obj}}, flush {{obj}}
 {wiring}
 - focus on {{obj}} (declares that this is the object that your task is about)

@@ -25,6 +25,11 @@ FLAGS = (
     # that of insertion, so that an episode no longer depends on what the JVM did before it.
     "-XX:hashCode=2",
     "-XX:+UseSerialGC",
+    # A heap that starts small and follows what lives in it: half the memory, no slower.
+    "-Xms96m",
+    "-Xmn64m",
+    "-XX:MinHeapFreeRatio=15",
+    "-XX:MaxHeapFreeRatio=40",
     "-XX:+ExitOnOutOfMemoryError",  # the engine swallows errors and would go on half dead
     "-XX:-UsePerfData",  # no files in the machine's temporary folder
     "-Duser.language=en",  # the engine's toLowerCase is that of the locale
@@ -72,6 +77,8 @@ class Jvm:
         self._connections: list[Any] = []
         self._folder = Path(tempfile.mkdtemp(prefix="eto-gym-scienceworld-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        """Process id of the JVM, also after its end."""
         try:
             shutil.copyfile(engine / _TYPE_IDS, self._folder / _TYPE_IDS)
             port, token = self._launch(
@@ -95,12 +102,6 @@ class Jvm:
         except BaseException:
             self.stop()
             raise
-
-    @property
-    def pid(self) -> int:
-        """Process id of the JVM."""
-        assert self._process is not None
-        return self._process.pid
 
     @property
     def folder(self) -> Path:
@@ -165,6 +166,7 @@ class Jvm:
                 cwd=self._folder,
                 start_new_session=True,  # Ctrl-C is for the owner to handle
             )
+        self.pid = self._process.pid
         # A JVM that hangs is killed, which ends the reading below.
         watchdog = threading.Timer(START_SECONDS, self._process.kill)
         watchdog.daemon = True

@@ -26,12 +26,16 @@ T = TypeVar("T")
 
 HEAP_BASE_MB = 256
 HEAP_PER_MEMBER_MB = 32
-HEAP_MINIMUM_MEMBERS = 8
+HEAP_MINIMUM_MEMBERS = 16
 """A lane's heap allows for this many members at least, since it starts before all have joined."""
 
 
 class EngineRaisedError(EngineError):
     """A Java exception escaped from the engine; the JVM lives on."""
+
+
+class DetachedError(JvmDiedError):
+    """The member's JVM was stopped, or died on another member's call."""
 
 
 class Member:
@@ -82,14 +86,14 @@ class Lane:
         """Run `function` with the globals of `member` in place.
 
         Raises:
-            JvmDiedError: The JVM died; the next `call` starts another, in which no member is
-                attached yet.
+            DetachedError: `member` has to `attach` first; `function` was not called.
+            JvmDiedError: The JVM died.
             EngineRaisedError: A Java exception escaped.
         """
         with self._lock:
             self._drop_left()
             if member.jvm is None or member.jvm is not self.jvm:
-                raise JvmDiedError("the member is not attached to the lane's JVM")
+                raise DetachedError("the member is not attached to the lane's JVM")
             with self._translated_errors():
                 self._switch_to(member)
                 return function()
@@ -100,22 +104,22 @@ class Lane:
         Raises:
             EngineError: The JVM does not start, or died at once.
         """
-        with self._lock:
+        with self._lock, self._translated_errors():
+            self._drop_left()
             if self.jvm is None:
                 self._start()
             jvm = self.jvm
             assert jvm is not None
-            self._drop_left()
-            with self._translated_errors():
+            if member.jvm is not jvm:
                 view = jvm.view
                 member.random = view.java.util.Random(0)
                 member.uid_count = 0
                 member.simplifications = ""
                 member.agent = None
                 member.loaded = False
-                member.jvm = jvm
                 self._switch_to(member)
                 member.interface = view.scienceworld.runtime.pythonapi.PythonInterface()
+                member.jvm = jvm
 
     def leave(self, member: Member, *, wait: bool = True) -> None:
         """Forget `member`; the last one to leave stops the JVM.

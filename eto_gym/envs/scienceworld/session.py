@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from eto_gym.envs.scienceworld import pool
 from eto_gym.envs.scienceworld.jvm import JvmDiedError
-from eto_gym.envs.scienceworld.lane import EngineRaisedError, Lane, Member
+from eto_gym.envs.scienceworld.lane import DetachedError, Lane, Member
 from eto_gym.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
 Isolation = Literal["shared", "process"]
+
+_REVIVALS = 10
 T = TypeVar("T")
 
 
@@ -202,17 +204,24 @@ class EngineSession:
     # --- reaching the engine --------------------------------------------------------------------
 
     def _run(self, function: Callable[[], T]) -> T:
-        """Run `function` on the engine at the episode's present point, reviving the JVM once."""
-        for attempt in (1, 2):
+        """Run `function` on the engine at the episode's present point, reviving the JVM once.
+
+        A JVM that another session's action killed does not count against this one.
+        """
+        deaths = 0
+        for _ in range(_REVIVALS):
             lane = self._join()
             try:
                 self._catch_up(lane)
                 return lane.call(self._member, function)
+            except DetachedError:
+                pass
             except JvmDiedError:
-                if attempt == 2:
+                deaths += 1
+                if deaths == 2:
                     raise
-                logger.info("replaying %d actions on another JVM", len(self._actions))
-        raise AssertionError("unreachable")
+            logger.info("replaying %d actions on another JVM", len(self._actions))
+        raise JvmDiedError(f"the lane's JVM died {_REVIVALS} times on other episodes' actions")
 
     def _join(self) -> Lane:
         if self._lane is None or self._lane.owner != os.getpid():
@@ -291,6 +300,3 @@ class EngineSession:
 def _leave(lane: Lane, member: Member) -> None:
     if lane.owner == os.getpid():
         lane.leave(member, wait=False)
-
-
-__all__ = ["EngineRaisedError", "EngineSession", "EngineStep", "Isolation"]

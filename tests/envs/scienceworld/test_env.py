@@ -100,7 +100,7 @@ def test_step_limits_follow_the_scheme(warm_lane: EngineSession) -> None:
         ({"split_scheme": "eto", "task_step_limits": False}, None),
         ({"task_step_limits": False, "max_episode_steps": 200}, 200),
     ):
-        env = ScienceWorldEnv(lanes=1, **kwargs)  # type: ignore[arg-type]
+        env = ScienceWorldEnv(lanes=1, **kwargs)
         env.reset(options={"task": task})
         assert env.step_limit == limit
         if limit == 4:
@@ -125,7 +125,7 @@ def test_arguments_are_checked() -> None:
         {"lanes": 0},
     ):
         with pytest.raises(ValueError, match="expected"):
-            ScienceWorldEnv(**kwargs)  # type: ignore[arg-type]
+            ScienceWorldEnv(**kwargs)
 
 
 def test_open_containers_are_what_the_prompt_says(warm_lane: EngineSession) -> None:
@@ -170,7 +170,6 @@ def test_commands_of_the_instruction_exist(session: EngineSession) -> None:
         "open cupboard",
         "close cupboard",
         "pick up thermometer",
-        "use thermometer",
         "use thermometer on stove",
         "put down thermometer",
         "inventory",

@@ -54,7 +54,6 @@ def test_interleaved_episodes_equal_fresh_jvms(session: EngineSession) -> None:
     jobs = [
         ("grow-plant", 3, "easy"),
         ("test-conductivity", 7, "none"),
-        ("mendelian-genetics-known-plant", 2, "easy-open"),
     ]
     actions = ("look around", "wait", "inventory", "open door to hallway", "wait1", "look around")
     expected = []
@@ -142,8 +141,11 @@ def test_a_jvm_that_dies_again_and_again_is_an_error(
 ) -> None:
     from eto_gym.envs.scienceworld.env import ScienceWorldEnv
 
-    env = ScienceWorldEnv(isolation="process")
+    env = ScienceWorldEnv(lanes=1)
     env.reset(options={"task": "boil/0"})
+    expected = play(session, "melt", 1, PLAN)
+    session.load("melt", 1, "easy")
+    session.step(PLAN[0])
     step = EngineSession._raw_step
 
     def deadly(self: EngineSession, action: str) -> EngineStep:
@@ -156,6 +158,8 @@ def test_a_jvm_that_dies_again_and_again_is_an_error(
     assert (reward, terminated, truncated, info["error"]) == (0.0, False, True, "environment")
     assert "died" in info["error_detail"]
     monkeypatch.undo()
+    # The neighbour on the same JVM, and the next episode, are none the worse for it.
+    assert [session.step(action) for action in PLAN[1:]] == expected[3:]
     env.reset(options={"task": "boil/0"})
     assert "error" not in env.step("look around")[-1]
     env.close()
@@ -209,7 +213,7 @@ def test_a_child_process_goes_on_with_a_jvm_of_its_own(session: EngineSession, m
     session.load("freeze", 3, "easy")
     for action in PLAN[:3]:
         session.step(action)
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     channel = context.Queue()
     child = context.Process(target=_go_on, args=(session, channel))
     child.start()
@@ -246,10 +250,9 @@ print(json.dumps([jvm.pid, str(jvm.folder)]), flush=True)
     [
         ("time.sleep(60)", False),  # killed outright
         ("time.sleep(60)", True),  # killed, while a forked child lives on
-        ("raise SystemExit(3)", False),
         ("os._exit(4)", False),
     ],
-    ids=["killed", "killed-with-child", "exits", "exits-at-once"],
+    ids=["killed", "killed-with-child", "exits-at-once"],
 )
 def test_no_jvm_or_folder_outlives_its_process(
     warm_lane: EngineSession, then: str, fork: bool
@@ -279,8 +282,7 @@ def test_no_jvm_or_folder_outlives_its_process(
             parent.stdout.close()
 
 
-def test_the_last_to_leave_stops_the_jvm() -> None:
-    pytest.importorskip("scienceworld")
+def test_the_last_to_leave_stops_the_jvm(warm_lane: EngineSession) -> None:
     one = EngineSession(isolation="process")
     one.load("boil", 0, "easy")
     jvm = jvm_of(one)
