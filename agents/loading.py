@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.errors import check_choice, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep the bars of transformers off the terminal, where a rollout shows its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -51,7 +67,8 @@ def load_model(
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantization != "none":
         options["quantization_config"] = _quantization(quantization, dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+    with without_progress_bars():
+        model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
     if adapter is not None:
         require("peft", feature="a LoRA adapter", extra="train")
         from peft import PeftModel

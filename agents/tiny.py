@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eto_gym.agents.loading import without_progress_bars
 from eto_gym.errors import EtoGymError, require
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def save_tiny(
     """Save model (safetensors), tokenizer and chat template into `folder` for the Auto classes."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    with without_progress_bars():
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
     return path
