@@ -45,9 +45,27 @@ def render(report: dict[str, Any]) -> str:
             ],
         ),
         "",
+        *_verdicts(rows),
+        "",
         *(_table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
     ]
     return "\n".join(lines)
+
+
+def _verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    """Say in words what each paired test shows; a p-value of 0.05 and more is called noise."""
+    verdicts = []
+    for row in rows:
+        test = row.get("against_sft")
+        if not test:
+            continue
+        change = test["gained"] - test["lost"]
+        if test["p"] >= 0.05:
+            words = "differs from SFT by no more than noise"
+        else:
+            words = f"is {'better' if change > 0 else 'worse'} than SFT"
+        verdicts.append(f"- {row['policy']} {words} ({change:+d} episodes, p {test['p']:.2g}).")
+    return verdicts
 
 
 def _policy_row(row: dict[str, Any]) -> list[str]:
