@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """Keep the bars of transformers off the terminal, where a rollout shows its own."""
-    from transformers.utils import logging
-
+    transformers: Any = require("transformers", feature="a local language model", extra="train")
+    logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
