@@ -86,7 +86,11 @@ class GoalTasks(TaskSet):
         """Tell whether a task, or a task id, belongs to the set."""
         if isinstance(item, Task):
             return item.split == self.split and self.__contains__(item.id)
-        index = goal_index(item, self._kind) if isinstance(item, str) else None
+        return isinstance(item, str) and self.has(item)
+
+    def has(self, task_id: str) -> bool:
+        """Tell whether a task with this id belongs to the set."""
+        index = goal_index(task_id, self._kind)
         return index is not None and self._has(index)
 
     def get(self, ref: str | int) -> Task:
