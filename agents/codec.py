@@ -236,9 +236,11 @@ class ChatCodec:
         place of such messages, which shows where their words begin and end.
         """
         rest = rendered[len(text) :]
+        # The beginning of the conversation stands alone; all else follows the end of a reply.
+        before = self.end_of_turn if text else ""
         unsafe = [i for i in range(first, len(messages)) if self._spells_special(messages[i])]
         if not unsafe:
-            return self._tokenize(rest)
+            return self._tokenize(rest, after=before)
         masked = list(messages)
         for i in unsafe:
             masked[i] = Message(masked[i].role, _PROBE.format(i))
@@ -256,9 +258,9 @@ class ChatCodec:
                     "a message spells a special token, and the chat template does not keep the "
                     f"message's words apart: {clean[:80]!r}"
                 )
-            ids += self._tokenize(head) + self._tokenize(shown, plain=True)
-            rest = rest[len(head) + len(shown) :]
-        return ids + self._tokenize(rest)
+            ids += self._tokenize(head, after=before) + self._tokenize(shown, plain=True)
+            rest, before = rest[len(head) + len(shown) :], None
+        return ids + self._tokenize(rest, after=before)
 
     def _spells_special(self, message: Message) -> bool:
         return self._special.search(message.content) is not None
@@ -291,14 +293,22 @@ class ChatCodec:
         )
         return ids
 
-    def _tokenize(self, text: str, *, plain: bool = False) -> list[int]:
-        """Tokenise a piece as if text came before it."""
-        if not text or not self._anchor:
+    def _tokenize(self, text: str, *, plain: bool = False, after: str | None = None) -> list[int]:
+        """Tokenise a piece as it is tokenised in the middle of a conversation.
+
+        Args:
+            text: The piece.
+            plain: Read no special tokens in it.
+            after: The special token before the piece, which may swallow white space after it; ""
+                where the piece is the beginning; None where other text comes before it.
+        """
+        anchor = self._anchor if after is None else after
+        if not text or not anchor:
             return self._tokenize_raw(text, plain=plain) if text else []
-        before = self._tokenize_raw(self._anchor)
-        ids = self._tokenize_raw(self._anchor + text, plain=plain)
+        before = self._tokenize_raw(anchor)
+        ids = self._tokenize_raw(anchor + text, plain=plain)
         if ids[: len(before)] != before:
-            raise EtoGymError(f"the tokenizer merges a newline with {text[:20]!r}")
+            raise EtoGymError(f"the tokenizer merges {anchor!r} with {text[:20]!r}")
         return ids[len(before) :]
 
     def _tokenize_reply(self, content: str, reply: str) -> list[int]:
