@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -31,6 +33,8 @@ class BucketSampler(Sampler[list[int]]):
         micro_batch_size: int,
         seed: int,
         window: int = 16,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         """Prepare.
 
@@ -40,6 +44,10 @@ class BucketSampler(Sampler[list[int]]):
             micro_batch_size: Rows per yielded micro-batch; must divide `batch_size`.
             seed: Seed of the order.
             window: Batches that are sorted together; more saves padding, less mixes better.
+            rank: Index of this process.
+            world: Number of processes, among which the micro-batches of each optimizer batch are
+                dealt in turn. Where the last batch has too few, the others get a filler: the
+                complement `~i` of a row's index, see `Fillable`.
         """
         self._lengths = lengths
         self.batch_size = micro_batch_size
@@ -48,6 +56,8 @@ class BucketSampler(Sampler[list[int]]):
         self._seed = seed
         self._window = window
         self._epoch = 0
+        self._rank = rank
+        self._world = world
 
     def set_epoch(self, epoch: int) -> None:
         """Select the order of this epoch."""
@@ -56,10 +66,11 @@ class BucketSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         """Return the number of micro-batches of an epoch."""
         whole, rest = divmod(len(self._lengths), self._step_rows)
-        return whole * (self._step_rows // self.batch_size) + -(-rest // self.batch_size)
+        dealt = self.batch_size * self._world
+        return whole * (self._step_rows // dealt) + -(-rest // dealt)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indices of each micro-batch."""
+        """Yield the indices of each micro-batch of this process."""
         rng = random.Random(f"{self._seed}:{self._epoch}")
         order = list(range(len(self._lengths)))
         rng.shuffle(order)
@@ -78,8 +89,51 @@ class BucketSampler(Sampler[list[int]]):
         yield from self._micro(last)
 
     def _micro(self, batch: list[int]) -> Iterator[list[int]]:
-        for start in range(0, len(batch), self.batch_size):
-            yield batch[start : start + self.batch_size]
+        micro = [
+            batch[start : start + self.batch_size]
+            for start in range(0, len(batch), self.batch_size)
+        ]
+        while len(micro) % self._world:
+            micro.append([~batch[0]])
+        yield from micro[self._rank :: self._world]
+
+
+class Fillable(Dataset[Any]):
+    """A dataset that gives the row `i` for the index `~i` too, wrapped as a filler.
+
+    Processes that train together must make the same number of passes. A filler keeps one busy that
+    has nothing to add.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a row, or a filler."""
+        return self._dataset[index] if index >= 0 else Filler(self._dataset[~index])
+
+
+@dataclass(frozen=True)
+class Filler:
+    """A row that is computed and does not count."""
+
+    row: Any
+
+
+def collate_fillable(
+    collate: Callable[[list[Any]], dict[str, torch.Tensor]], items: list[Any]
+) -> dict[str, torch.Tensor]:
+    """Collate rows; a filler's batch trains nothing, and is marked by the key "filler"."""
+    if not isinstance(items[0], Filler):
+        return collate(items)
+    batch = collate([item.row for item in items])
+    batch["labels"] = torch.full_like(batch["labels"], IGNORED)
+    batch["filler"] = torch.ones(len(items))
+    return batch
 
 
 class Rows(Dataset[tuple[int, Row]]):

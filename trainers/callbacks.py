@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import tqdm
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
-from eto_gym.files import replacing
+from eto_gym.trainers import guards
+from eto_gym.trainers.options import SettingsError, TrainSettings
 from eto_gym.trainers.scoring import without_dropout
+from eto_gym.trainers.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from eto_gym.trainers.training import Watch
@@ -26,27 +30,93 @@ Evaluate = Callable[[int, Any], float]
 """Takes the optimizer step and the model, and returns a score: higher is better."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Watchers:
+    """The callbacks of a run that decide which weights are written in the end."""
+
+    keeper: KeepBest | None
+    guard: guards.ChosenGuard | None
+
+    def settle(self, model: Any) -> tuple[int | None, list[str]]:
+        """Put the weights that are worth keeping into `model`.
+
+        Returns:
+            The step that they are from, or None for those of the last step; and what to warn of.
+        """
+        warnings = []
+        kept = None
+        if self.guard is not None and self.guard.reason:
+            warnings.append(self.guard.reason)
+            if self.keeper is None:
+                self.guard.load_kept(model)
+                kept = self.guard.kept_step
+        if self.keeper is not None:
+            if self.keeper.reason:
+                warnings.append(self.keeper.reason)
+            self.keeper.load_best(model)
+            assert self.keeper.best is not None  # scored before the first step
+            kept = self.keeper.best[0]
+        if warnings:
+            warnings[-1] += f"; the weights of step {kept} are kept"
+        return kept, warnings
+
+
 def attach(
     trainer: Any,
     workspace: Path,
     *,
     title: str,
     watch: Watch,
+    settings: TrainSettings,
+    chosen_tokens: float,
     checkpoint: Path | None,
-) -> KeepBest | None:
-    """Give `trainer` our callbacks; return the one that keeps the best weights, where scored."""
-    set_callbacks(trainer, ProgressBar(title, enabled=watch.progress))
-    keeper = None
+) -> Watchers:
+    """Give `trainer` our callbacks.
+
+    Args:
+        trainer: A Trainer of transformers.
+        workspace: Where weights are put aside.
+        title: Title of the progress bar.
+        watch: How the run is watched.
+        settings: The limits.
+        chosen_tokens: Mean number of trained tokens of a chosen side; 0: nothing is preferred.
+        checkpoint: Where the run goes on from.
+
+    Raises:
+        SettingsError: The weights are spread over devices, so no device could be scored.
+    """
+    set_callbacks(
+        trainer,
+        ProgressBar(title, enabled=watch.progress),
+        guards.NumbersGuard(settings.grad_norm_limit),
+    )
+    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    keeper = guard = None
     if watch.on_evaluate is not None:
+        if spread:
+            raise SettingsError(
+                "scores during training need the whole model on each device: FSDP and DeepSpeed "
+                "spread it; score the finished model, or train with LoRA on plain data parallelism"
+            )
         keeper = KeepBest(watch.on_evaluate, workspace, every=watch.every, patience=watch.patience)
         trainer.add_callback(keeper)
         if checkpoint is not None:
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
             kept = state["stateful_callbacks"]["KeepBest"]
             keeper.restore(kept["attributes"]["scores"])
+    limit = getattr(settings, "chosen_drop_limit", 0.0)
+    if limit and chosen_tokens:
+        guard = guards.ChosenGuard(
+            workspace,
+            limit=limit,
+            beta=getattr(settings, "beta", 1.0),
+            tokens=chosen_tokens,
+            keep=keeper is None and not spread,
+        )
+        trainer.add_callback(guard)
     # Last, so that the marker comes after whatever the others write.
     trainer.add_callback(MarkComplete())
-    return keeper
+    return Watchers(keeper, guard)
 
 
 def set_callbacks(trainer: Any, *callbacks: TrainerCallback) -> None:
@@ -144,6 +214,7 @@ class KeepBest(TrainerCallback, ExportableState):
         self._every = every
         self._patience = patience
         self.scores: list[tuple[int, float]] = []
+        self.reason = ""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -188,30 +259,26 @@ class KeepBest(TrainerCallback, ExportableState):
 
     def load_best(self, model: Any) -> None:
         """Put the best weights into `model`."""
-        from safetensors.torch import load_file
-
-        weights = load_file(str(self._file))
-        for name, parameter in _trainable(model):
-            parameter.data.copy_(weights[name])
+        load_weights(model, self._file)
 
     def _score(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
-        from safetensors.torch import save_file
-
+        """Score on the first process; the others wait for its verdict."""
         if self.scores and self.scores[-1][0] == state.global_step:
             return
         before = self.best
-        with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
-            score = float(self._evaluate(state.global_step, model))
+        verdict = [0.0]
+        if state.is_world_process_zero:
+            with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
+                verdict[0] = float(self._evaluate(state.global_step, model))
+        (score,) = broadcast_object_list(verdict)
         self.scores.append((state.global_step, score))
-        if before is None or score > before[1]:
-            weights = {n: p.detach().cpu().contiguous() for n, p in _trainable(model)}
-            with replacing(self._file) as partial:
-                save_file(weights, str(partial))
+        if state.is_world_process_zero and (before is None or score > before[1]):
+            save_weights(model, self._file)
         best = self.best
         since = sum(step > best[0] for step, _ in self.scores) if best else 0
-        if self._patience and since >= self._patience:
+        if self._patience and since >= self._patience and not self.reason:
+            self.reason = (
+                f"stopped at step {state.global_step}: the score did not rise above "
+                f"{best[1] if best else 0:.3g} in the last {since} evaluations"
+            )
             control.should_training_stop = True
-
-
-def _trainable(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)

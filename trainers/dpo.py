@@ -62,6 +62,12 @@ class DPOSettings(TrainSettings):
     length_normalization: bool = option(
         False, "divide each side's log-ratio by its trained tokens; beta must then be larger"
     )
+    chosen_drop_limit: float = option(
+        0.2,
+        "stop when chosen sides have lost more than this many nats per trained token against the "
+        "reference, with a warning and the last sound weights; 0: never. Healthy runs stay within "
+        "0.1 of it on either side, collapsing ones lose several",
+    )
     precompute_reference: bool = option(
         True,
         "score the reference once before training: no second model in memory, half the time",
@@ -76,6 +82,8 @@ class DPOSettings(TrainSettings):
             raise SettingsError(f"expected label_smoothing in 0..0.5, got {self.label_smoothing}")
         if self.label_smoothing and self.loss != "sigmoid":
             raise SettingsError("label_smoothing is for the sigmoid loss")
+        if self.chosen_drop_limit < 0:
+            raise SettingsError(f"expected chosen_drop_limit >= 0, got {self.chosen_drop_limit}")
         if self.sft_weight < 0:
             raise SettingsError(f"expected sft_weight >= 0, got {self.sft_weight}")
 
@@ -119,7 +127,7 @@ def run_dpo(
         from eto_gym.trainers import models
         from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
 
-        tokenizer = models.load_tokenizer(model)
+        tokenizer = models.load_tokenizer(model, settings.chat_template)
         rows, data = encode_pairs(
             codec or models.default_codec(tokenizer),
             pairs,

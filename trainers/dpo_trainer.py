@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -121,8 +122,9 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
     ) -> torch.Tensor:
         """Count the pairs of one optimizer batch, over all devices."""
-        pairs = sum(len(batch["input_ids"]) // 2 for batch in batch_samples)
-        self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in batch_samples)
+        real = [batch for batch in batch_samples if "filler" not in batch]
+        pairs = sum(len(batch["input_ids"]) // 2 for batch in real)
+        self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in real)
         total = torch.tensor(pairs, device=device)
         if self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
@@ -203,22 +205,27 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             reference = self._score_reference(inputs)
         tokens = inputs["labels"].ne(IGNORED).sum(dim=1)
         losses = preference_losses(sums, reference, tokens, self._settings)
-        self._note(sums.detach(), reference)
+        if "filler" in inputs:
+            losses = 0.0 * sums  # keeps this process in step with the others, and adds nothing
+        self._note(sums.detach(), reference, real="filler" not in inputs)
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size
         return loss
 
-    def _note(self, sums: torch.Tensor, reference: torch.Tensor) -> None:
+    def _note(self, sums: torch.Tensor, reference: torch.Tensor, *, real: bool) -> None:
         rewards = self._settings.beta * (sums - reference)
-        names = ("logps", "rewards")
+        names = ("logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected")
+        columns = [*sums.chunk(2), *rewards.chunk(2)]
+        rows = torch.stack(columns, dim=1).tolist() if real else []
+        if self.args.world_size > 1:
+            rows = gather_object(rows)  # processes may hold different numbers of pairs
         notes = self._metrics["train"]
-        for name, values in zip(names, (sums, rewards), strict=True):
-            chosen, rejected = self.accelerator.gather(values.view(2, -1).T).T
-            notes[f"{name}/chosen"] += chosen.tolist()
-            notes[f"{name}/rejected"] += rejected.tolist()
-        margins = (chosen - rejected).tolist()
-        notes["rewards/margins"] += margins
-        notes["rewards/accuracies"] += [float(margin > 0) for margin in margins]
+        for row in rows:
+            for name, value in zip(names, row, strict=True):
+                notes[name].append(value)
+            margin = row[2] - row[3]
+            notes["rewards/margins"].append(margin)
+            notes["rewards/accuracies"].append(float(margin > 0))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: the report beside the model says what was trained, and how."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
+
+logger = logging.getLogger(__name__)
 
 
 class EncodedConversation(Protocol):
@@ -49,19 +52,45 @@ class PairRow(NamedTuple):
     rejected: Row
 
 
+class Loss(NamedTuple):
+    """What one conversation, or one side of a pair, lost.
+
+    Attributes:
+        task_id: Its task.
+        side: "conversation", "chosen" or "rejected".
+        tokens: Its length before.
+        turns: Agent turns before.
+        kept: Agent turns that are left: the first ones. 0: the whole row is dropped.
+    """
+
+    task_id: str
+    side: str
+    tokens: int
+    turns: int
+    kept: int
+
+
 @dataclass(slots=True)
 class TokenReport:
     """What tokenisation did to the data; for pairs, both sides are counted.
+
+    A conversation over `max_length` is refused, or loses whole turns at its end; its beginning, on
+    which everything else builds, always stays. Nothing is cut within a turn.
 
     Attributes:
         rows: Conversations (SFT) or pairs (DPO) that are trained on.
         tokens: Tokens in them.
         trained_tokens: Tokens among these that are trained on.
-        cut: Conversations, or sides of pairs, that lost whole turns at their end.
+        cut: Conversations, or sides of pairs, that lost whole turns at their end, also those that
+            were dropped then.
         cut_turns: Agent turns lost in this way.
         dropped: Conversations or pairs without any trained turn within `max_length`.
         identical: Pairs whose sides became the same by cutting, and were dropped.
         longest: Length of the longest row in tokens, after cutting.
+        cut_tokens: Tokens lost by cutting.
+        cut_chosen: Sides among `cut` that were chosen ones.
+        cut_rejected: Sides among `cut` that were rejected ones.
+        losses: Every cut, with its task and its side.
     """
 
     rows: int = 0
@@ -72,11 +101,48 @@ class TokenReport:
     dropped: int = 0
     identical: int = 0
     longest: int = 0
+    cut_tokens: int = 0
+    cut_chosen: int = 0
+    cut_rejected: int = 0
+    losses: list[Loss] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TokenReport:
+        """Rebuild a report from its JSON form."""
+        return cls(**{**data, "losses": [Loss(*item) for item in data.get("losses", [])]})
+
+    def log(self, method: str) -> None:
+        """Warn of everything that is not trained on."""
+        if self.cut or self.dropped or self.identical:
+            sides = f" ({self.cut_chosen} chosen, {self.cut_rejected} rejected)"
+            logger.warning(
+                "%s: %d %s cut at the end to max_length%s, losing %d agent turns and %d tokens; "
+                "%d rows dropped for want of a trained turn, %d for identical sides",
+                method,
+                self.cut,
+                "conversation" if self.cut == 1 else "conversations",
+                sides if self.cut_chosen or self.cut_rejected else "",
+                self.cut_turns,
+                self.cut_tokens,
+                self.dropped,
+                self.identical,
+            )
 
     def _add(self, row: Row) -> None:
         self.tokens += len(row.ids)
         self.trained_tokens += row.trained
         self.longest = max(self.longest, len(row.ids))
+
+    def _note_cut(self, task_id: str, side: str, fitted: _Fitted) -> None:
+        if fitted.row is None or not fitted.lost_turns:
+            return
+        kept = fitted.turns - fitted.lost_turns
+        self.losses.append(Loss(task_id, side, fitted.length, fitted.turns, kept))
+        self.cut += 1
+        self.cut_turns += fitted.lost_turns
+        self.cut_tokens += fitted.length - len(fitted.row.ids)
+        self.cut_chosen += side == "chosen"
+        self.cut_rejected += side == "rejected"
 
 
 def encode_trajectories(
@@ -108,6 +174,7 @@ def encode_trajectories(
             too_long.append((trajectory.task_id, fitted.length))
             continue
         row = fitted.row
+        report._note_cut(trajectory.task_id, "conversation", fitted)
         if not row.trained:
             report.dropped += 1
             continue
@@ -115,8 +182,6 @@ def encode_trajectories(
             row = Row(row.ids, [True] * len(row.ids))
         # Nothing comes before the first token, so nothing predicts it.
         row.mask[0] = False
-        report.cut += fitted.lost_turns > 0
-        report.cut_turns += fitted.lost_turns
         report._add(row)
         rows.append(row)
     _refuse(too_long, max_length)
@@ -159,15 +224,15 @@ def encode_pairs(
         chosen, rejected = sides[0].row, sides[1].row
         if chosen is None or rejected is None:
             continue
+        for name, side in zip(PairRow._fields, sides, strict=True):
+            report._note_cut(pair.task_id, name, side)
         if not chosen.trained or not rejected.trained:
             report.dropped += 1
             continue
         if chosen.ids == rejected.ids:
             report.identical += 1
             continue
-        for side, row in zip(sides, (chosen, rejected), strict=True):
-            report.cut += side.lost_turns > 0
-            report.cut_turns += side.lost_turns
+        for row in (chosen, rejected):
             report._add(row)
         rows.append(PairRow(chosen, rejected))
     _refuse(too_long, max_length)
@@ -191,10 +256,11 @@ def fingerprint(rows: Sequence[Row] | Sequence[PairRow]) -> str:
 
 
 class _Fitted(NamedTuple):
-    """A row, or None where it is too long and may not be cut; its length before cutting."""
+    """A row, or None where it is too long and may not be cut; its size before cutting."""
 
     row: Row | None
     length: int
+    turns: int
     lost_turns: int
 
 
@@ -215,12 +281,12 @@ def _fit(
     row = encode(turns[-1]) if turns else Row([], [])
     length = len(row.ids)
     if length <= max_length:
-        return _Fitted(row, length, 0)
+        return _Fitted(row, length, len(turns), 0)
     if truncation == "refuse":
-        return _Fitted(None, length, 0)
+        return _Fitted(None, length, len(turns), 0)
     kept = _most_that_fits(len(turns) - 1, lambda n: len(encode(turns[n - 1]).ids) <= max_length)
     row = encode(turns[kept - 1]) if kept else Row([], [])
-    return _Fitted(row, length, len(turns) - kept)
+    return _Fitted(row, length, len(turns), len(turns) - kept)
 
 
 def _most_that_fits(most: int, fits: Callable[[int], bool]) -> int:

@@ -28,6 +28,7 @@ from eto_gym.testing import text_env
 from eto_gym.trainers.base import train_base
 from eto_gym.trainers.dpo import run_dpo
 from eto_gym.trainers.eto_settings import ETOSettings
+from eto_gym.trainers.options import deciding
 from eto_gym.trainers.pairing import make_pairs
 from eto_gym.trainers.report import write_report
 from eto_gym.trainers.run_folder import FINISHED, RunFolder, Stage
@@ -35,7 +36,7 @@ from eto_gym.trainers.sft import run_sft
 from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import (
-    read_demonstration,
+    read_demonstrations,
     read_pair,
     read_records,
     to_paper_dpo,
@@ -86,7 +87,7 @@ class ETOLoop:
         for i in range(1, s.iterations + 1):
             explored = self._explore(f"explore-{i}", current)
             pairs = self._pair(f"pairs-{i}", experts, explored)
-            current = self._prefer(f"eto-{i}", current, pairs)
+            current = self._prefer(i, current, pairs)
             evaluated(f"ETO, iteration {i}", f"eto-{i}", current)
         if s.control:
             control = self._sft("control", sft, experts)
@@ -132,15 +133,11 @@ class ETOLoop:
         def work(folder: Path) -> Any:
             with TrajectoryStore(folder / TRAJECTORIES) as store:
                 known = {trajectory.key for trajectory in store.load()}
-                for record in read_records(path, strict=s.strict):
-                    trajectory = (
-                        Trajectory.from_json(record)
-                        if "messages" in record and "steps" in record
-                        else read_demonstration(record)
-                    )
+                read, skipped = read_demonstrations(path, strict=s.strict)
+                for trajectory in read:
                     if trajectory.key not in known:
                         store.add(trajectory)
-                return summarise(store.load()).to_json()
+                return {**summarise(store.load()).to_json(), "skipped_lines": skipped}
 
         stamp = path.stat()
         settings = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
@@ -163,7 +160,7 @@ class ETOLoop:
             return asdict(report)
 
         return self.folder.run(
-            name, work, settings=asdict(self.settings.sft), inputs=(start, experts)
+            name, work, settings=deciding(self.settings.sft), inputs=(start, experts)
         )
 
     def _explore(self, name: str, model: Stage) -> Stage:
@@ -190,7 +187,9 @@ class ETOLoop:
             name, work, settings=asdict(self.settings.pairing), inputs=(experts, explored)
         )
 
-    def _prefer(self, name: str, model: Stage, pairs: Stage) -> Stage:
+    def _prefer(self, iteration: int, model: Stage, pairs: Stage) -> Stage:
+        settings = self.settings.dpo_of(iteration)
+
         def work(folder: Path) -> Any:
             loaded = [read_pair(record) for record in read_records(pairs.path / PAIRS)]
             if not loaded:
@@ -198,18 +197,43 @@ class ETOLoop:
                     f"no pair to learn from: {pairs.result}. Explore more tasks or samples"
                 )
             report = run_dpo(
-                self.settings.dpo,
+                settings,
                 loaded,
                 model=self._model(model),
                 output=folder / "model",
                 resume=True,
-                watch=Watch(progress=self.settings.progress),
+                watch=self._watch(self._model(model)),
             )
             return asdict(report)
 
+        s = self.settings
+        dev = {"dev": [s.dev_split, s.dev_tasks, s.dev_every, s.patience]} if s.dev_tasks else {}
         return self.folder.run(
-            name, work, settings=asdict(self.settings.dpo), inputs=(model, pairs)
+            f"eto-{iteration}", work, settings={**deciding(settings), **dev}, inputs=(model, pairs)
         )
+
+    def _watch(self, model: str) -> Watch:
+        """Watch preference training by its success on dev tasks, where some are set aside."""
+        s = self.settings
+        if not s.dev_tasks:
+            return Watch(progress=s.progress)
+        from eto_gym.trainers.dev import DevSuccess
+
+        score = DevSuccess(
+            RolloutSpec(
+                s.env,
+                expert_policy,
+                env_kwargs={**s.env_kwargs(), "split": s.dev_split},
+                prompt_style=s.prompt_style,
+                slots=s.slots,
+            ),
+            self._task_ids(s.dev_split, s.dev_tasks),
+            tokenizer=model,
+            max_new_tokens=s.max_new_tokens,
+            context=s.max_context,
+            seed=s.seed,
+        )
+        return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
 
     def _evaluate(self, name: str, model: Stage) -> Stage:
         s = self.settings

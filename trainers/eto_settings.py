@@ -1,4 +1,4 @@
-"""Settings of the ETO loop, and the presets that fill them."""
+"""Settings of the ETO loop; `eto_gym.trainers.presets` fills them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eto_gym.conversation import PromptStyle
-from eto_gym.errors import check_choice
 from eto_gym.trainers.base import BaseSettings
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.options import SettingsError, option
@@ -60,6 +59,18 @@ class ETOSettings:
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
     slots: int = option(64, "episodes that are played at the same time")
     workers: int = option(1, "processes that play; each loads the model")
+    dev_tasks: int = option(
+        0,
+        "tasks of the dev split that are played during preference training: the weights with the "
+        "best success are kept, and they may be those that it began with; 0: none",
+    )
+    dev_split: str = option("dev", "split of these tasks: neither trained on nor reported")
+    dev_every: int = option(
+        0, "optimizer steps between two such evaluations; 0: at the end of each epoch"
+    )
+    patience: int = option(
+        3, "end preference training after this many evaluations without a new best; 0: never"
+    )
     control: bool = option(
         True, "also continue SFT on the same demonstrations, as the control for preference training"
     )
@@ -70,6 +81,10 @@ class ETOSettings:
     sft: SFTSettings = field(default_factory=SFTSettings)
     pairing: PairingSettings = field(default_factory=PairingSettings)
     dpo: DPOSettings = field(default_factory=DPOSettings)
+    dpo_later: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "values of dpo from the second iteration on, such as {'beta': 0.5}"},
+    )
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
@@ -79,12 +94,24 @@ class ETOSettings:
             ("train_tasks", 0),
             ("explore_tasks", 0),
             ("eval_tasks", 0),
+            ("dev_tasks", 0),
+            ("dev_every", 0),
+            ("patience", 0),
             ("explore_samples", 1),
             ("slots", 1),
             ("workers", 1),
         ):
             if getattr(self, name) < least:
                 raise SettingsError(f"expected {name} >= {least}, got {getattr(self, name)}")
+
+        self.dpo_of(2)  # refuses unknown names and values now, not hours later
+
+    def dpo_of(self, iteration: int) -> DPOSettings:
+        """Return the settings of preference training in an iteration, counted from 1."""
+        try:
+            return dataclasses.replace(self.dpo, **(self.dpo_later if iteration > 1 else {}))
+        except TypeError as err:
+            raise SettingsError(f"dpo_later: {err}") from err
 
     def env_kwargs(self) -> dict[str, Any]:
         """Return the arguments of `gym.make`, the split excepted."""
@@ -94,65 +121,3 @@ class ETOSettings:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form."""
         return dataclasses.asdict(self)
-
-
-# Values that the ETO scripts (https://github.com/Yifan-Song793/ETO) set otherwise than the paper.
-_PAPER: dict[str, Any] = {
-    "iterations": 1,
-    "sft": {"learning_rate": 1e-5, "batch_size": 64, "epochs": 3.0},
-    "dpo": {"learning_rate": 1e-6, "beta": 0.1, "batch_size": 32, "epochs": 3.0},
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": _PAPER,
-    "script": {
-        "iterations": 3,
-        "sft": {"learning_rate": 2e-5, "batch_size": 64, "epochs": 3.0},
-        "dpo": {"learning_rate": 5e-7, "beta": 0.5, "batch_size": 32, "epochs": 3.0},
-    },
-    # Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
-    "quickstart": {
-        "model": "tiny",
-        "data": "builtin:small",
-        "train_tasks": 2400,
-        "explore_tasks": 500,
-        "explore_samples": 4,
-        "explore_temperature": 0.7,
-        "eval_tasks": 1000,
-        "max_steps": 20,
-        "prompt_style": "none",
-        "max_new_tokens": 48,
-        "max_context": 2048,
-        "slots": 256,
-        "workers": 2,
-        "sft": {
-            "optimizer": "muon",
-            "learning_rate": 3e-3,
-            "muon_learning_rate": 0.01,
-            "adam_beta2": 0.95,
-            "epochs": 1.0,
-            "batch_size": 4,
-            "micro_batch_size": 4,
-            "schedule": "linear",
-            "max_length": 2048,
-        },
-        # The agent's own success against its own failure: see README.md.
-        "pairing": {"contrast": "self", "cut_after_divergence": 1, "max_pairs_per_task": 2},
-        "dpo": {
-            "learning_rate": 2e-5,
-            "epochs": 2.0,
-            "batch_size": 8,
-            "micro_batch_size": 4,
-            "max_length": 2048,
-        },
-    },
-}
-"""Name of a preset -> the settings in which it differs from the defaults."""
-
-
-def preset_values(name: str) -> dict[str, Any]:
-    """Return the settings of a preset, nested as in `ETOSettings`.
-
-    Raises:
-        UnknownNameError: There is no such preset.
-    """
-    return {**PRESETS[check_choice("preset", name, PRESETS)], "preset": name}

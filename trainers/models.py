@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.errors import DataError, require
+from eto_gym.trainers.faults import disk_errors
 from eto_gym.trainers.options import SettingsError, TrainSettings
 
 if TYPE_CHECKING:
@@ -23,12 +24,25 @@ REPORT_FILE = "training.json"
 """Written last into a finished model folder: what was trained, with which settings and result."""
 
 
-def load_tokenizer(model: str | Path) -> Any:
-    """Load the tokenizer of a model folder or hub name; a missing pad token becomes the end's."""
+def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
+    """Load the tokenizer of a model folder or hub name; a missing pad token becomes the end's.
+
+    Args:
+        model: Folder or name.
+        chat_template: File of a chat template that replaces the model's own.
+
+    Raises:
+        DataError: There is no such file.
+    """
     transformers = require("transformers", feature="training", extra="train")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if chat_template:
+        try:
+            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as err:
+            raise DataError(f"cannot read the chat template {chat_template}: {err}") from err
     return tokenizer
 
 
@@ -68,9 +82,7 @@ def load_model(model: str | Path, settings: TrainSettings) -> Any:
         return transformers.AutoModelForCausalLM.from_pretrained(str(model), **options)
     peft = require("peft", feature="LoRA adapters", extra="train")
     config = peft.PeftConfig.from_pretrained(str(model))
-    base = transformers.AutoModelForCausalLM.from_pretrained(
-        str(config.base_model_name_or_path), **options
-    )
+    base = load_base(Path(model), **options)
     if settings.lora_r:
         if settings.lora_r != config.r:
             raise SettingsError(
@@ -119,7 +131,13 @@ def hash_model(model: str | Path) -> str:
 
 
 def write_model(
-    model: Any, tokenizer: Any, output: Path, report: dict[str, Any], settings: TrainSettings
+    model: Any,
+    tokenizer: Any,
+    output: Path,
+    report: dict[str, Any],
+    settings: TrainSettings,
+    *,
+    weights: dict[str, Any] | None = None,
 ) -> None:
     """Write model, tokenizer and report into a temporary folder, then move it to `output`.
 
@@ -132,29 +150,42 @@ def write_model(
         output: Where the folder goes.
         report: What becomes `REPORT_FILE`.
         settings: The settings of the training.
+        weights: The whole model's weights, where `model` holds only a part of them.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = output.with_name(f"{output.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
-    if settings.merge_adapter and hasattr(model, "peft_config"):
-        model = _merged(model, staging)
+    try:
+        if settings.merge_adapter and hasattr(model, "peft_config"):
+            model, weights = _merged(model, staging, weights), None
+            shutil.rmtree(staging, ignore_errors=True)
+        _save(model, staging, weights)
+        write_folder(staging, tokenizer, report)
+    except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
-    _save(model, staging)
+        raise
+    replace_folder(staging, output)
+
+
+def write_folder(staging: Path, tokenizer: Any, report: dict[str, Any]) -> None:
+    """Write what goes with the weights in `staging`, and have all of it on disk."""
     tokenizer.save_pretrained(staging)
     (staging / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
     (staging / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for path in staging.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def replace_folder(staging: Path, output: Path) -> None:
+    """Move a finished folder to `output`, in place of what an earlier training wrote there."""
     check_output(output)
+    old = output.with_name(f"{output.name}.replaced")
     if output.exists():
-        old = output.with_name(f"{output.name}.replaced")
         shutil.rmtree(old, ignore_errors=True)
         output.rename(old)
-        staging.rename(output)
-        shutil.rmtree(old)
-    else:
-        staging.rename(output)
+    staging.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_output(output: Path) -> None:
@@ -166,20 +197,89 @@ def check_output(output: Path) -> None:
         )
 
 
-def _save(model: Any, folder: Path) -> None:
-    """Write weights and configuration; of several adapters, the trained one."""
-    chosen = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
-    model.save_pretrained(folder, **chosen)
+def merge_adapter(adapter: str | Path, output: str | Path) -> None:
+    """Write a whole model: the base of an adapter with the adapter merged in.
+
+    Args:
+        adapter: Folder of the adapter.
+        output: Folder of the new model.
+
+    Raises:
+        DataError: `adapter` holds no adapter, its base is gone, or `output` holds something else.
+    """
+    adapter, output = Path(adapter), Path(output)
+    check_output(output)
+    if not is_adapter(adapter):
+        raise DataError(f"{adapter} holds no adapter (there is no adapter_config.json in it)")
+    peft = require("peft", feature="LoRA adapters", extra="train")
+    base = load_base(adapter)
+    staging = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(output, "the merged model"):
+        try:
+            merged = peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+            merged.save_pretrained(staging)
+            write_folder(
+                staging, load_tokenizer(adapter), {"method": "merge", "adapter": str(adapter)}
+            )
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    replace_folder(staging, output)
 
 
-def _merged(model: Any, scratch: Path) -> Any:
-    """Merge an adapter into its base in the base's own precision, not in four bits."""
+def load_base(adapter: Path, **options: Any) -> Any:
+    """Load the base model that an adapter names.
+
+    Raises:
+        DataError: It is a folder that is not there any more.
+    """
     peft = require("peft", feature="LoRA adapters", extra="train")
     transformers = require("transformers", feature="training", extra="train")
-    base_name = model.get_base_model().config._name_or_path
-    _save(model, scratch)
-    base = transformers.AutoModelForCausalLM.from_pretrained(base_name)
-    return peft.PeftModel.from_pretrained(base, str(scratch)).merge_and_unload()
+    name = str(peft.PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise DataError(
+            f"the adapter in {adapter} belongs to the model in {name}, which is not there any "
+            "more: put it back, or name its new place as base_model_name_or_path in "
+            f"{adapter / 'adapter_config.json'}"
+        )
+    return transformers.AutoModelForCausalLM.from_pretrained(name, **options)
+
+
+def push_model(folder: Path, repository: str, *, private: bool) -> None:
+    """Upload a finished model folder to the Hugging Face hub.
+
+    Raises:
+        DataError: The hub cannot be reached, or refuses; the folder stays as it is.
+    """
+    hub = require("huggingface_hub", feature="uploading a model", extra="train")
+    try:
+        api = hub.HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=str(folder))
+    except Exception as err:  # the network, the token, the name: whatever the hub says
+        raise DataError(
+            f"{folder} is finished, but could not be uploaded to {repository}: {err}"
+        ) from err
+
+
+def _save(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Write weights and configuration; of several adapters, the trained one."""
+    options: dict[str, Any] = {"state_dict": weights} if weights is not None else {}
+    if hasattr(model, "peft_config"):
+        options["selected_adapters"] = ["default"]
+        base = model.peft_config["default"].base_model_name_or_path
+        if base and Path(base).is_dir():  # so that the adapter can be loaded from anywhere
+            model.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
+    model.save_pretrained(folder, **options)
+
+
+def _merged(model: Any, scratch: Path, weights: dict[str, Any] | None) -> Any:
+    """Merge an adapter into its base in the base's own precision, not in four bits."""
+    peft = require("peft", feature="LoRA adapters", extra="train")
+    _save(model, scratch, weights)
+    return peft.PeftModel.from_pretrained(load_base(scratch), str(scratch)).merge_and_unload()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,12 @@ class SettingsError(EtoGymError, ValueError):
 
 
 def option(
-    default: Any, help: str, *, paper: str | None = None, choices: Sequence[str] | None = None
+    default: Any,
+    help: str,
+    *,
+    paper: str | None = None,
+    choices: Sequence[str] | None = None,
+    decides: bool = True,
 ) -> Any:
     """Declare one field of a settings dataclass.
 
@@ -23,8 +28,20 @@ def option(
         help: What the value means, its unit, and why the default is what it is.
         paper: The value in the ETO paper, where the paper names one.
         choices: The allowed strings, where only some are allowed.
+        decides: Whether the value has an effect on the result; a run can be resumed with another
+            value where it has none.
     """
-    return field(default=default, metadata={"help": help, "paper": paper, "choices": choices})
+    metadata = {"help": help, "paper": paper, "choices": choices, "decides": decides}
+    return field(default=default, metadata=metadata)
+
+
+def deciding(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that have an effect on the result."""
+    return {
+        item.name: getattr(settings, item.name)
+        for item in fields(settings)
+        if item.metadata.get("decides", True)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +82,11 @@ class TrainSettings:
     weight_decay: float = option(0.0, "decoupled weight decay of matrices", paper="0")
     adam_beta2: float = option(0.999, "decay of AdamW's second moment; 0.95 suits short runs")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0: never")
+    grad_norm_limit: float = option(
+        1000.0,
+        "stop with an error at a gradient norm this many times above its median so far, and above "
+        "this value: that is divergence, which clipping only hides; 0: never",
+    )
     schedule: str = option(
         "cosine",
         "learning rate after the warm-up",
@@ -96,6 +118,24 @@ class TrainSettings:
         0, "optimizer steps between checkpoints that a killed run resumes from; 0: each epoch"
     )
     log_every: int = option(1, "optimizer steps between two entries of the metrics")
+    chat_template: str = option(
+        "",
+        "file with a chat template (Jinja) in place of the model's own, which it then is; for "
+        "models whose template rewrites earlier turns",
+    )
+    report_to: str = option(
+        "",
+        "where transformers' callbacks report to: 'wandb', 'tensorboard', 'mlflow', ..., several "
+        "with commas; empty: nowhere",
+        decides=False,
+    )
+    push_to_hub: str = option(
+        "",
+        "repository on the Hugging Face hub that the finished model is uploaded to (with the token "
+        "of `hf auth login`); empty: nothing leaves this machine",
+        decides=False,
+    )
+    hub_private: bool = option(True, "make that repository private if it is new", decides=False)
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
@@ -108,6 +148,8 @@ class TrainSettings:
                 raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
         if self.epochs <= 0 and self.max_steps <= 0:
             raise SettingsError("expected epochs > 0 or max_steps > 0")
+        if self.grad_norm_limit < 0:
+            raise SettingsError(f"expected grad_norm_limit >= 0, got {self.grad_norm_limit}")
         if self.learning_rate <= 0:
             raise SettingsError(f"expected learning_rate > 0, got {self.learning_rate}")
         if not 0 <= self.warmup_ratio <= 1:

@@ -9,10 +9,13 @@ import json
 import logging
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import (
     Trainer,
@@ -21,11 +24,11 @@ from transformers import (
 
 from eto_gym.errors import DataError
 from eto_gym.files import write_json
-from eto_gym.trainers.batching import BucketSampler
+from eto_gym.trainers.batching import BucketSampler, Fillable, collate_fillable
 from eto_gym.trainers.callbacks import COMPLETE
-from eto_gym.trainers.models import REPORT_FILE, uses_bf16, write_model
+from eto_gym.trainers.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.optimizers import build_optimizer, warmup_schedule
-from eto_gym.trainers.options import SettingsError, TrainSettings
+from eto_gym.trainers.options import SettingsError, TrainSettings, deciding
 
 logger = logging.getLogger(__name__)
 
@@ -87,28 +90,42 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
-        "report_to": [],
+        "report_to": [name.strip() for name in settings.report_to.split(",") if name.strip()],
         "disable_tqdm": True,
+        "use_cpu": not torch.accelerator.is_available(),
     }
 
 
 def bucket_loader(
     trainer: Any, lengths: list[int], settings: TrainSettings
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Build the training loader: rows of similar length together, the order set by the seed."""
+    """Build the training loader: rows of similar length together, the order set by the seed.
+
+    Of several processes each gets its own micro-batches of every optimizer batch, so that together
+    they see what one process sees.
+    """
     sampler = BucketSampler(
         lengths,
         batch_size=settings.batch_size,
         micro_batch_size=min(settings.micro_batch_size, settings.batch_size),
         seed=settings.seed,
+        rank=trainer.args.process_index,
+        world=trainer.args.world_size,
     )
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
-        trainer.train_dataset,
+        Fillable(trainer.train_dataset),
         batch_sampler=sampler,
-        collate_fn=trainer.data_collator,
+        collate_fn=partial(collate_fillable, trainer.data_collator),
         pin_memory=trainer.args.dataloader_pin_memory,
     )
-    prepared: DataLoader[dict[str, torch.Tensor]] = trainer.accelerator.prepare(loader)
+    # The sampler has dealt the batches already: the loader has only to bring them to the device.
+    prepared: DataLoader[dict[str, torch.Tensor]] = prepare_data_loader(
+        loader,
+        device=trainer.args.device,
+        num_processes=1,
+        process_index=0,
+        put_on_device=True,
+    )
     return prepared
 
 
@@ -121,7 +138,7 @@ class Workspace:
         Raises:
             DataError: The folder belongs to a run with other data, settings or model.
         """
-        self.path = output.with_name(f"{output.name}.work")
+        self.path = _workspace_path(output)
         stamp = self.path / "fingerprint.json"
         if not resume:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -133,19 +150,39 @@ class Workspace:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(stamp, fingerprint)
 
-    def last_checkpoint(self) -> Path | None:
-        """Return the last checkpoint that was written whole; remove those that were not."""
-        whole: list[tuple[int, Path]] = []
         for folder in self.path.glob("checkpoint-*"):
-            if (folder / COMPLETE).is_file():
-                whole.append((int(folder.name.partition("-")[2]), folder))
-            else:
-                shutil.rmtree(folder)
+            if not (folder / COMPLETE).is_file():
+                shutil.rmtree(folder)  # its writing was cut short
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the last checkpoint; all that are there are whole."""
+        whole = [(int(p.name.partition("-")[2]), p) for p in self.path.glob("checkpoint-*")]
         return max(whole)[1] if whole else None
 
     def remove(self) -> None:
         """Delete the folder: the run is finished."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def open_workspace(output: Path, fingerprint: str, *, resume: bool) -> Workspace:
+    """Open the workspace: of several processes the first prepares it, and the others follow."""
+    state = PartialState()
+    if state.is_main_process:
+        workspace = Workspace(output, fingerprint, resume=resume)
+        state.wait_for_everyone()
+        return workspace
+    state.wait_for_everyone()
+    return Workspace(output, fingerprint, resume=True)
+
+
+def discard_workspace(output: Path) -> None:
+    """Remove what a run left that was killed between writing its model and cleaning up."""
+    for left in (_workspace_path(output), output.with_name(f"{output.name}.replaced")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _workspace_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.work")
 
 
 def finished_report(output: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -174,6 +211,12 @@ def metrics_of(state: TrainerState, renames: dict[str, str] | None = None) -> li
     ]
 
 
+def total(trainer: Any, count: int) -> int:
+    """Sum a count over all processes."""
+    value = torch.tensor(count, device=trainer.args.device)
+    return int(trainer.accelerator.reduce(value, reduction="sum"))
+
+
 def finish(
     trainer: Any,
     tokenizer: Any,
@@ -183,6 +226,9 @@ def finish(
     report: Any,
 ) -> None:
     """Write the finished model with its report; of several processes, the first does."""
+    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    # Each process holds a part of the weights: all take part in collecting them.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
     if trainer.is_world_process_zero():
         write_model(
             trainer.accelerator.unwrap_model(trainer.model),
@@ -194,11 +240,14 @@ def finish(
                 **dataclasses.asdict(report),
             },
             settings,
+            weights=weights,
         )
+        if settings.push_to_hub:
+            push_model(output, settings.push_to_hub, private=settings.hub_private)
     trainer.accelerator.wait_for_everyone()
 
 
 def run_fingerprint(kind: str, settings: TrainSettings, data: str, model: str) -> str:
     """Return a hash of all that decides the result of a run."""
-    text = json.dumps([kind, dataclasses.asdict(settings), data, model], sort_keys=True)
+    text = json.dumps([kind, deciding(settings), data, model], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

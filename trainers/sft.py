@@ -61,7 +61,7 @@ def run_sft(
         from eto_gym.trainers.batching import Rows, collate_rows
         from eto_gym.trainers.sft_trainer import TurnSFTTrainer
 
-        tokenizer = models.load_tokenizer(model)
+        tokenizer = models.load_tokenizer(model, settings.chat_template)
         rows, data = encode_trajectories(
             codec or models.default_codec(tokenizer),
             trajectories,

@@ -64,7 +64,8 @@ class TurnSFTTrainer(running.Recipe):
         """Count the trained tokens of one optimizer batch, over all devices."""
         counts = [batch["labels"].ne(IGNORED).sum() for batch in batch_samples]
         total = torch.stack(counts).sum().to(device)
-        self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in batch_samples)
+        real = [batch for batch in batch_samples if "filler" not in batch]
+        self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in real)
         if self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
         return total

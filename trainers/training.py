@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from eto_gym.trainers.options import TrainSettings
 
 if TYPE_CHECKING:
     from eto_gym.trainers.callbacks import Evaluate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class TrainReport:
         best: Step and score of the weights that were kept, where the run was scored.
         scores: Every step and score.
         fingerprint: Hash of data, settings and model.
+        kept_step: Step of the weights that were written, where these are not the last.
+        warnings: Why a run was stopped early, in words.
     """
 
     output: str
@@ -64,13 +69,15 @@ class TrainReport:
     best: tuple[int, float] | None = None
     scores: list[tuple[int, float]] = field(default_factory=list)
     fingerprint: str = ""
+    kept_step: int | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainReport:
         """Rebuild the report of a finished run from its file."""
         names = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in data.items() if name in names}
-        values["data"] = TokenReport(**values["data"])
+        values["data"] = TokenReport.from_json(values["data"])
         values["best"] = tuple(values["best"]) if values["best"] else None
         values["scores"] = [tuple(item) for item in values["scores"]]
         return cls(**values)
@@ -103,35 +110,59 @@ def train(
         resume: Go on from the last whole checkpoint of a killed run.
         watch: Progress, scores and early stopping.
     """
-    from eto_gym.trainers import callbacks, models, running
+    from accelerate import PartialState
+
+    from eto_gym.trainers import callbacks, faults, models, running
 
     stamp = running.run_fingerprint(method, settings, fingerprint(rows), models.hash_model(model))
+    first = PartialState().is_main_process
     if resume and (done := running.finished_report(output, stamp)) is not None:
+        if first:
+            running.discard_workspace(output)
         return TrainReport.from_json(done)
-    workspace = running.Workspace(output, stamp, resume=resume)
+    data.log(method)
+    workspace = running.open_workspace(output, stamp, resume=resume)
     checkpoint = workspace.last_checkpoint()
     start = time.perf_counter()
-    trainer = build(models.load_model(model, settings), workspace.path)
-    keeper = callbacks.attach(
-        trainer, workspace.path, title=method.upper(), watch=watch, checkpoint=checkpoint
-    )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with faults.disk_errors(workspace.path, "a checkpoint"):
+        trainer = build(models.load_model(model, settings), workspace.path)
+        watchers = callbacks.attach(
+            trainer,
+            workspace.path,
+            title=method.upper(),
+            watch=watch,
+            settings=settings,
+            chosen_tokens=_chosen_tokens(rows),
+            checkpoint=checkpoint,
+        )
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - start
-    if keeper is not None:
-        keeper.load_best(trainer.model)
+    tokens = running.total(trainer, trainer.tokens_seen)
+    kept, warnings = watchers.settle(trainer.model) if first else (None, [])
+    for warning in warnings:
+        logger.warning("%s: %s", method, warning)
     metrics = running.metrics_of(trainer.state)
     report = TrainReport(
         output=str(output),
         steps=trainer.state.global_step,
         seconds=seconds,
-        tokens_per_second=trainer.tokens_seen / seconds,
+        tokens_per_second=tokens / seconds,
         final_loss=running.mean_of_last(metrics, "loss"),
         data=data,
         metrics=metrics,
-        best=keeper.best if keeper else None,
-        scores=keeper.scores if keeper else [],
+        best=watchers.keeper.best if watchers.keeper else None,
+        scores=watchers.keeper.scores if watchers.keeper else [],
         fingerprint=stamp,
+        kept_step=kept,
+        warnings=warnings,
     )
-    running.finish(trainer, tokenizer, output, method, settings, report)
-    workspace.remove()
+    with faults.disk_errors(output, "the trained model"):
+        running.finish(trainer, tokenizer, output, method, settings, report)
+    if first:
+        workspace.remove()
     return report
+
+
+def _chosen_tokens(rows: list[Row] | list[PairRow]) -> float:
+    chosen = [row.chosen.trained for row in rows if isinstance(row, PairRow)]
+    return sum(chosen) / len(chosen) if chosen else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _eto(argv: Sequence[str]) -> int:
     jsonargparse = require("jsonargparse", feature="eto-gym train", extra="train")
-    from eto_gym.trainers.eto_settings import PRESETS, ETOSettings, preset_values
+    from eto_gym.trainers.eto_settings import ETOSettings
+    from eto_gym.trainers.presets import ADAPTERS, PRESETS, preset_sources, preset_values
 
     parser = jsonargparse.ArgumentParser(
         prog="eto-gym train eto",
@@ -35,17 +37,24 @@ def _eto(argv: Sequence[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
     parser.add_argument("--out", default="", help="run folder; a run found there is continued")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    for name in ADAPTERS:
+        parser.add_argument(f"--{name}", action="store_true", help=_adapter_help(name))
     parser.add_class_arguments(ETOSettings, as_group=False)
     _add_help(parser, ETOSettings)
-    chosen = _preset_of(argv)
+    chosen, env = _value_of("--preset", argv), _value_of("--env", argv) or ETOSettings.env
     if chosen:
-        parser.set_defaults(_flatten(preset_values(chosen)))
+        parser.set_defaults(_flatten(preset_values(chosen, env), ETOSettings))
+    for name, values in ADAPTERS.items():
+        if f"--{name}" in argv:
+            parser.set_defaults(_flatten({"sft": values, "dpo": values}, ETOSettings))
     options = parser.parse_args(argv)
     built = parser.instantiate_classes(options)
     names = {item.name for item in dataclasses.fields(ETOSettings)}
     settings = ETOSettings(**{name: built[name] for name in names})
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
+        for name, value, source in preset_sources(chosen, env) if chosen else ():
+            print(f"# {name}: {value}   <- {source}")
         return 0
     check_choice("preset", settings.preset, [*PRESETS, "custom"])
     from eto_gym.trainers.eto import ETOLoop
@@ -57,21 +66,30 @@ def _eto(argv: Sequence[str]) -> int:
     return 0
 
 
-def _preset_of(argv: Sequence[str]) -> str:
-    """Return the value of --preset, which sets the defaults that other options override."""
+def _value_of(option: str, argv: Sequence[str]) -> str:
+    """Return the value of an option that sets the defaults which other options override."""
     for i, word in enumerate(argv):
-        if word == "--preset" and i + 1 < len(argv):
+        if word == option and i + 1 < len(argv):
             return argv[i + 1]
-        if word.startswith("--preset="):
-            return word.removeprefix("--preset=")
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
     return ""
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _adapter_help(name: str) -> str:
+    from eto_gym.trainers.presets import ADAPTERS
+
+    values = ", ".join(f"{key} {value}" for key, value in ADAPTERS[name].items())
+    return f"train adapters only; short for these settings of sft and dpo: {values}"
+
+
+def _flatten(values: dict[str, Any], settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Name the values of nested settings with dots; a setting that is a dict stays one."""
+    kinds = typing.get_type_hints(settings)
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{name}."))
+        if dataclasses.is_dataclass(kinds.get(name)):
+            flat.update(_flatten(value, kinds[name], f"{prefix}{name}."))
         else:
             flat[prefix + name] = value
     return flat

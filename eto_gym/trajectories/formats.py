@@ -9,9 +9,10 @@ SFT, and `{"id", "prompt": [...], "chosen": [...], "rejected": [...]}` with the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eto_gym.conversation import parse_reply
 from eto_gym.errors import DataError
@@ -19,6 +20,9 @@ from eto_gym.prompt import ROLES, Message, Role
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.trajectories.record import Step, Trajectory
 from eto_gym.trajectories.store import JsonlFile
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _TO_PAPER = {"user": "human", "assistant": "gpt", "system": "system"}
 _FROM_PAPER: dict[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -204,3 +208,61 @@ def read_records(path: str | Path, *, strict: bool = False) -> list[Any]:
     if not isinstance(records, list):
         raise DataError(f"{path}: expected a JSON list, got {type(records).__name__}")
     return records
+
+
+def read_demonstrations(
+    path: str | Path, *, strict: bool = False
+) -> tuple[list[Trajectory], list[int]]:
+    """Read demonstrations: stored trajectories, or records of the paper's or Hugging Face's form.
+
+    Args:
+        path: A JSON list, or a JSONL file.
+        strict: Raise on the first record that is none, instead of skipping it with a warning.
+
+    Returns:
+        The trajectories, and the numbers of what was skipped: lines of a JSONL file, items of a
+        list, both from 1.
+
+    Raises:
+        DataError: The file is missing or is neither, or a record is corrupt and `strict` is set.
+    """
+    return _read_all(path, _demonstration, strict=strict)
+
+
+def read_pairs(path: str | Path, *, strict: bool = False) -> tuple[list[PreferencePair], list[int]]:
+    """Read preference pairs of either form; arguments and result are as in `read_demonstrations`.
+
+    Raises:
+        DataError: The file is missing or is neither, or a record is corrupt and `strict` is set.
+    """
+    return _read_all(path, read_pair, strict=strict)
+
+
+def _demonstration(record: Any) -> Trajectory:
+    if isinstance(record, dict) and "messages" in record and "steps" in record:
+        return Trajectory.from_json(record)
+    return read_demonstration(record)
+
+
+def _read_all(
+    path: str | Path, parse: Callable[[Any], T], *, strict: bool
+) -> tuple[list[T], list[int]]:
+    path = Path(path)
+    lines = JsonlFile(path)
+    if path.suffix == ".jsonl" and path.is_file():
+        records = list(lines.numbered(strict=strict))
+    else:
+        records = list(enumerate(read_records(path), start=1))
+    parsed: list[T] = []
+    skipped = list(lines.corrupt_lines)
+    for number, record in records:
+        try:
+            parsed.append(parse(record))
+        except DataError as err:
+            if strict:
+                raise DataError(f"{path}:{number}: {err}") from err
+            logger.warning("%s:%d: skipping a corrupt record (%s)", path, number, err)
+            skipped.append(number)
+    if skipped:
+        logger.warning("%s: skipped %d of %d", path, len(skipped), len(skipped) + len(parsed))
+    return parsed, sorted(skipped)

@@ -64,9 +64,10 @@ class JsonlFile:
         Raises:
             DataError: A line is not JSON and `strict` is set.
         """
-        return (value for _, value in self._numbered(strict=strict))
+        return (value for _, value in self.numbered(strict=strict))
 
-    def _numbered(self, *, strict: bool) -> Iterator[tuple[int, Any]]:
+    def numbered(self, *, strict: bool = False) -> Iterator[tuple[int, Any]]:
+        """Iterate over the line numbers (from 1) and values, as `read` does over the values."""
         self.corrupt_lines = []
         if not self.path.exists():
             return
@@ -165,7 +166,7 @@ class TrajectoryStore(JsonlFile):
                 logged and listed in `corrupt_lines`.
         """
         loaded = []
-        for number, value in self._numbered(strict=strict):
+        for number, value in self.numbered(strict=strict):
             try:
                 loaded.append(Trajectory.from_json(value))
             except DataError as err:

@@ -97,7 +97,8 @@ LLAMA3 = _turns(
 # A system part with a date of the day, unless one is given.
 LLAMA3_DATED = (
     "{% set day = date_string if date_string is defined else strftime_now('%d %b %Y') %}"
-    "{% set told = messages[0].role == 'system' %}{% set rest = messages[1:] if told else messages %}"
+    "{% set told = messages[0].role == 'system' %}"
+    "{% set rest = messages[1:] if told else messages %}"
     "{{ '<|begin_of_text|><|start_header_id|>system<|end_header_id|>\\n\\nToday: ' + day + '\\n\\n'"
     " + (messages[0].content | trim if told else '') + '<|eot_id|>' }}"
     "{% for m in rest %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n'"

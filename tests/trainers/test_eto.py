@@ -18,8 +18,9 @@ from eto_gym.cli import train
 from eto_gym.trainers.base import BaseSettings
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.eto import PAIRS, TRAJECTORIES, ETOLoop
-from eto_gym.trainers.eto_settings import PRESETS, ETOSettings, preset_values
+from eto_gym.trainers.eto_settings import ETOSettings
 from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.presets import PRESETS, preset_values
 from eto_gym.trainers.run_folder import FINISHED
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trajectories import TrajectoryStore

@@ -1,0 +1,119 @@
+"""Two processes learn what one learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
+from eto_gym.trainers.batching import BucketSampler
+from eto_gym.trainers.training import Watch
+from eto_gym.trajectories import Trajectory
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+Play = Callable[..., Trajectory]
+
+QUICK: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "epochs": 2,
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "max_length": 512,
+    "warmup_ratio": 0,
+}
+ROWS = 9
+"""Two whole batches, and one of a single row: there the second process has nothing to add."""
+
+
+def run_all(play: Play, model: str, out: Path) -> None:
+    """Train with every method; score during one of them."""
+    experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
+    watch = Watch(progress=False, every=2, on_evaluate=lambda step, _: -abs(step - 4))
+    run_sft(SFTSettings(**QUICK), experts, model=model, output=out / "sft", watch=watch)
+    agent = [play(n, good=False, rounds=1 + n % 2) for n in range(ROWS)]
+    pairs, _ = make_pairs(agent, experts)
+    for name, changes in (("dpo", {}), ("lora", {"lora_r": 2, "precompute_reference": False})):
+        settings = DPOSettings(**{**QUICK, **changes})
+        run_dpo(settings, pairs, model=model, output=out / name, watch=Watch(progress=False))
+
+
+SCRIPT = """
+import importlib.util, sys
+from pathlib import Path
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, Path({here!r}) / f"{{name}}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+load("test_distributed").run_all(load("conftest").play, {model!r}, Path({out!r}))
+"""
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_equal_one(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    here = str(Path(__file__).parent)
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(here=here, model=str(tiny), out=str(tmp_path / "two")))
+    launch = [
+        "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run_all(make_play, str(tiny), tmp_path / "one")
+    for name in ("sft", "dpo", "lora"):
+        one, two = (
+            json.loads((tmp_path / count / name / "training.json").read_text())
+            for count in ("one", "two")
+        )
+        assert len(one["metrics"]) == len(two["metrics"]) == 6
+        for first, second in zip(one["metrics"], two["metrics"], strict=True):
+            for key in set(first) & {"loss", "grad_norm", "learning_rate", "rewards/margins"}:
+                assert second[key] == pytest.approx(first[key], rel=1e-3, abs=1e-5), (name, key)
+        assert one["data"] == two["data"]
+        assert (one["best"], one["scores"]) == (two["best"], two["scores"])
+        weights = [_weights(tmp_path / count / name) for count in ("one", "two")]
+        for key, value in weights[0].items():
+            assert torch.allclose(value, weights[1][key], atol=1e-4), (name, key)
+        assert not (tmp_path / "two" / f"{name}.work").exists()
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    (file,) = folder.glob("*model.safetensors")
+    return dict(load_file(file))
+
+
+def test_processes_share_each_batch_without_overlap() -> None:
+    lengths = [(7 * n) % 23 for n in range(21)]
+
+    def batches(rank: int, world: int) -> list[list[int]]:
+        sampler = BucketSampler(
+            lengths, batch_size=8, micro_batch_size=2, seed=1, rank=rank, world=world
+        )
+        assert len(sampler) == len(list(sampler))
+        return list(sampler)
+
+    alone = batches(0, 1)
+    shared = [batches(rank, 2) for rank in range(2)]
+    assert [len(part) for part in shared] == [6, 6]
+    dealt = [batch for turn in zip(*shared, strict=True) for batch in turn]
+    assert [batch for batch in dealt if batch[0] >= 0] == alone
+    assert dealt[-1] == [~alone[-3][0]]  # nothing is left for the second process

@@ -1,0 +1,109 @@
+"""Presets name the source of every value; the command line shows them, and takes short forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.cli import train
+from eto_gym.errors import UnknownNameError
+from eto_gym.trainers.eto_settings import ETOSettings
+from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.presets import PRESETS, preset_sources, preset_values
+
+pytest.importorskip("jsonargparse")
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert train.main(["eto", *words, "--dry-run"]) == 0
+    return capsys.readouterr().out
+
+
+def build(kind: Any, values: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    return kind(
+        **{
+            name: build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_value_has_a_source_that_the_dry_run_prints(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = dry_run(capsys, "--preset", name)
+    sources = list(preset_sources(name, ETOSettings.env))
+    assert sources
+    for setting, value, source in sources:
+        assert source.startswith(("paper", "scripts of", "own choice", "QLoRA paper")), setting
+        assert f"# {setting}: {value}   <- {source}" in printed
+    build(ETOSettings, preset_values(name))  # all values are legal together
+
+
+def test_paper_and_script_differ_where_they_do() -> None:
+    paper: ETOSettings = build(ETOSettings, preset_values("paper", "ETO/WebShop-v0"))
+    script: ETOSettings = build(ETOSettings, preset_values("script", "ETO/WebShop-v0"))
+    assert (paper.iterations, script.iterations) == (2, 3)
+    assert preset_values("paper", "ETO/ALFWorld-v0")["iterations"] == 1
+    assert (paper.sft.learning_rate, script.sft.learning_rate) == (1e-5, 2e-5)
+    assert paper.dpo == paper.dpo_of(2) == script.dpo == script.dpo_of(1)
+    assert (paper.dpo.beta, paper.dpo.learning_rate) == (0.1, 1e-6)
+    assert (script.dpo_of(2).beta, script.dpo_of(2).learning_rate) == (0.5, 5e-7)
+    assert script.dpo_of(3) == script.dpo_of(2)
+    with pytest.raises(SettingsError, match="dpo_later"):
+        ETOSettings(dpo_later={"betta": 0.5})
+    with pytest.raises(SettingsError, match="beta"):
+        ETOSettings(dpo_later={"beta": -1})
+    with pytest.raises(UnknownNameError, match="Did you mean 'paper'"):
+        preset_values("papers")
+
+
+def test_short_forms_set_the_adapters_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    lora = dry_run(capsys, "--preset", "quickstart", "--lora")
+    assert lora.count("lora_r: 16") == 2  # sft and dpo; the base stage trains whole weights
+    assert lora.count("qlora: true") == 0 + lora.count("\nqlora: true")
+    qlora = dry_run(capsys, "--qlora", "--dpo.lora_r", "8")
+    assert (qlora.count("lora_r: 16"), qlora.count("lora_r: 8")) == (1, 1)
+    for value in ("  qlora: true", "  precision: bf16", "  optimizer: paged_adamw8bit"):
+        assert qlora.count(value) == 2, value
+
+
+def test_nothing_is_reported_or_uploaded_unless_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    import huggingface_hub
+
+    from eto_gym.trainers import SFTSettings
+    from eto_gym.trainers.models import push_model
+    from eto_gym.trainers.options import deciding
+    from eto_gym.trainers.running import training_arguments
+
+    plain = SFTSettings()
+    assert (plain.report_to, plain.push_to_hub) == ("", "")
+    assert training_arguments(plain, tmp_path)["report_to"] == []
+    told = dataclasses.replace(plain, report_to="wandb, tensorboard", push_to_hub="me/model")
+    assert training_arguments(told, tmp_path)["report_to"] == ["wandb", "tensorboard"]
+    assert deciding(told) == deciding(plain)  # a run goes on, wherever it reports to
+
+    calls: list[tuple[str, Any]] = []
+
+    class Api:
+        def create_repo(self, name: str, **options: Any) -> None:
+            calls.append((name, options))
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(("upload", options))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    push_model(tmp_path, "me/model", private=True)
+    assert calls == [
+        ("me/model", {"private": True, "exist_ok": True}),
+        ("upload", {"repo_id": "me/model", "folder_path": str(tmp_path)}),
+    ]

@@ -1,0 +1,206 @@
+"""Presets: sets of values for the ETO loop, each with the place that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from eto_gym.errors import check_choice
+
+
+class Sourced(NamedTuple):
+    """A value and its source."""
+
+    value: Any
+    source: str
+
+
+PAPER = "paper (arXiv 2403.02502), training details"
+SCRIPT = "scripts of https://github.com/Yifan-Song793/ETO"
+SIZE = "own choice: minutes on two CPU cores"
+TUNED = "own choice: tried on the built-in tasks, see README.md"
+MEMORY = "own choice for memory; no effect on the result"
+UNTRIED = "own choice, not measured"
+
+
+def _all(source: str, **values: Any) -> dict[str, Any]:
+    return {name: Sourced(value, source) for name, value in values.items()}
+
+
+_PAPER_SFT = _all(
+    PAPER,
+    learning_rate=1e-5,
+    batch_size=64,
+    epochs=3.0,
+    schedule="cosine",
+    warmup_ratio=0.03,
+    max_length=4096,
+)
+_PAPER_DPO = _all(
+    PAPER,
+    learning_rate=1e-6,
+    beta=0.1,
+    batch_size=32,
+    epochs=3.0,
+    schedule="constant",
+    warmup_ratio=0.1,
+    max_length=4096,
+)
+_PAPER: dict[str, Any] = {
+    **_all(PAPER, prompt_style="one-shot", max_context=4096, explore_samples=1),
+    "explore_temperature": Sourced(0.0, SCRIPT + ": greedy, though their config says 0.7"),
+    "iterations": Sourced({"ETO/ALFWorld-v0": 1, "": 2}, PAPER + ": ALFWorld 1, others 2"),
+    "sft": _PAPER_SFT,
+    "pairing": _all(PAPER, contrast="expert", max_extra_rounds=5),
+    "dpo": _PAPER_DPO,
+}
+_MICRO = {"sft": _all(MEMORY, micro_batch_size=2), "dpo": _all(MEMORY, micro_batch_size=1)}
+_SAVING = _all(MEMORY, gradient_checkpointing=True)
+_QLORA = {
+    **_all(
+        "QLoRA paper (arXiv 2305.14314): NF4, double quantization, paged optimizer",
+        qlora=True,
+        optimizer="paged_adamw8bit",
+        precision="bf16",
+    ),
+    **_all("own choice: a common rank; alpha is twice the rank", lora_r=16),
+}
+_LORA_RATES = {
+    "sft": {"learning_rate": Sourced(1e-4, UNTRIED + ": ten times the rate of all weights")},
+    "dpo": {"learning_rate": Sourced(5e-6, UNTRIED + ": five times the rate of all weights")},
+}
+
+
+def _join(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested values; later ones win."""
+    joined: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, dict):
+                value = _join(joined.get(name, {}), value)
+            joined[name] = value
+    return joined
+
+
+def _stages(values: dict[str, Any]) -> dict[str, Any]:
+    return {"sft": values, "dpo": values}
+
+
+# Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
+_QUICKSTART: dict[str, Any] = {
+    **_all(
+        SIZE,
+        model="tiny",
+        data="builtin:small",
+        train_tasks=2400,
+        explore_tasks=500,
+        explore_samples=4,
+        eval_tasks=1000,
+        max_steps=20,
+        prompt_style="none",
+        max_new_tokens=48,
+        max_context=2048,
+        slots=256,
+        workers=2,
+    ),
+    **_all(TUNED, explore_temperature=0.7),
+    "sft": {
+        **_all(
+            TUNED,
+            optimizer="muon",
+            learning_rate=3e-3,
+            muon_learning_rate=0.01,
+            adam_beta2=0.95,
+            epochs=1.0,
+            batch_size=4,
+            schedule="linear",
+        ),
+        **_all(SIZE, micro_batch_size=4, max_length=2048),
+    },
+    # The agent's own success against its own failure: see README.md.
+    "pairing": _all(TUNED, contrast="self", cut_after_divergence=1, max_pairs_per_task=2),
+    "dpo": {
+        **_all(TUNED, learning_rate=2e-5, epochs=2.0, batch_size=8),
+        **_all(SIZE, micro_batch_size=4, max_length=2048),
+    },
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": _PAPER,
+    "script": _join(
+        _PAPER,
+        {
+            "iterations": Sourced(3, SCRIPT),
+            "sft": _all(SCRIPT, learning_rate=2e-5),
+            "dpo_later": Sourced(
+                {"learning_rate": 5e-7, "beta": 0.5}, SCRIPT + ": from iteration 2 on"
+            ),
+        },
+    ),
+    "llama-2-7b": _join(
+        _PAPER,
+        {"model": Sourced("meta-llama/Llama-2-7b-chat-hf", PAPER + ": the paper's model")},
+        _MICRO,
+        _stages({**_SAVING, **_all(MEMORY, precision="bf16")}),
+    ),
+    "qwen2.5-1.5b": _join(
+        _PAPER,
+        {"model": Sourced("Qwen/Qwen2.5-1.5B-Instruct", UNTRIED)},
+        _MICRO,
+        _stages({**_SAVING, **_all(MEMORY, precision="bf16")}),
+    ),
+    "qlora-7b": _join(
+        _PAPER,
+        {"model": Sourced("Qwen/Qwen2.5-7B-Instruct", UNTRIED + ": one GPU")},
+        _MICRO,
+        _stages({**_SAVING, **_QLORA}),
+        _LORA_RATES,
+    ),
+    "quickstart": _QUICKSTART,
+}
+"""Name of a preset -> the settings that it names, nested as in `ETOSettings`, with their sources.
+A value that depends on the environment is a dict by its id; "" stands for all others."""
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "lora": {"lora_r": 16, "optimizer": "adamw"},
+    "qlora": {name: item.value for name, item in _QLORA.items()},
+}
+"""Short form of the command line (`--lora`, `--qlora`) -> the settings of a stage that it sets."""
+
+
+def preset_values(name: str, env: str = "") -> dict[str, Any]:
+    """Return the settings of a preset, nested as in `ETOSettings`.
+
+    Args:
+        name: Name of the preset.
+        env: Id of the environment, for values that depend on it.
+
+    Raises:
+        UnknownNameError: There is no such preset.
+    """
+    values = _plain(PRESETS[check_choice("preset", name, PRESETS)], env)
+    return {**values, "preset": name}
+
+
+def preset_sources(name: str, env: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield the dotted name, the value and the source of each value of a preset."""
+    yield from _walk(PRESETS[check_choice("preset", name, PRESETS)], env, "")
+
+
+def _plain(values: Mapping[str, Any], env: str) -> dict[str, Any]:
+    return {
+        name: _of(item.value, env) if isinstance(item, Sourced) else _plain(item, env)
+        for name, item in values.items()
+    }
+
+
+def _walk(values: Mapping[str, Any], env: str, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, item in values.items():
+        if isinstance(item, Sourced):
+            yield prefix + name, _of(item.value, env), item.source
+        else:
+            yield from _walk(item, env, f"{prefix}{name}.")
+
+
+def _of(value: Any, env: str) -> Any:
+    return value.get(env, value[""]) if isinstance(value, dict) and "" in value else value
