@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
+from eto_gym.errors import EtoGymError
 from eto_gym.trainers import guards
 from eto_gym.trainers.options import SettingsError, TrainSettings
 from eto_gym.trainers.scoring import without_dropout
@@ -116,6 +117,7 @@ def attach(
         trainer.add_callback(guard)
     # Last, so that the marker comes after whatever the others write.
     trainer.add_callback(MarkComplete())
+    trainer.add_callback(StopWhenDone())
     return Watchers(keeper, guard)
 
 
@@ -125,6 +127,25 @@ def set_callbacks(trainer: Any, *callbacks: TrainerCallback) -> None:
     trainer.remove_callback(ProgressCallback)
     for callback in callbacks:
         trainer.add_callback(callback)
+
+
+class AlreadyTrainedError(EtoGymError):
+    """A run was resumed from its last step; there is nothing left to train."""
+
+
+class StopWhenDone(TrainerCallback):
+    """Leaves a run that is resumed from its last step; the Trainer would take one more."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop before the first step where all are done.
+
+        Raises:
+            AlreadyTrainedError: All are done; the model is loaded.
+        """
+        if state.global_step >= state.max_steps:
+            raise AlreadyTrainedError(f"all {state.max_steps} steps are done")
 
 
 class MarkComplete(TrainerCallback):

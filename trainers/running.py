@@ -25,7 +25,7 @@ from transformers import (
 from eto_gym.errors import DataError
 from eto_gym.files import write_json
 from eto_gym.trainers.batching import BucketSampler, Fillable, collate_fillable
-from eto_gym.trainers.callbacks import COMPLETE
+from eto_gym.trainers.callbacks import COMPLETE, AlreadyTrainedError
 from eto_gym.trainers.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.options import SettingsError, TrainSettings, deciding
@@ -164,9 +164,14 @@ class Workspace:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def processes() -> PartialState:
+    """Return the processes that train together; the first call joins them."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def open_workspace(output: Path, fingerprint: str, *, resume: bool) -> Workspace:
     """Open the workspace: of several processes the first prepares it, and the others follow."""
-    state = PartialState()
+    state = processes()
     if state.is_main_process:
         workspace = Workspace(output, fingerprint, resume=resume)
         state.wait_for_everyone()
@@ -209,6 +214,14 @@ def metrics_of(state: TrainerState, renames: dict[str, str] | None = None) -> li
         for entry in state.log_history
         if "loss" in entry
     ]
+
+
+def fit(trainer: Any, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint where there is one; one from after the last step is only loaded."""
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except AlreadyTrainedError:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
 
 
 def total(trainer: Any, count: int) -> int:

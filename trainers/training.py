@@ -110,12 +110,10 @@ def train(
         resume: Go on from the last whole checkpoint of a killed run.
         watch: Progress, scores and early stopping.
     """
-    from accelerate import PartialState
-
     from eto_gym.trainers import callbacks, faults, models, running
 
     stamp = running.run_fingerprint(method, settings, fingerprint(rows), models.hash_model(model))
-    first = PartialState().is_main_process
+    first = running.processes().is_main_process
     if resume and (done := running.finished_report(output, stamp)) is not None:
         if first:
             running.discard_workspace(output)
@@ -135,7 +133,7 @@ def train(
             chosen_tokens=_chosen_tokens(rows),
             checkpoint=checkpoint,
         )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        running.fit(trainer, checkpoint)
     seconds = time.perf_counter() - start
     tokens = running.total(trainer, trainer.tokens_seen)
     kept, warnings = watchers.settle(trainer.model) if first else (None, [])

@@ -63,14 +63,14 @@ def test_two_processes_equal_one(make_play: Play, tiny: Path, tmp_path: Path) ->
     here = str(Path(__file__).parent)
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(here=here, model=str(tiny), out=str(tmp_path / "two")))
-    launch = [
-        "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-    ]  # fmt: skip
+    root = Path(__file__).parents[2]
+    config = root / "configs" / "accelerate" / "cpu.yaml"
+    launch = ["accelerate.commands.launch", "--config_file", str(config)]
+    port = ["--main_process_port", "0"]
     done = subprocess.run(
-        [sys.executable, "-m", *launch, str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        cwd=Path(__file__).parents[2],
+        [sys.executable, "-m", *launch, *port, str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        cwd=root,
         capture_output=True,
         text=True,
         check=False,

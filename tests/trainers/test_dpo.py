@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
-from eto_gym.trainers.encoding import PairRow, encode_pairs
+from eto_gym.trainers.encoding import PairRow, TokenReport, encode_pairs
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory
@@ -284,7 +285,9 @@ def _load(folder: Path) -> Any:
     return model.eval()
 
 
-def test_long_sides_are_refused_or_cut_at_turns(tiny: Path, make_play: Play) -> None:
+def test_long_sides_are_refused_or_cut_at_turns(
+    tiny: Path, make_play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
     pairs, _ = make_pairs([make_play(0, good=False, rounds=8)], [make_play(0, rounds=3)])
     (row,), _ = encode_pairs(_codec(tiny), pairs, max_length=512)
     limit = len(row.rejected.ids) - 1
@@ -295,6 +298,21 @@ def test_long_sides_are_refused_or_cut_at_turns(tiny: Path, make_play: Play) -> 
     assert cut.rejected.ids == row.rejected.ids[: len(cut.rejected.ids)]
     assert cut.rejected.mask[-1]
     assert (report.cut, report.cut_turns) == (1, 1)
+    assert (report.cut_chosen, report.cut_rejected) == (0, 1)
+    assert report.cut_tokens == len(row.rejected.ids) - len(cut.rejected.ids) > 0
+    assert report.losses == [("task-0", "rejected", limit + 1, 8, 7)]
+    with caplog.at_level(logging.WARNING, logger="eto_gym"):
+        report.log("dpo")
+    assert "1 conversation cut at the end to max_length (0 chosen, 1 rejected)" in caplog.text
+    assert "losing 1 agent turns" in caplog.text
+    # A side that loses everything takes the pair with it, and is counted all the same.
+    prompt = row.chosen.ids[: row.chosen.mask.index(True)]
+    both = [*pairs, *make_pairs([make_play(1, good=False)], [make_play(1, rounds=1)])[0]]
+    short = len(prompt) + 20
+    kept, report = encode_pairs(_codec(tiny), both, max_length=short, truncation="cut")
+    assert report.rows == len(kept)
+    assert len(kept) + report.dropped + report.identical == 2
+    assert TokenReport.from_json(json.loads(json.dumps(asdict(report)))) == report
 
 
 def test_a_mark_in_the_prompt_is_not_trained(tiny: Path, pairs: list[PreferencePair]) -> None:

@@ -1,4 +1,4 @@
-"""The loop with adapters: every stage goes on with one adapter over one base that is never copied."""
+"""The loop with adapters: stages go on with one adapter, over one base that is never copied."""
 
 from __future__ import annotations
 
