@@ -237,7 +237,7 @@ class ChatCodec:
         """
         rest = rendered[len(text) :]
         # The beginning of the conversation stands alone; all else follows the end of a reply.
-        before = self.end_of_turn if text else ""
+        before: str | None = self.end_of_turn if text else ""
         unsafe = [i for i in range(first, len(messages)) if self._spells_special(messages[i])]
         if not unsafe:
             return self._tokenize(rest, after=before)

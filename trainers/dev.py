@@ -41,7 +41,7 @@ class DevSuccess:
         self._spec = spec
         self._episodes = plan_episodes(tuple(task_ids), samples=1, seed=seed)
         self._codec = ChatCodec(load_tokenizer(tokenizer))
-        self._options = {"max_new_tokens": max_new_tokens, "context": context}
+        self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "context": context}
 
     def __call__(self, step: int, model: Any) -> float:
         """Return the success rate of `model`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import math
 import shutil
@@ -72,8 +73,12 @@ def test_a_side_of_a_single_token_is_trained(make_play: Play, tiny: Path, tmp_pa
         [make_play(n, rounds=1) for n in range(4)],
     )
     empty = (Message("assistant", "", train=True),)
-    for side in ("chosen", "rejected"):
-        changed = [replace(pairs[0], **{side: empty}), *pairs[1:]]
+    first = {
+        "chosen": replace(pairs[0], chosen=empty),
+        "rejected": replace(pairs[0], rejected=empty),
+    }
+    for side, pair in first.items():
+        changed = [pair, *pairs[1:]]
         report = run_dpo(
             DPOSettings(**{**QUICK, "length_normalization": side == "chosen"}),
             changed,
@@ -160,8 +165,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_a_run_that_resumes(
         if victim == "torch.save":
             patch.setattr(torch, "save", refuse(torch.save, 1))
         else:
-            import transformers.modeling_utils as modeling
-
+            modeling: Any = importlib.import_module("transformers.modeling_utils")
             patch.setattr(modeling, "safe_save_file", refuse(modeling.safe_save_file, 1))
         with pytest.raises(DiskFullError, match="start again with resume"):
             sft(make_play, tiny, tmp_path / "out")
