@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
+    "serve": ("eto_gym.cli.serve", "serve a model through OpenAI's interface"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
     "expert": ("eto_gym.cli.expert", "write trajectories of a benchmark's scripted expert"),
