@@ -9,7 +9,6 @@ command's.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -47,12 +46,19 @@ def main(grace: float, command: list[str]) -> int:
         time.sleep(0.02)
     _signal_group(child.pid, signal.SIGKILL)  # what the command itself has left, too
     status = child.wait()
+    deadline = time.monotonic() + 1.0
+    while _signal_group(child.pid, 0) and time.monotonic() < deadline:
+        time.sleep(0.02)  # a killed process takes a moment to go
     return status if status >= 0 else 128 - status
 
 
-def _signal_group(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _signal_group(group: int, number: int) -> bool:
+    """Signal a process group; return whether there is one."""
+    try:
         os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module_name, summary = COMMANDS[name]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every request that it sends
     try:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):

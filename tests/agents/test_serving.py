@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -137,7 +138,7 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
         ({"arguments": ["--trust-remote-code"]}, "never run"),
     ):
         with pytest.raises(EtoGymError, match=words):
-            ModelServers("m", **wrong)  # type: ignore[arg-type]
+            ModelServers("m", **wrong)
     folder = tmp_path / "run@3"
     folder.mkdir()
     pytest.importorskip("transformers")
@@ -179,13 +180,27 @@ def test_the_command_leaves_no_process(tmp_path: Path, number: int, status: int)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServers]:
-    for package in ("torch", "transformers", "openai", "fastapi", "uvicorn"):
+def model() -> Any:
+    """A model whose replies end by themselves, some sooner than others."""
+    torch = pytest.importorskip("torch")
+    from tests.agents.test_local import CODEC, make_model
+
+    made = make_model("llama")
+    specials = sorted(CODEC.tokenizer.added_tokens_decoder)
+    with torch.no_grad():
+        made.get_input_embeddings().weight[specials] *= 2  # also the output's: said more often
+    made.generation_config.eos_token_id = [i for i in specials if i != 0]
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServers]:
+    for package in ("openai", "fastapi", "uvicorn"):
         pytest.importorskip(package)
     from eto_gym.agents.tiny import save_tiny
-    from tests.agents.test_local import MODEL, TOKENIZER
+    from tests.agents.test_local import TOKENIZER
 
-    folder = save_tiny(MODEL, TOKENIZER, tmp_path_factory.mktemp("served") / "model")
+    folder = save_tiny(model, TOKENIZER, tmp_path_factory.mktemp("served") / "model")
     with ModelServers(str(folder), workers=2, arguments=["--device", "cpu"]) as servers:
         yield servers
 
@@ -206,33 +221,35 @@ def connect(served: ModelServers) -> Iterator[Callable[..., Any]]:
         policy.close()
 
 
-def test_says_what_the_local_policy_says(connect: Any) -> None:
+def test_says_what_the_local_policy_says(model: Any, connect: Any) -> None:
     from tests.agents.test_local import play, policy
 
     episodes = list(range(6))
     behind = connect()
     talks = play(behind, episodes, turns=3)
-    assert talks == play(policy(), episodes, turns=3)
+    assert talks == play(policy(model), episodes, turns=3)
     assert len({m.content for talk in talks.values() for m in talk if m.train}) > 8
-    talk = talks[0][:-1]
-    remote, local = (p.act([Conversation("a", talk)])[0] for p in (behind, policy()))
-    assert remote.text == local.text
-    for name in ("prompt_tokens", "prefilled_tokens", "decoded_tokens"):
-        assert remote.usage[name] == local.usage[name]
+    batch = [Conversation(str(i), talk[:-1]) for i, talk in talks.items()]
+    remote = behind.act(batch)
+    local = policy(model, keep_cache=False).act(batch)
+    assert [reply.text for reply in remote] == [reply.text for reply in local]
+    counts = [{**reply.usage, "requests": 1} for reply in local]
+    assert [reply.usage for reply in remote] == counts
+    assert len({usage["decoded_tokens"] for usage in counts}) > 1
 
 
-def test_stop_strings_and_limits_are_the_local_policys(connect: Any) -> None:
+def test_stop_strings_and_limits_are_the_local_policys(model: Any, connect: Any) -> None:
     from tests.agents.test_local import hello, policy
 
     talks = [[Message("user", "The rules."), *hello(i)] for i in range(9)]
     batch = [Conversation(str(i), talk) for i, talk in enumerate(talks)]
     for options in ({"max_new_tokens": 3}, {"stop": ["e", "\ufffd"]}):
         replies = [reply.text for reply in connect(**options).act(batch)]
-        assert replies == [reply.text for reply in policy(**options).act(batch)]
-        assert replies != [reply.text for reply in policy().act(batch)]
+        assert replies == [reply.text for reply in policy(model, **options).act(batch)]
+        assert replies != [reply.text for reply in policy(model).act(batch)]
 
 
-def test_a_full_context_is_an_error_where_it_is_for_the_local_policy(connect: Any) -> None:
+def test_a_full_context_is_an_error_as_for_the_local_policy(model: Any, connect: Any) -> None:
     from tests.agents.test_local import CODEC, policy
 
     # The server itself would go on past the model's 512 positions without a word.
@@ -242,7 +259,7 @@ def test_a_full_context_is_an_error_where_it_is_for_the_local_policy(connect: An
     assert max(sizes) > 512
     batch = [Conversation(str(i), talk) for i, talk in enumerate(talks)]
     remote = [(reply.text, reply.error) for reply in connect().act(batch)]
-    assert remote == [(reply.text, reply.error) for reply in policy().act(batch)]
+    assert remote == [(reply.text, reply.error) for reply in policy(model).act(batch)]
     assert {error for _, error in remote} == {None, "context"}
 
 
@@ -269,15 +286,14 @@ def test_a_wrong_name_is_told(connect: Any) -> None:
 
 
 def test_a_rollout_outlasts_the_death_of_a_server(served: ModelServers) -> None:
-    import functools
-
-    episodes = plan_episodes([f"door-{i % 4}/{i}" for i in range(24)], seed=1)
+    episodes = plan_episodes([f"door-{i % 4}/{i}" for i in range(8)], seed=1)
     make = functools.partial(
         endpoint_policy, served.base_urls, served.model, max_new_tokens=12, temperature=1.0
     )
-    spec = RolloutSpec(CORRIDOR, make, slots=8)
+    short = {"max_episode_steps": 3}  # the model fills its context with malformed replies
+    spec = RolloutSpec(CORRIDOR, make, short, prompt_style="none", slots=8)
     before = collect(spec, episodes)
-    assert not any(t.failed_to_run for t in before)
+    assert [t.error for t in before] == [None] * len(episodes)
     watcher = served._workers[0]._process
     assert watcher is not None
     children = Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children").read_text().split()
@@ -285,4 +301,3 @@ def test_a_rollout_outlasts_the_death_of_a_server(served: ModelServers) -> None:
     after = collect(spec, episodes)
     assert [t.messages for t in after] == [t.messages for t in before]
     assert [t.error for t in after] == [None] * len(episodes)
-    assert until(lambda: health(served.base_urls[0]) == 200, seconds=120)
