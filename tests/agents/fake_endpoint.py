@@ -30,6 +30,8 @@ STATUS: dict[str, tuple[int, dict[str, str], Any]] = {
     "429 after 0.3": (429, {"Retry-After": "0.3"}, {"error": {"message": "slow down"}}),
     "429 after 300 ms": (429, {"retry-after-ms": "300"}, {"error": {"message": "slow down"}}),
     "quota": (429, {}, {"error": {"message": "no credit", "code": "insufficient_quota"}}),
+    "429 after 60": (429, {"Retry-After": "60"}, {"error": {"message": "slow down"}}),
+    "504": (504, {}, "upstream timed out"),
     "500": (500, {}, "Internal Server Error"),
     "503": (503, {}, {"error": {"message": "loading"}}),
     "context": (400, {}, CONTEXT),
