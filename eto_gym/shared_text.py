@@ -94,8 +94,8 @@ class SharedTexts(Sequence[str]):
 
 def register() -> None:
     """Tell Gymnasium how text spaces use shared memory."""
-    create_shared_memory.register(UnicodeText, _create)
-    read_from_shared_memory.register(UnicodeText, _view)
+    create_shared_memory.register(UnicodeText, _create)  # type: ignore[arg-type]
+    read_from_shared_memory.register(UnicodeText, _view)  # type: ignore[arg-type]
     write_to_shared_memory.register(UnicodeText, _write)
 
 

@@ -325,19 +325,21 @@ def work(connection: Connection, make_env: EnvMaker, slots: Sequence[int], same_
             method, arguments = call
             try:
                 result = getattr(group, method)(*arguments)
-                answer = (list(map(_plain, result)) if method == "play" else result, None)
+                if method == "play":
+                    result = [_plain(answer) for answer in result]
+                reply: tuple[Any, Exception | None] = (result, None)
             except Exception as err:
-                answer = (None, _portable(err))
-            _reply(connection, answer)
+                reply = (None, _portable(err))
+            _send_reply(connection, reply)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     finally:
         group.close()
 
 
-def _reply(connection: Connection, answer: tuple[Any, Exception | None]) -> None:
+def _send_reply(connection: Connection, reply: tuple[Any, Exception | None]) -> None:
     try:
-        connection.send(answer)
+        connection.send(reply)
     except (pickle.PicklingError, TypeError, AttributeError) as err:
         connection.send((None, EngineError(f"the answer cannot leave the worker process: {err}")))
 

@@ -111,7 +111,7 @@ class OfficialGames:
 
 
 def open_games(data: str | Path, split: str, action_grammar: ActionGrammar) -> GameSource:
-    """Return the process's source of games: built-in ("builtin:large"), or a folder of official ones.
+    """Return the process's source of the built-in games ("builtin:large") or of a folder's games.
 
     A source is shared by the environments that use it, and listed anew when none does any more.
     """
