@@ -4,8 +4,8 @@
     python -m eto_gym.benchmarks.vector --env ETO/WebShop-v0 --set catalog=INDEX_FOLDER
 
 Play is random over the admissible actions, which every step lists; a search is for two of the words
-below. Every row is measured in a new process: one after another `--warm-up` and then `--steps`
-steps of every slot.
+below. Every row is measured in a new process: first `--warm-up` steps, then
+`--repeats` times `--steps` steps.
 
     gymnasium sync     Gymnasium's SyncVectorEnv
     local              TextVectorEnv in one process, by `step`
@@ -39,23 +39,7 @@ import gymnasium as gym
 import eto_gym
 from eto_gym.vector import TextVectorEnv
 
-WORDS = [
-    "red",
-    "blue",
-    "black",
-    "cotton",
-    "dress",
-    "shoes",
-    "shirt",
-    "women",
-    "men",
-    "large",
-    "small",
-    "lamp",
-    "table",
-    "chair",
-    "tea",
-]
+WORDS = ("red", "blue", "black", "cotton", "dress", "shoes", "shirt", "women", "lamp", "table")
 
 
 def main() -> None:
@@ -67,8 +51,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--num-envs", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=200, help="steps per slot and measurement")
-    parser.add_argument("--warm-up", type=int, default=50, help="steps per slot before them")
+    parser.add_argument("--steps", type=int, default=20_000, help="steps in all per measurement")
+    parser.add_argument("--warm-up", type=int, default=20_000, help="steps in all before them")
     parser.add_argument("--repeats", type=int, default=3, help="measurements; the median counts")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args()
@@ -76,7 +60,7 @@ def main() -> None:
     print(f"# {' '.join(['python -m eto_gym.benchmarks.vector', *sys.argv[1:]])}")
     print(f"# eto-gym {eto_gym.__version__}, Python {platform.python_version()}, ", end="")
     print(f"{len(os.sched_getaffinity(0))} cores")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for count in args.num_envs:
         modes = ["gymnasium sync", "local"]
         modes += [
@@ -117,13 +101,14 @@ def _in_new_process(
     play = _play_async if mode.endswith("async") else _play
     rng = random.Random(0)
     vec.reset(seed=0)
-    play(vec, args.warm_up, rng)
+    play(vec, args.warm_up // count, rng)
     rates, efficiencies = [], []
     for _ in range(args.repeats):
         clock, cpu = time.perf_counter(), _cpu_seconds()
-        steps = play(vec, args.steps, rng)
-        efficiencies.append(steps / (_cpu_seconds() - cpu))
+        steps = play(vec, args.steps // count, rng)
         rates.append(steps / (time.perf_counter() - clock))
+        # The clock of processes has ticks of 10 ms.
+        efficiencies.append(steps / max(0.01, _cpu_seconds() - cpu))
     memory = sum(map(_private_bytes, _family(os.getpid()))) / 1e6
     vec.close()
     return {

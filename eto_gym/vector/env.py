@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from eto_gym.errors import EngineError, check_choice
-from eto_gym.vector.group import RESET, STEP, Answer, EnvMaker, Failure, Operation, Request
+from eto_gym.vector.group import EnvMaker, Operation
 from eto_gym.vector.infos import batch_infos
 from eto_gym.vector.local import LocalBackend
-from eto_gym.vector.options import PerSlot, split_options, split_seed
+from eto_gym.vector.options import split_options, split_seed
+from eto_gym.vector.slots import SlotResult, Slots
 from eto_gym.vector.workers import ProcessBackend
 
 Vectorization = Literal["local", "process"]
 Texts: TypeAlias = tuple[str, ...]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Floats: TypeAlias = npt.NDArray[np.float64]
-
-
-class SlotResult(NamedTuple):
-    """What one slot answered to a step or a reset.
-
-    Attributes:
-        slot: The slot.
-        observation: Its observation now.
-        reward: 0.0 for a reset.
-        terminated: Whether the task ended.
-        truncated: Whether the step limit was reached, or the environment failed.
-        info: The info that belongs to `observation`.
-        final: Only in mode SAME_STEP, when the episode ended: its last observation and info.
-        was_reset: Whether an episode was started, by `reset_slots` or by the autoreset.
-    """
-
-    slot: int
-    observation: str
-    reward: float
-    terminated: bool
-    truncated: bool
-    info: dict[str, Any]
-    final: tuple[str, dict[str, Any]] | None = None
-    was_reset: bool = False
-
-    @property
-    def outcome(self) -> dict[str, Any]:
-        """The info of the step that was taken: that of `final` where there is one."""
-        return self.info if self.final is None else self.final[1]
 
 
 class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
@@ -143,18 +115,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         self.observation_space = batch_space(common.observation_space, num_envs)
         self.action_space = batch_space(common.action_space, num_envs)
 
-        self._observations = [""] * num_envs
-        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
-        self._started = [False] * num_envs
-        self._ended = [False] * num_envs
-        self._sent: dict[int, Request] = {}
-        self._results: dict[int, SlotResult | Exception] = {}
-        self._lost: dict[int, Failure] = {}  # idle slots whose episode was lost
-        self._broken: dict[int, SlotResult] = {}  # ended slots that wait for their reset
-        self._retried: set[int] = set()
-        self._seeds: list[int | None] = [None] * num_envs
-        self._losses = [0] * num_envs
-        self._reseed: set[int] = set()
+        self._slots = Slots(self._backend, num_envs, self.autoreset_mode)
 
     # --- the Gymnasium interface -----------------------------------------------------------------
 
@@ -180,17 +141,20 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         seeds = split_seed(seed, self.num_envs)
         mask, per_slot = split_options(options, self.num_envs)
         slots = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
-        self._await(list(self._sent))  # an interrupted call may have left something under way
-        self._results.clear()
-        self._send_resets(slots, seeds, per_slot)
-        results = self._take(self._await(slots))
+        self._slots.wait_for(
+            list(self._slots.sent)
+        )  # an interrupted call may have left something under way
+        self._slots.results.clear()
+        self._check_open()
+        self._slots.send_resets(slots, seeds, per_slot)
+        results = self._slots.take(self._slots.wait_for(slots))
         for result in results:
             if result.truncated:
                 raise EngineError(
                     f"environment {result.slot} could not be reset: {result.info['error_detail']}"
                 )
         infos = batch_infos(((r.slot, r.info) for r in results), self.num_envs)
-        return tuple(self._observations), infos
+        return tuple(self._slots.observations), infos
 
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Flags, Flags, dict[str, Any]]:
         """Take one action in every slot.
@@ -200,13 +164,13 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
             ResetNeeded: A slot was never reset, or has ended in mode DISABLED.
             AlreadyPendingCallError: Something is under way.
         """
-        if self._sent or self._results:
+        if self._slots.sent or self._slots.results:
             raise AlreadyPendingCallError(
                 f"expected nothing under way at step, but slots {self.pending} are", "step"
             )
         slots = range(self.num_envs)
         self.send_steps(slots, actions)
-        results = self._take(self._await(slots))
+        results = self._slots.take(self._slots.wait_for(slots))
         _, observations, rewards, terminated, truncated, _, _, _ = zip(*results, strict=True)
         infos = batch_infos(map(_full_info, results), self.num_envs)
         return (
@@ -232,13 +196,13 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
             raise AttributeError("the environments are in other processes: use `call`")
         return list(self._backend.group.envs.values())
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The random generators of the environments."""
         return self.get_attr("np_random")
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override, misc]
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seeds of those."""
         return self.get_attr("np_random_seed")
 
@@ -263,7 +227,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
     def step_slots(self, slots: Sequence[int], actions: Sequence[str]) -> list[SlotResult]:
         """Take an action in some slots and wait for them; the others stay as they are."""
         self.send_steps(slots, actions)
-        return self._take(self._await(slots))
+        return self._slots.take(self._slots.wait_for(slots))
 
     def reset_slots(
         self,
@@ -282,38 +246,15 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
             options: As in `reset`, with lists as long as `slots`, and without a mask.
         """
         self.send_resets(slots, seed=seed, options=options)
-        return self._take(self._await(slots))
+        return self._slots.take(self._slots.wait_for(slots))
 
     def send_steps(self, slots: Sequence[int], actions: Sequence[str]) -> None:
         """Take an action in some slots; `receive` returns what comes of it.
 
         In mode NEXT_STEP the step of a slot that has ended starts its next episode.
         """
-        self._check(slots)
-        if len(actions) != len(slots):
-            raise ValueError(f"expected {len(slots)} actions, got {len(actions)}")
-        for slot, action in zip(slots, actions, strict=True):
-            if not isinstance(action, str):
-                raise TypeError(
-                    f"expected an action of type str for slot {slot}, got {type(action).__name__}"
-                )
-            if not self._started[slot]:
-                raise ResetNeeded(f"slot {slot} was never reset")
-            if self._ended[slot] and self.autoreset_mode is AutoresetMode.DISABLED:
-                raise ResetNeeded(
-                    f"the episode of slot {slot} has ended: reset it (options={{'reset_mask': ...}}"
-                    " or reset_slots), or use another autoreset_mode"
-                )
-        self._refresh()
-        requests = []
-        for slot, action in zip(slots, actions, strict=True):
-            if self._ended[slot]:
-                requests.append(self._reset_request(slot, None, None))
-            elif slot in self._lost:
-                self._accept(Answer(slot, problem=self._lost.pop(slot)))
-            else:
-                requests.append((slot, STEP, str(action)))
-        self._submit(requests)
+        self._check_open()
+        self._slots.send_steps(slots, actions)
 
     def send_resets(
         self,
@@ -323,13 +264,14 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
     ) -> None:
         """Start an episode in some slots; see `reset_slots`."""
-        self._check(slots)
+        self._slots.check(slots)
         seeds = split_seed(seed, len(slots))
         mask, per_slot = split_options(options, len(slots))
         if mask is not None:
             raise ValueError("expected the slots to reset, not a reset_mask")
         by_slot = dict(zip(slots, zip(seeds, per_slot, strict=True), strict=True))
-        self._send_resets(
+        self._check_open()
+        self._slots.send_resets(
             slots,
             {slot: seed for slot, (seed, _) in by_slot.items()},
             {slot: options for slot, (_, options) in by_slot.items()},
@@ -344,28 +286,31 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         Returns:
             At least one result, unless the time is over or nothing is under way.
         """
-        if not self._results:
-            self._pump(timeout)
-        for slot, result in self._results.items():
+        self._check_open()
+        if not self._slots.results:
+            self._slots.pump(timeout)
+        for slot, result in self._slots.results.items():
             if isinstance(result, Exception):
-                return self._take([slot])  # raises it, and leaves the others for the next call
-        return self._take(list(self._results))
+                return self._slots.take(
+                    [slot]
+                )  # raises it, and leaves the others for the next call
+        return self._slots.take(list(self._slots.results))
 
     @property
     def pending(self) -> list[int]:
         """Slots whose results `receive` has not returned yet."""
-        return sorted({*self._sent, *self._results})
+        return self._slots.pending
 
     def get_state(self, slots: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Return a JSON-serialisable snapshot of each slot, as `eto_gym.get_state` does."""
         chosen = range(self.num_envs) if slots is None else slots
-        self._check(chosen)
+        self._slots.check(chosen)
         for slot in chosen:
-            if slot in self._lost or not self._started[slot]:
+            if slot in self._slots.lost or not self._slots.started[slot]:
                 raise EngineError(f"slot {slot} plays no episode that could be saved")
         states = self._control("get_state", [None] * len(chosen), chosen)
         return [
-            {**state, "ended": self._ended[slot]}
+            {**state, "ended": self._slots.ended[slot]}
             for slot, state in zip(chosen, states, strict=True)
         ]
 
@@ -374,183 +319,25 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
     ) -> None:
         """Continue from snapshots of slots, or of single environments that were made alike."""
         chosen = range(self.num_envs) if slots is None else slots
-        self._check(chosen)
+        self._slots.check(chosen)
         self._control("set_state", states, chosen)
         for slot, state in zip(chosen, states, strict=True):
-            self._lost.pop(slot, None)
-            self._started[slot] = True
-            self._ended[slot] = bool(state.get("ended", False))
-            self._observations[slot] = state["env"]["observation"]
+            self._slots.lost.pop(slot, None)
+            self._slots.started[slot] = True
+            self._slots.ended[slot] = bool(state.get("ended", False))
+            self._slots.observations[slot] = state["env"]["observation"]
             self._infos[slot] = {"task_id": state["env"]["task_id"], "task_type": ""}
 
-    # --- asking the backend ----------------------------------------------------------------------
-
-    def _check(self, slots: Iterable[int]) -> None:
+    def _check_open(self) -> None:
         if self.closed:
             raise ClosedEnvironmentError("the vector environment is closed")
-        chosen = list(slots)
-        if len(set(chosen)) != len(chosen) or not all(0 <= s < self.num_envs for s in chosen):
-            raise ValueError(
-                f"expected different slots within 0..{self.num_envs - 1}, got {chosen}"
-            )
-        busy = [slot for slot in chosen if slot in self._sent or slot in self._results]
-        if busy:
-            raise AlreadyPendingCallError(f"slots {busy} are under way: receive them first", "step")
 
     def _control(
         self, operation: Operation, arguments: Sequence[Any], slots: Sequence[int] | None = None
     ) -> tuple[Any, ...]:
-        if self.closed:
-            raise ClosedEnvironmentError("the vector environment is closed")
-        if self._sent:
-            raise AlreadyPendingCallError(f"slots {self.pending} are under way", operation)
-        self._refresh()
+        self._check_open()
         chosen = range(self.num_envs) if slots is None else slots
-        by_slot = dict(zip(chosen, arguments, strict=True))
-        try:
-            results = self._backend.control(operation, by_slot)
-        finally:
-            self._note_losses()
-        return tuple(results[slot] for slot in chosen)
-
-    def _send_resets(
-        self, slots: Sequence[int], seeds: PerSlot[int], options: PerSlot[dict[str, Any]]
-    ) -> None:
-        self._check(slots)
-        self._refresh()
-        self._submit([self._reset_request(slot, seeds[slot], options[slot]) for slot in slots])
-
-    def _reset_request(
-        self, slot: int, seed: int | None, options: dict[str, Any] | None
-    ) -> Request:
-        self._lost.pop(slot, None)
-        if seed is not None:
-            self._seeds[slot] = seed
-            self._losses[slot] = 0
-        elif slot in self._reseed and (last := self._seeds[slot]) is not None:
-            # The generator was lost with the worker; its successor depends on the seed as well.
-            seed = int(np.random.SeedSequence([last, self._losses[slot]]).generate_state(1)[0])
-        self._reseed.discard(slot)
-        return (slot, RESET, (seed, options))
-
-    def _submit(self, requests: list[Request]) -> None:
-        for request in requests:
-            self._sent[request[0]] = request
-        if requests:
-            self._backend.submit(requests)
-
-    def _await(self, slots: Sequence[int]) -> Sequence[int]:
-        while any(slot in self._sent for slot in slots):
-            self._pump(None)
-        return slots
-
-    def _pump(self, timeout: float | None) -> None:
-        answers = self._backend.receive(timeout)
-        self._note_losses()
-        for answer in answers:
-            self._accept(answer)
-
-    def _take(self, slots: Sequence[int]) -> list[SlotResult]:
-        """Take results away; if one is an error of the caller's, raise it."""
-        results = []
-        error: Exception | None = None
-        for slot in slots:
-            result = self._results.pop(slot)
-            if isinstance(result, SlotResult):
-                results.append(result)
-            else:
-                error = error or result
-        if error is not None:
-            raise error
-        return results
-
-    # --- taking in answers -----------------------------------------------------------------------
-
-    def _accept(self, answer: Answer) -> None:
-        """Turn an answer of the backend into a result, or into another request."""
-        slot = answer.slot
-        request = self._sent.pop(slot, None)
-        was_reset = request is not None and request[1] == RESET
-        problem = answer.problem
-        if problem is None and slot not in self._broken:
-            self._finish(SlotResult(*answer[:7], was_reset or answer.final is not None))
-        elif isinstance(problem, Exception):
-            self._broken.pop(slot, None)
-            self._results[slot] = problem
-        else:
-            self._mend(answer, request, was_reset)
-
-    def _mend(self, answer: Answer, request: Request | None, was_reset: bool) -> None:
-        """Deal with a failure, or with the end of one that was dealt with."""
-        slot, failure = answer.slot, answer.problem
-        broken = self._broken.get(slot)
-        if failure is None:  # the reset that was owed
-            assert broken is not None
-            del self._broken[slot]
-            self._finish(
-                broken._replace(observation=answer.observation, info=answer.info, was_reset=True)
-            )
-            return
-        assert isinstance(failure, Failure)
-        if was_reset and failure.worker and slot not in self._retried:
-            # The worker was lost, which need not have to do with this slot: once more.
-            assert request is not None
-            self._retried.add(slot)
-            seed, options = request[2]
-            self._submit([self._reset_request(slot, seed, options)])
-            return
-        self._retried.discard(slot)
-        report = {
-            **{key: self._infos[slot].get(key, "") for key in ("task_id", "task_type")},
-            "score": 0.0,
-            "success": False,
-            "error": failure.kind,
-            "error_detail": failure.detail,
-        }
-        lost = SlotResult(slot, "", 0.0, False, True, report, None, was_reset)
-        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
-            self._finish(lost)
-        elif was_reset:  # there is no episode now; the next step says so and tries again
-            self._lost[slot] = failure
-            self._broken.pop(slot, None)
-            self._finish(lost if broken is None else broken._replace(info=report))
-        else:
-            final = answer.final or ("", report)
-            self._broken[slot] = SlotResult(
-                slot,
-                "",
-                answer.reward,
-                answer.terminated,
-                answer.truncated or answer.final is None,
-                {},
-                final,
-            )
-            self._submit([self._reset_request(slot, None, None)])
-
-    def _finish(self, result: SlotResult) -> None:
-        slot = result.slot
-        self._retried.discard(slot)
-        self._started[slot] = True
-        self._ended[slot] = (
-            result.terminated or result.truncated
-        ) and self.autoreset_mode is not AutoresetMode.SAME_STEP
-        self._observations[slot] = result.observation
-        self._infos[slot] = result.info
-        self._results[slot] = result
-
-    def _refresh(self) -> None:
-        """Let the backend notice what has died since the last call."""
-        self._backend.refresh()
-        self._note_losses()
-
-    def _note_losses(self) -> None:
-        """Remember what lost workers took with them, beyond what was under way."""
-        for slots, reason in self._backend.take_losses():
-            for slot in slots:
-                self._losses[slot] += 1
-                self._reseed.add(slot)
-                if slot not in self._sent and self._started[slot] and not self._ended[slot]:
-                    self._lost[slot] = Failure("environment", reason)
+        return self._slots.control(operation, arguments, chosen)
 
 
 def _full_info(result: SlotResult) -> tuple[int, dict[str, Any]]:
