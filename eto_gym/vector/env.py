@@ -141,11 +141,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         seeds = split_seed(seed, self.num_envs)
         mask, per_slot = split_options(options, self.num_envs)
         slots = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
-        self._slots.wait_for(
-            list(self._slots.sent)
-        )  # an interrupted call may have left something under way
-        self._slots.results.clear()
         self._check_open()
+        # An interrupted call may have left something under way.
+        self._slots.wait_for(list(self._slots.sent))
+        self._slots.results.clear()
         self._slots.send_resets(slots, seeds, per_slot)
         results = self._slots.take(self._slots.wait_for(slots))
         for result in results:
@@ -322,11 +321,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         self._slots.check(chosen)
         self._control("set_state", states, chosen)
         for slot, state in zip(chosen, states, strict=True):
-            self._slots.lost.pop(slot, None)
-            self._slots.started[slot] = True
-            self._slots.ended[slot] = bool(state.get("ended", False))
-            self._slots.observations[slot] = state["env"]["observation"]
-            self._infos[slot] = {"task_id": state["env"]["task_id"], "task_type": ""}
+            self._slots.restore(slot, state)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -265,6 +265,14 @@ class Slots:
         self._infos[slot] = result.info
         self.results[slot] = result
 
+    def restore(self, slot: int, state: dict[str, Any]) -> None:
+        """Take note that an environment was set to a snapshot."""
+        self.lost.pop(slot, None)
+        self.started[slot] = True
+        self.ended[slot] = bool(state.get("ended", False))
+        self.observations[slot] = state["env"]["observation"]
+        self._infos[slot] = {"task_id": state["env"]["task_id"]}
+
     def _refresh(self) -> None:
         """Let the backend notice what has died since the last call."""
         self._backend.refresh()
