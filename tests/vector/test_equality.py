@@ -82,7 +82,7 @@ def test_two_lanes_of_scienceworld_play_as_one() -> None:
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("env_id", [CORRIDOR, "ETO/WebShop-v0"])
 def test_autoreset_modes_equal_those_of_gymnasium(env_id: str, mode: AutoresetMode) -> None:
-    kwargs = {"admissible_actions": True, "max_episode_steps": 4}
+    kwargs: dict[str, Any] = {"admissible_actions": True, "max_episode_steps": 4}
     sync = gym.make_vec(
         env_id,
         num_envs=4,
@@ -149,7 +149,7 @@ def test_shared_memory_holds_texts_of_any_length(
 class EchoEnv(gym.Env[str, str]):
     """Says what it hears."""
 
-    def __init__(self) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         self.observation_space = self.action_space = eto_gym.UnicodeText()
 
     def reset(

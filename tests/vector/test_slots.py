@@ -236,7 +236,7 @@ def test_snapshots_of_slots(way: dict[str, Any]) -> None:
 
 def test_arguments_work_as_in_make() -> None:
     for steps in (None, 2, -1):
-        kwargs = {} if steps is None else {"max_episode_steps": steps}
+        kwargs: dict[str, Any] = {} if steps is None else {"max_episode_steps": steps}
         single = make_corridor(**kwargs)
         vec = TextVectorEnv(CORRIDOR, 1, **kwargs)
         single.reset(seed=0)
@@ -255,15 +255,16 @@ def test_arguments_work_as_in_make() -> None:
     vec.set_attr("note", [7])
     assert vec.get_attr("note") == (7,)
     vec.close()
-    for wrong in (
+    mistakes: list[dict[str, Any]] = [
         {"num_envs": 0},
         {"workers": 2},
         {"vectorization": "thread"},
         {"vectorization": "process", "workers": 0},
         {"vectorization": "process", "worker_timeout": 0.0},
-    ):
+    ]
+    for wrong in mistakes:
         with pytest.raises(ValueError, match=r"expected|need"):
-            TextVectorEnv(CORRIDOR, **wrong)  # type: ignore[arg-type]
+            TextVectorEnv(CORRIDOR, **wrong)
 
 
 def test_make_vec() -> None:
