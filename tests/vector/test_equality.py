@@ -18,7 +18,7 @@ from tests.vector.support import drive, drive_singles, same
 
 QUICK = [name for name in eto_gym.registered_ids() if "ScienceWorld" not in name]
 SCIENCE = "ETO/ScienceWorld-v0"
-PROCESS = {"vectorization": "process", "workers": 1}
+PROCESS: dict[str, Any] = {"vectorization": "process", "workers": 1}
 
 
 @pytest.fixture(scope="module")
