@@ -74,6 +74,9 @@ class ETOSettings:
     control: bool = option(
         True, "also continue SFT on the same demonstrations, as the control for preference training"
     )
+    control_epochs: float = option(
+        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
+    )
     seed: int = option(0, "seed of the task order, of sampling and of new weights")
     progress: bool = option(True, "show progress bars")
     preset: str = option("custom", "name of the preset; recorded in reports")

@@ -93,7 +93,7 @@ _QUICKSTART: dict[str, Any] = {
         model="tiny",
         data="builtin:small",
         train_tasks=2400,
-        explore_tasks=500,
+        explore_tasks=400,
         explore_samples=4,
         eval_tasks=1000,
         max_steps=20,
@@ -103,7 +103,7 @@ _QUICKSTART: dict[str, Any] = {
         slots=256,
         workers=2,
     ),
-    **_all(TUNED, explore_temperature=0.7),
+    **_all(TUNED, explore_temperature=0.7, control_epochs=1.0),
     "sft": {
         **_all(
             TUNED,
@@ -111,7 +111,7 @@ _QUICKSTART: dict[str, Any] = {
             learning_rate=3e-3,
             muon_learning_rate=0.01,
             adam_beta2=0.95,
-            epochs=1.0,
+            epochs=3.0,
             batch_size=4,
             schedule="linear",
         ),
@@ -120,7 +120,7 @@ _QUICKSTART: dict[str, Any] = {
     # The agent's own success against its own failure: see README.md.
     "pairing": _all(TUNED, contrast="self", cut_after_divergence=1, max_pairs_per_task=2),
     "dpo": {
-        **_all(TUNED, learning_rate=2e-5, epochs=2.0, batch_size=8),
+        **_all(TUNED, learning_rate=5e-5, epochs=2.0, batch_size=8),
         **_all(SIZE, micro_batch_size=4, max_length=2048),
     },
 }
