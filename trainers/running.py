@@ -80,6 +80,8 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed,
         "bf16": uses_bf16(settings),
+        # Every trained weight is used in every pass, fillers included.
+        "ddp_find_unused_parameters": False,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "save_strategy": "steps" if save_steps else "epoch",
         "save_steps": save_steps or 500,
