@@ -12,7 +12,12 @@ from eto_gym.errors import EtoGymError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # safetensors and torch report a failed write as errors of their own, with these words.
-_FULL_WORDS = ("No space left", "os error 28", "os error 27", "PytorchStreamWriter failed writing")
+_FULL_WORDS = (
+    "No space left",
+    "os error 28",
+    "PytorchStreamWriter failed writing",
+    "enforce fail at inline_container",  # the end of torch's archive is not where it should be
+)
 
 
 class TrainingError(EtoGymError):
