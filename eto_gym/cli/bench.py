@@ -8,12 +8,11 @@ at a time, whose whole prompt the model computes anew in every turn.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -29,7 +28,9 @@ from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, require
 
 if TYPE_CHECKING:
-    from eto_gym.agents.throughput import Throughput
+    from eto_gym.agents.policy import Policy
+    from eto_gym.agents.slot import Episode
+    from eto_gym.agents.throughput import Scheme, Throughput
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -129,16 +130,26 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
     samples = math.ceil(args.episodes / len(ids))
     by_task = plan_episodes(ids, samples=samples, seed=args.seed)
     episodes = sorted(by_task, key=lambda episode: episode.sample)[: args.episodes]
-    measured = functools.partial(
-        in_own_process, measure_policy, env_id, kwargs, prompt_style=args.prompt_style
-    )
-    rows = [measured(make_policy, episodes, num_envs=num) for num in args.num_envs]
+
+    def measured(
+        maker: Callable[[], Policy], chosen: list[Episode], num_envs: int, scheme: Scheme
+    ) -> Throughput:
+        return in_own_process(
+            measure_policy,
+            env_id,
+            kwargs,
+            maker,
+            chosen,
+            num_envs=num_envs,
+            scheme=scheme,
+            prompt_style=args.prompt_style,
+        )
+
+    rows = [measured(make_policy, episodes, num, "engine") for num in args.num_envs]
     local = args.policy not in SCRIPTED and not policy["policy"].startswith("endpoint:")
     if local and args.baseline_episodes:
-        assert isinstance(make_policy, functools.partial)
-        uncached = functools.partial(make_policy, keep_cache=False)
-        first = episodes[: args.baseline_episodes]
-        rows.append(measured(uncached, first, num_envs=1, scheme="one at a time"))
+        uncached, _ = read_policy(args, keep_cache=False)
+        rows.append(measured(uncached, episodes[: args.baseline_episodes], 1, "one at a time"))
     return rows
 
 
@@ -218,7 +229,7 @@ def draw(rows: Sequence[Throughput], path: Path, *, title: str) -> None:
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
-    measures = [
+    measures: list[tuple[str, Callable[[Throughput], float]]] = [
         ("steps per second", lambda row: row.steps_per_second),
         ("episodes per hour", lambda row: row.episodes_per_hour),
         ("peak memory in MB", lambda row: row.memory_mb),

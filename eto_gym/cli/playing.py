@@ -176,8 +176,15 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     )
 
 
-def read_policy(args: argparse.Namespace) -> tuple[Callable[[], Policy], dict[str, Any]]:
-    """Return the factory that `--policy` names, and what describes it."""
+def read_policy(
+    args: argparse.Namespace, **more: Any
+) -> tuple[Callable[[], Policy], dict[str, Any]]:
+    """Return the factory that `--policy` names, and what describes it.
+
+    Args:
+        args: The options.
+        more: Arguments of a model's policy that take precedence.
+    """
     from eto_gym.agents import policies
 
     if args.policy is None:
@@ -192,7 +199,7 @@ def read_policy(args: argparse.Namespace) -> tuple[Callable[[], Policy], dict[st
         if options or args.temperature is not None:
             raise EtoGymError(f"the policy {args.policy!r} takes no temperature and no argument")
         return scripted[args.policy], {"policy": args.policy}
-    options["temperature"] = args.temperature or 0.0
+    options |= {"temperature": args.temperature or 0.0, **more}
     kind, colon, rest = args.policy.partition(":")
     if kind == "endpoint" and colon:
         factory = getattr(policies, "endpoint_policy", None)
