@@ -64,7 +64,11 @@ def make_env(*, faults: bool) -> gym.Env[str, str]:
     return FaultyEnv(env, RATES) if faults else env
 
 
-gym.register("FaultyALFWorld-v0", entry_point=make_env, disable_env_checker=True)
+gym.register(
+    "FaultyALFWorld-v0",
+    entry_point="eto_gym.benchmarks.faults:make_env",
+    disable_env_checker=True,
+)
 
 
 def make_policy(*, faults: bool) -> Policy:
