@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -238,8 +237,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
 
     return [line(header), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)]
-
-
-def dumps(report: Report, **more: Any) -> str:
-    """Write a report and what else is given as JSON text."""
-    return json.dumps({**more, **report.to_json()}, indent=2, ensure_ascii=False) + "\n"

@@ -8,7 +8,6 @@ at a time, whose whole prompt the model computes anew in every turn.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import sys
@@ -26,6 +25,7 @@ from eto_gym.cli.arguments import (
 from eto_gym.cli.playing import SCRIPTED, read_policy
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, require
+from eto_gym.files import replacing, write_json
 
 if TYPE_CHECKING:
     from eto_gym.agents.policy import Policy
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             "rows": [_record(row) for row in rows],
             "summary": notes,
         }
-        _write(args.json, json.dumps(record, indent=2) + "\n")
+        write_json(args.json, record)
     if args.plot is not None:
         draw(rows, args.plot, title=env_id)
     return 1 if any(row.errors for row in rows) else 0
@@ -206,13 +206,6 @@ def _record(row: Throughput) -> dict[str, Any]:
     return {**record, "memory_mb": None if unknown else row.memory_mb}
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def machine() -> str:
     """Name the machine, in one line."""
     name = platform.processor() or platform.machine()
@@ -248,10 +241,8 @@ def draw(rows: Sequence[Throughput], path: Path, *, title: str) -> None:
         panel.minorticks_off()
     panels[0].legend()
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
-        figure.savefig(partial)
+        with replacing(path) as partial:
+            figure.savefig(partial, format=path.suffix.removeprefix(".") or "png")
     except ValueError as err:  # an unknown kind of file
         raise EtoGymError(f"could not draw {path}: {err}") from err
-    partial.replace(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 from eto_gym.cli.playing import add_playing_arguments, plan, play
 from eto_gym.errors import EtoGymError, require
+from eto_gym.files import write_json
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
     require("scipy", feature="eto-gym eval", extra="train")
     from eto_gym.agents.evaluation import compare
-    from eto_gym.agents.report import dumps, evaluate, render
+    from eto_gym.agents.report import evaluate, render
 
     n = _samples(args)
     about: dict[str, Any]
@@ -88,10 +89,7 @@ def run(args: argparse.Namespace) -> int:
         about = {**about, "compared_with": str(args.compare)}
     report = evaluate(trajectories, n=n, paired=paired)
     path = args.json or out.with_name(f"{out.stem}.report.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(dumps(report, about=about), encoding="utf-8")
-    partial.replace(path)
+    write_json(path, {"about": about, **report.to_json()})
     print(f"{render(report)}\n\nTrajectories: {out}\nReport: {path}")
     return 1 if report.overall.errors else 0
 

@@ -24,6 +24,7 @@ from eto_gym.cli.arguments import (
 )
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
+from eto_gym.files import write_json
 from eto_gym.tasks import TaskSet
 from eto_gym.trajectories import ErrorKind, Trajectory, TrajectoryStore
 
@@ -305,6 +306,4 @@ def _check_settings(plan: Plan) -> None:
             f"{plan.out} holds trajectories but {path.name}, which says how they were made, is "
             "missing: choose another --out"
         )
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, now)

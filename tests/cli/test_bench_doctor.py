@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def test_bench_measures_environments_and_the_scheme_of_the_original(
-    tmp_path: Path, capsys: Capture
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("matplotlib")
@@ -27,6 +27,9 @@ def test_bench_measures_environments_and_the_scheme_of_the_original(
     tokenizer = train_tokenizer(["You are at door 1. Error: no action was found."], vocab_size=300)
     model = build_model(tokenizer, hidden_size=32, layers=1, heads=2, mlp_size=32, context=2048)
     folder = save_tiny(model, tokenizer, tmp_path / "model")
+    # In this process, which has imported already what takes a new one seconds.
+    direct = lambda function, *args, **kwargs: function(*args, **kwargs)  # noqa: E731
+    monkeypatch.setattr("eto_gym.agents.throughput.in_own_process", direct)
     figures, plot = tmp_path / "b.json", tmp_path / "b.svg"
     command = ["bench", CORRIDOR, "--num-envs", "2", "--steps", "200", "--policy", str(folder)]
     command += ["--policy-arg", "max_new_tokens=8", "--prompt-style", "none", "--episodes", "6"]
