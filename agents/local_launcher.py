@@ -39,7 +39,8 @@ class LocalLauncher:
         if not episodes:
             return
         if spec.workers == 1:
-            yield from spec.rollout().play(episodes)
+            with contextlib.closing(spec.rollout()) as rollout:
+                yield from rollout.play(episodes)
             return
         pool = _Pool(spec, episodes)
         try:
@@ -186,8 +187,9 @@ def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
         connection.send(f"{type(err).__name__}: {err}")
         raise
     try:
-        for trajectory in rollout.play(_requested(connection)):
-            connection.send(trajectory)
+        with contextlib.closing(rollout):
+            for trajectory in rollout.play(_requested(connection)):
+                connection.send(trajectory)
     except EtoGymError as err:
         connection.send(str(err))
 

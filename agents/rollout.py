@@ -127,6 +127,12 @@ class Rollout:
         finally:
             play.close()
 
+    def close(self) -> None:
+        """Close the policy, if it holds anything to close (connections, say)."""
+        close = getattr(self.policy, "close", None)
+        if close is not None:
+            close()
+
     def new_slot(self) -> Slot:
         """Return an empty slot."""
         return Slot(self._new_env, self.policy.name)

@@ -164,6 +164,7 @@ def measure_policy(
     next(rollout.play(episodes[:1]))  # warms up the engine, and whatever is shared in the process
     clock = _Clock()
     played: list[Trajectory] = list(rollout.play(episodes))
+    rollout.close()
     return clock.stop(
         scheme,
         num_envs,

@@ -203,11 +203,10 @@ def read_policy(
     options |= {"temperature": args.temperature or 0.0, **more}
     kind, colon, rest = args.policy.partition(":")
     if kind == "endpoint" and colon:
-        factory = getattr(policies, "endpoint_policy", None)
-        if factory is None:
-            raise EtoGymError("this installation has no policy for endpoints")
-        urls = [url for url in rest.split(",") if url]
-        return functools.partial(factory, urls, **options), {"policy": args.policy, **options}
+        return (
+            functools.partial(policies.endpoint_policy, rest, **options),
+            {"policy": args.policy, **options},
+        )
     folder = Path(args.policy)
     if not folder.exists() and ("/" not in args.policy or args.policy.startswith((".", "/"))):
         raise unknown_name("a folder, a name on the hub (OWNER/NAME), or", args.policy, SCRIPTED)
