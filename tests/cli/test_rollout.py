@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import os
 import signal
@@ -13,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from eto_gym.agents.policies import endpoint_policy
 from eto_gym.cli.main import main
-from eto_gym.cli.playing import settings_file
+from eto_gym.cli.playing import add_playing_arguments, read_policy, settings_file
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR
 
@@ -93,6 +96,19 @@ def test_mistakes_are_told(
     err = error_of(capsys, "rollout", "--out", tmp_path / "r.jsonl", *options, policy=policy)
     assert told in err
     assert "Traceback" not in err
+
+
+def test_an_endpoint_is_named_with_its_servers() -> None:
+    parser = argparse.ArgumentParser()
+    add_playing_arguments(parser)
+    words = ["--policy", "endpoint:http://a/v1,http://b/v1", "--temperature", "0.5"]
+    args = parser.parse_args([*words, "--policy-arg", "model=m"])
+    make_policy, about = read_policy(args)
+    assert isinstance(make_policy, functools.partial)
+    assert make_policy.func is endpoint_policy
+    assert make_policy.args == ("http://a/v1,http://b/v1",)
+    assert make_policy.keywords == {"model": "m", "temperature": 0.5}
+    assert about["policy"] == "endpoint:http://a/v1,http://b/v1"
 
 
 def test_a_file_has_one_writer(tmp_path: Path, capsys: Capture) -> None:
