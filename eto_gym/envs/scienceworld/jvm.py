@@ -39,6 +39,9 @@ START_SECONDS = 120.0
 CALL_SECONDS = 600.0
 """Longest wait for one answer; gold paths of the genetics tasks take up to half a minute of CPU."""
 
+_LAST_WORDS = 500
+"""Bytes kept of what a dying JVM prints; its reason, such as lack of memory, is one line."""
+
 _TYPE_IDS = "object_type_ids.tsv"
 _FEATURE = "the ScienceWorld engine"
 _EXTRA = "scienceworld"
@@ -78,6 +81,8 @@ class Jvm:
         self._process: subprocess.Popen[bytes] | None = None
         self.pid = 0
         """Process id of the JVM, also after its end."""
+        self.last_words = ""
+        """What the JVM printed when it ended by itself, known after `stop`."""
         try:
             shutil.copyfile(engine / _TYPE_IDS, self._folder / _TYPE_IDS)
             port, token = self._launch(
@@ -130,6 +135,10 @@ class Jvm:
         if process is not None:
             process.kill()
             process.wait()
+            if process.stdout is not None:
+                with contextlib.suppress(OSError):
+                    said = process.stdout.read(_LAST_WORDS).decode(errors="replace")
+                    self.last_words = said.strip()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     with contextlib.suppress(OSError):

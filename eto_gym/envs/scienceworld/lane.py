@@ -253,9 +253,11 @@ class Lane:
         except Py4JJavaError as err:
             raise EngineRaisedError(self.describe(err)) from err
         except (Py4JError, OSError, JvmDiedError) as err:
-            logger.warning("a ScienceWorld JVM died: %s", err)
+            jvm = self.jvm
             self.stop()
-            raise JvmDiedError(f"the JVM of ScienceWorld died: {err}") from err
+            cause = (jvm.last_words if jvm is not None else "") or str(err)
+            logger.warning("a ScienceWorld JVM died: %s", cause)
+            raise JvmDiedError(f"the JVM of ScienceWorld died: {cause}") from err
         except BaseException:
             # Interrupted in the middle of an exchange (Ctrl-C): the next answer would be the
             # last one's, so that this JVM is of no more use.

@@ -117,26 +117,48 @@ def test_a_score_does_not_outlive_its_episode(session: EngineSession) -> None:
     assert (first.score, first.completed) == (0.0, False)
 
 
-def test_an_episode_survives_the_death_of_its_jvm(session: EngineSession) -> None:
+def run_out_of_memory(session: EngineSession) -> None:
+    """Make the JVM need more memory than it may have."""
+    gateway = jvm_of(session).gateway
+    gateway.new_array(gateway.jvm.long, 2**30)
+
+
+def test_an_episode_survives_the_deaths_of_its_jvm(
+    session: EngineSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One JVM is killed between two steps, the next one runs out of memory within a step."""
     expected = play(session, "boil", 4, PLAN)
     own = EngineSession(isolation="process")
+    step = EngineSession._raw_step
+    used = []
+
+    def raw_step(self: EngineSession, action: str) -> EngineStep:
+        jvm = jvm_of(self)
+        if jvm not in used:
+            used.append(jvm)
+        if len(used) == 2 and action == PLAN[3]:
+            run_out_of_memory(self)
+        return step(self, action)
+
+    monkeypatch.setattr(EngineSession, "_raw_step", raw_step)
     try:
         own.load("boil", 4, "easy")
         got: list[Any] = [own.task_description(), own.look()]
         for i, action in enumerate(PLAN):
-            if i == 3:
-                first = jvm_of(own)
-                os.kill(first.pid, signal.SIGKILL)
-                assert gone(first.pid)
+            if i == 2:
+                os.kill(used[0].pid, signal.SIGKILL)
+                assert gone(used[0].pid)
             got.append(own.step(action))
         assert got == expected
-        assert jvm_of(own).pid != first.pid
-        assert not first.folder.exists()
+        assert len(used) == 3
+        assert used[2] is jvm_of(own)
+        assert "java.lang.OutOfMemoryError" in caplog.text
+        assert all(gone(jvm.pid) and not jvm.folder.exists() for jvm in used[:2])
     finally:
         own.close()
 
 
-def test_a_jvm_that_dies_again_and_again_is_an_error(
+def test_a_step_that_always_takes_too_much_memory_is_an_error(
     session: EngineSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from eto_gym.envs.scienceworld.env import ScienceWorldEnv
@@ -150,13 +172,13 @@ def test_a_jvm_that_dies_again_and_again_is_an_error(
 
     def deadly(self: EngineSession, action: str) -> EngineStep:
         if action == "explode":
-            os.kill(jvm_of(self).pid, signal.SIGKILL)
+            run_out_of_memory(self)
         return step(self, action)
 
     monkeypatch.setattr(EngineSession, "_raw_step", deadly)
     _, reward, terminated, truncated, info = env.step("explode")
     assert (reward, terminated, truncated, info["error"]) == (0.0, False, True, "environment")
-    assert "died" in info["error_detail"]
+    assert "OutOfMemoryError" in info["error_detail"]
     monkeypatch.undo()
     # The neighbour on the same JVM, and the next episode, are none the worse for it.
     assert [session.step(action) for action in PLAN[1:]] == expected[3:]
