@@ -171,7 +171,7 @@ class WebShopExpert:
         if not self._items:
             return None
         best = max(self._items.values(), key=self._promise)
-        thoughts = DEAR_THOUGHTS if self._too_dear(best) else RESULT_THOUGHTS
+        thoughts: Sequence[str] = DEAR_THOUGHTS if self._too_dear(best) else RESULT_THOUGHTS
         if best.opened:
             thoughts = REOPEN_THOUGHTS
         best.opened = True
