@@ -16,7 +16,7 @@ from eto_gym import EngineError, EtoGymError, UnknownNameError
 from eto_gym.agents.collect import RolloutSpec, collect
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Episode, Rollout, plan_episodes
+from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from tests.toy import CORRIDOR, CorridorEnv, make_corridor
 
@@ -121,7 +121,9 @@ def test_an_environment_failure_is_recorded_and_its_environment_replaced() -> No
         made.append(BreakingEnv(max_episode_steps=8))
         return made[-1]
 
-    rollout = Rollout(make, expert_policy(), slots=1, prompt_style="none")
+    rollout = Rollout(
+        make, expert_policy(), slots=1, prompt_style="none", retry=RetryPolicy(attempts=1)
+    )
     results = list(rollout.play(plan_episodes(TASKS[:4])))
     assert [t.error for t in results] == [None, "environment", "environment", None]
     assert len(made) == 3
