@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from eto_gym.errors import EtoGymError
 
 _WORD = re.compile(r"\w+")
+_CACHED_TEXTS, _CACHED_LENGTH = 16384, 256
 
 
 class TextFeatures(Protocol):
@@ -66,6 +67,7 @@ class HashedText:
         self.dim = dim
         self._ngrams = ngrams
         self._max_words = max_words
+        self._cache: dict[str, NDArray[np.int8]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int8]:
         """Return the signed counts, clipped to -127..127."""
@@ -78,7 +80,18 @@ class HashedText:
         """Return the space of `rows` texts, laid end to end."""
         return Box(-127, 127, (rows * self.dim,), np.int8)
 
-    def _counts(self, text: str) -> NDArray[np.float64]:
+    def _counts(self, text: str) -> NDArray[np.int8]:
+        """Return a text's row; those of short texts are kept, because actions come again."""
+        row = self._cache.get(text)
+        if row is None:
+            row = self._count(text).astype(np.int8)
+            if len(text) <= _CACHED_LENGTH:
+                if len(self._cache) >= _CACHED_TEXTS:
+                    self._cache.clear()
+                self._cache[text] = row
+        return row
+
+    def _count(self, text: str) -> NDArray[np.float64]:
         words = _WORD.findall(text.lower())[: self._max_words]
         hashes = [
             _hash(" ".join(words[start : start + length]))

@@ -56,28 +56,29 @@ class CandidateScorer(BaseFeaturesExtractor):
         """Return scores and state, side by side."""
         assert isinstance(observations, dict)
         mask = observations["mask"].bool()
-        units = {name: functional.normalize(observations[name], dim=-1) for name in self.texts}
+        # Only places that hold a candidate are computed: `episode` and `place` name them.
+        episode, place = mask.nonzero(as_tuple=True)
         choices = functional.normalize(
-            observations["candidates"].unflatten(-1, (self.places, -1)), dim=-1
+            observations["candidates"].unflatten(-1, (self.places, -1))[episode, place], dim=-1
         )
         embedded = self.candidate(choices * self._scale)
-        share = mask.unsqueeze(-1) / mask.sum(-1, keepdim=True).clamp(min=1).unsqueeze(-1)
+        units = {name: functional.normalize(observations[name], dim=-1) for name in self.texts}
+        pooled = embedded.new_zeros(len(mask), embedded.shape[-1])
+        pooled = pooled.index_add(0, episode, embedded) / mask.sum(-1, keepdim=True).clamp(min=1)
         state = self.state(
             torch.cat(
-                [
-                    *(net(units[name] * self._scale) for name, net in self.texts.items()),
-                    (embedded * share).sum(1),
-                ],
+                [*(net(units[name] * self._scale) for name, net in self.texts.items()), pooled],
                 dim=-1,
             )
         )
-        cosines = [choices @ units[name].unsqueeze(-1) for name in self.texts]
-        taken = torch.log1p(observations["taken"]).unsqueeze(-1)
-        around = state.unsqueeze(1).expand_as(embedded)
+        around = state[episode]
+        cosines = [(choices * unit[episode]).sum(-1, keepdim=True) for unit in units.values()]
+        taken = torch.log1p(observations["taken"][episode, place]).unsqueeze(-1)
         scores = self.score(
             torch.cat([embedded, around, embedded * around, *cosines, taken], dim=-1)
         ).squeeze(-1)
-        return torch.cat([scores.masked_fill(~mask, MASKED), state], dim=-1)
+        masked = scores.new_full(mask.shape, MASKED).index_put((episode, place), scores)
+        return torch.cat([masked, state], dim=-1)
 
 
 class _Split(nn.Module):

@@ -45,7 +45,7 @@ class SB3Settings:
     features_dim: int = _option(128, "buckets of the hashed text features")
     width: int = _option(64, "width of the network")
     learning_rate: float = _option(
-        5e-4, "of Adam; SB3's 3e-4 (PPO) and 1e-4 (DQN) are for networks that see far more steps"
+        1e-3, "of Adam; SB3's 3e-4 (PPO) and 1e-4 (DQN) are for networks that see far more steps"
     )
     gamma: float = _option(
         0.95, "discount per step; episodes last tens of steps, and a nearer horizon learns faster"

@@ -39,7 +39,7 @@ Embedder = Callable[[Sequence[str]], Any]
 CURVE_ROWS = 50
 """Rows of a learning curve."""
 
-_PPO = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "ent_coef": 0.01}
+_PPO = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "ent_coef": 0.02}
 _DQN = {
     "buffer_size": 20_000,
     "learning_starts": 1000,
