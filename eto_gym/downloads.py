@@ -30,6 +30,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from eto_gym.errors import DataError
+from eto_gym.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -320,9 +321,7 @@ def _write_atomically(path: Path, text: str) -> None:
             return
     except OSError:
         pass
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text)
 
 
 # --- unpacking -----------------------------------------------------------------------------------

@@ -3,17 +3,18 @@
 Importing this package imports no torch; the run functions do.
 """
 
-from eto_gym.trainers.dpo import DPOReport, DPOSettings, run_dpo
+from eto_gym.trainers.dpo import DPOSettings, run_dpo
 from eto_gym.trainers.pairing import PairingReport, PairingSettings, make_pairs
-from eto_gym.trainers.sft import SFTReport, SFTSettings, run_sft
+from eto_gym.trainers.sft import SFTSettings, run_sft
+from eto_gym.trainers.training import TrainReport, Watch
 
 __all__ = [
-    "DPOReport",
     "DPOSettings",
     "PairingReport",
     "PairingSettings",
-    "SFTReport",
     "SFTSettings",
+    "TrainReport",
+    "Watch",
     "make_pairs",
     "run_dpo",
     "run_sft",

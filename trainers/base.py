@@ -11,6 +11,7 @@ from typing import Any
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.options import option
 from eto_gym.trainers.sft import SFTSettings, run_sft
+from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory
 
 
@@ -83,6 +84,11 @@ def train_base(
     )
     fresh = save_tiny(model, tokenizer, output.with_name(f"{output.name}-untrained"))
     report = run_sft(
-        settings.train, play, model=fresh, output=output, resume=True, progress=progress
+        settings.train,
+        play,
+        model=fresh,
+        output=output,
+        resume=True,
+        watch=Watch(progress=progress),
     )
     return {"parameters": model.num_parameters(), **dataclasses.asdict(report)}

@@ -6,14 +6,18 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
+from eto_gym.files import replacing
 from eto_gym.trainers.scoring import without_dropout
+
+if TYPE_CHECKING:
+    from eto_gym.trainers.training import Watch
 
 COMPLETE = "complete"
 """Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
@@ -27,17 +31,14 @@ def attach(
     workspace: Path,
     *,
     title: str,
-    progress: bool,
-    on_evaluate: Evaluate | None,
-    evaluate_every: int,
-    patience: int,
+    watch: Watch,
     checkpoint: Path | None,
 ) -> KeepBest | None:
     """Give `trainer` our callbacks; return the one that keeps the best weights, where scored."""
-    set_callbacks(trainer, ProgressBar(title, enabled=progress))
+    set_callbacks(trainer, ProgressBar(title, enabled=watch.progress))
     keeper = None
-    if on_evaluate is not None:
-        keeper = KeepBest(on_evaluate, workspace, every=evaluate_every, patience=patience)
+    if watch.on_evaluate is not None:
+        keeper = KeepBest(watch.on_evaluate, workspace, every=watch.every, patience=watch.patience)
         trainer.add_callback(keeper)
         if checkpoint is not None:
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -204,9 +205,8 @@ class KeepBest(TrainerCallback, ExportableState):
         self.scores.append((state.global_step, score))
         if before is None or score > before[1]:
             weights = {n: p.detach().cpu().contiguous() for n, p in _trainable(model)}
-            partial = self._file.with_suffix(".partial")
-            save_file(weights, str(partial))
-            partial.replace(self._file)
+            with replacing(self._file) as partial:
+                save_file(weights, str(partial))
         best = self.best
         since = sum(step > best[0] for step, _ in self.scores) if best else 0
         if self._patience and since >= self._patience:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eto_gym.trainers.encoding import Codec, TokenReport, encode_pairs, fingerprint
+from eto_gym.trainers.encoding import Codec, encode_pairs
 from eto_gym.trainers.models import check_output, quiet_libraries
 from eto_gym.trainers.options import SettingsError, TrainSettings, option
+from eto_gym.trainers.training import TrainReport, Watch, train
 from eto_gym.trajectories.pairs import PreferencePair
-
-if TYPE_CHECKING:
-    from eto_gym.trainers.callbacks import Evaluate
 
 LOSSES = ("sigmoid", "hinge", "ipo")
 
@@ -83,39 +80,6 @@ class DPOSettings(TrainSettings):
             raise SettingsError(f"expected sft_weight >= 0, got {self.sft_weight}")
 
 
-@dataclass(slots=True)
-class DPOReport:
-    """What a run of DPO did.
-
-    Attributes:
-        output: The model folder.
-        steps: Optimizer steps.
-        seconds: Wall time of training with the reference, without loading and saving; of the last
-            process where a run was resumed.
-        tokens_per_second: Tokens of both sides, padding not counted, over that time.
-        final_loss: Mean loss in the last tenth of the steps.
-        data: What tokenisation did.
-        metrics: One entry per logged step: "step", "epoch", "loss", "grad_norm", "learning_rate",
-            "rewards/chosen" and "rewards/rejected" (beta times the log-ratio to the reference),
-            "rewards/margins" (their difference), "rewards/accuracies" (how often it is positive),
-            "logps/chosen" and "logps/rejected" (summed over the trained tokens of a side).
-        best: Step and score of the weights that were kept, where the run was scored.
-        scores: Every step and score.
-        fingerprint: Hash of data, settings and model.
-    """
-
-    output: str
-    steps: int
-    seconds: float
-    tokens_per_second: float
-    final_loss: float
-    data: TokenReport
-    metrics: list[dict[str, Any]]
-    best: tuple[int, float] | None = None
-    scores: list[tuple[int, float]] = field(default_factory=list)
-    fingerprint: str = ""
-
-
 def run_dpo(
     settings: DPOSettings,
     pairs: Sequence[PreferencePair],
@@ -124,11 +88,8 @@ def run_dpo(
     output: str | Path,
     codec: Codec | None = None,
     resume: bool = False,
-    progress: bool = True,
-    on_evaluate: Evaluate | None = None,
-    evaluate_every: int = 0,
-    patience: int = 0,
-) -> DPOReport:
+    watch: Watch | None = None,
+) -> TrainReport:
     """Train `model` to prefer the chosen continuations, with itself as the reference.
 
     Args:
@@ -140,10 +101,13 @@ def run_dpo(
         codec: Tokenises conversations; by default the model's own chat template does.
         resume: Go on from the last whole checkpoint of a killed run; a finished run is not
             repeated.
-        progress: Show a bar on stderr, where that is a terminal.
-        on_evaluate: Scores the model during training; the best weights are written in the end.
-        evaluate_every: Optimizer steps between scores; 0: each epoch.
-        patience: Stop after this many scores without a new best; 0: never.
+        watch: Progress, scores during training, early stopping; by default a progress bar only.
+
+    Returns:
+        The report. Its metrics have, beside the usual ones, "rewards/chosen" and "rewards/rejected"
+        (beta times the log-ratio to the reference), "rewards/margins" (their difference),
+        "rewards/accuracies" (how often it is positive), "logps/chosen" and "logps/rejected" (summed
+        over the trained tokens of a side).
 
     Raises:
         DataError: The data, or the folders, cannot be used; the message says why.
@@ -152,7 +116,7 @@ def run_dpo(
     output = Path(output)
     check_output(output)
     with quiet_libraries():
-        from eto_gym.trainers import callbacks, models, running
+        from eto_gym.trainers import models
         from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
 
         tokenizer = models.load_tokenizer(model)
@@ -162,48 +126,21 @@ def run_dpo(
             max_length=settings.max_length,
             truncation=settings.truncation,
         )
-        stamp = running.run_fingerprint(
-            "dpo", settings, fingerprint(rows), models.hash_model(model)
-        )
-        if resume and (done := running.finished_report(output, stamp)) is not None:
-            return running.report_from_json(DPOReport, done)
-        workspace = running.Workspace(output, stamp, resume=resume)
-        checkpoint = workspace.last_checkpoint()
-        start = time.perf_counter()
-        trainer = TrajectoryDPOTrainer(
+
+        def build(loaded: Any, workspace: Path) -> TrajectoryDPOTrainer:
+            return TrajectoryDPOTrainer(
+                settings, model=loaded, rows=rows, tokenizer=tokenizer, workspace=workspace
+            )
+
+        return train(
+            "dpo",
             settings,
-            model=models.load_model(model, settings),
-            rows=rows,
+            rows,
+            data,
+            build=build,
+            model=model,
             tokenizer=tokenizer,
-            workspace=workspace.path,
+            output=output,
+            resume=resume,
+            watch=watch or Watch(),
         )
-        keeper = callbacks.attach(
-            trainer,
-            workspace.path,
-            title="DPO",
-            progress=progress,
-            on_evaluate=on_evaluate,
-            evaluate_every=evaluate_every,
-            patience=patience,
-            checkpoint=checkpoint,
-        )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = time.perf_counter() - start
-        if keeper is not None:
-            keeper.load_best(trainer.model)
-        metrics = running.metrics_of(trainer.state)
-        report = DPOReport(
-            output=str(output),
-            steps=trainer.state.global_step,
-            seconds=seconds,
-            tokens_per_second=trainer.tokens_seen / seconds,
-            final_loss=running.mean_of_last(metrics, "loss"),
-            data=data,
-            metrics=metrics,
-            best=keeper.best if keeper else None,
-            scores=keeper.scores if keeper else [],
-            fingerprint=stamp,
-        )
-        running.finish(trainer, tokenizer, output, "dpo", settings, report)
-        workspace.remove()
-    return report

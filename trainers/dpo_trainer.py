@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from eto_gym.errors import MissingDependencyError, require
+from eto_gym.files import replacing
 from eto_gym.trainers import running
 from eto_gym.trainers.batching import IGNORED, collate_pairs, pad_rows
 from eto_gym.trainers.dpo import DPOSettings
@@ -144,9 +145,8 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             sides = [side for row in self._rows for side in (row.chosen, row.rejected)]
             scores = self._reference_scores(sides, 2 * batch_size)
             if self.is_world_process_zero():
-                partial = path.with_suffix(".partial")
-                save_file({"logps": scores}, str(partial))
-                partial.replace(path)
+                with replacing(path) as partial:
+                    save_file({"logps": scores}, str(partial))
         dataset = dataset.add_column("ref_chosen_logps", scores[0::2].tolist())
         return dataset.add_column("ref_rejected_logps", scores[1::2].tolist())
 

@@ -22,6 +22,7 @@ from eto_gym.agents.policies import expert_policy, local_policy, player_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout import plan_episodes
 from eto_gym.errors import EtoGymError
+from eto_gym.files import write_json
 from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
 from eto_gym.trainers.base import train_base
@@ -29,8 +30,9 @@ from eto_gym.trainers.dpo import run_dpo
 from eto_gym.trainers.eto_settings import ETOSettings
 from eto_gym.trainers.pairing import make_pairs
 from eto_gym.trainers.report import write_report
-from eto_gym.trainers.run_folder import FINISHED, RunFolder, Stage, write_json
+from eto_gym.trainers.run_folder import FINISHED, RunFolder, Stage
 from eto_gym.trainers.sft import run_sft
+from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import (
     read_demonstration,
@@ -39,7 +41,6 @@ from eto_gym.trajectories.formats import (
     to_paper_dpo,
     to_paper_sft,
 )
-from eto_gym.trajectories.formats import write_json as write_records
 
 logger = logging.getLogger(__name__)
 
@@ -150,14 +151,14 @@ class ETOLoop:
             demonstrations = [t for t in self._load(experts) if t.success]
             if not demonstrations:
                 raise EtoGymError("there is no successful expert trajectory to learn from")
-            write_records(folder / "sft.json", [to_paper_sft(t) for t in demonstrations])
+            write_json(folder / "sft.json", [to_paper_sft(t) for t in demonstrations])
             report = run_sft(
                 self.settings.sft,
                 demonstrations,
                 model=self._model(start),
                 output=folder / "model",
                 resume=True,
-                progress=self.settings.progress,
+                watch=Watch(progress=self.settings.progress),
             )
             return asdict(report)
 
@@ -182,7 +183,7 @@ class ETOLoop:
             pairs, report = make_pairs(
                 self._load(explored), self._load(experts), self.settings.pairing
             )
-            write_records(folder / PAIRS, [to_paper_dpo(pair) for pair in pairs])
+            write_json(folder / PAIRS, [to_paper_dpo(pair) for pair in pairs])
             return {**asdict(report), "skipped": dict(report.skipped)}
 
         return self.folder.run(
@@ -202,7 +203,7 @@ class ETOLoop:
                 model=self._model(model),
                 output=folder / "model",
                 resume=True,
-                progress=self.settings.progress,
+                watch=Watch(progress=self.settings.progress),
             )
             return asdict(report)
 

@@ -7,15 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from eto_gym.trainers.run_folder import write_json
+from eto_gym.files import write_json, write_text
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
     """Write `report.json` and `report.md` into a run folder."""
     write_json(folder / "report.json", json.loads(json.dumps(report, default=str)))
-    partial = folder / "report.md.partial"
-    partial.write_text(render(report) + "\n", encoding="utf-8")
-    partial.replace(folder / "report.md")
+    write_text(folder / "report.md", render(report) + "\n")
 
 
 def render(report: dict[str, Any]) -> str:

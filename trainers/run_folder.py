@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import DataError
+from eto_gym.files import write_json
 from eto_gym.trajectories import JsonlFile
 
 logger = logging.getLogger(__name__)
@@ -25,16 +25,6 @@ def digest(value: Any) -> str:
     """Return a short hash of any JSON-serialisable value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,17 +20,14 @@ from transformers import (
 )
 
 from eto_gym.errors import DataError
+from eto_gym.files import write_json
 from eto_gym.trainers.batching import BucketSampler
 from eto_gym.trainers.callbacks import COMPLETE
-from eto_gym.trainers.encoding import TokenReport
 from eto_gym.trainers.models import REPORT_FILE, uses_bf16, write_model
 from eto_gym.trainers.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.options import SettingsError, TrainSettings
 
 logger = logging.getLogger(__name__)
-
-
-ReportT = TypeVar("ReportT")
 
 
 class Recipe(Trainer):
@@ -134,9 +131,7 @@ class Workspace:
                 "model: it cannot be resumed with these. Start without resume to discard it."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = stamp.with_suffix(".partial")
-        partial.write_text(json.dumps(fingerprint), encoding="utf-8")
-        partial.replace(stamp)
+        write_json(stamp, fingerprint)
 
     def last_checkpoint(self) -> Path | None:
         """Return the last checkpoint that was written whole; remove those that were not."""
@@ -201,16 +196,6 @@ def finish(
             settings,
         )
     trainer.accelerator.wait_for_everyone()
-
-
-def report_from_json(kind: type[ReportT], data: dict[str, Any]) -> ReportT:
-    """Rebuild the report of a finished run from its file."""
-    names = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    values = {name: value for name, value in data.items() if name in names}
-    values["data"] = TokenReport(**values["data"])
-    values["best"] = tuple(values["best"]) if values["best"] else None
-    values["scores"] = [tuple(item) for item in values["scores"]]
-    return kind(**values)
 
 
 def run_fingerprint(kind: str, settings: TrainSettings, data: str, model: str) -> str:

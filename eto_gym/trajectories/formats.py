@@ -9,8 +9,7 @@ SFT, and `{"id", "prompt": [...], "chosen": [...], "rejected": [...]}` with the 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -181,18 +180,6 @@ def read_pair(record: Any) -> PreferencePair:
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
-def write_json(path: str | Path, records: Sequence[Any]) -> None:
-    """Write records as one JSON list, atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(list(records), file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_records(path: str | Path, *, strict: bool = False) -> list[Any]:

@@ -14,6 +14,7 @@ from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
 from eto_gym.trainers.encoding import PairRow, encode_pairs
 from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 
@@ -212,7 +213,7 @@ def test_counting_observations_would_change_the_loss(
 def _losses(
     tiny: Path, pairs: list[PreferencePair], output: Path, settings: DPOSettings
 ) -> list[float]:
-    report = run_dpo(settings, pairs, model=tiny, output=output, progress=False)
+    report = run_dpo(settings, pairs, model=tiny, output=output, watch=Watch(progress=False))
     return [entry["loss"] for entry in report.metrics]
 
 
@@ -246,7 +247,11 @@ def test_training_raises_the_margin(
     tiny: Path, pairs: list[PreferencePair], tmp_path: Path
 ) -> None:
     report = run_dpo(
-        replace(QUICK, epochs=6), pairs, model=tiny, output=tmp_path / "out", progress=False
+        replace(QUICK, epochs=6),
+        pairs,
+        model=tiny,
+        output=tmp_path / "out",
+        watch=Watch(progress=False),
     )
     first, last = report.metrics[0], report.metrics[-1]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)

@@ -9,6 +9,7 @@ import pytest
 
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
 from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")
@@ -31,11 +32,19 @@ def _train(method: str, make_play: Play, model: Path, output: Path, **options: A
     experts = [make_play(n, rounds=1 + n % 3) for n in range(8)]
     if method == "sft":
         return run_sft(
-            SFTSettings(**{**BASE, **options}), experts, model=model, output=output, progress=False
+            SFTSettings(**{**BASE, **options}),
+            experts,
+            model=model,
+            output=output,
+            watch=Watch(progress=False),
         )
     pairs, _ = make_pairs([make_play(n, good=False) for n in range(8)], experts)
     return run_dpo(
-        DPOSettings(**{**BASE, **options}), pairs, model=model, output=output, progress=False
+        DPOSettings(**{**BASE, **options}),
+        pairs,
+        model=model,
+        output=output,
+        watch=Watch(progress=False),
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from eto_gym.errors import DataError
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
+from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")
@@ -33,18 +34,20 @@ METHODS = ("sft", "dpo")
 
 def _run(method: str, make_play: Play, tiny: Path, output: Path, **options: Any) -> Any:
     optimizer = options.pop("optimizer", "adamw")
+    resume = options.pop("resume", False)
+    watch = Watch(progress=False, **options)
     experts = [make_play(n, rounds=1 + n % 4) for n in range(14)]
     if method == "sft":
         settings = SFTSettings(**BASE, optimizer=optimizer)
-        return run_sft(settings, experts, model=tiny, output=output, progress=False, **options)
+        return run_sft(settings, experts, model=tiny, output=output, resume=resume, watch=watch)
     pairs, _ = make_pairs([make_play(n, good=False) for n in range(14)], experts)
     return run_dpo(
         DPOSettings(**BASE, optimizer=optimizer),
         pairs,
         model=tiny,
         output=output,
-        progress=False,
-        **options,
+        resume=resume,
+        watch=watch,
     )
 
 
@@ -79,7 +82,7 @@ def test_interrupted_run_ends_with_the_same_weights(
             parts,
             optimizer=optimizer,
             on_evaluate=_die_at(7),
-            evaluate_every=1,
+            every=1,
         )
     assert not parts.exists()
     report = _run(
@@ -90,7 +93,7 @@ def test_interrupted_run_ends_with_the_same_weights(
         optimizer=optimizer,
         resume=True,
         on_evaluate=lambda step, model: float(step),
-        evaluate_every=1,
+        every=1,
     )
     assert report.steps == whole.steps == 12
     assert [e["loss"] for e in report.metrics] == [e["loss"] for e in whole.metrics]
@@ -112,7 +115,7 @@ def test_finished_run_is_not_repeated(
 
 def test_incomplete_checkpoint_is_passed_over(make_play: Play, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(_Killed):
-        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(7), evaluate_every=1)
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(7), every=1)
     work = tmp_path / "out.work"
     assert sorted(p.name for p in work.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
     # As if killed while checkpoint 6 was being written.
@@ -124,12 +127,12 @@ def test_incomplete_checkpoint_is_passed_over(make_play: Play, tiny: Path, tmp_p
 
 def test_other_settings_do_not_resume(make_play: Play, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(_Killed):
-        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(3), evaluate_every=1)
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(3), every=1)
     settings = replace(SFTSettings(**BASE), seed=9)
     plays = [make_play(n) for n in range(14)]
     with pytest.raises(DataError, match="cannot be resumed"):
         run_sft(settings, plays, model=tiny, output=tmp_path / "out", resume=True)
-    run_sft(settings, plays, model=tiny, output=tmp_path / "out", progress=False)
+    run_sft(settings, plays, model=tiny, output=tmp_path / "out")
     assert (tmp_path / "out" / "training.json").is_file()
 
 
@@ -141,7 +144,7 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import play
 from test_resume import _run
-_run("dpo", play, {str(tiny)!r}, {str(output)!r}, evaluate_every=1,
+_run("dpo", play, {str(tiny)!r}, {str(output)!r}, every=1,
      on_evaluate=lambda step, model: time.sleep(0.2) or float(step))
 """
     process = subprocess.Popen([sys.executable, "-c", script])
@@ -159,7 +162,7 @@ _run("dpo", play, {str(tiny)!r}, {str(output)!r}, evaluate_every=1,
         tiny,
         output,
         resume=True,
-        evaluate_every=1,
+        every=1,
         on_evaluate=lambda step, model: float(step),
     )
     assert report.steps == 12

@@ -15,6 +15,7 @@ from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.trainers import SFTSettings, run_sft
 from eto_gym.trainers.encoding import encode_trajectories
 from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")
@@ -40,7 +41,7 @@ def _codec(tiny: Path) -> Any:
 def _losses(
     tiny: Path, plays: list[Trajectory], output: Path, settings: SFTSettings
 ) -> list[float]:
-    report = run_sft(settings, plays, model=tiny, output=output, progress=False)
+    report = run_sft(settings, plays, model=tiny, output=output, watch=Watch(progress=False))
     return [entry["loss"] for entry in report.metrics]
 
 
@@ -91,7 +92,9 @@ def test_it_learns_and_what_is_written_says_what_was_learnt(
 
     settings = replace(QUICK, epochs=20, batch_size=2, optimizer=optimizer, learning_rate=5e-3)
     plays = [make_play(n, rounds=2) for n in range(6)]
-    report = run_sft(settings, plays, model=tiny, output=tmp_path / "out", progress=False)
+    report = run_sft(
+        settings, plays, model=tiny, output=tmp_path / "out", watch=Watch(progress=False)
+    )
     assert report.metrics[0]["loss"] > 5
     assert report.final_loss < 0.2
     assert report.steps == 60
@@ -161,10 +164,7 @@ def test_best_weights_are_kept_and_training_stops(
         plays,
         model=tiny,
         output=tmp_path / "out",
-        progress=False,
-        on_evaluate=score,
-        evaluate_every=1,
-        patience=2,
+        watch=Watch(progress=False, on_evaluate=score, every=1, patience=2),
     )
     assert report.best == (2, 0.9)
     assert report.scores == [(0, 0.1), (1, 0.5), (2, 0.9), (3, 0.3), (4, 0.3)]
@@ -218,7 +218,9 @@ def test_warmup_rises_from_above_zero_and_cosine_ends_near_it(
     tiny: Path, plays: list[Trajectory], tmp_path: Path
 ) -> None:
     settings = replace(QUICK, epochs=4, warmup_ratio=0.25, learning_rate=1e-3)
-    report = run_sft(settings, plays, model=tiny, output=tmp_path / "out", progress=False)
+    report = run_sft(
+        settings, plays, model=tiny, output=tmp_path / "out", watch=Watch(progress=False)
+    )
     rates = [entry["learning_rate"] for entry in report.metrics]
     assert rates[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
     done = 8 / 9

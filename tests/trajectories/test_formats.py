@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eto_gym import DataError, Message
+from eto_gym.files import write_json
 from eto_gym.trajectories import JsonlFile, PreferencePair
 from eto_gym.trajectories import formats as f
 
@@ -93,7 +94,7 @@ def test_bad_pairs_are_refused() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    f.write_json(tmp_path / "a" / "x.json", [{"id": "é"}])
+    write_json(tmp_path / "a" / "x.json", [{"id": "é"}])
     assert f.read_records(tmp_path / "a" / "x.json") == [{"id": "é"}]
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["x.json"]
     with JsonlFile(tmp_path / "x.jsonl") as file:

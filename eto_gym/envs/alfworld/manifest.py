@@ -13,7 +13,6 @@ import json
 import logging
 import os
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from eto_gym.downloads import data_home
+from eto_gym.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -165,14 +165,9 @@ def _read(path: Path, fingerprint: str) -> Manifest | None:
 
 def _write(path: Path, fingerprint: str, manifest: Manifest) -> bool:
     data = {"fingerprint": fingerprint, "games": manifest.games, "skipped": manifest.skipped}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(data, indent=0), encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, data)
     except OSError as err:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         logger.debug("cannot keep the list of games in %s: %s", path, err)
         return False
     return True

@@ -11,9 +11,7 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from eto_gym.envs.scienceworld.tasks import split_id
 from eto_gym.envs.scienceworld.thoughts import think
 from eto_gym.errors import EngineError
 from eto_gym.expert import Reply
+from eto_gym.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -197,12 +196,4 @@ def _read(path: Path, task_id: str) -> Solution | None:
 
 
 def _write(path: Path, solution: Solution) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(solution), file)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_json(path, asdict(solution))

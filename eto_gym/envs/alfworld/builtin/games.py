@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from eto_gym.envs.alfworld.builtin.grammar import grammar
 from eto_gym.envs.alfworld.builtin.pddl import domain, problem
 from eto_gym.envs.alfworld.builtin.tasks import find_spec, task_set
 from eto_gym.errors import unknown_name
+from eto_gym.files import write_text
 
 GRAMMARS = ("put", "move")
 _FOLDERS = {"train": "train", "dev": "valid_seen", "test": "valid_unseen"}
@@ -85,8 +85,9 @@ def write_games(
     for task in task_set(split, size=size)[:count]:
         trial = root / task.id
         trial.mkdir(parents=True, exist_ok=True)
-        _write(trial / "traj_data.json", traj_text(task.id))
-        _write(trial / "game.tw-pddl", game_text(task.id, action_grammar=action_grammar))
+        write_text(trial / "traj_data.json", traj_text(task.id), durable=False)
+        game = game_text(task.id, action_grammar=action_grammar)
+        write_text(trial / "game.tw-pddl", game, durable=False)
         written.append(trial / "game.tw-pddl")
     return written
 
@@ -94,11 +95,3 @@ def write_games(
 @lru_cache(maxsize=2)
 def _domain(action_grammar: str) -> str:
     return domain(action_grammar)
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(text)
-    Path(file.name).replace(path)

@@ -1,0 +1,137 @@
+"""One run of any training method: resume, watch, train, write the model with its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eto_gym.trainers.encoding import PairRow, Row, TokenReport, fingerprint
+from eto_gym.trainers.options import TrainSettings
+
+if TYPE_CHECKING:
+    from eto_gym.trainers.callbacks import Evaluate
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a training run is watched.
+
+    Attributes:
+        progress: Show a bar on stderr, where that is a terminal.
+        on_evaluate: Scores the model during training, higher is better; the best weights are
+            written in the end, and they may be those that training started from.
+        every: Optimizer steps between scores; 0: each epoch.
+        patience: Stop after this many scores without a new best; 0: never.
+    """
+
+    progress: bool = True
+    on_evaluate: Evaluate | None = None
+    every: int = 0
+    patience: int = 0
+
+
+@dataclass(slots=True)
+class TrainReport:
+    """What a run of training did.
+
+    Attributes:
+        output: The model folder.
+        steps: Optimizer steps.
+        seconds: Wall time of training (with the reference scores of DPO), without loading and
+            saving; of the last process where a run was resumed.
+        tokens_per_second: Tokens of the rows, padding not counted, over that time.
+        final_loss: Mean loss in the last tenth of the steps. For SFT that is the negative
+            log-likelihood per trained token.
+        data: What tokenisation did.
+        metrics: One entry per logged step: "step", "epoch", "loss", "grad_norm", "learning_rate",
+            and what the method adds.
+        best: Step and score of the weights that were kept, where the run was scored.
+        scores: Every step and score.
+        fingerprint: Hash of data, settings and model.
+    """
+
+    output: str
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    final_loss: float
+    data: TokenReport
+    metrics: list[dict[str, Any]]
+    best: tuple[int, float] | None = None
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    fingerprint: str = ""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainReport:
+        """Rebuild the report of a finished run from its file."""
+        names = {item.name for item in dataclasses.fields(cls)}
+        values = {name: value for name, value in data.items() if name in names}
+        values["data"] = TokenReport(**values["data"])
+        values["best"] = tuple(values["best"]) if values["best"] else None
+        values["scores"] = [tuple(item) for item in values["scores"]]
+        return cls(**values)
+
+
+def train(
+    method: str,
+    settings: TrainSettings,
+    rows: list[Row] | list[PairRow],
+    data: TokenReport,
+    *,
+    build: Callable[[Any, Path], Any],
+    model: str | Path,
+    tokenizer: Any,
+    output: Path,
+    resume: bool,
+    watch: Watch,
+) -> TrainReport:
+    """Train `model` and write it to `output`, unless `resume` finds that this was done.
+
+    Args:
+        method: Name of the method, recorded beside the model.
+        settings: How to train.
+        rows: The tokenised data.
+        data: What tokenisation did.
+        build: Makes the trainer from the loaded model and the folder for its checkpoints.
+        model: Folder or name of the model that training starts from.
+        tokenizer: Its tokenizer.
+        output: Folder of the new model.
+        resume: Go on from the last whole checkpoint of a killed run.
+        watch: Progress, scores and early stopping.
+    """
+    from eto_gym.trainers import callbacks, models, running
+
+    stamp = running.run_fingerprint(method, settings, fingerprint(rows), models.hash_model(model))
+    if resume and (done := running.finished_report(output, stamp)) is not None:
+        return TrainReport.from_json(done)
+    workspace = running.Workspace(output, stamp, resume=resume)
+    checkpoint = workspace.last_checkpoint()
+    start = time.perf_counter()
+    trainer = build(models.load_model(model, settings), workspace.path)
+    keeper = callbacks.attach(
+        trainer, workspace.path, title=method.upper(), watch=watch, checkpoint=checkpoint
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - start
+    if keeper is not None:
+        keeper.load_best(trainer.model)
+    metrics = running.metrics_of(trainer.state)
+    report = TrainReport(
+        output=str(output),
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        tokens_per_second=trainer.tokens_seen / seconds,
+        final_loss=running.mean_of_last(metrics, "loss"),
+        data=data,
+        metrics=metrics,
+        best=keeper.best if keeper else None,
+        scores=keeper.scores if keeper else [],
+        fingerprint=stamp,
+    )
+    running.finish(trainer, tokenizer, output, method, settings, report)
+    workspace.remove()
+    return report
