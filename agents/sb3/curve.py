@@ -23,12 +23,15 @@ COLUMNS = (
 )
 
 
+Row = dict[str, float | None]
+
+
 class LearningCurve(BaseCallback):
     """Writes a row whenever `every` steps have been taken.
 
     A row covers the training episodes that ended since the row before, exploration included:
     `steps` taken so far, `episodes` that ended, the share that was a `success`, their mean `reward`
-    and `length` (NaN where none ended), admissible actions `dropped` per step, episodes that ended
+    and `length` (None where none ended), admissible actions `dropped` per step, episodes that ended
     in an environment's `errors` (they are not among the others), and `seconds` since the start.
     """
 
@@ -40,7 +43,7 @@ class LearningCurve(BaseCallback):
             every: Environment steps per row.
         """
         super().__init__()
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[Row] = []
         self._path = Path(path)
         self._every = every
         self._next = every
@@ -78,15 +81,13 @@ class LearningCurve(BaseCallback):
             self._write()
 
     def _write(self) -> None:
-        success, reward, length = (
-            np.mean(np.array(self._ends, float), axis=0) if self._ends else [float("nan")] * 3
-        )
-        row = {
+        success, reward, length = self._means()
+        row: Row = {
             "steps": self.num_timesteps,
             "episodes": len(self._ends),
-            "success": round(float(success), 4),
-            "reward": round(float(reward), 4),
-            "length": round(float(length), 2),
+            "success": success,
+            "reward": reward,
+            "length": length,
             "dropped": round(self._dropped / self._steps, 2),
             "errors": self._errors,
             "seconds": round(time.monotonic() - self._started, 1),
@@ -96,10 +97,13 @@ class LearningCurve(BaseCallback):
             csv.writer(file).writerow([row[name] for name in COLUMNS])
         self._clear()
 
+    def _means(self) -> list[float | None]:
+        if not self._ends:
+            return [None, None, None]
+        return [round(float(mean), 4) for mean in np.array(self._ends, float).mean(axis=0)]
 
-def plot_curve(
-    rows: list[dict[str, float]], path: str | Path, *, title: str, random_success: float
-) -> bool:
+
+def plot_curve(rows: list[Row], path: str | Path, *, title: str, random_success: float) -> bool:
     """Draw success over steps beside the random policy's; False where matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
@@ -107,7 +111,8 @@ def plot_curve(
 
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
-    axes.plot([row["steps"] for row in rows], [row["success"] for row in rows], label="training")
+    known = [(row["steps"], row["success"]) for row in rows if row["success"] is not None]
+    axes.plot([step for step, _ in known], [rate for _, rate in known], label="training")
     axes.axhline(random_success, linestyle="--", color="grey", label="random, evaluation tasks")
     axes.set(xlabel="environment steps", ylabel="success rate", title=title, ylim=(0, 1))
     axes.legend()

@@ -151,18 +151,20 @@ def make_features(
 
 
 def _build_network(algo: str, state: Candidates, width: int) -> Any:
+    import torch
     from gymnasium.spaces import Discrete
 
     from eto_gym.agents.sb3.networks import CandidateActorCriticPolicy, CandidateDQNPolicy
 
     kinds = {"ppo": CandidateActorCriticPolicy, "dqn": CandidateDQNPolicy}
     check_choice("algo", algo, kinds)
-    return kinds[algo](
-        state.space,
-        Discrete(state.max_candidates),
-        lambda _: 0.0,
-        features_extractor_kwargs={"width": width},
-    )
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
+        return kinds[algo](
+            state.space,
+            Discrete(state.max_candidates),
+            lambda _: 0.0,
+            features_extractor_kwargs={"width": width},
+        )
 
 
 def _load_weights(network: Any, path: Path) -> None:

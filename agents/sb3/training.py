@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from eto_gym.agents.sb3.policy import (
 from eto_gym.agents.sb3.settings import SB3Settings
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, require
+from eto_gym.files import replacing, write_json
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def train(
     if folder.exists() and any(folder.iterdir()):
         raise EtoGymError(f"{folder} is not empty: name a new folder for a new run")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder is not None})
+    write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder is not None})
     curve = LearningCurve(folder / "curve.csv", every=max(1, settings.steps // CURVE_ROWS))
     with _global_generators_kept():
         model = _make_model(settings, embedder)
@@ -87,13 +86,13 @@ def train(
         finally:
             model.get_env().close()
         _save_model(model, folder / MODEL_FILE)
-    _write_json(folder / "curve.json", curve.rows)
+    write_json(folder / "curve.json", curve.rows)
     report = _evaluate(settings, folder, embedder)
     chance = report["policies"]["random"]["success"]["mean"]
     title = f"{settings.algo.upper()} on {settings.env}"
     if not plot_curve(curve.rows, folder / "curve.png", title=title, random_success=chance):
         logger.info("matplotlib is not installed: no curve.png; curve.csv has the figures")
-    _write_json(folder / "report.json", report)
+    write_json(folder / "report.json", report)
     return report
 
 
@@ -163,7 +162,7 @@ def _evaluate(settings: SB3Settings, folder: Path, embedder: Embedder | None) ->
     return {
         "settings": asdict(settings),
         "eval_tasks": len(tasks),
-        "policies": {name: summarise(found).to_json() for name, found in played.items()},
+        "policies": {name: _known(summarise(found).to_json()) for name, found in played.items()},
         "candidates_dropped": {
             name: sum(t.usage.get("candidates_dropped", 0) for t in found)
             for name, found in played.items()
@@ -172,19 +171,18 @@ def _evaluate(settings: SB3Settings, folder: Path, embedder: Embedder | None) ->
     }
 
 
+def _known(figures: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what does not apply, such as the tokens of a policy that generates none."""
+    return {
+        name: value
+        for name, value in figures.items()
+        if not (isinstance(value, float) and np.isnan(value))
+    }
+
+
 def _save_model(model: Any, path: Path) -> None:
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         model.save(file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    part.replace(path)
 
 
 @contextmanager

@@ -57,8 +57,8 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"{report['eval_tasks']} held-out tasks, 95% intervals; p: McNemar's exact test against "
-            "random admissible actions on the same tasks",
+            f"{report['eval_tasks']} held-out tasks, 95% intervals; p: McNemar's exact test "
+            "against random admissible actions on the same tasks",
         ]
     )
 
