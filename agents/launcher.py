@@ -93,7 +93,11 @@ def get_launcher(name: str) -> Launcher:
         from eto_gym.agents.local_launcher import LocalLauncher
 
         return LocalLauncher()
-    raise unknown_name("launcher", name, ["local"])
+    if name == "ray":
+        from eto_gym.agents.ray_launcher import RayLauncher
+
+        return RayLauncher()
+    raise unknown_name("launcher", name, ["local", "ray"])
 
 
 def failed_episode(episode: Episode, error: ErrorKind) -> Trajectory:
