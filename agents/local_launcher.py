@@ -223,6 +223,7 @@ class _Process:
     def stop(self) -> str:
         """End the process, and return its exit code."""
         if self._process.is_alive() and not self.playing:
+            self.hand(None)  # it may be asking
             self._process.join(timeout=10.0)
         if self._process.is_alive():
             self._process.terminate()

@@ -26,14 +26,15 @@ __all__ = ["Episode", "RetryPolicy", "Rollout", "plan_episodes"]
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 0.1
-"""How long the policy waits for environments that still step, as a share of its last reply's time.
+_PATIENCE = 0.5
+"""How long the policy waits for all environments, as a share of the time that its last batch took.
 
-What is ready by then is answered. So a slow environment holds nobody up, and one that is fast
-beside the policy gives it whole batches."""
+If they take longer it answers as soon as half of them wait, and the others go on stepping
+meanwhile. Environments that are fast beside the policy so give it whole batches, for which a model
+takes hardly longer than for half of one."""
 
 _FIRST_PATIENCE = 10.0
-"""Seconds that the first batch waits for environments that are still being made."""
+"""Seconds that the first batch waits for all environments, which are still being made."""
 
 _FAILURES = 10
 """Conversations that the policy may fail on in a row before the rollout stops."""
@@ -181,7 +182,7 @@ class _Play:
                     trajectory := self._end(slot, slot.give_up("timeout"), reuse=False)
                 ) is not None:
                     yield trajectory
-            if self._ready and (not self._stepping or time.monotonic() >= self._ask_at):
+            if self._ready and self._worth_asking():
                 self._ask()
 
     def close(self) -> None:
@@ -221,7 +222,7 @@ class _Play:
     def _next_event(self) -> Event | None:
         """Wait for news; return None when it is time to look after what is ready or overdue."""
         until = self._stepper.deadline if self._stepper else None
-        if self._ready:
+        if len(self._ready) >= max(1, self._stepping):
             ask_at = self._ask_at if self._stepping else 0.0
             until = ask_at if until is None else min(until, ask_at)
         wait = None if until is None else until - time.monotonic()
@@ -270,6 +271,12 @@ class _Play:
         return trajectory
 
     # --- the policy -------------------------------------------------------------------------------
+
+    def _worth_asking(self) -> bool:
+        """Tell whether a batch of what is ready is better than waiting for more."""
+        if not self._stepping:
+            return True
+        return len(self._ready) >= self._stepping and time.monotonic() >= self._ask_at
 
     def _ask(self) -> None:
         """Let the policy answer all that is ready."""
