@@ -5,6 +5,7 @@ Every measurement runs in a process of its own, so that its peak of memory is it
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import time
@@ -83,7 +84,10 @@ def measure_environment(
     general vector environments are not made for text.
     """
     kwargs = {**env_kwargs, "admissible_actions": True}
-    if gym.spec(env_id).vector_entry_point is None:
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # which registers the id
+    if gym.spec(name).vector_entry_point is None:
         return _measure_singly(env_id, kwargs, num_envs=num_envs, steps=steps, seed=seed)
     rng = np.random.default_rng(seed)
     envs = gym.make_vec(env_id, num_envs=num_envs, **kwargs)
@@ -237,6 +241,5 @@ def _call(
 ) -> None:
     try:
         sender.send((True, function(*args, **kwargs)))
-    except Exception as err:
+    except Exception as err:  # whatever it is, it is the caller's
         sender.send((False, f"{type(err).__name__}: {err}"))
-        raise

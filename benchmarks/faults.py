@@ -64,7 +64,12 @@ def make_env(*, faults: bool) -> gym.Env[str, str]:
     return FaultyEnv(env, RATES) if faults else env
 
 
-gym.register("FaultyALFWorld-v0", entry_point=make_env, disable_env_checker=True)
+if "FaultyALFWorld-v0" not in gym.registry:  # the program itself is imported by its workers too
+    gym.register(
+        "FaultyALFWorld-v0",
+        entry_point="eto_gym.benchmarks.faults:make_env",
+        disable_env_checker=True,
+    )
 
 
 def make_policy(*, faults: bool) -> Policy:
@@ -86,9 +91,8 @@ def main() -> int:
     logging.basicConfig(level=logging.CRITICAL)
     episodes = _episodes(args.episodes)
     started = time.perf_counter()
-    expected = latest(
-        collect(_spec(faults=False, workers=args.workers), episodes, progress="clean")
-    )
+    clean = _spec(faults=False, workers=args.workers)
+    expected = latest(collect(clean, episodes))
     print(f"without faults: {len(expected)} episodes, {time.perf_counter() - started:.0f} s")
     with tempfile.TemporaryDirectory() as folder, _Disk(Path(folder), args.disk_mb) as disk:
         events = _play(episodes, disk, args)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.cli.playing import add_playing_arguments, plan, play
-from eto_gym.errors import EtoGymError
+from eto_gym.errors import EtoGymError, require
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 
@@ -54,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
+    require("scipy", feature="eto-gym eval", extra="train")
     from eto_gym.agents.evaluation import compare
     from eto_gym.agents.report import dumps, evaluate, render
 

@@ -156,7 +156,7 @@ def test_what_is_no_reply_is_an_error_of_its_own_kind(wrong: Any) -> None:
         def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
             replies = super().act(conversations)
             bad = any(c.info["task_id"] == TASKS[2] for c in conversations[:1])
-            return wrong(replies) if bad else replies  # type: ignore[no-any-return]
+            return wrong(replies) if bad else replies
 
     results = play(Sloppy(), 1, plan_episodes(TASKS[:5], seed=1))
     assert {key[0]: t.error for key, t in results.items() if t.error} == {TASKS[2]: "format"}
