@@ -64,8 +64,8 @@ class RayLauncher:
         """
         if policies < 0:
             raise EtoGymError(f"expected policies >= 0, got {policies}")
-        require("ray", feature="the launcher 'ray'", extra="ray")
-        self._address = address
+        self._address = address or os.environ.get("RAY_ADDRESS")
+        _import_ray(self._address)
         self._policies = policies
         self._gpus = gpus
 
@@ -75,7 +75,7 @@ class RayLauncher:
         """Play the episodes; see `Launcher.play`."""
         if not episodes:
             return
-        with _cluster(self._address) as resources:
+        with ray_cluster(self._address) as resources:
             pool = _RayPool(
                 spec, episodes, resources=resources, policies=self._policies, gpus=self._gpus
             )
@@ -85,23 +85,44 @@ class RayLauncher:
                 pool.stop()
 
 
-@contextmanager
-def _cluster(address: str | None) -> Iterator[dict[str, float]]:
-    """Connect to a cluster, or start one; yield its resources."""
+def _import_ray(address: str | None) -> Any:
+    """Import Ray, set up so that it reports nothing, and a cluster of ours is this machine's."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = address or os.environ.get("RAY_ADDRESS")
     if not address:
-        # Read when Ray is first imported: a cluster of one machine stays on its loopback.
+        # Ray reads this when it is first imported. 0 makes nodes listen on the loopback only, on
+        # every system.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
+    return require("ray", feature="the launcher 'ray'", extra="ray")
 
+
+@contextmanager
+def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str, float]]:
+    """Be connected to a Ray cluster inside the block; yields the cluster's resources.
+
+    A connection that this process has already is used, and stays. Else the cluster at `address` or
+    in RAY_ADDRESS is joined; without either, one is started on this machine's loopback, and stopped
+    at the end.
+
+    Args:
+        address: Address of a cluster's head, or "auto".
+        options: Arguments of `ray.init` for a cluster that is started here.
+
+    Raises:
+        EtoGymError: There is no such cluster.
+        MissingDependencyError: Ray is not installed.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    ray = _import_ray(address)
     ours = not ray.is_initialized()
     if ours:
-        options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+        chosen = {"address": address} if address else {"include_dashboard": False, **options}
         try:
-            ray.init(logging_level=logging.WARNING, **options)
+            ray.init(logging_level=logging.WARNING, **chosen)
         except (ConnectionError, RuntimeError, ValueError) as err:
             raise EtoGymError(f"no Ray cluster at {address or 'this machine'}: {err}") from err
+        own_ip = ray.util.get_node_ip_address()
+        if not address and own_ip != "127.0.0.1":
+            logger.warning("Ray listens on %s: it was imported before eto_gym asked it to", own_ip)
     try:
         yield ray.cluster_resources()
     finally:
