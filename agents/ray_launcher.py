@@ -152,7 +152,7 @@ class _RayPool(WorkerPool):
         self._gpus = 0.0 if policies else gpus
         # Ray starts a lost policy again; its workers end, and their successors find it.
         make = ray.remote(_PolicyActor).options(num_cpus=self._cpus, num_gpus=gpus, max_restarts=-1)
-        self._policies = [make.remote(spec.make_policy) for _ in range(policies)]
+        self._policies: list[Any] = [make.remote(spec.make_policy) for _ in range(policies)]
         self._started = 0
 
     def new_worker(self, *, alone: bool) -> Worker:
@@ -224,7 +224,7 @@ class _Actor:
         self._told_to_end = False
         self._end = "ended"
         self._on_stop = on_stop
-        self._actor = ray.remote(_WorkerActor).options(**options).remote(spec, slots)
+        self._actor: Any = ray.remote(_WorkerActor).options(**options).remote(spec, slots)
 
     @property
     def finished(self) -> bool:

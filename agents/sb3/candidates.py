@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space
 from numpy.typing import NDArray
 
 from eto_gym.agents.sb3.features import HashedText, TextFeatures
@@ -219,17 +219,19 @@ class CandidatesEnv(gym.Wrapper[Arrays, int, str, str]):
             env: The environment, with any wrappers around it.
             options: Those of `Candidates`.
         """
-        super().__init__(env)
+        # Gymnasium's types say that a wrapper's spaces are those of what it wraps.
+        super().__init__(cast("gym.Env[Arrays, int]", env))
+        self._text_env = env
         self.choices = Candidates(**options)
-        self.observation_space = self.choices.space
-        self.action_space = Discrete(self.choices.max_candidates)
+        self.observation_space = cast("Space[Arrays]", self.choices.space)
+        self.action_space = cast("Space[int]", Discrete(self.choices.max_candidates))
         self._rng = np.random.default_rng()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
         """Start an episode; `seed` seeds the samples of candidates too."""
-        observation, info = self.env.reset(seed=seed, options=options)
+        observation, info = self._text_env.reset(seed=seed, options=options)
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         self.choices.begin(observation, info, self._rng)
@@ -239,7 +241,7 @@ class CandidatesEnv(gym.Wrapper[Arrays, int, str, str]):
         """Play the candidate at a place."""
         invalid = action >= len(self.choices.actions)
         text = self.choices.choose(int(action))
-        observation, reward, terminated, truncated, info = self.env.step(text)
+        observation, reward, terminated, truncated, info = self._text_env.step(text)
         self.choices.advance(observation, info, self._rng)
         noted = self._noted(info, invalid=bool(invalid))
         return self._described(), float(reward), terminated, truncated, noted

@@ -111,7 +111,7 @@ def plot_curve(rows: list[Row], path: str | Path, *, title: str, random_success:
 
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
-    known = [(row["steps"], row["success"]) for row in rows if row["success"] is not None]
+    known = [(row["steps"] or 0.0, rate) for row in rows if (rate := row["success"]) is not None]
     axes.plot([step for step, _ in known], [rate for _, rate in known], label="training")
     axes.axhline(random_success, linestyle="--", color="grey", label="random, evaluation tasks")
     axes.set(xlabel="environment steps", ylabel="success rate", title=title, ylim=(0, 1))

@@ -59,7 +59,7 @@ class CandidateScorer(BaseFeaturesExtractor):
         # Only places that hold a candidate are computed: `episode` and `place` name them.
         episode, place = mask.nonzero(as_tuple=True)
         choices = functional.normalize(
-            observations["candidates"].unflatten(-1, (self.places, -1))[episode, place], dim=-1
+            observations["candidates"].view(len(mask), self.places, -1)[episode, place], dim=-1
         )
         embedded = self.candidate(choices * self._scale)
         units = {name: functional.normalize(observations[name], dim=-1) for name in self.texts}
@@ -195,4 +195,5 @@ class MaskedDQN(DQN):
     def _draw(self, mask: NDArray[Any]) -> NDArray[Any]:
         """Draw one candidate of each row, uniformly."""
         keys = self._explore.random(mask.shape)
-        return np.argmax(np.where(mask > 0, keys, -1.0), axis=1)
+        drawn: NDArray[Any] = np.argmax(np.where(mask > 0, keys, -1.0), axis=1)
+        return drawn

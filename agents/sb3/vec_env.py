@@ -81,7 +81,7 @@ class CandidatesVecEnv(VecEnv):
                 }
             )
         arrays = describe_all(self.states)
-        ended = np.flatnonzero(dones)
+        ended = [int(i) for i in np.flatnonzero(dones)]
         for i in ended:
             infos[i]["terminal_observation"] = arrays[i]
             infos[i]["is_success"] = infos[i]["success"]
@@ -90,8 +90,8 @@ class CandidatesVecEnv(VecEnv):
                 "l": int(self._lengths[i]),
                 "t": time.monotonic() - self._started,
             }
-            self._reset_one(int(i))
-        if len(ended):
+            self._reset_one(i)
+        if ended:
             fresh = describe_all([self.states[i] for i in ended])
             for i, described in zip(ended, fresh, strict=True):
                 arrays[i] = described

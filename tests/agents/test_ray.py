@@ -73,7 +73,8 @@ def cluster() -> Iterator[None]:
     with ray_cluster(num_cpus=2, object_store_memory=80 * 2**20, log_to_driver=False):
         import ray
 
-        assert ray.util.get_node_ip_address() == "127.0.0.1", "others can reach the cluster"
+        own_ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        assert own_ip == "127.0.0.1", "others can reach the cluster"
         yield
     assert not ray.is_initialized()
     patch.undo()

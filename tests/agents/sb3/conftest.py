@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-import pytest
+import os
 
-pytest.importorskip("torch").set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")

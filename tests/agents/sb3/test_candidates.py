@@ -44,7 +44,7 @@ def test_observation_describes_task_last_answer_and_candidates() -> None:
     hashed = HashedText(dim=64)
     env = make(features=hashed, max_candidates=4)
     seen, info = env.reset(seed=0, options={"task": 2})
-    first = env.unwrapped.render() or "You are at door 0.\nYour task is to: open door 2."
+    first = "You are at door 0.\nYour task is to: open door 2."
     assert info["candidates"] == ["go", "open"]
     assert seen["mask"].tolist() == [1, 1, 0, 0]
     np.testing.assert_array_equal(seen["task"], hashed([first])[0])
