@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": ("eto_gym.cli.doctor", "tell what is installed and what works here"),
     "eval": ("eto_gym.cli.eval", "play episodes and report how well a policy does"),
     "rollout": ("eto_gym.cli.rollout", "play episodes and store their trajectories"),
+    "serve": ("eto_gym.cli.serve", "serve a model through OpenAI's interface"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
     "expert": ("eto_gym.cli.expert", "write trajectories of a benchmark's scripted expert"),
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module_name, summary = COMMANDS[name]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every request that it sends
     try:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):
