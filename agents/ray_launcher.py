@@ -115,7 +115,8 @@ def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str
     ray = _import_ray(address)
     ours = not ray.is_initialized()
     if ours:
-        chosen = {"address": address} if address else {"include_dashboard": False, **options}
+        start = {"address": "local", "include_dashboard": False, **options}
+        chosen = {"address": address} if address else start
         try:
             ray.init(logging_level=logging.WARNING, **chosen)
         except (ConnectionError, RuntimeError, ValueError) as err:
