@@ -83,17 +83,26 @@ class Launcher(Protocol):
 
 
 def get_launcher(name: str) -> Launcher:
-    """Return the launcher of this name: "local" (this machine) or "ray" (a Ray cluster).
+    """Return the launcher of this name.
+
+    Args:
+        name: "local" (this machine), "ray" (a Ray cluster, with a policy in every worker), or
+            "ray:N" (with N policy actors, which the workers share).
 
     Raises:
         UnknownNameError: There is no such launcher.
         MissingDependencyError: Its packages are not installed.
     """
+    kind, _, policies = name.partition(":")
     if name == "local":
         from eto_gym.agents.local_launcher import LocalLauncher
 
         return LocalLauncher()
-    raise unknown_name("launcher", name, ["local"])
+    if name == "ray" or (kind == "ray" and policies.isdecimal()):
+        from eto_gym.agents.ray_launcher import RayLauncher
+
+        return RayLauncher(policies=int(policies or 0))
+    raise unknown_name("launcher", name, ["local", "ray", "ray:N"])
 
 
 def failed_episode(episode: Episode, error: ErrorKind) -> Trajectory:

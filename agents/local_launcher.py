@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import multiprocessing
@@ -10,9 +11,9 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import cast
+from typing import Protocol, cast
 
 from eto_gym.agents.launcher import RolloutSpec, failed_episode
 from eto_gym.agents.rollout import Episode
@@ -42,18 +43,52 @@ class LocalLauncher:
             with contextlib.closing(spec.rollout()) as rollout:
                 yield from rollout.play(episodes)
             return
-        pool = _Pool(spec, episodes)
+        pool = _ProcessPool(spec, episodes)
         try:
             yield from pool.trajectories()
         finally:
             pool.stop()
 
 
-class _Pool:
-    """The processes and the episodes that they have not played yet."""
+Message = Trajectory | str | None
+"""What a worker says: a trajectory, the text of an error that ends the run, or that it wants an
+episode."""
+
+
+class Worker(Protocol):
+    """A process somewhere that plays what it is handed.
+
+    Attributes:
+        alone: Whether it plays episodes on their last attempt, one at a time.
+        playing: The episodes that it was handed and has not returned.
+    """
+
+    alone: bool
+    playing: dict[tuple[str, int], Episode]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was told that there is no more, and has played all that there was."""
+        ...
+
+    def receive(self) -> Message:
+        """Return its next message; raises EOFError or OSError when the process has ended."""
+        ...
+
+    def hand(self, episode: Episode | None) -> None:
+        """Give it the episode that it asked for; None: there is no other."""
+        ...
+
+    def stop(self) -> str:
+        """End it, and return how it ended."""
+        ...
+
+
+class WorkerPool(abc.ABC):
+    """The workers and the episodes that they have not played yet."""
 
     def __init__(self, spec: RolloutSpec, episodes: Sequence[Episode]) -> None:
-        self._spec = spec
+        self.spec = spec
         self._waiting = deque(episodes)
         # Episodes on their last attempt are played one at a time, so that one that kills its
         # process each time does not take others with it.
@@ -61,31 +96,38 @@ class _Pool:
         self._losses: Counter[tuple[str, int]] = Counter()
         self._left = len(episodes)
         self._fruitless = 0
-        self._workers: dict[Connection, _Worker] = {}
+        self._workers: list[Worker] = []
+
+    @abc.abstractmethod
+    def new_worker(self, *, alone: bool) -> Worker:
+        """Start a worker."""
+
+    @abc.abstractmethod
+    def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
+        """Wait until a message of a worker, or its end, can be received; return such workers."""
 
     def trajectories(self) -> Iterator[Trajectory]:
         """Play until every episode has its trajectory."""
-        for _ in range(min(self._spec.workers, self._left)):
+        for _ in range(min(self.spec.workers, self._left)):
             self._start()
         while self._left:
-            for ready in wait(list(self._workers)):
-                for trajectory in self._receive(self._workers[cast("Connection", ready)]):
+            for ready in self.wait(self._workers):
+                for trajectory in self._receive(ready):
                     self._left -= 1
                     yield trajectory
 
     def stop(self) -> None:
-        """End the processes; those that have nothing to do end by themselves."""
-        for worker in self._workers.values():
+        """End the workers."""
+        for worker in self._workers:
             worker.stop()
 
     def _start(self) -> None:
-        worker = _Worker(self._spec, alone=not self._waiting)
-        self._workers[worker.connection] = worker
+        self._workers.append(self.new_worker(alone=not self._waiting))
 
-    def _receive(self, worker: _Worker) -> list[Trajectory]:
+    def _receive(self, worker: Worker) -> list[Trajectory]:
         """Take one message; where the process has ended instead, see to what it leaves."""
         try:
-            message = worker.connection.recv()
+            message = worker.receive()
         except (EOFError, OSError):
             return self._bury(worker)
         if isinstance(message, str):
@@ -98,31 +140,31 @@ class _Pool:
         worker.hand(source.popleft() if source else None)
         return []
 
-    def _bury(self, worker: _Worker) -> list[Trajectory]:
-        del self._workers[worker.connection]
-        exit_code = worker.stop()
+    def _bury(self, worker: Worker) -> list[Trajectory]:
+        self._workers.remove(worker)
+        end = worker.stop()
         failed = []
         if not worker.finished:
             logger.warning(
-                "a rollout process died (exit code %s) with %d episodes",
-                exit_code,
+                "a rollout process died (%s) with %d episodes",
+                end,
                 len(worker.playing),
             )
             self._fruitless += not worker.playing
             if self._fruitless >= _FRUITLESS:
                 raise EtoGymError(
                     f"{_FRUITLESS} rollout processes in a row died before they could play; the "
-                    f"last one's exit code is {exit_code}"
+                    f"last one: {end}"
                 )
             failed = [t for e in worker.playing.values() if (t := self._lost(e)) is not None]
-        in_hand = any(other.alone for other in self._workers.values())
+        in_hand = any(other.alone for other in self._workers)
         if self._waiting or (self._suspects and not in_hand):
             self._start()
         return failed
 
     def _lost(self, episode: Episode) -> Trajectory | None:
         """Play a lost episode again, or give it up."""
-        retry = self._spec.retry
+        retry = self.spec.retry
         self._losses[episode.key] += 1
         attempts_left = retry.attempts - self._losses[episode.key]
         if "worker" not in retry.kinds or attempts_left <= 0:
@@ -131,8 +173,19 @@ class _Pool:
         return None
 
 
-class _Worker:
-    """A process that plays what it is handed.
+class _ProcessPool(WorkerPool):
+    """Workers that are processes of this machine."""
+
+    def new_worker(self, *, alone: bool) -> Worker:
+        return _Process(self.spec, alone=alone)
+
+    def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
+        by_connection = {cast("_Process", worker).connection: worker for worker in workers}
+        return [by_connection[cast("Connection", ready)] for ready in wait(by_connection)]
+
+
+class _Process:
+    """A process that plays what it is handed; those that have nothing to do end by themselves.
 
     Each has a pipe of its own: a lock or a pipe that is shared would stay locked, or hold half a
     message, when a process is killed in the middle of writing.
@@ -154,6 +207,11 @@ class _Worker:
         """Whether the process has played all that there was."""
         return self._told_to_end and not self.playing
 
+    def receive(self) -> Message:
+        """Read the next message from the pipe."""
+        message: Message = self.connection.recv()
+        return message
+
     def hand(self, episode: Episode | None) -> None:
         """Give the process an episode; None: there is no other."""
         if episode is None:
@@ -163,7 +221,7 @@ class _Worker:
         with contextlib.suppress(OSError):  # it has died, as the next message will tell
             self.connection.send(episode)
 
-    def stop(self) -> int | None:
+    def stop(self) -> str:
         """End the process, and return its exit code."""
         if self._process.is_alive() and not self.playing:
             self.hand(None)  # it may be asking
@@ -172,7 +230,7 @@ class _Worker:
             self._process.terminate()
         self._process.join()
         self.connection.close()
-        return self._process.exitcode
+        return f"exit code {self._process.exitcode}"
 
 
 def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
@@ -181,27 +239,43 @@ def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
     # The processes share the cores; numeric libraries read this when they are first imported.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // spec.workers))
     _follow_parent(os.getppid())
+    play_requested(spec, slots, connection.send, connection.recv)
+
+
+def play_requested(
+    spec: RolloutSpec,
+    slots: int | None,
+    send: Callable[[Message], None],
+    receive: Callable[[], Episode | None],
+) -> None:
+    """Be a worker: ask for episodes until there is no other, play them, and send what came of them.
+
+    Args:
+        spec: What plays.
+        slots: Environments; None takes a worker's share.
+        send: Sends a message.
+        receive: Waits for the answer to a message that asked for an episode.
+    """
+
+    def requested() -> Iterator[Episode]:
+        while True:
+            send(None)
+            episode = receive()
+            if episode is None:
+                return
+            yield episode
+
     try:
         rollout = spec.rollout(slots=slots)
     except Exception as err:  # what cannot be set up here cannot be set up in a fresh process
-        connection.send(f"{type(err).__name__}: {err}")
+        send(f"{type(err).__name__}: {err}")
         raise
     try:
         with contextlib.closing(rollout):
-            for trajectory in rollout.play(_requested(connection)):
-                connection.send(trajectory)
+            for trajectory in rollout.play(requested()):
+                send(trajectory)
     except EtoGymError as err:
-        connection.send(str(err))
-
-
-def _requested(connection: Connection) -> Iterator[Episode]:
-    """Ask for one episode after the other, until there is no other."""
-    while True:
-        connection.send(None)
-        episode = connection.recv()
-        if episode is None:
-            return
-        yield episode
+        send(str(err))
 
 
 def _follow_parent(parent: int) -> None:
