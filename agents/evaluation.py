@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,24 +26,59 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def proportion(successes: int, n: int) -> Estimate:
-    """Estimate a success rate; the interval is Wilson's score interval."""
+def proportion(successes: float, n: float) -> Estimate:
+    """Estimate a success rate from `n` independent trials, by Wilson's score interval."""
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high))
+    z = float(stats.norm.ppf(0.975))
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+    # At 0 and 1 the bound is exact, but for rounding.
+    return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """Estimate a mean; the interval is Student's, and is infinite for a single value."""
+def mean(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
+    """Estimate a mean; the interval is Student's, and is infinite for a single group.
+
+    Args:
+        values: One per episode.
+        groups: What each value belongs to; values of one group need not be independent (several
+            episodes of one task), so the spread is that between groups. None: all are independent.
+    """
     n = len(values)
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    centre = float(np.mean(values))
-    if n == 1:
+    data = np.asarray(values, dtype=float)
+    centre = float(data.mean())
+    residuals: dict[Hashable, float] = defaultdict(float)
+    for group, residual in zip(groups or range(n), data - centre, strict=True):
+        residuals[group] += residual
+    count = len(residuals)
+    if count == 1:
         return Estimate(centre, float("-inf"), float("inf"))
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    squares = sum(residual**2 for residual in residuals.values())
+    error = np.sqrt(squares * count / (count - 1)) / n
+    half = float(stats.t.ppf(0.975, count - 1) * error)
     return Estimate(centre, centre - half, centre + half)
+
+
+def success_rate(successes: Sequence[bool], groups: Sequence[Hashable]) -> Estimate:
+    """Estimate a success rate whose trials may come in groups, such as the episodes of a task.
+
+    The interval is Wilson's, for as many independent trials as tell as much as these.
+    """
+    n, count = len(successes), len(set(groups))
+    wins = sum(successes)
+    if n == count or n == 0:
+        return proportion(wins, n)
+    p = wins / n
+    effective = float(count)
+    if 0 < wins < n and count > 1:
+        half = mean(successes, groups).high - p
+        error = half / float(stats.t.ppf(0.975, count - 1))
+        effective = min(n, p * (1 - p) / error**2) if error > 0 else float(n)
+    return proportion(p * effective, effective)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +115,24 @@ def summarise(trajectories: Iterable[Trajectory]) -> Summary:
     """Summarise episodes; those that failed to run are counted by kind and otherwise left out."""
     everything = list(trajectories)
     scored = [t for t in everything if not t.failed_to_run]
-    by_type: dict[str, list[bool]] = defaultdict(list)
+    by_type: dict[str, list[Trajectory]] = defaultdict(list)
     for t in scored:
-        by_type[t.task_type].append(t.success)
+        by_type[t.task_type].append(t)
+    tasks = [t.task_id for t in scored]
     steps = [step for t in scored for step in t.steps]
     tokens = [t.usage["decoded_tokens"] for t in scored if "decoded_tokens" in t.usage]
     return Summary(
         episodes=len(scored),
         errors=dict(Counter(str(t.error) for t in everything if t.failed_to_run)),
-        success=proportion(sum(t.success for t in scored), len(scored)),
-        reward=mean([t.reward for t in scored]),
+        success=success_rate([t.success for t in scored], tasks),
+        reward=mean([t.reward for t in scored], tasks),
         steps=len(steps) / len(scored) if scored else float("nan"),
         format_errors=sum(s.action is None for s in steps) / len(steps) if steps else 0.0,
         generated_tokens=float(np.mean(tokens)) if tokens else float("nan"),
-        by_type={name: proportion(sum(wins), len(wins)) for name, wins in sorted(by_type.items())},
+        by_type={
+            name: success_rate([t.success for t in group], [t.task_id for t in group])
+            for name, group in sorted(by_type.items())
+        },
     )
 
 
@@ -105,22 +144,44 @@ class PairedTest:
         episodes: Episodes that both policies played without an error.
         gained: Episodes that the second policy solved and the first did not.
         lost: Episodes that the first policy solved and the second did not.
-        p: Two-sided exact p-value of McNemar's test (a binomial test of gained against lost).
+        p: Two-sided exact p-value of the sign-flip test on the tasks' differences in successes.
+            With one episode per task that is McNemar's exact test (a binomial test of gained
+            against lost); several episodes of a task, which are not independent, flip together.
+        reward: By how much the second policy's mean reward is higher.
     """
 
     episodes: int
     gained: int
     lost: int
     p: float
+    reward: Estimate
 
 
 def compare(before: Iterable[Trajectory], after: Iterable[Trajectory]) -> PairedTest:
     """Test whether `after` succeeds more or less often than `before` on the same episodes."""
-    first = {t.key: t.success for t in before if not t.failed_to_run}
-    second = {t.key: t.success for t in after if not t.failed_to_run}
+    first = {t.key: t for t in before if not t.failed_to_run}
+    second = {t.key: t for t in after if not t.failed_to_run}
     shared = sorted(set(first) & set(second))
-    gained = sum(second[key] and not first[key] for key in shared)
-    lost = sum(first[key] and not second[key] for key in shared)
-    changed = gained + lost
-    p = float(stats.binomtest(gained, changed).pvalue) if changed else 1.0
-    return PairedTest(len(shared), gained, lost, p)
+    change = [int(second[key].success) - int(first[key].success) for key in shared]
+    tasks = [task for task, _ in shared]
+    return PairedTest(
+        episodes=len(shared),
+        gained=change.count(1),
+        lost=change.count(-1),
+        p=_p_value(change, tasks),
+        reward=mean([second[key].reward - first[key].reward for key in shared], tasks),
+    )
+
+
+def _p_value(change: list[int], tasks: list[str]) -> float:
+    """Return the exact chance of so large a sum, up or down, if every task's sign were a toss."""
+    by_task: dict[str, int] = defaultdict(int)
+    for task, difference in zip(tasks, change, strict=True):
+        by_task[task] += difference
+    reach = sum(abs(total) for total in by_task.values())
+    chances = np.zeros(2 * reach + 1)  # of each sum from -reach to reach
+    chances[reach] = 1.0
+    for total in by_task.values():  # never wraps: no sum goes beyond the reach
+        chances = (np.roll(chances, total) + np.roll(chances, -total)) / 2
+    sums = np.abs(np.arange(-reach, reach + 1))
+    return float(min(1.0, chances[sums >= abs(sum(change))].sum()))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eto_gym.agents.policy import Policy
+from eto_gym.errors import EtoGymError
 
 
 def expert_policy() -> Policy:
@@ -33,7 +34,12 @@ def local_policy(model: str, **options: Any) -> Policy:
     """Build a local Hugging Face model; `options` are those of `LocalPolicy.from_pretrained`."""
     from eto_gym.agents.local import LocalPolicy
 
-    return LocalPolicy.from_pretrained(model, **options)
+    try:
+        return LocalPolicy.from_pretrained(model, **options)
+    except OSError as err:  # how transformers says that there is no such model, or no network
+        raise EtoGymError(f"could not load the model {model!r}: {err}") from err
+    except TypeError as err:
+        raise EtoGymError(f"could not build the policy of {model!r}: {err}") from err
 
 
 def endpoint_policy(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 
@@ -45,7 +46,8 @@ class PolicyReply:
             "prefilled_tokens" (those computed, the rest was cached) and "decoded_tokens" (those
             generated). Empty for scripted policies.
         error: Why there is no reply ("context": the conversation is full; "policy": the policy has
-            given up or failed), or None.
+            given up or failed; "timeout": it took too long; "format": what came back is no reply),
+            or None.
     """
 
     text: str
@@ -63,9 +65,28 @@ class Policy(Protocol):
     name: str
 
     def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
-        """Return one reply per conversation, in order; keys are unique within a call."""
+        """Return one reply per conversation, in order; keys are unique within a call.
+
+        After an exception the engine asks again for each half of the batch, to find out which
+        conversation is to blame; so a reply must follow from its conversation, not from how often
+        it was asked for. An `EtoGymError` says that the policy cannot work at all, and ends the
+        run.
+        """
         ...
 
     def release(self, key: str) -> None:
         """Forget an episode that has ended; an unknown key is no error."""
+        ...
+
+
+@runtime_checkable
+class StreamingPolicy(Policy, Protocol):
+    """A policy that replies to each conversation on its own, as a remote model does.
+
+    The engine then waits for no batch: every conversation is submitted when it is ready, and goes
+    on when its reply is there. Concurrency is the policy's to bound.
+    """
+
+    def submit(self, conversation: Conversation) -> Future[PolicyReply]:
+        """Ask for one reply; returns at once. The future may be resolved in any thread."""
         ...

@@ -1,15 +1,16 @@
 """Speed and memory of WebShop: steps per CPU-second, load time, memory of environments and workers.
 
     python -m eto_gym.benchmarks.webshop measure [LABEL=INDEX_FOLDER ...]
-    python -m eto_gym.benchmarks.webshop tile --products FILE --attributes FILE --count N --out DIR
+    python -m eto_gym.benchmarks.webshop tile --products FILE --attributes FILE --goals FILE
+        --count N --out DIR
 
 `measure` prints Markdown tables for the built-in catalog and the given index folders. Every search
 is a different one, so that no result comes from a cache. Memory is what the process holds alone
 (private dirty pages, Linux only): pages of index files are shared and can be dropped.
 
 `tile` repeats official files under new ids until there are `N` products, each with a word of its
-own in its name, so that the vocabulary grows too; build an index from its output with
-`eto-gym data build webshop`.
+own in its name, so that the vocabulary grows too; the human goals stay with the first copy of their
+product. Build an index from its output with `eto-gym data build webshop`.
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ def main() -> None:
     tiling = actions.add_parser("tile")
     tiling.add_argument("--products", type=Path, required=True)
     tiling.add_argument("--attributes", type=Path, required=True)
+    tiling.add_argument("--goals", type=Path, required=True)
     tiling.add_argument("--count", type=int, required=True)
     tiling.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if args.action == "tile":
-        tile(args.products, args.attributes, args.count, args.out)
+        tile(args.products, args.attributes, args.goals, args.count, args.out)
         return
     catalogs = {"built-in": "builtin"}
     catalogs.update(item.split("=", 1) for item in args.indexes)
@@ -226,9 +228,10 @@ def _table(title: str, columns: dict[str, dict[str, float]], form: str) -> None:
 # --- tiling -------------------------------------------------------------------------------------
 
 
-def tile(products: Path, attributes: Path, wanted: int, out: Path) -> None:
-    """Write product and attribute files with `wanted` products."""
-    entries = dict(iter_object(attributes))
+def tile(products: Path, attributes: Path, goals: Path, wanted: int, out: Path) -> None:
+    """Write product, attribute and goal files with `wanted` products."""
+    entries, human = dict(iter_object(attributes)), dict(iter_object(goals))
+    moved = {}
     out.mkdir(parents=True, exist_ok=True)
     with (
         (out / "items_shuffle.json").open("w", encoding="utf-8") as product_file,
@@ -239,11 +242,14 @@ def tile(products: Path, attributes: Path, wanted: int, out: Path) -> None:
         for number, record in enumerate(islice(_repeated(products), wanted)):
             asin = f"T{number:09}"
             entry = json.dumps({asin: entries.get(record["asin"], {})})[1:-1]
+            if record["asin"] in human:
+                moved[asin] = [goal | {"asin": asin} for goal in human.pop(record["asin"])]
             record |= {"asin": asin, "name": f"{record['name']} Model {_code(number)}"}
             product_file.write((",\n" if number else "") + json.dumps(record))
             attribute_file.write((",\n" if number else "") + entry)
         product_file.write("]")
         attribute_file.write("}")
+    (out / "items_human_ins.json").write_text(json.dumps(moved), "utf-8")
 
 
 def _repeated(products: Path) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from eto_gym.errors import UnknownNameError, unknown_name
+from eto_gym.env import TextEnv
+from eto_gym.errors import EtoGymError, UnknownNameError, unknown_name
 from eto_gym.registration import NAMESPACE, registered_ids
+from eto_gym.tasks import TaskSet
 
 
 def resolve_env_id(name: str) -> str:
@@ -71,3 +73,40 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def task_set_of(env_id: str, env_kwargs: dict[str, Any]) -> TaskSet:
+    """Return the tasks of the split that `gym.make` would play."""
+    env = gym.make(env_id, **env_kwargs)
+    try:
+        inner = env.unwrapped
+        if not isinstance(inner, TextEnv):
+            raise EtoGymError(f"{env_id} is not a text environment")
+        return inner.task_set
+    finally:
+        env.close()
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose among the tasks of a split."""
+    parser.add_argument("--task-type", default=None, help="only the tasks of this type")
+    parser.add_argument("--limit", type=int, default=None, help="only so many tasks")
+    parser.add_argument(
+        "--shuffle-seed",
+        type=int,
+        default=None,
+        help="shuffle the tasks before --limit takes effect (default: the split's own order)",
+    )
+
+
+def choose_tasks(tasks: TaskSet, args: argparse.Namespace) -> TaskSet:
+    """Return the tasks that the options ask for."""
+    if args.task_type is not None:
+        tasks = tasks.filter(type=args.task_type)
+    if args.shuffle_seed is not None:
+        tasks = tasks.shuffle(args.shuffle_seed)
+    if args.limit is not None:
+        if args.limit < 1:
+            raise EtoGymError(f"expected --limit >= 1, got {args.limit}")
+        tasks = tasks[: args.limit]
+    return tasks

@@ -11,15 +11,18 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import gymnasium as gym
-
-from eto_gym.cli.arguments import add_env_arguments, env_arguments, resolve_env_id
+from eto_gym.cli.arguments import (
+    add_env_arguments,
+    add_task_arguments,
+    choose_tasks,
+    env_arguments,
+    resolve_env_id,
+    task_set_of,
+)
 from eto_gym.conversation import PromptStyle
-from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError
-from eto_gym.tasks import TaskSet
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 
@@ -33,14 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="JSONL file (default: runs/expert/BENCHMARK-SPLIT.jsonl)",
     )
-    parser.add_argument("--task-type", default=None, help="only the tasks of this type")
-    parser.add_argument("--limit", type=int, default=None, help="only so many tasks")
-    parser.add_argument(
-        "--shuffle-seed",
-        type=int,
-        default=None,
-        help="shuffle the tasks before --limit takes effect (default: the split's own order)",
-    )
+    add_task_arguments(parser)
     parser.add_argument("--samples", type=int, default=1, help="episodes per task (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default 0)")
     parser.add_argument(
@@ -68,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             raise EtoGymError(f"expected --{name} >= 1, got {getattr(args, name)}")
     env_id = resolve_env_id(args.benchmark)
     env_kwargs = env_arguments(args)
-    tasks = _choose(_task_set(env_id, env_kwargs), args)
+    tasks = choose_tasks(task_set_of(env_id, env_kwargs), args)
     out = args.out or default_out(env_id, tasks.split)
     spec = RolloutSpec(
         env_id,
@@ -111,26 +107,3 @@ def summary(trajectories: Sequence[Trajectory]) -> str:
             f"truncated {outcomes['truncated']}, errors {outcomes['error']}"
         )
     return "\n".join([*lines[1:], lines[0]])
-
-
-def _task_set(env_id: str, env_kwargs: dict[str, Any]) -> TaskSet:
-    env = gym.make(env_id, **env_kwargs)
-    try:
-        inner = env.unwrapped
-        if not isinstance(inner, TextEnv):
-            raise EtoGymError(f"{env_id} is not a text environment")
-        return inner.task_set
-    finally:
-        env.close()
-
-
-def _choose(tasks: TaskSet, args: argparse.Namespace) -> TaskSet:
-    if args.task_type is not None:
-        tasks = tasks.filter(type=args.task_type)
-    if args.shuffle_seed is not None:
-        tasks = tasks.shuffle(args.shuffle_seed)
-    if args.limit is not None:
-        if args.limit < 1:
-            raise EtoGymError(f"expected --limit >= 1, got {args.limit}")
-        tasks = tasks[: args.limit]
-    return tasks

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
+    "bench": ("eto_gym.cli.bench", "measure the throughput of rollouts"),
+    "doctor": ("eto_gym.cli.doctor", "tell what is installed and what works here"),
+    "eval": ("eto_gym.cli.eval", "play episodes and report how well a policy does"),
+    "rollout": ("eto_gym.cli.rollout", "play episodes and store their trajectories"),
     "serve": ("eto_gym.cli.serve", "serve a model through OpenAI's interface"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),

@@ -19,7 +19,7 @@ from eto_gym.cli.arguments import add_env_arguments, env_arguments, resolve_env_
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError
-from eto_gym.expert import Reply
+from eto_gym.expert import Expert, Reply
 from eto_gym.snapshot import get_state, set_state
 from eto_gym.trajectories import Outcome, Trajectory, TrajectoryStore
 
@@ -109,6 +109,7 @@ class Game:
         self._past: list[tuple[dict[str, Any], bool, bool]] = []
         self._listed: list[str] = []
         self._thought = ""
+        self._helper: Expert | None = None  # an expert that has seen all that led to here
         self._info: dict[str, Any] = {}
         self._terminated = False
         self._truncated = False
@@ -118,7 +119,7 @@ class Game:
         """Begin an episode and show its first observation."""
         options = None if task is None else {"task": task}
         observation, self._info = self.env.reset(seed=seed, options=options)
-        self._past, self._listed, self._thought = [], [], ""
+        self._past, self._listed, self._thought, self._helper = [], [], "", None
         self._terminated = self._truncated = False
         self._show(f"[task {self._info['task_id']}]\n{observation}")
 
@@ -187,7 +188,7 @@ class Game:
         self._past.append((get_state(self.env), self._terminated, self._truncated))
         reply = str(Reply(self._thought, action))
         observation, reward, self._terminated, self._truncated, self._info = self.env.step(reply)
-        self._thought, self._listed = "", []
+        self._thought, self._listed, self._helper = "", [], None
         self._show(observation.removeprefix(self._inner.prompt().observation_prefix))
         if float(reward) != 0.0:
             self._show(f"[reward {float(reward):+.3f}]")
@@ -218,7 +219,7 @@ class Game:
         self._thought = text
 
     def _expert(self, _: str) -> None:
-        expert = self._inner.make_expert()
+        expert = self._helper or self._inner.make_expert()
         observation = self._inner._last_observation
         reply = None if self._terminated else expert.act(observation, self._info)
         if reply is None:
@@ -227,6 +228,7 @@ class Game:
         self._thought = self._thought or reply.thought
         self._show(f"Thought: {self._thought}\n> {reply.action}")
         self._act(reply.action)
+        self._helper = expert
 
     def _undo(self, count: str) -> None:
         number = int(count) if count.isdecimal() else 1
@@ -241,7 +243,7 @@ class Game:
         del self._past[-number:]
         set_state(self.env, state)
         self._info = self._inner._full_info()
-        self._listed = []
+        self._listed, self._helper = [], None
         self._show(f"[{number} undone]\n{self._inner._last_observation}")
 
     def _status(self, _: str) -> None:

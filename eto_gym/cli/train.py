@@ -11,7 +11,7 @@ from typing import Any
 
 from eto_gym.errors import check_choice, require
 
-METHODS = ("eto",)
+METHODS = ("eto", "sb3")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,6 +21,10 @@ def main(argv: Sequence[str]) -> int:
         print(f"usage: eto-gym train {{{','.join(METHODS)}}} [options]   (--help after the method)")
         return 0 if argv and argv[0] in {"-h", "--help"} else 2
     check_choice("method", argv[0], METHODS)
+    if argv[0] == "sb3":
+        from eto_gym.cli import train_sb3
+
+        return train_sb3.main(argv[1:])
     return _eto(argv[1:])
 
 

@@ -9,8 +9,14 @@ from eto_gym.errors import DataError
 from eto_gym.prompt import ROLES, Message
 
 Outcome = Literal["terminated", "truncated", "error"]
-ErrorKind = Literal["environment", "policy", "context", "timeout"]
-"""Why an episode could not be played out; a malformed reply is not an error but a step."""
+ErrorKind = Literal["environment", "policy", "context", "timeout", "format", "worker"]
+"""Why an episode could not be played out.
+
+"environment": the environment raised, or said so in its info. "policy": the policy raised or gave
+up. "context": the conversation does not fit into the model. "timeout": a step or a reply took too
+long. "format": what the policy returned is no reply (an endpoint's broken response, say); a reply
+in which no action is found is no error but a step. "worker": the process that played it died.
+"""
 
 
 @dataclass(frozen=True, slots=True)

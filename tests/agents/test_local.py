@@ -17,7 +17,9 @@ transformers = pytest.importorskip("transformers")
 from eto_gym.agents.codec import ChatCodec
 from eto_gym.agents.decoding import Sampler
 from eto_gym.agents.local import LocalPolicy
+from eto_gym.agents.rollout import Rollout, plan_episodes
 from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+from tests.toy import make_corridor
 
 TEXTS = ["You go to drawer 12. On it, you see a cup 3.", "Thought: look\nAction: go to drawer 1"]
 TOKENIZER = train_tokenizer(TEXTS, vocab_size=300)
@@ -174,6 +176,19 @@ def test_replies_do_not_depend_on_batches_caches_or_order(options: dict[str, Any
     assert play(policy(**options, max_cached_tokens=300), episodes[::-1]) == expected
     alone = [play(policy(**options), [i])[i] for i in episodes]
     assert dict(zip(episodes, alone, strict=True)) == expected
+
+
+def test_sampled_episodes_do_not_depend_on_slots_or_threads() -> None:
+    episodes = plan_episodes([f"door-{i % 4}/{i}" for i in range(6)], samples=2, seed=1)
+
+    def rolled(**options: Any) -> dict[tuple[str, int], tuple[Message, ...]]:
+        acting = policy(temperature=1.0)
+        rollout = Rollout(make_corridor, acting, prompt_style="none", **options)
+        return {t.key: t.messages for t in rollout.play(episodes)}
+
+    alone = rolled(slots=1)
+    assert len(set(alone.values())) == len(episodes)
+    assert rolled(slots=5) == rolled(slots=12, step_threads=3) == alone
 
 
 def test_only_new_tokens_are_computed_and_shared_starts_once() -> None:

@@ -1,56 +1,24 @@
-"""The rollout engine and the collection of episodes."""
+"""The rollout engine: scheduling, failures, threads and streaming policies."""
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
+import threading
+import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import pytest
 
 from eto_gym import EngineError, EtoGymError, UnknownNameError
-from eto_gym.agents.collect import RolloutSpec, collect
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Episode, Rollout, plan_episodes
-from eto_gym.trajectories import Trajectory, TrajectoryStore
-from tests.toy import CORRIDOR, CorridorEnv, make_corridor
-
-TASKS = [f"door-{i % 4}/{i}" for i in range(24)]
-
-
-class CoinPolicy:
-    """Goes or opens by the episode's seed and turn; notes batch sizes and what was released."""
-
-    name = "coin"
-
-    def __init__(self, *, fail_on: str = "", die_in: str = "") -> None:
-        self.fail_on, self.die_in = fail_on, die_in
-        self.batches: list[int] = []
-        self.live: set[str] = set()
-
-    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
-        self.batches.append(len(conversations))
-        replies = []
-        for conversation in conversations:
-            self.live.add(conversation.key)
-            task = conversation.info["task_id"]
-            if self.die_in and task == self.die_in and not Path("died").exists():
-                Path("died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            if task == self.fail_on:
-                raise RuntimeError("cannot answer")
-            turn = sum(m.train for m in conversation.messages)
-            word = "open" if (conversation.seed >> turn) & 1 else "go"
-            replies.append(PolicyReply(f"Action: {word}", usage={"decoded_tokens": 2}))
-        return replies
-
-    def release(self, key: str) -> None:
-        self.live.discard(key)
+from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
+from eto_gym.trajectories import Trajectory
+from tests.agents.coin import TASKS, CoinPolicy
+from tests.toy import CorridorEnv, make_corridor
 
 
 def play(policy: Any, slots: int, episodes: Sequence[Episode]) -> dict[Any, Trajectory]:
@@ -121,7 +89,9 @@ def test_an_environment_failure_is_recorded_and_its_environment_replaced() -> No
         made.append(BreakingEnv(max_episode_steps=8))
         return made[-1]
 
-    rollout = Rollout(make, expert_policy(), slots=1, prompt_style="none")
+    rollout = Rollout(
+        make, expert_policy(), slots=1, prompt_style="none", retry=RetryPolicy(attempts=1)
+    )
     results = list(rollout.play(plan_episodes(TASKS[:4])))
     assert [t.error for t in results] == [None, "environment", "environment", None]
     assert len(made) == 3
@@ -132,44 +102,185 @@ def test_an_unknown_task_is_the_callers_error() -> None:
         play(CoinPolicy(), 2, plan_episodes(["no-such-task"]))
 
 
-def corridor_spec(make_policy: Any, **kwargs: Any) -> RolloutSpec:
-    return RolloutSpec(CORRIDOR, make_policy, prompt_style="none", **kwargs)
+def test_a_retried_episode_differs_in_nothing_but_its_count() -> None:
+    class BreaksOnce(CorridorEnv):
+        broken: ClassVar[set[str]] = set()
+
+        def _step(self, action: str) -> tuple[str, float, bool, bool]:
+            if self.task.id in TASKS[:3] and self.task.id not in self.broken:
+                self.broken.add(self.task.id)
+                raise EngineError("now and then")
+            return super()._step(action)
+
+    episodes = plan_episodes(TASKS[:6], seed=5)
+    rollout = Rollout(
+        lambda: BreaksOnce(max_episode_steps=8), CoinPolicy(), slots=4, prompt_style="none"
+    )
+    results = list(rollout.play(episodes))
+    assert sorted(t.key for t in results) == sorted(e.key for e in episodes), "one each"
+    plain = play(CoinPolicy(), 4, episodes)
+    for result in results:
+        expected = plain[result.key]
+        if result.task_id in TASKS[:3]:
+            expected = replace(expected, usage={**expected.usage, "failed_attempts": 1})
+        assert result == expected
 
 
-def test_collect_resumes_and_retries_errors(tmp_path: Path) -> None:
-    episodes = plan_episodes(TASKS[:6], seed=3)
-    store = TrajectoryStore(tmp_path / "t.jsonl")
-    broken = functools.partial(CoinPolicy, fail_on=TASKS[2])
-    first = collect(corridor_spec(broken, slots=1), episodes[:4], store=store)
-    assert [t.error for t in first] == [None, None, "policy", None]
-    again = collect(corridor_spec(CoinPolicy, slots=1), episodes, store=store)
-    assert [t.key for t in again] == [e.key for e in episodes]
-    assert not any(t.failed_to_run for t in again)
-    assert [t.key[0] for t in store.load()] == [*TASKS[:4], TASKS[2], TASKS[4], TASKS[5]]
+def test_attempts_and_kinds_bound_the_retries() -> None:
+    tries: list[str] = []
+
+    class Flaky(CoinPolicy):
+        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+            tries.extend(c.info["task_id"] for c in conversations)
+            kind: Any = "timeout" if conversations[0].info["task_id"] == TASKS[0] else "context"
+            return [PolicyReply("", error=kind) for _ in conversations]
+
+    retry = RetryPolicy(attempts=4, kinds=frozenset({"timeout"}))
+    rollout = Rollout(make_corridor, Flaky(), slots=1, prompt_style="none", retry=retry)
+    results = {t.task_id: t for t in rollout.play(plan_episodes(TASKS[:2]))}
+    assert (tries.count(TASKS[0]), tries.count(TASKS[1])) == (4, 1)
+    assert results[TASKS[0]].usage == {"failed_attempts": 3}
+    assert [results[name].error for name in TASKS[:2]] == ["timeout", "context"]
 
 
-def test_collect_in_processes_equals_collect_in_one() -> None:
-    episodes = plan_episodes(TASKS, seed=4)
-    alone = collect(corridor_spec(CoinPolicy), episodes)
-    assert collect(corridor_spec(CoinPolicy, workers=2, slots=6), episodes) == alone
+def test_a_bad_conversation_is_found_in_its_batch() -> None:
+    results = play(CoinPolicy(fail_on=TASKS[3]), 16, plan_episodes(TASKS, seed=1))
+    assert [key[0] for key, t in results.items() if t.failed_to_run] == [TASKS[3]]
+    plain = play(CoinPolicy(), 16, plan_episodes(TASKS, seed=1))
+    assert all(results[key] == plain[key] for key in plain if key[0] != TASKS[3])
 
 
-def test_a_killed_worker_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    episodes = plan_episodes(TASKS, seed=4)
-    dying = functools.partial(CoinPolicy, die_in=TASKS[5])
-    results = collect(corridor_spec(dying, workers=2, slots=4), episodes)
-    assert (tmp_path / "died").exists()
-    assert results == collect(corridor_spec(CoinPolicy), episodes)
+@pytest.mark.parametrize("wrong", [lambda r: r[:-1], lambda r: [None, *r[1:]], lambda r: r * 2])
+def test_what_is_no_reply_is_an_error_of_its_own_kind(wrong: Any) -> None:
+    class Sloppy(CoinPolicy):
+        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+            replies = super().act(conversations)
+            bad = any(c.info["task_id"] == TASKS[2] for c in conversations[:1])
+            return wrong(replies) if bad else replies
+
+    results = play(Sloppy(), 1, plan_episodes(TASKS[:5], seed=1))
+    assert {key[0]: t.error for key, t in results.items() if t.error} == {TASKS[2]: "format"}
 
 
-def test_a_policy_that_cannot_be_built_is_a_fatal_error() -> None:
-    broken = functools.partial(CoinPolicy, no_such_option=1)  # type: ignore[call-arg]
-    with pytest.raises(EtoGymError, match="no_such_option"):
-        collect(corridor_spec(broken, workers=2), plan_episodes(TASKS))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_no_result(threads: int) -> None:
+    episodes = plan_episodes(TASKS, samples=2, seed=1)
+    rollout = Rollout(
+        make_corridor, CoinPolicy(), slots=7, prompt_style="none", step_threads=threads
+    )
+    assert {t.key: t for t in rollout.play(episodes)} == play(CoinPolicy(), 7, episodes)
 
 
-def test_a_fatal_error_in_a_worker_reaches_the_caller() -> None:
-    episodes = plan_episodes(["no-such-task", "no-such-door"])  # either process may be first
-    with pytest.raises(EtoGymError, match="no-such-"):
-        collect(corridor_spec(CoinPolicy, workers=2), episodes)
+def test_the_policy_answers_while_a_slow_environment_steps() -> None:
+    answered = threading.Event()
+
+    class Waits(CorridorEnv):
+        def _step(self, action: str) -> tuple[str, float, bool, bool]:
+            if self.task.id == TASKS[0] and self.position == 1:
+                assert answered.wait(20), "the policy waited for the slow environment"
+            return super()._step(action)
+
+    class Policy(CoinPolicy):
+        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+            # Its second reply makes the slow one wait; whoever is answered after that frees it.
+            if all(c.info["task_id"] != TASKS[0] for c in conversations):
+                answered.set()
+            return [PolicyReply("Action: go") for _ in conversations]
+
+    rollout = Rollout(
+        lambda: Waits(max_episode_steps=8), Policy(), slots=3, prompt_style="none", step_threads=2
+    )
+    results = list(rollout.play(plan_episodes(TASKS[:3])))
+    assert answered.is_set()
+    assert [t.error for t in results] == [None] * 3
+
+
+def test_an_environment_that_hangs_costs_only_its_episode() -> None:
+    freed, closed = threading.Event(), threading.Event()
+
+    class Hangs(CorridorEnv):
+        hung = False
+
+        def _step(self, action: str) -> tuple[str, float, bool, bool]:
+            if self.task.id == TASKS[1]:
+                self.hung = True
+                freed.wait(20)
+            return super()._step(action)
+
+        def close(self) -> None:
+            if self.hung:
+                closed.set()
+
+    rollout = Rollout(
+        lambda: Hangs(max_episode_steps=8),
+        expert_policy(),
+        slots=2,
+        prompt_style="none",
+        retry=RetryPolicy(attempts=1),
+        step_timeout=0.3,
+    )
+    results = {t.task_id: t for t in rollout.play(plan_episodes(TASKS[:6]))}
+    assert [t.error for _, t in sorted(results.items()) if t.error] == ["timeout"]
+    assert results[TASKS[1]].error == "timeout"
+    assert results[TASKS[1]].env == {"benchmark": "corridor", "split": "train"}
+    assert not closed.is_set(), "an environment was closed while it stepped"
+    freed.set()
+    assert closed.wait(5), "an environment that came back too late was not closed"
+
+
+class Streaming(CoinPolicy):
+    """Replies to each conversation by itself, the more slowly the lower its task's number."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pool = ThreadPoolExecutor(8)
+
+    def submit(self, conversation: Conversation) -> Future[PolicyReply]:
+        return self.pool.submit(self._reply, conversation)
+
+    def _reply(self, conversation: Conversation) -> PolicyReply:
+        if conversation.info["task_id"] == TASKS[0]:
+            time.sleep(0.2)
+        return super().act([conversation])[0]
+
+
+def test_streamed_replies_give_the_same_results_and_wait_for_nobody() -> None:
+    episodes = plan_episodes(TASKS, seed=1)
+    policy = Streaming(fail_on=TASKS[7])
+    rollout = Rollout(make_corridor, policy, slots=5, prompt_style="none")
+    results = list(rollout.play(episodes))
+    plain = play(CoinPolicy(fail_on=TASKS[7]), 5, episodes)
+    assert {t.key: t for t in results} == plain
+    assert {t.task_id for t in results if t.error == "policy"} == {TASKS[7]}
+    assert [t.task_id for t in results].index(TASKS[0]) > len(TASKS) - 5
+    assert not policy.live
+
+
+def test_a_streaming_policy_that_always_fails_stops_the_rollout() -> None:
+    class Broken(Streaming):
+        def submit(self, conversation: Conversation) -> Future[PolicyReply]:
+            raise RuntimeError("no server")
+
+    with pytest.raises(EtoGymError, match="no server"):
+        play(Broken(), 3, plan_episodes(TASKS))
+
+
+def test_closing_a_rollout_releases_and_closes_everything() -> None:
+    closed = []
+
+    class Closes(CorridorEnv):
+        def close(self) -> None:
+            closed.append(self)
+
+    policy = CoinPolicy()
+    rollout = Rollout(
+        lambda: Closes(max_episode_steps=8), policy, slots=4, prompt_style="none", step_threads=2
+    )
+    playing = rollout.play(plan_episodes(TASKS))
+    next(playing)
+    playing.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5
+    while len(closed) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)  # one may have been stepping
+    assert len(set(closed)) == len(closed) == 4
+    assert not policy.live

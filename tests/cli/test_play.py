@@ -174,3 +174,16 @@ def test_in_a_terminal() -> None:
         process.kill()
         process.wait()
         os.close(master)
+
+
+def test_one_expert_stays_as_long_as_it_acts_alone(game: Game) -> None:
+    game.handle(":e")
+    first = game._helper
+    game.handle(":e")
+    assert first is not None
+    assert game._helper is first
+    game.handle(":u")
+    assert game._helper is None
+    game.handle(":e")
+    game.handle("back")
+    assert game._helper is None

@@ -29,6 +29,12 @@ HEAP_PER_MEMBER_MB = 32
 HEAP_MINIMUM_MEMBERS = 16
 """A lane's heap allows for this many members at least, since it starts before all have joined."""
 
+_CALLS_PER_CHECK = 16
+"""Calls to the engine between two looks at the size of the heap."""
+
+_HEAP_SLACK_MB = 48
+"""How much the heap may grow between two collections that the lane asks for."""
+
 
 class EngineRaisedError(EngineError):
     """A Java exception escaped from the engine; the JVM lives on."""
@@ -76,6 +82,9 @@ class Lane:
         self._scratch_random: Any = None
         self._path_finder: Any = None
         self._string_class: Any = None
+        self._runtime: Any = None
+        self._calls = 0
+        self._heap_ceiling = 0
 
     @property
     def members(self) -> int:
@@ -95,6 +104,7 @@ class Lane:
             if member.jvm is None or member.jvm is not self.jvm:
                 raise DetachedError("the member is not attached to the lane's JVM")
             with self._translated_errors():
+                self._tidy()
                 self._switch_to(member)
                 return function()
 
@@ -207,11 +217,24 @@ class Lane:
             self._path_finder = _module(jvm, "scienceworld.goldagent.PathFinder$")
             self._scratch_random = jvm.view.java.util.Random(0)
             self._string_class = jvm.view.java.lang.String
+            self._runtime = None
+            if not jvm.trims_its_heap:
+                self._runtime = jvm.view.java.lang.Runtime.getRuntime()
+                self._heap_ceiling = self._runtime.totalMemory() + (_HEAP_SLACK_MB << 20)
         except BaseException:
             jvm.stop()
             raise
         self.jvm = jvm
         self._current = None
+
+    def _tidy(self) -> None:
+        """Ask for a full collection when the heap has grown since the last one."""
+        self._calls += 1
+        if self._calls % _CALLS_PER_CHECK or self._runtime is None:
+            return
+        if self._runtime.totalMemory() > self._heap_ceiling:
+            self._runtime.gc()
+            self._heap_ceiling = self._runtime.totalMemory() + (_HEAP_SLACK_MB << 20)
 
     def _switch_to(self, member: Member) -> None:
         if self._current is member:
@@ -253,9 +276,11 @@ class Lane:
         except Py4JJavaError as err:
             raise EngineRaisedError(self.describe(err)) from err
         except (Py4JError, OSError, JvmDiedError) as err:
-            logger.warning("a ScienceWorld JVM died: %s", err)
+            jvm = self.jvm
             self.stop()
-            raise JvmDiedError(f"the JVM of ScienceWorld died: {err}") from err
+            cause = (jvm.last_words if jvm is not None else "") or str(err)
+            logger.warning("a ScienceWorld JVM died: %s", cause)
+            raise JvmDiedError(f"the JVM of ScienceWorld died: {cause}") from err
         except BaseException:
             # Interrupted in the middle of an exchange (Ctrl-C): the next answer would be the
             # last one's, so that this JVM is of no more use.

@@ -47,7 +47,7 @@ def build_catalog(
     """Build an index folder from the official files.
 
     The folder appears when it is complete. Memory grows with the number of products and distinct
-    words, not with their texts: about 3 GB for the full 1.18 million products.
+    words, not with their texts: 2 GB for 1.18 million products.
 
     Args:
         products: items_shuffle.json, or its 1,000-product variant; `.xz` is read too.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import eto_gym
 from eto_gym.env import TextEnv
 from eto_gym.envs.webshop.catalog import Catalog
-from eto_gym.envs.webshop.expert import WebShopExpert
+from eto_gym.envs.webshop.expert import PAPER_STEPS, WebShopExpert
 from eto_gym.envs.webshop.goals import Goal, GoalKind
 from eto_gym.envs.webshop.prompt import PROMPT
 from eto_gym.envs.webshop.session import Session
@@ -148,7 +148,8 @@ class WebShopEnv(TextEnv):
         """Return an expert that reads pages in observation mode "text"."""
         if self._mode != "text":
             raise EtoGymError(f"the expert reads observation 'text', not {self._mode!r}")
-        return WebShopExpert()
+        budget = self.step_limit or PAPER_STEPS
+        return WebShopExpert(budget=budget, taken=self._elapsed_steps)
 
     def _reset(self, task: Task, options: dict[str, Any]) -> str:
         seed = int(self.np_random.integers(2**32))

@@ -16,6 +16,12 @@ _PRICE_LIMIT = re.compile(
     r",?\s*(?:and )?(?:the )?price (?:lower|less|cheaper) than \$?([\d,]+(?:\.\d+)?)(?: dollars)?",
     re.IGNORECASE,
 )
+# How a request begins: "please help me find", "i'm looking for".
+_REQUEST = re.compile(
+    r"(?:(?:hi|hello|please|i|i'm|im|i'd|id|am|we|can|could|you|would|like|want|need|help|me|to|"
+    r"find|get|buy|give|show|look|looking|search|searching|interested|in|for)\b[\s,]*)+(?=\w)",
+    re.IGNORECASE,
+)
 _PRICE = re.compile(r"\$(\d+(?:\.\d+)?)")
 # Words of instructions that say nothing about the product.
 _FILLER_WORDS = (
@@ -27,15 +33,22 @@ _FILLER_WORDS = (
 )
 _FILLER = frozenset(_FILLER_WORDS.split())
 
+PAPER_STEPS = 10
+"""Steps that an episode allows in the paper."""
+
 OPENING_THOUGHTS = (
     "The instruction asks for this: {wish}. I search with its telling words.",
     "I have to find {wish}. The search bar is the place to start.",
-    "First I look for products that match {wish}.",
+    "First I look for products that match this: {wish}.",
 )
 RESULT_THOUGHTS = (
     "{asin} fits best among these: {title}, at {price}. I open it.",
     "Of the products listed, {asin} ({title}) comes closest, and {price} is all right.",
     "I take a closer look at {asin}: {title}.",
+)
+DEAR_THOUGHTS = (
+    "{asin} ({title}) comes closest among these, although {price} is more than I was to spend.",
+    "Nothing here fits better than {asin}: {title}. I look at it in spite of its price, {price}.",
 )
 READ_THOUGHTS = (
     "The page does not mention {missing} yet, so I read the {page}.",
@@ -85,17 +98,21 @@ class WebShopExpert:
     promises most, reads its features and description as long as a property is unconfirmed, leaves
     it for another that promises more, and keeps enough steps to choose the options and buy.
     Thoughts are templates; which wording is taken depends on the instruction alone, so that an
-    episode is the same on every run.
+    episode is the same on every run. Where others have begun the episode, it starts with a search
+    of its own, unless too few steps are left for more than what the page offers.
     """
 
-    def __init__(self, *, budget: int = 10) -> None:
+    def __init__(self, *, budget: int = PAPER_STEPS, taken: int = 0) -> None:
         """Create the shopper for one episode.
 
         Args:
-            budget: Steps that the episode allows; 10 as in the paper.
+            budget: Steps that the episode allows.
+            taken: Steps that the episode has seen already.
         """
         self._budget = budget
-        self._steps = 0
+        self._steps = taken
+        self._instruction: str | None = None
+        self._searched = False
         self._wish = ""
         self._properties: list[str] = []
         self._options: list[list[str]] = []
@@ -109,26 +126,16 @@ class WebShopExpert:
     def act(self, observation: str, info: dict[str, Any]) -> Reply | None:
         """Return the next reply, or None after the purchase or where there is nothing to buy."""
         segments = observation.split(SEPARATOR)
-        if len(segments) < 3 or segments[0].startswith("Thank you for shopping"):
+        if len(segments) < 4 or segments[0].startswith("Thank you for shopping"):
             return None
+        if self._instruction is None:
+            self._read(segments[2] if segments[0] == "WebShop" else segments[1])
         reply = self._reply(segments)
         self._steps += 1
         return reply
 
-    def _reply(self, segments: list[str]) -> Reply | None:
-        if segments[0] == "WebShop":
-            return self._search(segments[2])
-        if segments[3].startswith("Page "):
-            return self._at_results(segments[4:])
-        if segments[-1] == "Buy Now":
-            return self._at_item(segments[4:])
-        return self._at_sub_page(segments[4:])
-
-    # --- pages -----------------------------------------------------------------------------------
-
-    def _search(self, instruction: str) -> Reply | None:
-        if self._steps:
-            return None  # the search found nothing to buy
+    def _read(self, instruction: str) -> None:
+        self._instruction = instruction
         found = _PRICE_LIMIT.search(instruction)
         self._limit = float(found.group(1).replace(",", "")) if found else None
         self._wish = _PRICE_LIMIT.sub("", instruction).strip(" .!?")
@@ -137,8 +144,26 @@ class WebShopExpert:
         self._properties = _content(thing)
         named = ([w for w in _content(clause) if w != "long"] for clause in clauses)
         self._options = [words for words in named if words]
+
+    def _reply(self, segments: list[str]) -> Reply | None:
+        # To search, to open and to buy takes three steps.
+        if not self._searched and self._budget - self._steps >= 3:
+            return self._search()
+        if segments[0] == "WebShop":
+            return None  # the search found nothing to buy, or it is too late for one
+        if segments[3].startswith("Page "):
+            return self._at_results(segments[4:])
+        if segments[-1] == "Buy Now":
+            return self._at_item(segments[4:])
+        return self._at_sub_page(segments[4:])
+
+    # --- pages -----------------------------------------------------------------------------------
+
+    def _search(self) -> Reply:
+        self._searched = True
         query = " ".join(dict.fromkeys(_content(self._wish))) or "anything"
-        return self._say(OPENING_THOUGHTS, f"search[{query}]", wish=self._wish)
+        wish = _REQUEST.sub("", self._wish, count=1) if _REQUEST.match(self._wish) else self._wish
+        return self._say(OPENING_THOUGHTS, f"search[{query}]", wish=wish)
 
     def _at_results(self, segments: list[str]) -> Reply | None:
         if not self._items:
@@ -146,7 +171,9 @@ class WebShopExpert:
         if not self._items:
             return None
         best = max(self._items.values(), key=self._promise)
-        thoughts = REOPEN_THOUGHTS if best.opened else RESULT_THOUGHTS
+        thoughts: Sequence[str] = DEAR_THOUGHTS if self._too_dear(best) else RESULT_THOUGHTS
+        if best.opened:
+            thoughts = REOPEN_THOUGHTS
         best.opened = True
         self._current = best
         self._pressed = []
@@ -167,7 +194,8 @@ class WebShopExpert:
 
     def _at_item(self, segments: list[str]) -> Reply:
         item = self._current
-        assert item is not None, "a product's page is reached by a click on the results page"
+        if item is None:  # somebody else opened it, and there is no time to look for another
+            item = self._current = _Item(0, "", _title(segments), "", opened=True)
         item.learn(" ".join(segments))
         chosen = self._wanted_values(segments, item)
         todo = [value for value in chosen if value not in self._pressed]
@@ -191,8 +219,8 @@ class WebShopExpert:
         return self._say(BUY_THOUGHTS, "click[buy now]")
 
     def _at_sub_page(self, segments: list[str]) -> Reply:
-        assert self._current is not None, "a sub-page is reached from a product's page"
-        self._current.learn(" ".join(segments))
+        if self._current is not None:
+            self._current.learn(" ".join(segments))
         return self._say(BACK_THOUGHTS, "click[< prev]")
 
     # --- judgement -------------------------------------------------------------------------------
@@ -241,6 +269,12 @@ class WebShopExpert:
 
     def _say(self, thoughts: Sequence[str], action: str, **facts: str) -> Reply:
         return Reply(self._rng.choice(thoughts).format(**facts), action)
+
+
+def _title(segments: Sequence[str]) -> str:
+    """Return the title on a product's page, which stands before the price."""
+    at = next((i for i, text in enumerate(segments) if text.startswith("Price: ")), 0)
+    return segments[at - 1] if at else ""
 
 
 def _tokens(text: str) -> list[str]:

@@ -7,6 +7,7 @@ written last, into a folder that gets its final name only then.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -237,7 +238,8 @@ class MemoryWriter:
 class FolderWriter:
     """Writes arrays and text columns into a folder that appears when it is finished.
 
-    Use it as a context manager: leaving it before `finish` removes what was written.
+    Use it as a context manager: leaving it before `finish` removes what was written. What a killed
+    process left is removed by the next one that writes the same folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -255,7 +257,9 @@ class FolderWriter:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             prefix = f".{folder.name}.unfinished-"
-            self._work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+            for leftover in folder.parent.glob(f"{glob.escape(prefix)}*"):
+                _remove_abandoned(leftover)
+            self._work, self._lock = _work_folder(folder.parent, prefix)
         except OSError as err:
             raise DataError(f"cannot write to {folder.parent}: {err}") from err
         self._texts: dict[str, tuple[BinaryIO, TextWriter]] = {}
@@ -267,6 +271,9 @@ class FolderWriter:
         for stream, _ in self._texts.values():
             stream.close()
         shutil.rmtree(self._work, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def add(self, name: str, values: Array) -> None:
         """Write an array."""
@@ -293,7 +300,11 @@ class FolderWriter:
         return tempfile.TemporaryFile(dir=self._work)
 
     def finish(self, manifest: dict[str, Any]) -> None:
-        """Write the manifest and give the folder its name."""
+        """Write the manifest and give the folder its name.
+
+        Raises:
+            DataError: The name was taken by another process meanwhile.
+        """
         for name, (stream, writer) in self._texts.items():
             stream.close()
             self.add(name + ".offsets", np.asarray(writer.offsets, np.int64))
@@ -313,7 +324,48 @@ class FolderWriter:
         (self._work / MANIFEST).write_text(text + "\n", "utf-8")
         _sync(self._work / MANIFEST)
         self._work.chmod(0o755)
-        self._work.replace(self._folder)
+        try:
+            self._work.replace(self._folder)
+        except OSError as err:
+            raise DataError(f"cannot give {self._folder} its name: {err.strerror or err}") from err
+
+
+def _work_folder(parent: Path, prefix: str) -> tuple[Path, int | None]:
+    """Make a folder and return it with the lock that says that it is in use."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = _lock(work, wait=True)
+        if work.exists():
+            return work, lock
+        # Another process took it for abandoned before it was locked.
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder whose process was killed, which leaves no lock behind."""
+    lock = _lock(folder, wait=False)
+    if lock is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """Return a descriptor that locks `folder`; None if that cannot be had."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _sync(path: Path) -> None:

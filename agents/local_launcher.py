@@ -1,0 +1,289 @@
+"""The launcher of one machine: this process, or several of it."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Protocol, cast
+
+from eto_gym.agents.launcher import RolloutSpec, failed_episode
+from eto_gym.agents.rollout import Episode
+from eto_gym.errors import EtoGymError
+from eto_gym.trajectories import Trajectory
+
+logger = logging.getLogger(__name__)
+
+_FRUITLESS = 3
+"""How often in a row a worker may die before it has asked for an episode."""
+
+
+class LocalLauncher:
+    """Plays in this process, or in `spec.workers` processes of this machine.
+
+    A process asks for an episode whenever one of its slots is free, so that none runs out of work
+    before the others. One that dies is replaced, and what it was playing is played again.
+    """
+
+    def play(
+        self, spec: RolloutSpec, episodes: Sequence[Episode]
+    ) -> Generator[Trajectory, None, None]:
+        """Play the episodes; see `Launcher.play`."""
+        if not episodes:
+            return
+        if spec.workers == 1:
+            with contextlib.closing(spec.rollout()) as rollout:
+                yield from rollout.play(episodes)
+            return
+        pool = _ProcessPool(spec, episodes)
+        try:
+            yield from pool.trajectories()
+        finally:
+            pool.stop()
+
+
+Message = Trajectory | str | None
+"""What a worker says: a trajectory, the text of an error that ends the run, or that it wants an
+episode."""
+
+
+class Worker(Protocol):
+    """A process somewhere that plays what it is handed.
+
+    Attributes:
+        alone: Whether it plays episodes on their last attempt, one at a time.
+        playing: The episodes that it was handed and has not returned.
+    """
+
+    alone: bool
+    playing: dict[tuple[str, int], Episode]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was told that there is no more, and has played all that there was."""
+        ...
+
+    def receive(self) -> Message:
+        """Return its next message; raises EOFError or OSError when the process has ended."""
+        ...
+
+    def hand(self, episode: Episode | None) -> None:
+        """Give it the episode that it asked for; None: there is no other."""
+        ...
+
+    def stop(self) -> str:
+        """End it, and return how it ended."""
+        ...
+
+
+class WorkerPool(abc.ABC):
+    """The workers and the episodes that they have not played yet."""
+
+    def __init__(self, spec: RolloutSpec, episodes: Sequence[Episode]) -> None:
+        self.spec = spec
+        self._waiting = deque(episodes)
+        # Episodes on their last attempt are played one at a time, so that one that kills its
+        # process each time does not take others with it.
+        self._suspects: deque[Episode] = deque()
+        self._losses: Counter[tuple[str, int]] = Counter()
+        self._left = len(episodes)
+        self._fruitless = 0
+        self._workers: list[Worker] = []
+
+    @abc.abstractmethod
+    def new_worker(self, *, alone: bool) -> Worker:
+        """Start a worker."""
+
+    @abc.abstractmethod
+    def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
+        """Wait until a message of a worker, or its end, can be received; return such workers."""
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """Play until every episode has its trajectory."""
+        for _ in range(min(self.spec.workers, self._left)):
+            self._start()
+        while self._left:
+            for ready in self.wait(self._workers):
+                for trajectory in self._receive(ready):
+                    self._left -= 1
+                    yield trajectory
+
+    def stop(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.stop()
+
+    def _start(self) -> None:
+        self._workers.append(self.new_worker(alone=not self._waiting))
+
+    def _receive(self, worker: Worker) -> list[Trajectory]:
+        """Take one message; where the process has ended instead, see to what it leaves."""
+        try:
+            message = worker.receive()
+        except (EOFError, OSError):
+            return self._bury(worker)
+        if isinstance(message, str):
+            raise EtoGymError(f"a rollout process failed: {message}")
+        if isinstance(message, Trajectory):
+            del worker.playing[message.key]
+            return [message]
+        self._fruitless = 0  # it asks for an episode
+        source = self._suspects if worker.alone else self._waiting
+        worker.hand(source.popleft() if source else None)
+        return []
+
+    def _bury(self, worker: Worker) -> list[Trajectory]:
+        self._workers.remove(worker)
+        end = worker.stop()
+        failed = []
+        if not worker.finished:
+            logger.warning(
+                "a rollout process died (%s) with %d episodes",
+                end,
+                len(worker.playing),
+            )
+            self._fruitless += not worker.playing
+            if self._fruitless >= _FRUITLESS:
+                raise EtoGymError(
+                    f"{_FRUITLESS} rollout processes in a row died before they could play; the "
+                    f"last one: {end}"
+                )
+            failed = [t for e in worker.playing.values() if (t := self._lost(e)) is not None]
+        in_hand = any(other.alone for other in self._workers)
+        if self._waiting or (self._suspects and not in_hand):
+            self._start()
+        return failed
+
+    def _lost(self, episode: Episode) -> Trajectory | None:
+        """Play a lost episode again, or give it up."""
+        retry = self.spec.retry
+        self._losses[episode.key] += 1
+        attempts_left = retry.attempts - self._losses[episode.key]
+        if "worker" not in retry.kinds or attempts_left <= 0:
+            return failed_episode(episode, "worker")
+        (self._suspects if attempts_left == 1 else self._waiting).append(episode)
+        return None
+
+
+class _ProcessPool(WorkerPool):
+    """Workers that are processes of this machine."""
+
+    def new_worker(self, *, alone: bool) -> Worker:
+        return _Process(self.spec, alone=alone)
+
+    def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
+        by_connection = {cast("_Process", worker).connection: worker for worker in workers}
+        return [by_connection[cast("Connection", ready)] for ready in wait(by_connection)]
+
+
+class _Process:
+    """A process that plays what it is handed; those that have nothing to do end by themselves.
+
+    Each has a pipe of its own: a lock or a pipe that is shared would stay locked, or hold half a
+    message, when a process is killed in the middle of writing.
+    """
+
+    def __init__(self, spec: RolloutSpec, *, alone: bool) -> None:
+        self.alone = alone
+        self.playing: dict[tuple[str, int], Episode] = {}
+        self._told_to_end = False
+        context = multiprocessing.get_context("spawn")
+        self.connection, child = context.Pipe()
+        slots = 1 if alone else None
+        self._process = context.Process(target=_work, args=(spec, slots, child), daemon=True)
+        self._process.start()
+        child.close()  # so that the end of the process is the end of the pipe
+
+    @property
+    def finished(self) -> bool:
+        """Whether the process has played all that there was."""
+        return self._told_to_end and not self.playing
+
+    def receive(self) -> Message:
+        """Read the next message from the pipe."""
+        message: Message = self.connection.recv()
+        return message
+
+    def hand(self, episode: Episode | None) -> None:
+        """Give the process an episode; None: there is no other."""
+        if episode is None:
+            self._told_to_end = True
+        else:
+            self.playing[episode.key] = episode
+        with contextlib.suppress(OSError):  # it has died, as the next message will tell
+            self.connection.send(episode)
+
+    def stop(self) -> str:
+        """End the process, and return its exit code."""
+        if self._process.is_alive() and not self.playing:
+            self.hand(None)  # it may be asking
+            self._process.join(timeout=10.0)
+        if self._process.is_alive():
+            self._process.terminate()
+        self._process.join()
+        self.connection.close()
+        return f"exit code {self._process.exitcode}"
+
+
+def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
+    """Play in a child process; send the results, or the text of a fatal error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    # The processes share the cores; numeric libraries read this when they are first imported.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // spec.workers))
+    _follow_parent(os.getppid())
+    play_requested(spec, slots, connection.send, connection.recv)
+
+
+def play_requested(
+    spec: RolloutSpec,
+    slots: int | None,
+    send: Callable[[Message], None],
+    receive: Callable[[], Episode | None],
+) -> None:
+    """Be a worker: ask for episodes until there is no other, play them, and send what came of them.
+
+    Args:
+        spec: What plays.
+        slots: Environments; None takes a worker's share.
+        send: Sends a message.
+        receive: Waits for the answer to a message that asked for an episode.
+    """
+
+    def requested() -> Iterator[Episode]:
+        while True:
+            send(None)
+            episode = receive()
+            if episode is None:
+                return
+            yield episode
+
+    try:
+        rollout = spec.rollout(slots=slots)
+    except Exception as err:  # what cannot be set up here cannot be set up in a fresh process
+        send(f"{type(err).__name__}: {err}")
+        raise
+    try:
+        with contextlib.closing(rollout):
+            for trajectory in rollout.play(requested()):
+                send(trajectory)
+    except EtoGymError as err:
+        send(str(err))
+
+
+def _follow_parent(parent: int) -> None:
+    """Exit soon after the parent is gone, even if it was killed outright."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,67 @@
+"""The settings of a Stable-Baselines3 run, with the help text beside each field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from eto_gym.errors import EtoGymError, check_choice
+
+ALGOS = ("ppo", "dqn")
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3Settings:
+    """What is trained, on what, and for how long.
+
+    Raises:
+        UnknownNameError: A named choice does not exist.
+        EtoGymError: A number is too small to work.
+    """
+
+    env: str = _option("ETO/ALFWorld-v0", "registered id of the environment")
+    env_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "arguments of gym.make, the split excluded"}
+    )
+    algo: str = _option("ppo", "'ppo' or 'dqn'")
+    steps: int = _option(100_000, "environment steps, over all environments")
+    num_envs: int = _option(8, "environments that play at the same time")
+    split: str = _option("train", "split that is trained on")
+    eval_split: str = _option("test", "split of the final evaluation")
+    eval_episodes: int = _option(200, "tasks of the final evaluation, a random part of the split")
+    max_candidates: int = _option(
+        64, "places for admissible actions; 64 hold all of the built-in ALFWorld and WebShop tasks"
+    )
+    overflow: str = _option(
+        "sample",
+        "where more actions are admissible: 'sample' keeps a uniform sample of each turn's and "
+        "counts the rest in the results; 'error' stops",
+    )
+    history: int = _option(8, "actions that the history features cover")
+    features_dim: int = _option(128, "buckets of the hashed text features")
+    width: int = _option(64, "width of the network")
+    learning_rate: float = _option(
+        1e-3, "of Adam; SB3's 3e-4 (PPO) and 1e-4 (DQN) are for networks that see far more steps"
+    )
+    gamma: float = _option(
+        0.95, "discount per step; episodes last tens of steps, and a nearer horizon learns faster"
+    )
+    algo_args: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "arguments of SB3's class, over the ones chosen here"},
+    )
+    seed: int = _option(0, "of weights, tasks, exploration and evaluation")
+    device: str = _option("cpu", "torch device; so small a network is fastest on the CPU")
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        check_choice("algo", self.algo, ALGOS)
+        for name in ("steps", "num_envs", "eval_episodes", "features_dim", "width"):
+            if getattr(self, name) < 1:
+                raise EtoGymError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if "split" in self.env_args:
+            raise EtoGymError("env_args names a split: use the settings split and eval_split")

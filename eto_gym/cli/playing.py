@@ -1,0 +1,308 @@
+"""What `rollout` and `eval` share: what to play, with which policy, where to, and how it went."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from eto_gym.cli.arguments import (
+    add_env_arguments,
+    add_task_arguments,
+    choose_tasks,
+    env_arguments,
+    parse_pairs,
+    resolve_env_id,
+    task_set_of,
+)
+from eto_gym.conversation import PromptStyle
+from eto_gym.errors import EtoGymError, unknown_name
+from eto_gym.files import write_json
+from eto_gym.tasks import TaskSet
+from eto_gym.trajectories import ErrorKind, Trajectory, TrajectoryStore
+
+if TYPE_CHECKING:
+    from eto_gym.agents.launcher import RolloutSpec
+    from eto_gym.agents.policy import Policy
+    from eto_gym.agents.slot import Episode
+
+SCRIPTED = ("expert", "player", "random")
+
+
+def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of both commands."""
+    parser.add_argument(
+        "--policy",
+        help="expert, player, random; a model's folder or its name on the Hugging Face hub; or "
+        "endpoint:URL[,URL...] of OpenAI-compatible servers",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=None, help="of a model's replies (default 0: greedy)"
+    )
+    parser.add_argument(
+        "--policy-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="further argument of the policy (max_new_tokens, context, adapter, dtype, device, "
+        "model, ...); VALUE is read as JSON if it is JSON, as text otherwise",
+    )
+    add_env_arguments(parser)
+    parser.add_argument(
+        "--task", action="append", default=[], metavar="ID", help="a task by its id; repeatable"
+    )
+    parser.add_argument("--task-file", type=Path, help="file with one task id per line")
+    add_task_arguments(parser)
+    parser.add_argument(
+        "--shard",
+        default=None,
+        metavar="I/N",
+        help="every N-th task from the I-th on, I from 0: the shards 0/N to N-1/N are all tasks",
+    )
+    parser.add_argument("--samples", type=int, default=None, help="episodes per task (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default 0)")
+    parser.add_argument(
+        "--prompt-style",
+        choices=get_args(PromptStyle),
+        default="one-shot",
+        help="what precedes the first observation (default one-shot, as in the paper)",
+    )
+    parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
+    parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--launcher", default="local", help="where to play: local (default) or ray")
+    parser.add_argument(
+        "--attempts", type=int, default=3, help="how often a failed episode is played (default 3)"
+    )
+    parser.add_argument(
+        "--retry",
+        nargs="*",
+        choices=get_args(ErrorKind),
+        default=None,
+        help="kinds of errors after which an episode is played again in the same run (default: "
+        "environment, timeout, worker; with an endpoint also policy and format)",
+    )
+    parser.add_argument(
+        "--step-timeout", type=float, default=None, help="seconds that one step may take"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the options amount to.
+
+    Attributes:
+        spec: What plays.
+        episodes: What is played.
+        out: Where the trajectories go.
+        settings: What decides the result of an episode; kept beside `out`.
+        label: Label of the progress bar.
+        samples: Episodes per task.
+    """
+
+    spec: RolloutSpec
+    episodes: list[Episode]
+    out: Path
+    settings: dict[str, Any]
+    label: str
+    samples: int
+
+
+def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
+    """Turn the options into a plan.
+
+    Args:
+        args: The options of `add_playing_arguments`, and `env`.
+        command: Name of the command; where trajectories go by default.
+        samples: Episodes per task.
+    """
+    from eto_gym.agents.launcher import RolloutSpec
+    from eto_gym.agents.rollout import RetryPolicy
+    from eto_gym.agents.slot import plan_episodes
+
+    for name in ("slots", "workers", "attempts"):
+        if getattr(args, name) < 1:
+            raise EtoGymError(f"expected --{name} >= 1, got {getattr(args, name)}")
+    if samples < 1:
+        raise EtoGymError(f"expected --samples >= 1, got {samples}")
+    if args.step_timeout is not None and args.step_timeout <= 0:
+        raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
+    make_policy, policy = read_policy(args)
+    env_id = resolve_env_id(args.env)
+    env_kwargs = env_arguments(args)
+    if policy["policy"] in ("random", "player"):
+        env_kwargs.setdefault("admissible_actions", True)
+    everything = task_set_of(env_id, env_kwargs)
+    tasks = _tasks(everything, args)
+    kinds = args.retry
+    if kinds is None:
+        kinds = [*RetryPolicy().kinds]
+        if policy["policy"].startswith("endpoint:"):
+            kinds += ["policy", "format"]
+    spec = RolloutSpec(
+        env_id,
+        make_policy,
+        env_kwargs=env_kwargs,
+        prompt_style=args.prompt_style,
+        slots=max(args.slots, args.workers),
+        workers=args.workers,
+        retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
+        step_timeout=args.step_timeout,
+    )
+    slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
+    benchmark = env_id.rpartition("/")[2].lower()
+    stem = f"{benchmark}-{everything.split}-{slug}"
+    if args.shard:
+        stem += "-shard-" + args.shard.replace("/", "-of-")
+    return Plan(
+        spec=spec,
+        episodes=plan_episodes(tasks.ids, samples=samples, seed=args.seed),
+        out=args.out or Path("runs") / command / f"{stem}.jsonl",
+        settings={
+            "env": env_id,
+            "env_kwargs": env_kwargs,
+            "prompt_style": args.prompt_style,
+            "seed": args.seed,
+            **policy,
+        },
+        label=f"{benchmark} {everything.split}",
+        samples=samples,
+    )
+
+
+def read_policy(
+    args: argparse.Namespace, **more: Any
+) -> tuple[Callable[[], Policy], dict[str, Any]]:
+    """Return the factory that `--policy` names, and what describes it.
+
+    Args:
+        args: The options.
+        more: Arguments of a model's policy that take precedence.
+    """
+    from eto_gym.agents import policies
+
+    if args.policy is None:
+        raise EtoGymError("--policy is missing: expert, player, random, a model, or endpoint:URL")
+    options = parse_pairs(args.policy_arg)
+    scripted: dict[str, Callable[[], Policy]] = {
+        "expert": policies.expert_policy,
+        "player": policies.player_policy,
+        "random": policies.random_policy,
+    }
+    if args.policy in scripted:
+        if options or args.temperature is not None:
+            raise EtoGymError(f"the policy {args.policy!r} takes no temperature and no argument")
+        return scripted[args.policy], {"policy": args.policy}
+    options |= {"temperature": args.temperature or 0.0, **more}
+    kind, colon, rest = args.policy.partition(":")
+    if kind == "endpoint" and colon:
+        return (
+            functools.partial(policies.endpoint_policy, rest, **options),
+            {"policy": args.policy, **options},
+        )
+    folder = Path(args.policy)
+    if not folder.exists() and ("/" not in args.policy or args.policy.startswith((".", "/"))):
+        raise unknown_name("a folder, a name on the hub (OWNER/NAME), or", args.policy, SCRIPTED)
+    model = str(folder.resolve()) if folder.exists() else args.policy
+    return (
+        functools.partial(policies.local_policy, model, name=args.policy, **options),
+        {"policy": model, **options},
+    )
+
+
+def _tasks(everything: TaskSet, args: argparse.Namespace) -> TaskSet:
+    tasks = everything
+    wanted = list(args.task)
+    if args.task_file is not None:
+        try:
+            lines = args.task_file.read_text(encoding="utf-8").splitlines()
+        except OSError as err:
+            raise EtoGymError(f"could not read {args.task_file}: {err.strerror}") from err
+        wanted += [line.strip() for line in lines if line.strip()]
+    if wanted or args.task_file is not None:
+        tasks = TaskSet(
+            [everything.get(name) for name in dict.fromkeys(wanted)], split=everything.split
+        )
+    tasks = choose_tasks(tasks, args)
+    if args.shard is not None:
+        index, slash, count = args.shard.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise EtoGymError(f"expected --shard I/N with I from 0 to N-1, got {args.shard!r}")
+        tasks = tasks.shard(int(index), int(count))
+    if not tasks:
+        raise EtoGymError("no task is left to play")
+    return tasks
+
+
+def play(plan: Plan, *, command: str, launcher: str) -> list[Trajectory] | None:
+    """Play what is missing and return all trajectories; None after an interrupt.
+
+    Raises:
+        EtoGymError: The file belongs to another run, or the run cannot go on.
+    """
+    from eto_gym.agents.collect import collect
+    from eto_gym.agents.launcher import get_launcher
+
+    with _owned(plan.out):
+        _check_settings(plan)
+        store = TrajectoryStore(plan.out)
+        try:
+            return collect(
+                plan.spec,
+                plan.episodes,
+                store=store,
+                progress=plan.label,
+                launcher=get_launcher(launcher),
+            )
+        except KeyboardInterrupt:
+            kept = {t.key for t in store.load() if not t.failed_to_run}
+            done = sum(episode.key in kept for episode in plan.episodes)
+            print(
+                f"eto-gym {command}: interrupted. {plan.out} holds {done} of "
+                f"{len(plan.episodes)} episodes; the same command goes on from there.",
+                file=sys.stderr,
+            )
+            return None
+
+
+@contextlib.contextmanager
+def _owned(path: Path) -> Iterator[None]:
+    """Keep other runs from writing to the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise EtoGymError(f"another run is writing to {path}") from err
+        yield
+
+
+def settings_file(out: Path) -> Path:
+    """Return the file beside the trajectories that says how they were made."""
+    return out.with_name(f"{out.stem}.settings.json")
+
+
+def _check_settings(plan: Plan) -> None:
+    """Refuse to mix episodes of different runs in a file."""
+    path = settings_file(plan.out)
+    now = json.loads(json.dumps(plan.settings))
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        names = sorted({*before, *now})
+        changed = [name for name in names if before.get(name) != now.get(name)]
+        if changed:
+            told = ", ".join(f"{n} {before.get(n)!r} there, {now.get(n)!r} here" for n in changed)
+            raise EtoGymError(f"{plan.out} belongs to another run ({told}): choose another --out")
+    elif plan.out.stat().st_size:
+        raise EtoGymError(
+            f"{plan.out} holds trajectories but {path.name}, which says how they were made, is "
+            "missing: choose another --out"
+        )
+    write_json(path, now)

@@ -1,0 +1,67 @@
+"""`eto-gym train sb3`: PPO or DQN of Stable-Baselines3 on a text environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eto_gym.cli.arguments import resolve_env_id
+from eto_gym.errors import require
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, evaluate against random actions, and print the comparison."""
+    jsonargparse = require("jsonargparse", feature="eto-gym train sb3", extra="sb3")
+    from eto_gym.agents.sb3.settings import SB3Settings
+
+    parser = jsonargparse.ArgumentParser(
+        prog="eto-gym train sb3",
+        description="Train PPO or DQN of Stable-Baselines3 to choose among the admissible actions, "
+        "and evaluate it on held-out tasks beside random admissible actions.",
+    )
+    parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
+    parser.add_argument("--out", default="", help="run folder, new or empty")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    parser.add_class_arguments(SB3Settings, as_group=False)
+    texts = {item.name: item.metadata["help"] for item in dataclasses.fields(SB3Settings)}
+    for action in parser._actions:
+        if action.dest in texts:
+            action.help = texts[action.dest].replace("%", "%%")
+    options = parser.parse_args(list(argv))
+    built = parser.instantiate_classes(options)
+    settings = SB3Settings(**{name: built[name] for name in texts})
+    settings = dataclasses.replace(settings, env=resolve_env_id(settings.env))
+    if options.dry_run:
+        print(parser.dump(options, skip_none=False))
+        return 0
+    from eto_gym.agents.sb3.training import train
+
+    name = f"runs/sb3-{settings.algo}-{settings.env.split('/')[-1]}".lower()
+    out = Path(options.out or name)
+    print(f"{render(train(settings, out))}\n\nRun folder: {out.resolve()}")
+    return 0
+
+
+def render(report: dict[str, Any]) -> str:
+    """Write the evaluation as a table, one policy a line, random actions first."""
+    lines = [f"{'policy':<10}{'success':>24}{'reward':>26}{'steps':>8}{'errors':>8}{'p':>10}"]
+    for name, summary in report["policies"].items():
+        test = report["against_random"].get(name)
+        lines.append(
+            f"{name:<10}{_interval(summary['success']):>24}{_interval(summary['reward']):>26}"
+            f"{summary['steps']:>8.1f}{sum(summary['errors'].values()):>8}"
+            f"{test['p'] if test else float('nan'):>10.2g}"
+        )
+    return "\n".join(
+        [
+            *lines,
+            f"{report['eval_tasks']} held-out tasks, 95% intervals; p: McNemar's exact test "
+            "against random admissible actions on the same tasks",
+        ]
+    )
+
+
+def _interval(estimate: dict[str, float]) -> str:
+    return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

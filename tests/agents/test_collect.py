@@ -1,0 +1,130 @@
+"""Collecting episodes: resuming, processes that die, and disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym import EtoGymError
+from eto_gym.agents.collect import RolloutSpec, collect
+from eto_gym.agents.rollout import RetryPolicy, plan_episodes
+from eto_gym.trajectories import TrajectoryStore
+from tests.agents.coin import TASKS, CoinPolicy
+from tests.toy import CORRIDOR
+
+
+def corridor_spec(make_policy: Any, **kwargs: Any) -> RolloutSpec:
+    return RolloutSpec(CORRIDOR, make_policy, prompt_style="none", **kwargs)
+
+
+def test_collect_resumes_and_retries_errors(tmp_path: Path) -> None:
+    episodes = plan_episodes(TASKS[:6], seed=3)
+    store = TrajectoryStore(tmp_path / "t.jsonl")
+    broken = functools.partial(CoinPolicy, fail_on=TASKS[2])
+    first = collect(corridor_spec(broken, slots=1), episodes[:4], store=store)
+    assert [t.error for t in first] == [None, None, "policy", None]
+    again = collect(corridor_spec(CoinPolicy, slots=1), episodes, store=store)
+    assert [t.key for t in again] == [e.key for e in episodes]
+    assert not any(t.failed_to_run for t in again)
+    assert [t.key[0] for t in store.load()] == [*TASKS[:4], TASKS[2], TASKS[4], TASKS[5]]
+
+
+def test_collect_in_processes_equals_collect_in_one() -> None:
+    episodes = plan_episodes(TASKS, seed=4)
+    alone = collect(corridor_spec(CoinPolicy), episodes)
+    assert collect(corridor_spec(CoinPolicy, workers=2, slots=6), episodes) == alone
+
+
+def test_a_killed_worker_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    episodes = plan_episodes(TASKS, seed=4)
+    dying = functools.partial(CoinPolicy, die_in=TASKS[5])
+    results = collect(corridor_spec(dying, workers=2, slots=4), episodes)
+    assert (tmp_path / "died").exists()
+    assert results == collect(corridor_spec(CoinPolicy), episodes)
+
+
+def test_a_policy_that_cannot_be_built_is_a_fatal_error() -> None:
+    broken = functools.partial(CoinPolicy, no_such_option=1)  # type: ignore[call-arg]
+    with pytest.raises(EtoGymError, match="no_such_option"):
+        collect(corridor_spec(broken, workers=2), plan_episodes(TASKS))
+
+
+def test_a_fatal_error_in_a_worker_reaches_the_caller() -> None:
+    episodes = plan_episodes(["no-such-task", "no-such-door"])  # either process may be first
+    with pytest.raises(EtoGymError, match="no-such-"):
+        collect(corridor_spec(CoinPolicy, workers=2), episodes)
+
+
+class Poisoned(CoinPolicy):
+    """Kills its process whenever it is asked about one task."""
+
+    def act(self, conversations: Any) -> Any:
+        if any(c.info["task_id"] == TASKS[5] for c in conversations):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().act(conversations)
+
+
+def test_an_episode_that_kills_its_worker_takes_no_other_with_it() -> None:
+    episodes = plan_episodes(TASKS, seed=4)
+    spec = corridor_spec(Poisoned, workers=2, slots=8, retry=RetryPolicy(attempts=2))
+    results = collect(spec, episodes)
+    assert [t.task_id for t in results if t.error] == [TASKS[5]]
+    assert results[5].error == "worker"
+    plain = collect(corridor_spec(CoinPolicy), episodes)
+    assert [t for t in results if not t.error] == [t for t in plain if t.task_id != TASKS[5]]
+
+
+class Stillborn(CoinPolicy):
+    """Kills its process before it can play."""
+
+    def __init__(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_die_before_they_play_stop_the_run() -> None:
+    with pytest.raises(EtoGymError, match="exit code is -9"):
+        collect(corridor_spec(Stillborn, workers=2), plan_episodes(TASKS))
+
+
+def test_a_full_disk_is_told_and_leaves_a_file_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = plan_episodes(TASKS, seed=3)
+    store = TrajectoryStore(tmp_path / "t.jsonl")
+    room = 9000  # bytes: a few episodes, and a part of the next
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal room
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = real_write(fd, data[:room])
+        room -= written
+        return written
+
+    real_write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr("eto_gym.trajectories.store.os.write", write)
+        with pytest.raises(EtoGymError, match=r"No space left on device.* of 24 episodes"):
+            collect(corridor_spec(CoinPolicy), episodes, store=store)
+    kept = store.load(strict=True)
+    assert 0 < len(kept) < 24
+    assert store.path.read_bytes().endswith(b"\n"), "half a record was left"
+    again = collect(corridor_spec(CoinPolicy), episodes, store=store)
+    assert again == collect(corridor_spec(CoinPolicy), episodes)
+    assert len(store.load(strict=True)) == 24, "an episode was stored twice"
+
+
+def test_the_bar_tells_success_errors_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = functools.partial(CoinPolicy, fail_on=TASKS[2])
+    results = collect(corridor_spec(broken), plan_episodes(TASKS, seed=3), progress="corridor")
+    rate = sum(t.success for t in results) / 23
+    last = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    assert f"success {rate:.3f}, policy errors 1, " in last
+    assert "ep/h" in last

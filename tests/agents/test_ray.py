@@ -1,0 +1,127 @@
+"""Rollouts on a Ray cluster of two cores on this machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from eto_gym import EtoGymError
+from eto_gym.agents.collect import RolloutSpec, collect
+from eto_gym.agents.launcher import get_launcher
+from eto_gym.agents.policy import Conversation, PolicyReply
+from eto_gym.agents.rollout import plan_episodes
+from eto_gym.trajectories import TrajectoryStore
+from tests.toy import CORRIDOR
+
+if find_spec("ray") is None:  # not imported here: the launcher must be the first to do so
+    pytest.skip("needs the extra ray", allow_module_level=True)
+
+from eto_gym.agents.ray_launcher import RayLauncher, ray_cluster
+
+pytestmark = pytest.mark.timeout(600)
+EPISODES = plan_episodes([f"door-{i % 4}/{i}" for i in range(24)], seed=4)
+
+
+class Coin:
+    """Goes or opens by the episode's seed and turn; kills its process once, where it is told to."""
+
+    name = "coin"
+
+    def __init__(self, *, die_in: str = "", note: str = "") -> None:
+        self._die_in, self._note = die_in, Path(note)
+        self._seen: dict[str, int] = {}
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        return [self._act(conversation) for conversation in conversations]
+
+    def release(self, key: str) -> None:
+        del self._seen[key]
+
+    def _act(self, conversation: Conversation) -> PolicyReply:
+        turn = sum(m.train for m in conversation.messages)
+        if self._seen.setdefault(conversation.key, 0) != turn:
+            raise RuntimeError("turns of another attempt are remembered")
+        self._seen[conversation.key] += 1
+        task = conversation.info["task_id"]
+        if turn == 1 and task == self._die_in and not self._note.exists():
+            self._note.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        word = "open" if (conversation.seed >> turn) & 1 else "go"
+        return PolicyReply(f"Action: {word}", usage={"decoded_tokens": 2})
+
+
+def dying(note: Path) -> functools.partial[Coin]:
+    lasting = next(e.task_id for e in EPISODES[5:] if not e.seed & 1)  # its first word is "go"
+    return functools.partial(Coin, die_in=lasting, note=str(note))
+
+
+def spec(make_policy: object = Coin, **kwargs: object) -> RolloutSpec:
+    return RolloutSpec(CORRIDOR, make_policy, prompt_style="none", **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    root = str(Path(__file__).parents[2])
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+    with ray_cluster(num_cpus=2, object_store_memory=80 * 2**20, log_to_driver=False):
+        import ray
+
+        own_ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        assert own_ip == "127.0.0.1", "others can reach the cluster"
+        yield
+    assert not ray.is_initialized()
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[object]:
+    return list(collect(spec(), EPISODES))
+
+
+def test_equal_to_the_local_launcher(cluster: None, expected: list[object]) -> None:
+    assert collect(spec(slots=6), EPISODES, launcher=get_launcher("ray")) == expected
+    import ray
+
+    assert ray.is_initialized(), "a cluster that was there before was stopped"
+
+
+def test_a_lost_worker_costs_its_episodes_a_retry(
+    cluster: None, expected: list[object], tmp_path: Path
+) -> None:
+    store = TrajectoryStore(tmp_path / "t.jsonl")
+    results = collect(
+        spec(dying(tmp_path / "died"), workers=2, slots=6),
+        EPISODES,
+        launcher=RayLauncher(),
+        store=store,
+    )
+    assert (tmp_path / "died").exists()
+    assert results == expected
+    assert len(store.load()) == len(EPISODES), "an episode was recorded twice"
+
+
+def test_a_lost_policy_actor_costs_its_episodes_a_retry(
+    cluster: None, expected: list[object], tmp_path: Path
+) -> None:
+    results = collect(
+        spec(dying(tmp_path / "died"), workers=2, slots=6),
+        EPISODES,
+        launcher=get_launcher("ray:1"),
+    )
+    assert (tmp_path / "died").exists()
+    assert results == expected
+
+
+def test_a_policy_that_cannot_be_built_ends_the_run(cluster: None) -> None:
+    broken = functools.partial(Coin, no_such_option=1)  # type: ignore[call-arg]
+    with pytest.raises(EtoGymError, match="no_such_option"):
+        collect(spec(broken), EPISODES, launcher=RayLauncher(policies=1))
+    with pytest.raises(EtoGymError, match="policies >= 0"):
+        RayLauncher(policies=-1)

@@ -1,0 +1,82 @@
+"""`eto-gym bench` and `eto-gym doctor`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from eto_gym.agents.throughput import in_own_process, measure_environment, peak_memory_mb
+from eto_gym.cli import doctor
+from eto_gym.cli.main import main
+from eto_gym.errors import EtoGymError
+from tests.toy import CORRIDOR
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_bench_measures_environments_and_the_scheme_of_the_original(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+
+    tokenizer = train_tokenizer(["You are at door 1. Error: no action was found."], vocab_size=300)
+    model = build_model(tokenizer, hidden_size=32, layers=1, heads=2, mlp_size=32, context=2048)
+    folder = save_tiny(model, tokenizer, tmp_path / "model")
+    # In this process, which has imported already what takes a new one seconds.
+    direct = lambda function, *args, **kwargs: function(*args, **kwargs)  # noqa: E731
+    monkeypatch.setattr("eto_gym.agents.throughput.in_own_process", direct)
+    figures, plot = tmp_path / "b.json", tmp_path / "b.svg"
+    command = ["bench", CORRIDOR, "--num-envs", "2", "--steps", "200", "--policy", str(folder)]
+    command += ["--policy-arg", "max_new_tokens=8", "--prompt-style", "none", "--episodes", "6"]
+    command += ["--baseline-episodes", "2", "--json", str(figures), "--plot", str(plot)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "times the episodes per hour" in said
+    rows = {row["scheme"]: row for row in json.loads(figures.read_text())["rows"]}
+    assert list(rows) == ["environment", "engine", "one at a time"]
+    assert rows["environment"]["steps"] == 200
+    assert [rows[name]["episodes"] for name in ("engine", "one at a time")] == [6, 2]
+    per_step = {name: r["prefilled_tokens"] / r["steps"] for name, r in rows.items()}
+    assert per_step["one at a time"] > 2 * per_step["engine"] > 0
+    assert all(row["memory_mb"] > 10 and row["wall_s"] > 0 for row in rows.values())
+    assert plot.read_text().startswith("<?xml")
+
+
+def test_bench_tells_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", CORRIDOR, "--plot", "x.png"]) == 2
+    assert 'pip install "eto-gym[bench]"' in capsys.readouterr().err
+    assert main(["bench", CORRIDOR, "--steps", "0"]) == 2
+    assert "nothing to measure" in capsys.readouterr().err
+
+
+def test_an_error_in_the_measuring_process_reaches_the_caller() -> None:
+    with pytest.raises(EtoGymError, match="no_such_option"):
+        in_own_process(measure_environment, CORRIDOR, {"no_such_option": 1}, num_envs=1, steps=1)
+    assert peak_memory_mb() > 1
+
+
+def test_doctor_finds_the_core_working(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "gymnasium" in said
+    assert "works" in said
+    assert "GB free in" in said
+    assert {"", "train", "scienceworld", "bench"} <= set(doctor.requirements())
+
+
+def test_doctor_fails_only_for_the_core(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor,
+        "requirements",
+        lambda: {"": ["gymnasium", "no_such_package"], "more": ["no-such-extra"]},
+    )
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "BROKEN: no_such_package cannot be imported" in said
+    assert 'missing no-such-extra: pip install "eto-gym[more]"' in said
