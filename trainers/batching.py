@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from eto_gym.trainers.encoding import PairRow, Row
+from eto_gym.trainers.encoding import Row
 
 IGNORED = -100
 """Label of a token that is not trained."""
@@ -119,8 +119,3 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
 def collate_rows(items: Sequence[tuple[int, Row]], pad_id: int) -> dict[str, torch.Tensor]:
     """Pad a micro-batch of SFT rows."""
     return pad_rows([row for _, row in items], pad_id)
-
-
-def collate_pairs(rows: Sequence[PairRow], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad a micro-batch of pairs: all chosen sides first, then all rejected sides."""
-    return pad_rows([row.chosen for row in rows] + [row.rejected for row in rows], pad_id)

@@ -52,6 +52,8 @@ class TrainReport:
         best: Step and score of the weights that were kept, where the run was scored.
         scores: Every step and score.
         fingerprint: Hash of data, settings and model.
+        notes: What the method decided by itself. For DPO: "share_prefix" is "on" or "off", with the
+            reason where that was not asked for; "reference" is "computed" or "cached".
     """
 
     output: str
@@ -64,6 +66,7 @@ class TrainReport:
     best: tuple[int, float] | None = None
     scores: list[tuple[int, float]] = field(default_factory=list)
     fingerprint: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainReport:
@@ -131,6 +134,7 @@ def train(
         best=keeper.best if keeper else None,
         scores=keeper.scores if keeper else [],
         fingerprint=stamp,
+        notes=getattr(trainer, "notes", {}),
     )
     running.finish(trainer, tokenizer, output, method, settings, report)
     workspace.remove()
