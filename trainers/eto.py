@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from eto_gym.trainers.eto_settings import ETOSettings
 from eto_gym.trainers.pairing import make_pairs
 from eto_gym.trainers.report import write_report
 from eto_gym.trainers.run_folder import FINISHED, RunFolder, Stage
-from eto_gym.trainers.sft import run_sft
+from eto_gym.trainers.sft import SFTSettings, run_sft
 from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import (
@@ -89,7 +89,8 @@ class ETOLoop:
             current = self._prefer(f"eto-{i}", current, pairs)
             evaluated(f"ETO, iteration {i}", f"eto-{i}", current)
         if s.control:
-            control = self._sft("control", sft, experts)
+            epochs = s.control_epochs or s.sft.epochs
+            control = self._sft("control", sft, experts, replace(s.sft, epochs=epochs))
             evaluated("control: SFT continued", "control", control)
         report = self._report(policies)
         write_report(self.folder.path, report)
@@ -146,14 +147,18 @@ class ETOLoop:
         settings = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
         return self.folder.run("experts", work, settings=settings)
 
-    def _sft(self, name: str, start: Stage, experts: Stage) -> Stage:
+    def _sft(
+        self, name: str, start: Stage, experts: Stage, settings: SFTSettings | None = None
+    ) -> Stage:
+        settings = settings or self.settings.sft
+
         def work(folder: Path) -> Any:
             demonstrations = [t for t in self._load(experts) if t.success]
             if not demonstrations:
                 raise EtoGymError("there is no successful expert trajectory to learn from")
             write_json(folder / "sft.json", [to_paper_sft(t) for t in demonstrations])
             report = run_sft(
-                self.settings.sft,
+                settings,
                 demonstrations,
                 model=self._model(start),
                 output=folder / "model",
@@ -162,9 +167,7 @@ class ETOLoop:
             )
             return asdict(report)
 
-        return self.folder.run(
-            name, work, settings=asdict(self.settings.sft), inputs=(start, experts)
-        )
+        return self.folder.run(name, work, settings=asdict(settings), inputs=(start, experts))
 
     def _explore(self, name: str, model: Stage) -> Stage:
         s = self.settings

@@ -63,6 +63,9 @@ class ETOSettings:
     control: bool = option(
         True, "also continue SFT on the same demonstrations, as the control for preference training"
     )
+    control_epochs: float = option(
+        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
+    )
     seed: int = option(0, "seed of the task order, of sampling and of new weights")
     progress: bool = option(True, "show progress bars")
     preset: str = option("custom", "name of the preset; recorded in reports")
@@ -114,12 +117,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "tiny",
         "data": "builtin:small",
         "train_tasks": 2400,
-        "explore_tasks": 500,
+        "explore_tasks": 400,
         "explore_samples": 4,
         "explore_temperature": 0.7,
         "eval_tasks": 1000,
         "max_steps": 20,
         "prompt_style": "none",
+        "control_epochs": 1.0,
         "max_new_tokens": 48,
         "max_context": 2048,
         "slots": 256,
@@ -129,7 +133,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "learning_rate": 3e-3,
             "muon_learning_rate": 0.01,
             "adam_beta2": 0.95,
-            "epochs": 1.0,
+            "epochs": 3.0,
             "batch_size": 4,
             "micro_batch_size": 4,
             "schedule": "linear",
@@ -138,7 +142,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # The agent's own success against its own failure: see README.md.
         "pairing": {"contrast": "self", "cut_after_divergence": 1, "max_pairs_per_task": 2},
         "dpo": {
-            "learning_rate": 2e-5,
+            "learning_rate": 5e-5,
             "epochs": 2.0,
             "batch_size": 8,
             "micro_batch_size": 4,
