@@ -360,14 +360,14 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
 def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, workspace: Path) -> Any:
     """Return TRL's trainer as released, with a collator that masks observations."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
     from eto_gym.trainers.models import lora_config, uses_bf16
 
     half = tokenizer.vocab_size // 2
 
-    class AgentsTokens(DataCollatorForPreference):  # type: ignore[misc]
+    class AgentsTokens(DataCollatorForPreference):
         def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
             batch: dict[str, Any] = super().torch_call(examples)
             batch["completion_mask"] *= batch["input_ids"] < half

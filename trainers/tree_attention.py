@@ -23,6 +23,10 @@ LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 """Layers that look at no token but through attention, with or without a window."""
 
 
+_FUNCTIONS: Any = AttentionInterface()  # type: ignore[no-untyped-call]
+_MASKS: Any = AttentionMaskInterface()  # type: ignore[no-untyped-call]
+
+
 def _attend(
     inner: Callable[..., Any],
     module: Any,
@@ -63,7 +67,7 @@ def _attend(
 
 
 def _sdpa(module: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-    return _attend(AttentionInterface()["sdpa"], module, *args, masked=False, **kwargs)
+    return _attend(_FUNCTIONS["sdpa"], module, *args, masked=False, **kwargs)
 
 
 def _eager(module: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
@@ -75,7 +79,7 @@ def _eager(module: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
 AttentionInterface.register(NAMES["sdpa"], _sdpa)
 AttentionInterface.register(NAMES["eager"], _eager)
 for _name, _ours in NAMES.items():
-    AttentionMaskInterface.register(_ours, AttentionMaskInterface()[_name])
+    AttentionMaskInterface.register(_ours, _MASKS[_name])
 
 
 def install_trees(model: PreTrainedModel) -> str | None:

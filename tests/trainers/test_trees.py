@@ -34,12 +34,11 @@ MIXED = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 
 
 def _model(family: str, attention: str = "sdpa", **options: Any) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
-    config = AutoConfig.for_model(family, **{**SHAPE, **options})
-    model: Any = AutoModelForCausalLM.from_config(
-        config, attn_implementation=attention, dtype=torch.float32
-    )
+    config = transformers.AutoConfig.for_model(family, **{**SHAPE, **options})
+    auto: Any = transformers.AutoModelForCausalLM
+    model: Any = auto.from_config(config, attn_implementation=attention, dtype=torch.float32)
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         if parameter.ndim >= 2:
@@ -155,7 +154,7 @@ def test_gradient_checkpointing_sees_the_tree_again() -> None:
         if saving:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train().zero_grad()
-        sums = score_tree(model, build_tree(rows))
+        sums: Any = score_tree(model, build_tree(rows))
         sums.sum().backward()
         results.append((sums.tolist(), model.get_input_embeddings().weight.grad.clone()))
     assert results[0][0] == results[1][0]
@@ -169,7 +168,7 @@ def test_the_written_model_is_an_ordinary_one(tmp_path: Any) -> None:
     assert install_trees(model) is None
     model.save_pretrained(tmp_path)
     assert "token_tree" not in (tmp_path / "config.json").read_text()
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
