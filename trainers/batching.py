@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from eto_gym.trainers.encoding import PairRow, Row
+from eto_gym.trainers.encoding import Row
 
 IGNORED = -100
 """Label of a token that is not trained."""
@@ -125,13 +125,14 @@ class Filler:
 
 
 def collate_fillable(
-    collate: Callable[[list[Any]], dict[str, torch.Tensor]], items: list[Any]
-) -> dict[str, torch.Tensor]:
-    """Collate rows; a filler's batch trains nothing, and is marked by the key "filler"."""
+    collate: Callable[[list[Any]], dict[str, Any]], items: list[Any]
+) -> dict[str, Any]:
+    """Collate rows; a filler's batch has no labels, and is marked by the key "filler"."""
     if not isinstance(items[0], Filler):
         return collate(items)
     batch = collate([item.row for item in items])
-    batch["labels"] = torch.full_like(batch["labels"], IGNORED)
+    if "labels" in batch:
+        batch["labels"] = torch.full_like(batch["labels"], IGNORED)
     batch["filler"] = torch.ones(len(items))
     return batch
 
@@ -173,8 +174,3 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
 def collate_rows(items: Sequence[tuple[int, Row]], pad_id: int) -> dict[str, torch.Tensor]:
     """Pad a micro-batch of SFT rows."""
     return pad_rows([row for _, row in items], pad_id)
-
-
-def collate_pairs(rows: Sequence[PairRow], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad a micro-batch of pairs: all chosen sides first, then all rejected sides."""
-    return pad_rows([row.chosen for row in rows] + [row.rejected for row in rows], pad_id)

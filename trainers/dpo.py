@@ -72,6 +72,19 @@ class DPOSettings(TrainSettings):
         True,
         "score the reference once before training: no second model in memory, half the time",
     )
+    reference_cache: str = option(
+        "auto",
+        "folder that keeps the reference's scores, found again by a hash of the model's weights "
+        "and the pairs, so that a run with other settings need not score them again; 'auto': "
+        "`reference` beside downloaded data; 'none': only until this run is finished",
+    )
+    share_prefix: str = option(
+        "auto",
+        "compute what the sides of a micro-batch share at their beginnings once: same result, "
+        "less memory and time; 'auto': where the model's attention allows it, else a warning says "
+        "why not; 'on': an error instead of the warning",
+        choices=("auto", "on", "off"),
+    )
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""

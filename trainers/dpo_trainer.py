@@ -2,12 +2,14 @@
 
 TRL marks everything after the prompt as completion, observations included. Here rows come
 tokenised, with a mask; the loss is computed from the log-probabilities of masked tokens, and the
-reference is scored once, before training, with the model itself.
+reference is scored once, before training, with the model itself. What the sides of a micro-batch
+share at their beginnings is computed once, where the model allows it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,16 @@ from datasets import Dataset
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from eto_gym.errors import MissingDependencyError, require
-from eto_gym.files import replacing
-from eto_gym.trainers import running
-from eto_gym.trainers.batching import IGNORED, collate_pairs, pad_rows
+from eto_gym.errors import EtoGymError, MissingDependencyError, require
+from eto_gym.trainers import reference, running
+from eto_gym.trainers.batching import IGNORED, pad_rows
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.encoding import PairRow, Row
-from eto_gym.trainers.models import lora_config
+from eto_gym.trainers.models import lora_config, uses_bf16
+from eto_gym.trainers.offload import activations_of
 from eto_gym.trainers.scoring import install_scorer, row_sums, without_dropout
+from eto_gym.trainers.tree_attention import install_trees
+from eto_gym.trainers.trees import build_tree, score_tree
 
 TRL_VERSIONS = ("1.16",)
 """Minor versions of TRL whose trainer this code was tested with: it overrides private methods."""
@@ -42,7 +46,7 @@ from trl.trainer.dpo_config import DPOConfig  # noqa: E402
 from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
 from trl.trainer.utils import use_adapter  # noqa: E402
 
-REFERENCE_FILE = "reference.safetensors"
+logger = logging.getLogger(__name__)
 
 
 class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
@@ -68,7 +72,9 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         self._workspace = workspace
         self.tokens_seen = 0
         adapted = hasattr(model, "peft_config")
-        install_scorer(model.get_base_model() if adapted else model)
+        inner = model.get_base_model() if adapted else model
+        install_scorer(inner)
+        self.notes = {"share_prefix": self._choose_layout(inner)}
         super().__init__(
             model=model,
             args=DPOConfig(
@@ -84,8 +90,27 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         )
         if self.ref_model is not None:
             install_scorer(self.ref_model)
+            if self._trees:
+                install_trees(self.ref_model)
         if adapted:
             self._settle_reference_adapter()
+
+    def _choose_layout(self, model: Any) -> str:
+        """Decide whether rows become trees; return that, with the reason where it was not asked.
+
+        Raises:
+            EtoGymError: Trees are demanded, and the model cannot take them.
+        """
+        wanted = self._settings.share_prefix
+        obstacle = install_trees(model) if wanted != "off" else None
+        self._trees = wanted != "off" and obstacle is None
+        if obstacle is None:
+            return "on" if self._trees else "off"
+        problem = f"{type(model).__name__} cannot share what sides have in common: {obstacle}"
+        if wanted == "on":
+            raise EtoGymError(f"{problem}. Set share_prefix to 'off' or 'auto'.")
+        logger.warning("%s. Prompts are computed twice.", problem)
+        return f"off: {obstacle}"
 
     def _settle_reference_adapter(self) -> None:
         """Free the copy of the adapter that TRL made as the reference, or keep it frozen."""
@@ -98,13 +123,21 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
 
     # --- data ------------------------------------------------------------------------------------
 
-    def _collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [self._rows[item["index"]] for item in items]
-        batch = collate_pairs(rows, self._tokenizer.pad_token_id)
+        batch = self._batch([row.chosen for row in rows] + [row.rejected for row in rows])
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in items[0]:
                 batch[name] = torch.tensor([item[name] for item in items])
         return batch
+
+    def _batch(self, sides: Sequence[Row]) -> dict[str, Any]:
+        """Return sides as a tree or as padded rows, with "trained" and "tokens" as in a tree."""
+        if self._trees:
+            return build_tree(sides)
+        batch = pad_rows(sides, self._tokenizer.pad_token_id)
+        tokens = batch.pop("attention_mask").sum()
+        return {**batch, "trained": batch["labels"].ne(IGNORED).sum(dim=1), "tokens": tokens}
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Leave the rows as they are: they are tokenised and masked."""
@@ -119,12 +152,12 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         return running.bucket_loader(self, lengths, self._settings)
 
     def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
+        self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> torch.Tensor:
         """Count the pairs of one optimizer batch, over all devices."""
         real = [batch for batch in batch_samples if "filler" not in batch]
-        pairs = sum(len(batch["input_ids"]) // 2 for batch in real)
-        self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in real)
+        pairs = sum(len(batch["trained"]) // 2 for batch in real)
+        self.tokens_seen += sum(int(batch["tokens"]) for batch in real)
         total = torch.tensor(pairs, device=device)
         if self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
@@ -133,37 +166,36 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     # --- the reference ---------------------------------------------------------------------------
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Score every side once, or read the scores that an earlier start of this run wrote.
-
-        Prompts are the larger part of most rows, and all sides are scored in order of length, so
-        that little is padding.
-        """
-        from safetensors.torch import load_file, save_file
-
-        path = self._workspace / REFERENCE_FILE
-        if path.is_file():
-            scores = load_file(str(path))["logps"]
-        else:
-            sides = [side for row in self._rows for side in (row.chosen, row.rejected)]
-            scores = self._reference_scores(sides, 2 * batch_size)
+        """Score every side once, or read the scores of an earlier run with this model and data."""
+        sides = [side for row in self._rows for side in (row.chosen, row.rejected)]
+        precision = "bf16" if uses_bf16(self._settings) else "fp32"
+        path = reference.reference_file(
+            self._settings.reference_cache,
+            self._workspace,
+            reference.reference_key(self.model, self._rows, precision),
+        )
+        scores = reference.load_scores(path, len(sides))
+        self.notes["reference"] = "computed" if scores is None else "cached"
+        if scores is None:
+            scores = self._reference_scores(sides, 4 * batch_size)
             if self.is_world_process_zero():
-                with replacing(path) as partial:
-                    save_file({"logps": scores}, str(partial))
+                reference.save_scores(path, scores)
         dataset = dataset.add_column("ref_chosen_logps", scores[0::2].tolist())
         return dataset.add_column("ref_rejected_logps", scores[1::2].tolist())
 
     def _reference_scores(self, sides: Sequence[Row], batch_size: int) -> torch.Tensor:
+        """Score sides in an order in which neighbours share most, or are of similar length."""
         scores = torch.zeros(len(sides))
-        order = sorted(range(len(sides)), key=lambda index: len(sides[index].ids))
+        order = sorted(
+            range(len(sides)), key=lambda i: sides[i].ids if self._trees else [len(sides[i].ids)]
+        )
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
-            batch = self._prepare_inputs(
-                pad_rows([sides[i] for i in chunk], self._tokenizer.pad_token_id)
-            )
+            batch = self._prepare_inputs(self._batch([sides[i] for i in chunk]))
             scores[chunk] = self._score_reference(batch).cpu()
         return scores
 
-    def _score_reference(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _score_reference(self, batch: dict[str, Any]) -> torch.Tensor:
         with (
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self._checkpointing_options()),
@@ -193,21 +225,22 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """Return this micro-batch's share of the batch's mean loss, and note the metrics."""
-        sums = _side_sums(model, inputs)
+        offload = self._settings.activation_offload
+        with activations_of(self.model, self.args.device, offload=offload):
+            sums = _side_sums(model, inputs)
         if "ref_chosen_logps" in inputs:
-            reference = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
+            scores = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         else:
-            reference = self._score_reference(inputs)
-        tokens = inputs["labels"].ne(IGNORED).sum(dim=1)
-        losses = preference_losses(sums, reference, tokens, self._settings)
+            scores = self._score_reference(inputs)
+        losses = preference_losses(sums, scores, inputs["trained"], self._settings)
         if "filler" in inputs:
             losses = 0.0 * sums  # keeps this process in step with the others, and adds nothing
-        self._note(sums.detach(), reference, real="filler" not in inputs)
+        self._note(sums.detach(), scores, real="filler" not in inputs)
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size
         return loss
@@ -264,7 +297,9 @@ def preference_losses(
     return losses
 
 
-def _side_sums(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _side_sums(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    if "tree" in batch:
+        return score_tree(model, batch)
     outputs = model(
         input_ids=batch["input_ids"],
         score=batch["labels"],

@@ -105,6 +105,11 @@ class TrainSettings:
     gradient_checkpointing: bool = option(
         False, "recompute activations in the backward pass: less memory, about 30% more time"
     )
+    activation_offload: bool = option(
+        False,
+        "keep activations in the host's memory until the backward pass needs them: less memory on "
+        "a GPU, slower; no effect on a CPU",
+    )
     lora_r: int = option(0, "rank of LoRA adapters on every linear layer; 0: train all weights")
     lora_alpha: float = option(0.0, "scale of the adapters; 0: twice the rank")
     lora_dropout: float = option(0.0, "dropout inside the adapters")

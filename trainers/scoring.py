@@ -25,6 +25,8 @@ CHUNK_BYTES = 64 << 20
 """Largest tensor of logits that is held at once, in bytes; more rows are computed chunk by chunk,
 and computed again in the backward pass."""
 
+Score = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+"""Labels as transformers has them, or places of states and the tokens that they predict."""
 
 _MARK = "_scores_tokens"
 
@@ -33,8 +35,10 @@ def install_scorer(model: PreTrainedModel) -> None:
     """Let `model(..., score=labels)` return the log-probabilities of the labelled tokens alone.
 
     With `score` the call returns `{"token_logps": ...}`, a float32 vector with one entry per label
-    other than -100, row by row. Without it the model does what it did before. The call goes through
-    the model's own forward, so that wrappers for many devices and adapters still see it.
+    other than -100, row by row. `score` may also be two vectors: places of states in a batch of one
+    row, and the token that each predicts. Without it the model does what it did before. The call
+    goes through the model's own forward, so that wrappers for many devices and adapters still see
+    it.
 
     Args:
         model: The model itself, not a wrapper of PEFT around it.
@@ -47,7 +51,7 @@ def install_scorer(model: PreTrainedModel) -> None:
         return
     original = model.forward
 
-    def forward(self: Any, *args: Any, score: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, score: Score | None = None, **kwargs: Any) -> Any:
         if score is None:
             return original(*args, **kwargs)
         kwargs["use_cache"] = False
@@ -84,12 +88,16 @@ def row_sums(token_logps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return token_logps.new_zeros(labels.shape[0]).index_add(0, rows, token_logps)
 
 
-def _score(model: Any, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _score(model: Any, hidden: torch.Tensor, score: Score) -> torch.Tensor:
     head = model.get_output_embeddings()
-    # The token at t is predicted from the state at t - 1.
-    labels = labels[:, 1:].to(hidden.device)
-    keep = labels != IGNORED
-    states, targets = hidden[:, :-1][keep], labels[keep]
+    if isinstance(score, torch.Tensor):
+        # The token at t is predicted from the state at t - 1.
+        labels = score[:, 1:].to(hidden.device)
+        keep = labels != IGNORED
+        states, targets = hidden[:, :-1][keep], labels[keep]
+    else:
+        places, targets = (part.to(hidden.device) for part in score)
+        states = hidden[0].index_select(0, places)
 
     def logps(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = _scaled(head(states).float(), model.config.get_text_config())

@@ -13,6 +13,7 @@ from transformers import TrainingArguments, set_seed
 from eto_gym.trainers import running
 from eto_gym.trainers.batching import IGNORED, Rows
 from eto_gym.trainers.models import lora_config
+from eto_gym.trainers.offload import activations_of
 from eto_gym.trainers.options import TrainSettings
 from eto_gym.trainers.scoring import install_scorer
 
@@ -78,10 +79,12 @@ class TurnSFTTrainer(running.Recipe):
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """Return this micro-batch's share of the batch's mean loss."""
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            score=inputs["labels"],
-        )
+        offload = self._settings.activation_offload
+        with activations_of(self.model, self.args.device, offload=offload):
+            outputs = model(
+                input_ids=inputs["input_ids"],
+                score=inputs["labels"],
+            )
         # Gradients are averaged over devices, and the sum is wanted.
         share = self.args.world_size / num_items_in_batch
         loss: torch.Tensor = -outputs["token_logps"].sum() * share

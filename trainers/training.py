@@ -57,6 +57,8 @@ class TrainReport:
         fingerprint: Hash of data, settings and model.
         kept_step: Step of the weights that were written, where these are not the last.
         warnings: Why a run was stopped early, in words.
+        notes: What the method decided by itself. For DPO: "share_prefix" is "on" or "off", with the
+            reason where that was not asked for; "reference" is "computed" or "cached".
     """
 
     output: str
@@ -71,6 +73,7 @@ class TrainReport:
     fingerprint: str = ""
     kept_step: int | None = None
     warnings: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainReport:
@@ -153,6 +156,7 @@ def train(
         fingerprint=stamp,
         kept_step=kept,
         warnings=warnings,
+        notes=getattr(trainer, "notes", {}),
     )
     with faults.disk_errors(output, "the trained model"):
         running.finish(trainer, tokenizer, output, method, settings, report)

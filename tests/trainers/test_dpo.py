@@ -168,7 +168,7 @@ def test_observations_never_enter_the_loss(
 ) -> None:
     """The output layer sees the states before the agent's tokens, and no other state."""
     rows = _rows(tiny, pairs)[:3]
-    trainer = _trainer(tiny, rows, QUICK, tmp_path)
+    trainer = _trainer(tiny, rows, replace(QUICK, share_prefix="off"), tmp_path)
     batch = trainer._collate(list(trainer.train_dataset))
     states: list[Any] = []
 

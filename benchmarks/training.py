@@ -1,0 +1,453 @@
+"""Measure trajectory DPO against stock TRL on the same pairs: memory, speed, and equal losses.
+
+    OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.training --prompts 500 1500 3000
+
+Models have random weights and are built from their configuration; nothing is downloaded. Every
+variant runs in a process of its own, one after another. A pair has a prompt of its own, and two
+continuations of turns of agent and environment, of random tokens.
+
+Variants:
+    trl: TRL's DPOTrainer with its reference model (with adapters: they are switched off instead).
+    trl-precomputed: the same with `precompute_ref_log_probs`.
+    padded: ours with `share_prefix="off"`.
+    ours: ours as it is by default; reference scores are always computed anew.
+
+TRL counts observations in its loss. So that all variants minimise the same loss, its collator, a
+public argument, is given completion masks without them; everything else of TRL is as released,
+except that options are equal on both sides: precision, optimizer (AdamW), learning rate, one pair
+per pass, all pairs in each optimizer step, and no truncation.
+
+Columns:
+    peak: largest resident memory from before the model is loaded until training ends, over the
+        resident memory when all is imported, in MB; on CUDA, the largest allocated memory.
+    training: the same over the resident memory when the policy is loaded.
+    tok/CPU s: tokens of both sides of all pairs, times epochs, over the CPU time from the loaded
+        policy to the trained one: the reference's scores, or its model, are part of that. On CUDA
+        and in the column tok/s, over wall time.
+    loss: of the last step; diff: largest relative difference to "trl" over all steps.
+    rate: operations of the matrix products that training both sides one by one takes (forward
+        and backward, without the reference), over time, as a part of the rate of a large product
+        of bf16 matrices in the same process; on CUDA only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eto_gym.files import write_json
+
+VARIANTS = ("trl", "trl-precomputed", "padded", "ours")
+METHODS = ("full", "lora", "qlora")
+PAD, END = 0, 1
+
+ARCHITECTURES: dict[str, dict[str, int]] = {
+    "6x256": {"hidden": 256, "layers": 6, "heads": 4, "kv_heads": 4, "mlp": 768, "vocab": 16384},
+    "112M": {"hidden": 768, "layers": 12, "heads": 12, "kv_heads": 12, "mlp": 2560, "vocab": 16384},
+    # The shapes of Qwen2.5.
+    "1.5B": {
+        "hidden": 1536,
+        "layers": 28,
+        "heads": 12,
+        "kv_heads": 2,
+        "mlp": 8960,
+        "vocab": 151936,
+    },
+    "7B": {"hidden": 3584, "layers": 28, "heads": 28, "kv_heads": 4, "mlp": 18944, "vocab": 152064},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One measurement."""
+
+    architecture: str
+    method: str
+    variant: str
+    prompt: int
+    continuation: int
+    pairs: int
+    epochs: int
+    learning_rate: float
+    checkpointing: bool
+    offload: bool
+    seed: int
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a table, and write it as JSON with `--json`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, help="default: by device")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["full"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--prompts", type=int, nargs="+", default=[500, 1500, 3000])
+    parser.add_argument("--continuation", type=int, default=500, help="tokens of a side")
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3, help="as in the paper")
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
+    parser.add_argument("--offload", action="store_true", help="ours: activations to the host")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file for the rows")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        folder, job = json.loads(args.worker)
+        print(json.dumps(measure(Path(folder), Job(**job))))
+        return
+
+    import torch
+
+    cuda = torch.cuda.is_available()
+    models = args.models or (["1.5B", "7B"] if cuda else ["6x256"])
+    machine = {
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "command": " ".join(["python -m eto_gym.benchmarks.training", *(argv or sys.argv[1:])]),
+    }
+    print(json.dumps(machine))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in models:
+            folder = Path(scratch) / name
+            build(folder, name, args.seed)
+            for method in args.methods:
+                for prompt in args.prompts:
+                    jobs = [
+                        Job(
+                            architecture=name,
+                            method=method,
+                            variant=variant,
+                            prompt=prompt,
+                            continuation=args.continuation,
+                            pairs=args.pairs,
+                            epochs=args.epochs,
+                            learning_rate=args.learning_rate,
+                            checkpointing=args.checkpointing,
+                            offload=args.offload and variant in ("padded", "ours"),
+                            seed=args.seed,
+                        )
+                        for variant in args.variants
+                    ]
+                    show(group := [run(folder, job) for job in jobs])
+                    rows += group
+                    if args.json:
+                        write_json(args.json, {"machine": machine, "rows": rows})
+
+
+def run(folder: Path, job: Job) -> dict[str, Any]:
+    """Measure one variant in a process of its own."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "eto_gym.benchmarks.training",
+            "--worker",
+            json.dumps([str(folder), dataclasses.asdict(job)]),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    row: dict[str, Any] = dataclasses.asdict(job)
+    if done.returncode:
+        # Out of memory is a result too.
+        return {**row, "error": (done.stderr.strip().splitlines() or ["killed"])[-1]}
+    return {**row, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the variants of one setting, each beside the ratios of ours to it."""
+    first = rows[0]
+    print(
+        f"\n{first['architecture']} {first['method']}, prompt {first['prompt']}, continuation "
+        f"{first['continuation']}, {first['pairs']} pairs, {first['epochs']} epochs"
+        f"{', recomputing activations' * first['checkpointing']}"
+    )
+    print(
+        f"{'variant':<16}{'peak MB':>9}{'training':>9}{'CPU s':>8}{'wall s':>8}{'tok/CPU s':>10}"
+        f"{'tok/s':>8}{'loss':>10}{'diff':>9}{'rate':>6}{'ours: peak':>12}{'tok/CPU s':>10}"
+    )
+    ours = next((row for row in rows if row["variant"] == "ours" and "error" not in row), None)
+    stock = next((row for row in rows if row["variant"] == "trl" and "error" not in row), None)
+    for row in rows:
+        if "error" in row:
+            print(f"{row['variant']:<16} {row['error']}")
+            continue
+        if stock:
+            row["difference"] = max(
+                abs(a - b) / abs(b) for a, b in zip(row["losses"], stock["losses"], strict=True)
+            )
+        ratios = ""
+        if ours:
+            row["ours_peak"] = ours["peak_mb"] / row["peak_mb"]
+            row["ours_speed"] = ours["tokens_per_cpu_s"] / row["tokens_per_cpu_s"]
+            ratios = f"{row['ours_peak']:>11.2f}x{row['ours_speed']:>9.2f}x"
+        rate = f"{row['rate']:.2f}" if row["rate"] is not None else "-"
+        difference = f"{row['difference']:.1e}" if "difference" in row else "-"
+        print(
+            f"{row['variant']:<16}{row['peak_mb']:>9.0f}{row['training_mb']:>9.0f}"
+            f"{row['cpu_s']:>8.1f}{row['wall_s']:>8.1f}{row['tokens_per_cpu_s']:>10.0f}"
+            f"{row['tokens_per_s']:>8.0f}{row['losses'][-1]:>10.6f}{difference:>9}{rate:>6}{ratios}",
+            flush=True,
+        )
+
+
+# --- what is trained, on what ------------------------------------------------------------------
+
+
+def build(folder: Path, architecture: str, seed: int) -> None:
+    """Write a Llama with random weights, and a tokenizer with a word for each token."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    shape = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=shape["vocab"],
+        hidden_size=shape["hidden"],
+        intermediate_size=shape["mlp"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv_heads"],
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        pad_token_id=PAD,
+        bos_token_id=None,
+        eos_token_id=END,
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if shape["hidden"] > 1000 else torch.float32)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(before)
+    model.save_pretrained(folder)
+    words = {word(index): index for index in range(shape["vocab"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=word(PAD)))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token=word(PAD), eos_token=word(END)
+    ).save_pretrained(folder)
+
+
+def word(token: int) -> str:
+    """Return the word of a token; no other word holds that of a special one."""
+    return {PAD: "<pad>", END: "<end>"}.get(token, f"w{token}")
+
+
+def make_pairs(job: Job, vocabulary: int) -> list[tuple[list[int], list[int], list[int]]]:
+    """Return prompt, chosen and rejected tokens of every pair.
+
+    Of a continuation, 40% is the agent's: turns of 20 tokens, and observations of 30. The lower
+    half of the vocabulary is the agent's, the upper half the environment's.
+    """
+    rng = random.Random(job.seed)
+    half = vocabulary // 2
+
+    def continuation() -> list[int]:
+        tokens: list[int] = []
+        while len(tokens) < job.continuation - 1:
+            tokens += [rng.randrange(2, half) for _ in range(20)]
+            tokens += [rng.randrange(half, vocabulary) for _ in range(30)]
+        return [*tokens[: job.continuation - 1], END]
+
+    return [
+        (
+            [rng.randrange(2, vocabulary) for _ in range(job.prompt)],
+            continuation(),
+            continuation(),
+        )
+        for _ in range(job.pairs)
+    ]
+
+
+# --- one process -------------------------------------------------------------------------------
+
+
+def measure(folder: Path, job: Job) -> dict[str, Any]:
+    """Train one variant, and return what it took."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from eto_gym.trainers import DPOSettings
+    from eto_gym.trainers.callbacks import set_callbacks
+    from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
+    from eto_gym.trainers.encoding import PairRow, Row
+    from eto_gym.trainers.models import load_model, quiet_libraries
+
+    cuda = torch.cuda.is_available()
+    settings = DPOSettings(
+        learning_rate=job.learning_rate,
+        epochs=job.epochs,
+        batch_size=job.pairs,
+        micro_batch_size=1,
+        max_length=job.prompt + job.continuation,
+        warmup_ratio=0,
+        optimizer="paged_adamw8bit" if job.method == "qlora" and cuda else "adamw",
+        gradient_checkpointing=job.checkpointing,
+        activation_offload=job.offload,
+        lora_r=0 if job.method == "full" else 16,
+        qlora=job.method == "qlora",
+        seed=job.seed,
+        precision="auto" if cuda else "fp32",
+        reference_cache="none",
+        share_prefix="on" if job.variant == "ours" else "off",
+    )
+    if job.method != "full":
+        import bitsandbytes  # noqa: F401
+        import peft  # noqa: F401
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    pairs = make_pairs(job, tokenizer.vocab_size)
+    with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
+        start = resident(reset=True)
+        model = load_model(folder, settings)
+        if cuda:
+            model.cuda()
+            torch.cuda.reset_peak_memory_stats()
+        loaded = torch.cuda.memory_allocated() / 1e6 if cuda else resident()
+        clocks = time.perf_counter(), time.process_time()
+        if job.variant in ("padded", "ours"):
+            half = tokenizer.vocab_size // 2
+            sides = [
+                [
+                    Row(p + side, [False] * len(p) + [token < half for token in side])
+                    for side in (chosen, rejected)
+                ]
+                for p, chosen, rejected in pairs
+            ]
+            trainer: Any = TrajectoryDPOTrainer(
+                settings,
+                model=model,
+                rows=[PairRow(*pair) for pair in sides],
+                tokenizer=tokenizer,
+                workspace=Path(scratch),
+            )
+        else:
+            trainer = stock(job, settings, model, tokenizer, pairs, Path(scratch))
+        trainer.args.save_strategy = "no"
+        set_callbacks(trainer)
+        trainer.train()
+        wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+        peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else resident(peak=True)
+    tokens = 2 * job.pairs * (job.prompt + job.continuation) * job.epochs
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "peak_mb": peak - (0 if cuda else start),
+        "training_mb": peak - loaded,
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "tokens_per_cpu_s": tokens / cpu,
+        "tokens_per_s": tokens / wall,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "rate": operations(job, tokens) / wall / matrix_rate() if cuda else None,
+    }
+
+
+def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, workspace: Path) -> Any:
+    """Return TRL's trainer as released, with a collator that masks observations."""
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+
+    from eto_gym.trainers.models import lora_config, uses_bf16
+
+    half = tokenizer.vocab_size // 2
+
+    class AgentsTokens(DataCollatorForPreference):
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            batch: dict[str, Any] = super().torch_call(examples)
+            batch["completion_mask"] *= batch["input_ids"] < half
+            return batch
+
+    def text(tokens: Sequence[int]) -> str:
+        return "".join(f" {word(token)}" for token in tokens)
+
+    columns = ("prompt", "chosen", "rejected")
+    data = [dict(zip(columns, map(text, pair), strict=True)) for pair in pairs]
+    return DPOTrainer(
+        model=model,
+        args=DPOConfig(
+            output_dir=str(workspace),
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=job.pairs,
+            num_train_epochs=job.epochs,
+            learning_rate=job.learning_rate,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            optim="paged_adamw_8bit" if settings.optimizer == "paged_adamw8bit" else "adamw_torch",
+            beta=settings.beta,
+            max_length=None,
+            bf16=uses_bf16(settings),
+            gradient_checkpointing=job.checkpointing,
+            precompute_ref_log_probs=job.variant == "trl-precomputed",
+            logging_steps=1,
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=job.seed,
+        ),
+        data_collator=AgentsTokens(pad_token_id=PAD),
+        train_dataset=Dataset.from_list(data),
+        processing_class=tokenizer,
+        peft_config=lora_config(settings) if settings.lora_r else None,
+    )
+
+
+def resident(*, peak: bool = False, reset: bool = False) -> float:
+    """Return the resident memory of this process in MB, or its peak since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    name = "VmHWM:" if peak else "VmRSS:"
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 1e3
+    raise OSError("the peak of resident memory is read from /proc, which Linux has")
+
+
+def operations(job: Job, tokens: int) -> float:
+    """Return the floating-point operations of matrix products that training these tokens takes."""
+    shape = ARCHITECTURES[job.architecture]
+    width, head = shape["hidden"], shape["hidden"] // shape["heads"]
+    attention = 2 * width * width + 2 * width * head * shape["kv_heads"]
+    weights = shape["layers"] * (attention + 3 * width * shape["mlp"])
+    trained = 0.4 * job.continuation / (job.prompt + job.continuation)
+    weights += int(trained * width * shape["vocab"])
+    # Forward 2 per weight; backward 2 for the states, and 2 for the weights that are trained.
+    per_token = (6 if job.method == "full" else 4) * weights
+    # Half of the square of scores is hidden; two products forward, four backward.
+    per_token += 6 * shape["layers"] * width * (job.prompt + job.continuation)
+    return float(per_token * tokens)
+
+
+def matrix_rate(size: int = 8192, rounds: int = 20) -> float:
+    """Return the operations per second of a large product of bf16 matrices on the GPU."""
+    import torch
+
+    left = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    right = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        left @ right
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        left @ right
+    torch.cuda.synchronize()
+    return 2 * size**3 * rounds / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What saves memory and time in DPO changes no number."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
+from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.pairs import PreferencePair
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+Play = Callable[..., Trajectory]
+
+QUICK = DPOSettings(
+    learning_rate=1e-3, epochs=1, batch_size=4, micro_batch_size=2, max_length=512, warmup_ratio=0
+)
+
+
+@pytest.fixture(scope="module")
+def pairs(make_play: Play) -> list[PreferencePair]:
+    agent = [make_play(n, good=False, rounds=1 + n % 5) for n in range(8)]
+    return make_pairs(agent, [make_play(n, rounds=1 + n % 3) for n in range(8)])[0]
+
+
+def _run(
+    settings: DPOSettings, pairs: list[PreferencePair], model: Path, output: Path
+) -> TrainReport:
+    return run_dpo(settings, pairs, model=model, output=output, watch=Watch(progress=False))
+
+
+def _losses(report: TrainReport) -> list[float]:
+    return [entry["loss"] for entry in report.metrics]
+
+
+@pytest.mark.parametrize("options", [{}, {"precompute_reference": False}, {"sft_weight": 0.3}])
+def test_shared_and_padded_runs_have_the_same_losses(
+    tiny: Path, pairs: list[PreferencePair], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    settings = replace(QUICK, reference_cache="none", epochs=2, **options)
+    shared = _run(replace(settings, share_prefix="on"), pairs, tiny, tmp_path / "on")
+    padded = _run(replace(settings, share_prefix="off"), pairs, tiny, tmp_path / "off")
+    assert shared.notes["share_prefix"] == "on"
+    assert padded.notes["share_prefix"] == "off"
+    assert _losses(shared) == pytest.approx(_losses(padded), rel=2e-5)
+    for name in ("logps/chosen", "rewards/rejected"):
+        ours, theirs = ([e[name] for e in r.metrics] for r in (shared, padded))
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    assert shared.data == padded.data
+
+
+def test_a_model_that_cannot_share_is_trained_with_a_warning(
+    tiny: Path,
+    pairs: list[PreferencePair],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "eto_gym.trainers.dpo_trainer.install_trees", lambda _: "it has layers of type conv"
+    )
+    with caplog.at_level(logging.WARNING):
+        report = _run(QUICK, pairs, tiny, tmp_path / "auto")
+    assert "cannot share what sides have in common: it has layers of type conv" in caplog.text
+    assert report.notes["share_prefix"] == "off: it has layers of type conv"
+    with pytest.raises(EtoGymError, match="layers of type conv"):
+        _run(replace(QUICK, share_prefix="on"), pairs, tiny, tmp_path / "on")
+
+
+def test_reference_scores_are_found_again_by_content(
+    tiny: Path, pairs: list[PreferencePair], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    settings = replace(QUICK, reference_cache=str(cache))
+
+    def run(name: str, model: Path = tiny, some: int = 8, **options: Any) -> str:
+        report = _run(replace(settings, **options), pairs[:some], model, tmp_path / name)
+        assert report.metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+        return report.notes["reference"]
+
+    assert run("first") == "computed"
+    assert run("other-beta", beta=0.5, learning_rate=1e-4) == "cached"
+    # New adapters are no part of the reference, whatever their rank and seed.
+    assert run("lora", lora_r=4) == "computed"
+    assert run("more", lora_r=8, seed=1) == "cached"
+    # Other pairs, and other weights under any name, have scores of their own.
+    assert run("fewer", some=4) == "computed"
+    assert run("trained", model=tmp_path / "first") == "computed"
+    # Precision, weights and pairs each decide: no file serves two of these.
+    assert len(list(cache.iterdir())) == 4
+    for file in cache.iterdir():
+        file.write_bytes(b"damaged")
+    assert run("again") == "computed"
+    assert run("and-again", batch_size=2) == "cached"
+
+
+def test_offloaded_activations_give_the_same_gradients(tiny: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from eto_gym.trainers.offload import OffloadActivations, activations_of
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    ids = (torch.arange(300) * 7 % 300 + 5)[None]
+
+    def gradients(context: Any) -> list[Any]:
+        model.zero_grad()
+        with context:
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    offload = OffloadActivations(model)
+    plain = gradients(activations_of(model, torch.device("cpu"), offload=True))
+    moved = gradients(offload)
+    assert all(torch.equal(a, b) for a, b in zip(plain, moved, strict=True))
+    # More than the logits was copied, and no weight was.
+    logits = ids.numel() * model.config.vocab_size * 4
+    assert offload.copied_bytes > 2 * logits
+    used = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert used == offload._weights
+
+
+def test_stock_trl_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the benchmark's pairs, with observations masked in TRL's own batches too."""
+    from eto_gym.benchmarks import training
+
+    shape = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "mlp": 64, "vocab": 400}
+    monkeypatch.setitem(training.ARCHITECTURES, "tiny", shape)
+    folder = tmp_path / "tiny"
+    training.build(folder, "tiny", 0)
+    losses = {}
+    for variant in training.VARIANTS:
+        job = training.Job(
+            architecture="tiny",
+            method="full",
+            variant=variant,
+            prompt=40,
+            continuation=60,
+            pairs=3,
+            epochs=4,
+            learning_rate=1e-3,
+            checkpointing=False,
+            offload=False,
+            seed=0,
+        )
+        row = training.measure(folder, job)
+        assert row["peak_mb"] >= row["training_mb"]
+        losses[variant] = row["losses"]
+    assert losses["trl"][0] == pytest.approx(math.log(2), abs=1e-6)
+    assert losses["trl"][-1] < 0.6
+    for variant in training.VARIANTS:
+        assert losses[variant] == pytest.approx(losses["trl"], rel=1e-4), variant
