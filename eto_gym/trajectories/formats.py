@@ -130,6 +130,17 @@ def read_demonstration(record: Any, *, reward: float = 1.0) -> Trajectory:
     )
 
 
+def read_trajectory(record: Any) -> Trajectory:
+    """Read a stored trajectory, or a demonstration of either form.
+
+    Raises:
+        DataError: The record is none of them.
+    """
+    if isinstance(record, dict) and "messages" in record and "steps" in record:
+        return Trajectory.from_json(record)
+    return read_demonstration(record)
+
+
 # --- preference pairs ----------------------------------------------------------------------------
 
 
