@@ -16,6 +16,7 @@ from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import TextEnv
 from eto_gym.errors import DataError, EtoGymError, MissingDependencyError, UnknownNameError
 from eto_gym.prompt import Prompt
+from eto_gym.snapshot import set_state
 from eto_gym.trajectories import ErrorKind, Outcome, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -23,11 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode to play: the task, which of its samples, and the seed of its sampling."""
+    """One episode to play: the task, which of its samples, and the seed of its sampling.
+
+    With `state`, a snapshot of a `ConversationEnv` (see `eto_gym.get_state`), the episode goes on
+    from there: its trajectory begins with the turns that the snapshot holds, and their rewards.
+    """
 
     task_id: str
     sample: int
     seed: int
+    state: dict[str, Any] | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -162,7 +168,7 @@ class _Slot:
         self._episode, self._policy_name = episode, policy_name
         self._info, self._reward, self._usage = {}, 0.0, {}
         try:
-            observation, self._info = self.env.reset(options={"task": episode.task_id})
+            observation = self._begin(episode)
         except (UnknownNameError, DataError, MissingDependencyError):
             raise  # the caller's mistake, which every episode would repeat
         except Exception:
@@ -178,6 +184,17 @@ class _Slot:
             env=self.env,
         )
         return None
+
+    def _begin(self, episode: Episode) -> str:
+        """Reset or restore the environment; return the bare observation to answer."""
+        if episode.state is None:
+            observation, self._info = self.env.reset(options={"task": episode.task_id})
+            return observation
+        set_state(self.env, episode.state)
+        self._info = self.env.info
+        self._reward = sum(step.reward for step in self.env.steps)
+        steps = self.env.steps
+        return steps[-1].observation if steps else self.env.conversation[-1].content
 
     def advance(self, reply: PolicyReply) -> Trajectory | None:
         """Play one reply; return the trajectory if the episode ended."""

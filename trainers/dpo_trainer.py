@@ -202,11 +202,21 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         else:
             reference = self._score_reference(inputs)
         tokens = inputs["labels"].ne(IGNORED).sum(dim=1)
-        losses = preference_losses(sums, reference, tokens, self._settings)
+        losses = self._losses(sums, reference, tokens, inputs)
         self._note(sums.detach(), reference)
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size
         return loss
+
+    def _losses(
+        self,
+        sums: torch.Tensor,
+        reference: torch.Tensor,
+        tokens: torch.Tensor,
+        inputs: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the loss of every pair; `inputs` is the batch, for methods that weigh pairs."""
+        return preference_losses(sums, reference, tokens, self._settings)
 
     def _note(self, sums: torch.Tensor, reference: torch.Tensor) -> None:
         rewards = self._settings.beta * (sums - reference)
