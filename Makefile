@@ -21,11 +21,11 @@ $(VENV)/.installed-run: pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-run
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,scienceworld,webshop,fast,dev]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,openai,serve,scienceworld,webshop,fast,dev]"
 	touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-dev
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,scienceworld,webshop,fast,dev,alfworld]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,openai,serve,scienceworld,webshop,fast,dev,alfworld]"
 	touch $@
 
 run: install

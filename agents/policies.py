@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from eto_gym.agents.policy import Policy
@@ -33,3 +34,15 @@ def local_policy(model: str, **options: Any) -> Policy:
     from eto_gym.agents.local import LocalPolicy
 
     return LocalPolicy.from_pretrained(model, **options)
+
+
+def endpoint_policy(
+    base_urls: str | Sequence[str], model: str | None = None, **options: Any
+) -> Policy:
+    """Build a policy behind OpenAI-compatible endpoints; `options` are `EndpointPolicy`'s.
+
+    The API key is read from the environment of the process that builds the policy.
+    """
+    from eto_gym.agents.endpoint import EndpointPolicy
+
+    return EndpointPolicy(base_urls, model, **options)

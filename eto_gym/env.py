@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -136,6 +137,14 @@ class TextEnv(gym.Env[str, str], ABC):
     def step_limit(self) -> int | None:
         """Steps after which the current episode is truncated; benchmarks may set one per task."""
         return self.max_episode_steps
+
+    def lane(self) -> Hashable | None:
+        """Return what a step of this environment keeps busy, where that is not this process.
+
+        Steps of environments with different lanes run at the same time when threads take them.
+        None, the default, says that threads would gain nothing.
+        """
+        return None
 
     @abstractmethod
     def card(self) -> dict[str, Any]:

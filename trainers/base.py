@@ -24,7 +24,7 @@ class BaseSettings:
     gives others, on episodes that demonstrate no task.
     """
 
-    tasks: int = option(1800, "training tasks that are played aimlessly")
+    tasks: int = option(1500, "training tasks that are played aimlessly")
     samples: int = option(1, "episodes of play per task")
     steps: int = option(
         20, "steps of play per episode; short ones show more houses for the same number of tokens"

@@ -32,6 +32,4 @@ class ETOLoop(Loop[ETOSettings]):
             pairs = self._pair(f"pairs-{i}", s.pairing, experts, explored)
             current = self._prefer(f"eto-{i}", s.dpo, current, pairs)
             self._evaluate(f"ETO, iteration {i}", f"eto-{i}", current)
-        if s.control:
-            control = self._sft("control", s.sft, sft, experts)
-            self._evaluate("control: SFT continued", "control", control)
+        self._control(s, s.sft, sft, experts)

@@ -7,19 +7,20 @@ from typing import Any
 
 from eto_gym.trainers import loop_settings
 from eto_gym.trainers.dpo import DPOSettings
-from eto_gym.trainers.loop_settings import ExpertSettings, ExplorationSettings, WorldSettings
-from eto_gym.trainers.options import option
+from eto_gym.trainers.loop_settings import (
+    ControlSettings,
+    ExpertSettings,
+    ExplorationSettings,
+    WorldSettings,
+)
 from eto_gym.trainers.pairing import PairingSettings
 from eto_gym.trainers.sft import SFTSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings):
+class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
     """What one run of the loop does; the defaults are the paper's where it names a value."""
 
-    control: bool = option(
-        True, "also continue SFT on the same demonstrations, as the control for preference training"
-    )
     sft: SFTSettings = field(default_factory=SFTSettings)
     pairing: PairingSettings = field(default_factory=PairingSettings)
     dpo: DPOSettings = field(default_factory=DPOSettings)
@@ -43,12 +44,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "tiny",
         "data": "builtin:small",
         "train_tasks": 2400,
-        "explore_tasks": 500,
+        "explore_tasks": 400,
         "explore_samples": 4,
         "explore_temperature": 0.7,
         "eval_tasks": 1000,
         "max_steps": 20,
         "prompt_style": "none",
+        "control_epochs": 1.0,
         "max_new_tokens": 48,
         "max_context": 2048,
         "slots": 256,
@@ -58,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "learning_rate": 3e-3,
             "muon_learning_rate": 0.01,
             "adam_beta2": 0.95,
-            "epochs": 1.0,
+            "epochs": 3.0,
             "batch_size": 4,
             "micro_batch_size": 4,
             "schedule": "linear",
@@ -67,7 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # The agent's own success against its own failure: see README.md.
         "pairing": {"contrast": "self", "cut_after_divergence": 1, "max_pairs_per_task": 2},
         "dpo": {
-            "learning_rate": 2e-5,
+            "learning_rate": 5e-5,
             "epochs": 2.0,
             "batch_size": 8,
             "micro_batch_size": 4,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -27,7 +27,12 @@ from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
 from eto_gym.trainers.base import train_base
 from eto_gym.trainers.dpo import DPOSettings, run_dpo
-from eto_gym.trainers.loop_settings import ExpertSettings, ExplorationSettings, WorldSettings
+from eto_gym.trainers.loop_settings import (
+    ControlSettings,
+    ExpertSettings,
+    ExplorationSettings,
+    WorldSettings,
+)
 from eto_gym.trainers.pairing import PairingSettings, make_pairs
 from eto_gym.trainers.rejection import RejectionSettings, keep_best
 from eto_gym.trainers.report import write_report
@@ -142,6 +147,15 @@ class Loop(ABC, Generic[S]):
         return self.folder.run(
             name, work, settings=asdict(settings), inputs=(start, *demonstrations)
         )
+
+    def _control(
+        self, control: ControlSettings, settings: SFTSettings, sft: Stage, experts: Stage
+    ) -> None:
+        """Continue SFT on the demonstrations alone, where a control is wanted, and evaluate it."""
+        if control.control:
+            epochs = control.control_epochs or settings.epochs
+            stage = self._sft("control", replace(settings, epochs=epochs), sft, experts)
+            self._evaluate("control: SFT continued", "control", stage)
 
     def _prefer(self, name: str, settings: DPOSettings, model: Stage, pairs: Stage) -> Stage:
         """Train `model` on the pairs of a stage."""

@@ -93,6 +93,18 @@ class ExpertSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """What stands beside the method: plain SFT on the same demonstrations."""
+
+    control: bool = option(
+        True, "also continue SFT on the same demonstrations, as the control for preference training"
+    )
+    control_epochs: float = option(
+        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExplorationSettings:
     """How the agent explores, and how often."""
 

@@ -17,6 +17,7 @@ from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.encoding import Codec, PairRow, TokenReport, encode_pairs
 from eto_gym.trainers.eto_settings import PRESETS as ETO_PRESETS
 from eto_gym.trainers.loop_settings import (
+    ControlSettings,
     ExpertSettings,
     ExplorationSettings,
     WorldSettings,
@@ -152,10 +153,9 @@ def _add(total: TokenReport, part: TokenReport) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureLoopSettings(WorldSettings, ExpertSettings, ExplorationSettings):
+class MixtureLoopSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
     """What one run of mixture training does."""
 
-    control: bool = option(True, "also continue SFT on the same demonstrations, as the control")
     sft: SFTSettings = field(default_factory=SFTSettings)
     pairing: PairingSettings = field(default_factory=PairingSettings)
     steps: StepSettings = field(default_factory=StepSettings)
@@ -187,9 +187,7 @@ class MixtureLoop(StepLoop[MixtureLoopSettings]):
             steps = self._steps(f"steps-{i}", s.steps, current, experts, tasks=s.step_tasks)
             current = self._mix(f"mixture-{i}", current, pairs, steps)
             self._evaluate(f"mixture, iteration {i}", f"mixture-{i}", current)
-        if s.control:
-            control = self._sft("control", s.sft, sft, experts)
-            self._evaluate("control: SFT continued", "control", control)
+        self._control(s, s.sft, sft, experts)
 
     def _mix(self, name: str, model: Stage, outcomes: Stage, steps: Stage) -> Stage:
         settings = self.settings.mixture

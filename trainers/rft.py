@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from eto_gym.trainers.eto_settings import PRESETS as ETO_PRESETS
 from eto_gym.trainers.loop import Loop
 from eto_gym.trainers.loop_settings import (
+    ControlSettings,
     ExpertSettings,
     ExplorationSettings,
     WorldSettings,
@@ -23,7 +24,7 @@ from eto_gym.trainers.sft import SFTSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings):
+class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
     """What one run of rejection-sampled fine-tuning does."""
 
     explore_samples: int = option(
@@ -38,7 +39,6 @@ class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings):
         "successes so far, as RFT does; 'current', the policy that explored last",
         choices=("start", "current"),
     )
-    control: bool = option(True, "also continue SFT on the experts alone, as the control")
     keep: RejectionSettings = field(default_factory=RejectionSettings)
     sft: SFTSettings = field(default_factory=SFTSettings)
 
@@ -65,6 +65,4 @@ class RFTLoop(Loop[RFTSettings]):
             first = start if s.start_from == "start" else current
             current = self._sft(f"rft-{i}", s.sft, first, experts, kept)
             self._evaluate(f"RFT, iteration {i}", f"rft-{i}", current)
-        if s.control:
-            control = self._sft("control", s.sft, sft, experts)
-            self._evaluate("control: SFT continued", "control", control)
+        self._control(s, s.sft, sft, experts)

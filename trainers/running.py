@@ -77,6 +77,7 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed,
         "bf16": uses_bf16(settings),
+        "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": settings.gradient_checkpointing,
         "save_strategy": "steps" if save_steps else "epoch",
         "save_steps": save_steps or 500,

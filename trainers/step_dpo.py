@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.eto_settings import PRESETS as ETO_PRESETS
-from eto_gym.trainers.loop_settings import ExpertSettings, WorldSettings, narrowed
+from eto_gym.trainers.loop_settings import (
+    ControlSettings,
+    ExpertSettings,
+    WorldSettings,
+    narrowed,
+)
 from eto_gym.trainers.options import SettingsError, option
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.step_loop import StepLoop
@@ -18,12 +23,11 @@ from eto_gym.trainers.steps import StepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepDPOSettings(WorldSettings, ExpertSettings):
+class StepDPOSettings(WorldSettings, ExpertSettings, ControlSettings):
     """What one run of step-level DPO does."""
 
     iterations: int = option(1, "rounds of exploration and preference training")
     explore_tasks: int = option(0, "demonstrated tasks whose steps are explored; 0: all")
-    control: bool = option(True, "also continue SFT on the same demonstrations, as the control")
     sft: SFTSettings = field(default_factory=SFTSettings)
     steps: StepSettings = field(default_factory=StepSettings)
     dpo: DPOSettings = field(default_factory=DPOSettings)
@@ -57,6 +61,4 @@ class StepDPOLoop(StepLoop[StepDPOSettings]):
             steps = self._steps(f"steps-{i}", s.steps, current, experts, tasks=s.explore_tasks)
             current = self._prefer(f"step-dpo-{i}", s.dpo, current, steps)
             self._evaluate(f"step DPO, iteration {i}", f"step-dpo-{i}", current)
-        if s.control:
-            control = self._sft("control", s.sft, sft, experts)
-            self._evaluate("control: SFT continued", "control", control)
+        self._control(s, s.sft, sft, experts)

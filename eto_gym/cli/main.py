@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
+    "serve": ("eto_gym.cli.serve", "serve a model through OpenAI's interface"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
     "expert": ("eto_gym.cli.expert", "write trajectories of a benchmark's scripted expert"),
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module_name, summary = COMMANDS[name]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every request that it sends
     try:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):

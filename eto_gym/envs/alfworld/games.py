@@ -7,7 +7,9 @@ import os
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from eto_gym.envs.alfworld.game import Game, parse_game
 from eto_gym.envs.alfworld.manifest import GAME_FILE, load_manifest
@@ -109,7 +111,27 @@ class OfficialGames:
 
 
 def open_games(data: str | Path, split: str, action_grammar: ActionGrammar) -> GameSource:
-    """Open the built-in games ("builtin", or "builtin:large") or a folder of official ones."""
+    """Return the process's source of the built-in games ("builtin:large") or of a folder's games.
+
+    A source is shared by the environments that use it, and listed anew when none does any more.
+    """
+    key = (str(data), split, action_grammar)
+    with _opening:
+        source = _open_sources.get(key)
+        if source is None:
+            source = _open_sources[key] = _open_source(data, split, action_grammar)
+        return source
+
+
+_open_sources: WeakValueDictionary[tuple[str, str, str], BuiltinGames | OfficialGames] = (
+    WeakValueDictionary()
+)
+_opening = Lock()
+
+
+def _open_source(
+    data: str | Path, split: str, action_grammar: ActionGrammar
+) -> BuiltinGames | OfficialGames:
     if isinstance(data, str) and data.split(":", 1)[0] == "builtin":
         size = data.partition(":")[2] or "medium"
         return BuiltinGames(split, action_grammar, size=size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from typing import Any, get_args
 
 from eto_gym.env import TextEnv
@@ -163,6 +164,10 @@ class ScienceWorldEnv(TextEnv):
             logger.exception("no solution of %s could be made", task.id)
             solution = Solution(task.id, (), "none")
         return ScienceWorldExpert(solution, taken=self._session.actions)
+
+    def lane(self) -> Hashable:
+        """Return the JVM lane, joining one if need be; the JVM is not started by this."""
+        return self._session.join()
 
     def card(self) -> dict[str, Any]:
         """Describe the benchmark, the engine with its flags, the split and the settings."""

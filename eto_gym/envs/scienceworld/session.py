@@ -210,7 +210,7 @@ class EngineSession:
         """
         deaths = 0
         for _ in range(_REVIVALS):
-            lane = self._join()
+            lane = self.join()
             try:
                 self._catch_up(lane)
                 return lane.call(self._member, function)
@@ -223,7 +223,8 @@ class EngineSession:
             logger.info("replaying %d actions on another JVM", len(self._actions))
         raise JvmDiedError(f"the lane's JVM died {_REVIVALS} times on other episodes' actions")
 
-    def _join(self) -> Lane:
+    def join(self) -> Lane:
+        """Return the lane that the session is a member of, after joining one if need be."""
         if self._lane is None or self._lane.owner != os.getpid():
             if self._finalizer is not None:
                 self._finalizer.detach()

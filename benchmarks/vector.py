@@ -1,0 +1,188 @@
+"""Speed and memory of vector environments, without a policy.
+
+    python -m eto_gym.benchmarks.vector --env ETO/ALFWorld-v0
+    python -m eto_gym.benchmarks.vector --env ETO/WebShop-v0 --set catalog=INDEX_FOLDER
+
+Play is random over the admissible actions, which every step lists; a search is for two of the words
+below. Every row is measured in a new process: first `--warm-up` steps, then
+`--repeats` times `--steps` steps.
+
+    gymnasium sync     Gymnasium's SyncVectorEnv
+    local              TextVectorEnv in one process, by `step`
+    K workers          TextVectorEnv with K worker processes, by `step`
+    K workers, async   the same by `send_steps` and `receive`: a worker's slots go on as soon as
+                       they have answered, while the others are still busy
+
+"steps/s" counts all steps per second of wall time, those that start an episode included; "steps per
+CPU-s" divides by the CPU time of the process and all its children. Memory is what these processes
+hold alone (private dirty pages, Linux only) after the play; "kB per env" is what each environment
+adds to a vector of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+import eto_gym
+from eto_gym.vector import TextVectorEnv
+
+WORDS = ("red", "blue", "black", "cotton", "dress", "shoes", "shirt", "women", "lamp", "table")
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--env", default="ETO/ALFWorld-v0", choices=eto_gym.registered_ids())
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--num-envs", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=20_000, help="steps in all per measurement")
+    parser.add_argument("--warm-up", type=int, default=20_000, help="steps in all before them")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements; the median counts")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    args = parser.parse_args()
+    kwargs = dict(item.split("=", 1) for item in args.set)
+    print(f"# {' '.join(['python -m eto_gym.benchmarks.vector', *sys.argv[1:]])}")
+    print(f"# eto-gym {eto_gym.__version__}, Python {platform.python_version()}, ", end="")
+    print(f"{len(os.sched_getaffinity(0))} cores")
+    rows: list[dict[str, Any]] = []
+    for count in args.num_envs:
+        modes = ["gymnasium sync", "local"]
+        modes += [
+            f"{k} workers{kind}" for k in args.workers if k <= count for kind in ("", ", async")
+        ]
+        for mode in modes:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                # Pool workers are daemons, which may have no children of their own.
+                row = pool.apply(_in_new_process, (args, kwargs, mode, count))
+            single = next((r for r in rows if r["mode"] == mode and r["envs"] == 1), None)
+            if single is not None:
+                row["kB per env"] = (row["MB"] - single["MB"]) * 1e3 / (count - 1)
+            rows.append(row)
+            _print_row(row, head=len(rows) == 1)
+    if args.json is not None:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+COLUMNS = ("mode", "envs", "steps/s", "steps per CPU-s", "MB", "kB per env", "make s")
+
+
+def _print_row(row: dict[str, Any], *, head: bool) -> None:
+    if head:
+        print(f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}")
+    cells = [row.get(name, "-") for name in COLUMNS]
+    shown = [f"{c:,.0f}" if isinstance(c, float) and c > 20 else c for c in cells]
+    print(f"| {' | '.join(f'{c:.2f}' if isinstance(c, float) else str(c) for c in shown)} |")
+    sys.stdout.flush()
+
+
+def _in_new_process(
+    args: argparse.Namespace, kwargs: dict[str, Any], mode: str, count: int
+) -> dict[str, Any]:
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    start = time.perf_counter()
+    vec = _make(args.env, count, mode, kwargs)
+    made = time.perf_counter() - start
+    play = _play_async if mode.endswith("async") else _play
+    rng = random.Random(0)
+    vec.reset(seed=0)
+    play(vec, args.warm_up // count, rng)
+    rates, efficiencies = [], []
+    for _ in range(args.repeats):
+        clock, cpu = time.perf_counter(), _cpu_seconds()
+        steps = play(vec, args.steps // count, rng)
+        rates.append(steps / (time.perf_counter() - clock))
+        # The clock of processes has ticks of 10 ms.
+        efficiencies.append(steps / max(0.01, _cpu_seconds() - cpu))
+    memory = sum(map(_private_bytes, _family(os.getpid()))) / 1e6
+    vec.close()
+    return {
+        "mode": mode,
+        "envs": count,
+        "steps/s": statistics.median(rates),
+        "steps/s of each": rates,
+        "steps per CPU-s": statistics.median(efficiencies),
+        "MB": memory,
+        "make s": made,
+    }
+
+
+def _make(
+    env_id: str, count: int, mode: str, kwargs: dict[str, Any]
+) -> gym.vector.VectorEnv[Any, Any, Any]:
+    kwargs = {"admissible_actions": True, **kwargs}
+    if mode == "gymnasium sync":
+        return gym.make_vec(env_id, num_envs=count, vectorization_mode="sync", **kwargs)
+    if mode != "local":
+        kwargs |= {"vectorization": "process", "workers": int(mode.split()[0])}
+    return gym.make_vec(env_id, num_envs=count, **kwargs)
+
+
+def _play(vec: gym.vector.VectorEnv[Any, Any, Any], steps: int, rng: random.Random) -> int:
+    *_, infos = vec.step(("look",) * vec.num_envs)
+    for _ in range(steps):
+        *_, infos = vec.step([_choose(own, rng) for own in infos["admissible_actions"]])
+    return vec.num_envs * (steps + 1)
+
+
+def _play_async(vec: gym.vector.VectorEnv[Any, Any, Any], steps: int, rng: random.Random) -> int:
+    assert isinstance(vec, TextVectorEnv)
+    wanted = vec.num_envs * steps
+    sent = vec.num_envs
+    vec.send_steps(range(vec.num_envs), ["look"] * vec.num_envs)
+    while results := vec.receive():
+        if sent < wanted:
+            sent += len(results)
+            vec.send_steps(
+                [result.slot for result in results],
+                [_choose(result.info["admissible_actions"], rng) for result in results],
+            )
+    return sent
+
+
+def _choose(actions: list[str], rng: random.Random) -> str:
+    if not actions:
+        return "look"
+    action = actions[int(rng.random() * len(actions))]
+    if action == "search[<query>]":
+        return f"search[{rng.choice(WORDS)} {rng.choice(WORDS)}]"
+    return action
+
+
+def _family(pid: int) -> Iterable[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from _family(int(child))
+
+
+def _cpu_seconds() -> float:
+    ticks = 0
+    for pid in _family(os.getpid()):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _private_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`eto-gym serve`: a model behind OpenAI-compatible servers on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from eto_gym.agents.serving import ModelServers
+
+_DESCRIPTION = """\
+Start processes that serve a model through OpenAI's chat completions, print their base URLs when
+all of them answer, and stop them on Ctrl-C. They end with this process, however it ends. Anything
+after -- goes to the server: eto-gym serve MODEL -- --dtype bfloat16"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="folder, or name on the Hugging Face hub")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, each with the model (1)"
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        metavar="P",
+        help="port of the first worker, the others take the next ones (default: free ports)",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (127.0.0.1); the servers let everyone in who reaches them",
+    )
+    parser.add_argument(
+        "--command",
+        metavar="TEXT",
+        help="what to run instead of `transformers serve`, such as "
+        '"vllm serve {model} --host {host} --port {port}"',
+    )
+    parser.add_argument(
+        "--gpus",
+        nargs="+",
+        metavar="LIST",
+        help="CUDA_VISIBLE_DEVICES of the workers, in turn: --gpus 0 1, or --gpus 0,1 2,3",
+    )
+    parser.add_argument(
+        "--startup-timeout",
+        type=float,
+        default=900.0,
+        metavar="S",
+        help="seconds until all must answer (900)",
+    )
+    parser.add_argument(
+        "--log-folder", metavar="FOLDER", help="keep the servers' output here (default: nowhere)"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until interrupted; the exit status is 1 where every server died for good."""
+    own, dashes, servers = _split(argv)
+    parser = argparse.ArgumentParser(
+        prog="eto-gym serve",
+        description=_DESCRIPTION,
+        usage="%(prog)s MODEL [options] [-- ARGUMENT ...]",
+    )
+    configure(parser)
+    args = parser.parse_args(own)
+    if dashes and not servers:
+        parser.error("expected arguments for the server after --")
+    return run(args, arguments=servers)
+
+
+def run(args: argparse.Namespace, *, arguments: Sequence[str] = ()) -> int:
+    """Serve until interrupted."""
+    servers = ModelServers(
+        args.model,
+        workers=args.workers,
+        host=args.host,
+        port=args.port,
+        command=args.command,
+        arguments=arguments,
+        gpus=args.gpus,
+        startup_timeout=args.startup_timeout,
+        log_folder=args.log_folder,
+    )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    with servers:
+        print(f"model: {servers.model}")
+        for url in servers.base_urls:
+            print(url, flush=True)
+        print("Ctrl-C stops the servers.", file=sys.stderr)
+        servers.wait()
+    return 1
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    words = list(argv)
+    if "--" not in words:
+        return words, False, []
+    cut = words.index("--")
+    return words[:cut], True, words[cut + 1 :]
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

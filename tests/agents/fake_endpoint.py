@@ -1,0 +1,243 @@
+"""A local OpenAI-compatible server that breaks in every way it is told to."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+Fault = str | None
+Chooser = Callable[[dict[str, Any]], Fault]
+
+CONTEXT = {
+    "error": {
+        "message": "This model's maximum context length is 512 tokens. However, you requested 600 "
+        "tokens (500 in the messages, 100 in the completion).",
+        "code": "context_length_exceeded",
+    }
+}
+STATUS: dict[str, tuple[int, dict[str, str], Any]] = {
+    "429": (429, {}, {"error": {"message": "slow down"}}),
+    "429 after 0.3": (429, {"Retry-After": "0.3"}, {"error": {"message": "slow down"}}),
+    "429 after 300 ms": (429, {"retry-after-ms": "300"}, {"error": {"message": "slow down"}}),
+    "quota": (429, {}, {"error": {"message": "no credit", "code": "insufficient_quota"}}),
+    "429 after 60": (429, {"Retry-After": "60"}, {"error": {"message": "slow down"}}),
+    "504": (504, {}, "upstream timed out"),
+    "500": (500, {}, "Internal Server Error"),
+    "503": (503, {}, {"error": {"message": "loading"}}),
+    "context": (400, {}, CONTEXT),
+    "refused": (400, {}, {"error": {"message": "no such field"}}),
+    "no key": (401, {}, {"error": {"message": "Incorrect API key provided"}}),
+    "no model": (404, {}, {"error": {"message": "no such model"}}),
+}
+BODIES: dict[str, bytes] = {
+    "malformed": b'{"choices": [{"message": {"role": "assistant", "con',
+    "deep": b"[" * 100_000,
+    "html": b"<html>Welcome</html>",
+    "list": b"[]",
+    "empty choices": b'{"choices": []}',
+    "null choices": b'{"choices": null, "usage": []}',
+    "null message": b'{"choices": [{"message": null}]}',
+    "number": b'{"choices": [{"message": {"content": 5}}]}',
+    "not utf-8": b'{"choices": [{"message": {"content": "\xff"}}]}',
+}
+BREAKS = ("disconnect", "reset", "close", "trickle", "stall")
+
+
+def coin(body: dict[str, Any]) -> str:
+    """Reply by all that was asked, so that a lost or mixed-up message shows."""
+    text = json.dumps([body["messages"], body.get("seed"), body["temperature"]])
+    even = hashlib.sha256(text.encode()).digest()[0] % 2
+    return f"Action: {'open' if even else 'go'}"
+
+
+@dataclass
+class FakeEndpoint:
+    """Serves while it is entered; `start` and `stop` take it down in between.
+
+    Attributes:
+        answer: The text for a request.
+        choose: The fault of a request, None for none.
+        models: What `/v1/models` lists; None answers 404.
+    """
+
+    answer: Callable[[dict[str, Any]], str] = coin
+    choose: Chooser = lambda body: None
+    models: list[str] | None = None
+    finish_reason: str = "stop"
+    message: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] | None = None
+    delay: float = 0.0
+    openapi: Any = None
+    port: int = 0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    ready: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        if self.ready.is_set():
+            return
+        fake = self
+
+        class Handler(_Handler):
+            site = fake
+
+        self._server = _Server(("127.0.0.1", self.port), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.ready.set()
+
+    def stop(self) -> None:
+        if not self.ready.is_set():
+            return
+        self.ready.clear()  # ends what stalls
+        self._server.shutdown()
+        self._server.server_close()
+        for connection in self._server.connections:
+            connection.close()
+        self._thread.join()
+
+    def completion(self, body: dict[str, Any]) -> bytes:
+        reply = {"role": "assistant", "content": self.answer(body), **self.message}
+        usage = {"prompt_tokens": 10, "completion_tokens": 3} if self.usage is None else self.usage
+        return json.dumps(
+            {
+                "object": "chat.completion",
+                "choices": [{"index": 0, "message": reply, "finish_reason": self.finish_reason}],
+                "usage": usage,
+            }
+        ).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, *args: Any) -> None:
+        self.connections: list[socket.socket] = []
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # the other side has gone, as it should in these tests
+
+
+class _Handler(BaseHTTPRequestHandler):
+    site: FakeEndpoint
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        site = self.site
+        if self.path == "/v1/models" and site.models is not None:
+            listed = {"object": "list", "data": [{"id": name} for name in site.models]}
+            self.send(200, {}, json.dumps(listed).encode())
+        elif self.path == "/openapi.json" and site.openapi is not None:
+            self.send(200, {}, json.dumps(site.openapi).encode())
+        else:
+            self.send(404, {}, b'{"error": "not here"}')
+
+    def do_POST(self) -> None:
+        site = self.site
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with site.lock:
+            site.requests.append(body)
+            site.headers.append({k.lower(): v for k, v in self.headers.items()})
+            site.at_once += 1
+            site.most_at_once = max(site.most_at_once, site.at_once)
+            fault = site.choose(body)
+        try:
+            if site.delay:
+                time.sleep(site.delay)
+            self.respond(fault, body)
+        finally:
+            with site.lock:
+                site.at_once -= 1
+
+    def respond(self, fault: Fault, body: dict[str, Any]) -> None:
+        whole = self.site.completion(body)
+        if fault is None:
+            self.send(200, {}, whole)
+        elif fault in STATUS:
+            status, headers, answer = STATUS[fault]
+            text = answer if isinstance(answer, str) else json.dumps(answer)
+            self.send(status, headers, text.encode())
+        elif fault == "429 at a date":
+            date = email.utils.formatdate(time.time() + 1, usegmt=True)
+            self.send(429, {"Retry-After": date}, b"{}")
+        elif fault == "echo key":
+            told = {"error": {"message": f"bad key {self.headers['Authorization']}"}}
+            self.send(401, {}, json.dumps(told).encode())
+        elif fault in BODIES:
+            self.send(200, {}, BODIES[fault])
+        else:
+            self.break_off(fault, whole)
+
+    def break_off(self, fault: str, whole: bytes) -> None:
+        assert fault in BREAKS, fault
+        self.close_connection = True
+        if fault == "stall":
+            while self.site.ready.wait(0.01):
+                time.sleep(0.01)
+        if fault in ("close", "stall"):
+            return
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(whole)))
+        self.end_headers()
+        if fault == "disconnect":
+            self.wfile.write(whole[: len(whole) // 2])
+            return
+        for byte in whole:  # "trickle": never silent for long, and never done
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+    def send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        kind = "text/html" if body.startswith(b"<") else "application/json"
+        for name, value in {"Content-Type": kind, **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
