@@ -245,7 +245,8 @@ class PlayedRLOOTrainer(_Played, RLOOTrainer):
         self._agent = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(
             self.accelerator.device
         )
-        return before, after, self.processing_class.batch_decode(after)
+        tokenizer: Any = self.processing_class
+        return before, after, tokenizer.batch_decode(after)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -254,7 +255,7 @@ class PlayedRLOOTrainer(_Played, RLOOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._agent = inputs["agent"]
-        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:

@@ -263,7 +263,11 @@ class EpisodePlayer:
         self.task_ids = task_ids
         self._episodes = episodes
         self._seed = seed
-        self._options = {"max_new_tokens": max_new_tokens, "context": context, "temperature": 1.0}
+        self._options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "context": context,
+            "temperature": 1.0,
+        }
 
     def __call__(self, model: Any, codec: Any, number: int) -> list[Trajectory]:
         """Play round `number`, which decides tasks and seeds."""

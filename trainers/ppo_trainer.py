@@ -269,7 +269,7 @@ class PPOLearner:
                 held = before + (values - before).clamp(-s.value_clip, s.value_clip)
                 errors = torch.maximum(errors, (held - returns) ** 2)
             loss = losses.sum() / tokens + s.value_weight * errors.sum() / turns
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             moved = (logps - old).detach()
             notes["loss"] += float(losses.detach().sum()) / tokens
             notes["value_loss"] += float(errors.detach().sum()) / turns

@@ -43,7 +43,7 @@ class ToolEnvironment:
         """
         observation, _info = self._env.reset(options={"task": task_id})
         self._reward, self._ended = 0.0, False
-        return observation
+        return str(observation)
 
     def act(self, action: str) -> str:
         """Take one action in the environment.
@@ -59,7 +59,7 @@ class ToolEnvironment:
         observation, reward, terminated, truncated, _ = self._env.step(str(action))
         self._reward += float(reward)
         self._ended = terminated or truncated
-        return observation
+        return str(observation)
 
     def get_reward(self) -> float:
         """Return what the episode earned so far."""

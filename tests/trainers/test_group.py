@@ -12,7 +12,7 @@ from eto_gym.trainers.ppo import EpisodePlayer
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.tool_env import ToolEnvironment, tool_dataset, tool_environments
 from tests.toy import CORRIDOR
-from tests.trainers.locks import LOCKS_ID, PLAY, LocksEnv, rates
+from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, rates
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -98,20 +98,20 @@ def test_it_learns_from_rewards_alone(
         **PLAY,
         model=str(locksmith),
         train_tasks=192,
-        sft=SFTSettings(max_steps=1, learning_rate=1e-5, batch_size=16, max_length=256),
+        sft=SFTSettings(**MUON, max_steps=3),
         group=GroupSettings(
-            learning_rate=2e-3, max_steps=24, batch_size=64, micro_batch_size=64, generations=8,
+            learning_rate=2e-3, max_steps=16, batch_size=64, micro_batch_size=64, generations=8,
             max_length=256, warmup_ratio=0,
         ),
     )  # fmt: skip
     report = loop(settings, tmp_path).run()
     success = rates(report)
-    assert success["SFT"] < 0.25
+    assert success["SFT"] < 0.6
     assert success[loop.method.upper()] > 0.7
 
 
 def test_environments_in_the_shape_of_tools() -> None:
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
 
     env = tool_environments(CORRIDOR)()
     assert isinstance(env, ToolEnvironment)

@@ -17,7 +17,7 @@ from eto_gym.trainers.ppo import EpisodePlayer, PPOLoop, PPOLoopSettings, PPOSet
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.training import TrainReport, Watch
 from eto_gym.trajectories import Trajectory
-from tests.trainers.locks import LOCKS_ID, PLAY, LocksEnv, rates, success_of
+from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, rates, success_of
 
 torch = pytest.importorskip("torch")
 
@@ -103,7 +103,7 @@ def test_clipped_loss_has_no_gradient_outside_the_clip() -> None:
     losses, outside = policy_loss(logps, old, torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
     assert losses.tolist() == pytest.approx([-1.2, 1.5, -0.5, 0.8])
     assert outside.all()
-    losses.sum().backward()
+    losses.sum().backward()  # type: ignore[no-untyped-call]
     # What is already too likely is not made likelier; what moved the wrong way still comes back.
     assert logps.grad.tolist() == pytest.approx([0.0, 1.5, -0.5, 0.0])
 
@@ -226,15 +226,15 @@ def test_it_learns_from_rewards_alone(locksmith: Path, tmp_path: Path) -> None:
         **PLAY,
         model=str(locksmith),
         train_tasks=192,
-        sft=SFTSettings(max_steps=1, learning_rate=1e-5, batch_size=16, max_length=256),
+        sft=SFTSettings(**MUON, max_steps=3),
         ppo=PPOSettings(
-            learning_rate=1e-3, value_learning_rate=1e-2, rounds=16, episodes=96, batch_size=32,
+            learning_rate=3e-3, value_learning_rate=1e-2, rounds=8, episodes=96, batch_size=32,
             micro_batch_size=32, max_length=256, warmup_ratio=0, kl_weight=0.01, save_every=0,
         ),
     )  # fmt: skip
     report = PPOLoop(settings, tmp_path).run()
     success = rates(report)
-    assert success["SFT"] < 0.25
+    assert success["SFT"] < 0.6
     assert success["PPO"] > 0.8
     (folder,) = (tmp_path / "stages").glob("ppo-*")
     assert success_of(folder / "model") == success["PPO"]

