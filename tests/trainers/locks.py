@@ -124,10 +124,10 @@ MUON: dict[str, Any] = {
 """Settings with which a tiny model learns from scratch."""
 
 GENTLE: dict[str, Any] = {
-    "learning_rate": 1e-3, "beta": 1.0, "adam_beta2": 0.95, "batch_size": 16,
+    "learning_rate": 5e-4, "beta": 1.0, "adam_beta2": 0.95, "batch_size": 16,
     "micro_batch_size": 16, "max_length": 256,
 }  # fmt: skip
-"""Settings with which DPO corrects a tiny model; three times the rate makes it forget to speak."""
+"""Settings with which DPO corrects a tiny model; six times the rate makes it forget to speak."""
 
 PLAY: dict[str, Any] = {
     "env": LOCKS_ID, "data": "", "prompt_style": "none", "max_new_tokens": 12, "max_context": 256,

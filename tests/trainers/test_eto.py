@@ -191,7 +191,7 @@ def test_it_learns_from_failures_against_successes(locksmith: Path, tmp_path: Pa
         model=str(locksmith),
         train_tasks=192,
         sft=short,
-        dpo=DPOSettings(**GENTLE, epochs=4),
+        dpo=DPOSettings(**GENTLE, epochs=3),
     )  # fmt: skip
     success = rates(ETOLoop(settings, tmp_path).run())
     assert success["SFT"] < 0.25

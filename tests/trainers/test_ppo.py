@@ -226,9 +226,9 @@ def test_it_learns_from_rewards_alone(locksmith: Path, tmp_path: Path) -> None:
         **PLAY,
         model=str(locksmith),
         train_tasks=192,
-        sft=SFTSettings(**MUON, max_steps=3),
+        sft=SFTSettings(**MUON, max_steps=4),
         ppo=PPOSettings(
-            learning_rate=3e-3, value_learning_rate=1e-2, rounds=8, episodes=96, batch_size=32,
+            learning_rate=1e-3, value_learning_rate=1e-2, rounds=12, episodes=96, batch_size=32,
             micro_batch_size=32, max_length=256, warmup_ratio=0, kl_weight=0.01, save_every=0,
         ),
     )  # fmt: skip

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +20,7 @@ from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.step_dpo import StepDPOLoop, StepDPOSettings
-from eto_gym.trainers.step_loop import BRANCHES, VALUES
+from eto_gym.trainers.step_loop import BRANCHES
 from eto_gym.trainers.steps import (
     ExpertPath,
     StepReport,
@@ -203,7 +202,7 @@ def test_it_learns_which_step_is_better(locksmith: Path, tmp_path: Path) -> None
         control=False,
         sft=SFTSettings(**{**MUON, "muon_learning_rate": 1e-4, "learning_rate": 1e-4}, epochs=1),
         steps=StepSettings(rollouts=3, extent="step"),
-        dpo=DPOSettings(**GENTLE, epochs=4),
+        dpo=DPOSettings(**GENTLE, epochs=3),
     )  # fmt: skip
     report = StepDPOLoop(chosen, tmp_path).run()
     success = rates(report)
@@ -212,4 +211,3 @@ def test_it_learns_which_step_is_better(locksmith: Path, tmp_path: Path) -> None
     (folder,) = (tmp_path / "stages").glob("steps-1-*")
     branches = TrajectoryStore(folder / BRANCHES).load(strict=True)
     assert len(branches) == 96 * 2 * 3
-    assert np.mean([t.success for t in TrajectoryStore(folder / VALUES).load(strict=True)]) < 0.9

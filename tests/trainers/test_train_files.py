@@ -59,7 +59,7 @@ def test_dpo_learns_from_stored_trajectories(
     data = _store(tmp_path / "own.jsonl", play_locks(model_policy(locksmith), tasks=192))
     experts = _store(tmp_path / "experts.jsonl", play_locks(expert_policy, tasks=192))
     more = [f"--{name}={value}" for name, value in GENTLE.items()]
-    more += ["--optimizer=adamw", "--schedule=constant", "--epochs=4"]
+    more += ["--optimizer=adamw", "--schedule=constant", "--epochs=3"]
     assert _train("dpo", data, locksmith, tmp_path / "out", *more) == 2
     assert "--pairing.contrast self" in capsys.readouterr().err
     more.append(f"--experts={experts}")
