@@ -14,6 +14,7 @@ from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.conversation import ConversationEnv
 from eto_gym.env import TextEnv
 from eto_gym.errors import DataError, MissingDependencyError, UnknownNameError
+from eto_gym.snapshot import set_state
 from eto_gym.trajectories import ErrorKind, Outcome, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -21,11 +22,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode to play: the task, which of its samples, and the seed of its sampling."""
+    """One episode to play: the task, which of its samples, and the seed of its sampling.
+
+    With `state`, a snapshot of a `ConversationEnv` (see `eto_gym.get_state`), the episode goes on
+    from there: its trajectory begins with the turns that the snapshot holds, and their rewards.
+    """
 
     task_id: str
     sample: int
     seed: int
+    state: dict[str, Any] | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -83,7 +89,7 @@ class Slot:
         self._info, self._reward, self._usage = {}, 0.0, {}
         try:
             env = self._env = self._env or self._make_env()
-            observation, self._info = env.reset(options={"task": episode.task_id})
+            observation = self._begin(env, episode)
         except (UnknownNameError, DataError, MissingDependencyError, gym.error.UnregisteredEnv):
             raise
         except Exception:
@@ -98,6 +104,16 @@ class Slot:
             env=env,
         )
         return None
+
+    def _begin(self, env: ConversationEnv, episode: Episode) -> str:
+        """Reset or restore the environment; return the bare observation to answer."""
+        if episode.state is None:
+            observation, self._info = env.reset(options={"task": episode.task_id})
+            return observation
+        set_state(env, episode.state)
+        self._info = env.info
+        self._reward = sum(step.reward for step in env.steps)
+        return env.steps[-1].observation if env.steps else env.conversation[-1].content
 
     def advance(self, reply: PolicyReply) -> Trajectory | None:
         """Play one reply; return the trajectory if the episode ended."""

@@ -167,6 +167,11 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         return tuple(self._steps)
 
     @property
+    def info(self) -> dict[str, Any]:
+        """The info of the last reset, or of the last step that reached the environment."""
+        return self._info
+
+    @property
     def step_limit(self) -> int | None:
         """Replies after which the episode is truncated."""
         limits = [

@@ -237,13 +237,23 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             scores = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         else:
             scores = self._score_reference(inputs)
-        losses = preference_losses(sums, scores, inputs["trained"], self._settings)
+        losses = self._losses(sums, scores, inputs["trained"], inputs)
         if "filler" in inputs:
             losses = 0.0 * sums  # keeps this process in step with the others, and adds nothing
         self._note(sums.detach(), scores, real="filler" not in inputs)
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size
         return loss
+
+    def _losses(
+        self,
+        sums: torch.Tensor,
+        reference: torch.Tensor,
+        tokens: torch.Tensor,
+        inputs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Return the loss of every pair; `inputs` is the batch, for methods that weigh pairs."""
+        return preference_losses(sums, reference, tokens, self._settings)
 
     def _note(self, sums: torch.Tensor, reference: torch.Tensor, *, real: bool) -> None:
         rewards = self._settings.beta * (sums - reference)

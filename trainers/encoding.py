@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
 from eto_gym.errors import DataError
@@ -110,6 +110,12 @@ class TokenReport:
     def from_json(cls, data: dict[str, Any]) -> TokenReport:
         """Rebuild a report from its JSON form."""
         return cls(**{**data, "losses": [Loss(*item) for item in data.get("losses", [])]})
+
+    def include(self, other: TokenReport) -> None:
+        """Add what tokenisation did to more data."""
+        for item in fields(TokenReport):
+            one, more = getattr(self, item.name), getattr(other, item.name)
+            setattr(self, item.name, max(one, more) if item.name == "longest" else one + more)
 
     def log(self, method: str) -> None:
         """Warn of everything that is not trained on."""

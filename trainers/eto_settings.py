@@ -6,81 +6,22 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from eto_gym.conversation import PromptStyle
-from eto_gym.trainers.base import BaseSettings
 from eto_gym.trainers.dpo import DPOSettings
-from eto_gym.trainers.options import SettingsError, option
+from eto_gym.trainers.loop_settings import (
+    ControlSettings,
+    ExpertSettings,
+    ExplorationSettings,
+    WorldSettings,
+)
+from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.pairing import PairingSettings
 from eto_gym.trainers.sft import SFTSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ETOSettings:
+class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
     """What one run of the loop does; the defaults are the paper's where it names a value."""
 
-    env: str = option("ETO/ALFWorld-v0", "registered id of the environment")
-    data: str = option(
-        "builtin", "'builtin' for the benchmark's generated tasks, or a folder of official data"
-    )
-    env_options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "further arguments of gym.make, such as {'action_grammar': 'put'}"},
-    )
-    model: str = option(
-        "tiny", "'tiny' builds a small model from scratch; else a model folder or hub name"
-    )
-    train_split: str = option("train", "split that is demonstrated and explored")
-    eval_split: str = option("test", "held-out split that every policy is evaluated on")
-    train_tasks: int = option(0, "tasks to demonstrate; 0: all", paper="all")
-    explore_tasks: int = option(0, "of these, tasks to explore; 0: all", paper="all")
-    eval_tasks: int = option(0, "tasks to evaluate on; 0: all")
-    expert_file: str = option(
-        "", "demonstrations in the paper's SFT form or as stored trajectories; empty: own expert"
-    )
-    strict: bool = option(
-        False, "refuse an expert file with corrupt lines instead of skipping them"
-    )
-    max_steps: int = option(
-        0, "replies per episode; 0: the environment's registered limit", paper="ALFWorld 40"
-    )
-    iterations: int = option(
-        1, "rounds of exploration and preference training", paper="ALFWorld 1, others 2"
-    )
-    explore_samples: int = option(1, "episodes per task in exploration", paper="1")
-    explore_temperature: float = option(
-        0.0, "sampling temperature of exploration; 0: greedy", paper="0"
-    )
-    prompt_style: PromptStyle = option(
-        "one-shot",
-        "what precedes the first observation: one-shot, instruction, or none",
-        paper="one-shot",
-    )
-    max_new_tokens: int = option(256, "longest reply in tokens")
-    max_context: int = option(4096, "longest conversation in tokens", paper="4096")
-    slots: int = option(64, "episodes that are played at the same time")
-    workers: int = option(1, "processes that play; each loads the model")
-    dev_tasks: int = option(
-        0,
-        "tasks of the dev split that are played during preference training: the weights with the "
-        "best success are kept, and they may be those that it began with; 0: none",
-    )
-    dev_split: str = option("dev", "split of these tasks: neither trained on nor reported")
-    dev_every: int = option(
-        0, "optimizer steps between two such evaluations; 0: at the end of each epoch"
-    )
-    patience: int = option(
-        3, "end preference training after this many evaluations without a new best; 0: never"
-    )
-    control: bool = option(
-        True, "also continue SFT on the same demonstrations, as the control for preference training"
-    )
-    control_epochs: float = option(
-        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
-    )
-    seed: int = option(0, "seed of the task order, of sampling and of new weights")
-    progress: bool = option(True, "show progress bars")
-    preset: str = option("custom", "name of the preset; recorded in reports")
-    base: BaseSettings = field(default_factory=BaseSettings)
     sft: SFTSettings = field(default_factory=SFTSettings)
     pairing: PairingSettings = field(default_factory=PairingSettings)
     dpo: DPOSettings = field(default_factory=DPOSettings)
@@ -91,22 +32,7 @@ class ETOSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        for name, least in (
-            ("iterations", 0),
-            ("max_steps", 0),
-            ("train_tasks", 0),
-            ("explore_tasks", 0),
-            ("eval_tasks", 0),
-            ("dev_tasks", 0),
-            ("dev_every", 0),
-            ("patience", 0),
-            ("explore_samples", 1),
-            ("slots", 1),
-            ("workers", 1),
-        ):
-            if getattr(self, name) < least:
-                raise SettingsError(f"expected {name} >= {least}, got {getattr(self, name)}")
-
+        super().__post_init__()
         self.dpo_of(2)  # refuses unknown names and values now, not hours later
 
     def dpo_of(self, iteration: int) -> DPOSettings:
@@ -115,12 +41,3 @@ class ETOSettings:
             return dataclasses.replace(self.dpo, **(self.dpo_later if iteration > 1 else {}))
         except TypeError as err:
             raise SettingsError(f"dpo_later: {err}") from err
-
-    def env_kwargs(self) -> dict[str, Any]:
-        """Return the arguments of `gym.make`, the split excepted."""
-        limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
-        return {"data": self.data, **limit, **self.env_options}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-serialisable form."""
-        return dataclasses.asdict(self)

@@ -1,7 +1,8 @@
-"""Presets: sets of values for the ETO loop, each with the place that it comes from."""
+"""Presets: sets of values for the loops, each with the place that it comes from."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,13 +22,15 @@ SIZE = "own choice: minutes on two CPU cores"
 TUNED = "own choice: tried on the built-in tasks, see README.md"
 MEMORY = "own choice for memory; no effect on the result"
 UNTRIED = "own choice, not measured"
+ALONE = "the model in training plays itself, in one process"
 
 
-def _all(source: str, **values: Any) -> dict[str, Any]:
+def sourced(source: str, **values: Any) -> dict[str, Any]:
+    """Give every value the same source."""
     return {name: Sourced(value, source) for name, value in values.items()}
 
 
-_PAPER_SFT = _all(
+_PAPER_SFT = sourced(
     PAPER,
     learning_rate=1e-5,
     batch_size=64,
@@ -36,7 +39,7 @@ _PAPER_SFT = _all(
     warmup_ratio=0.03,
     max_length=4096,
 )
-_PAPER_DPO = _all(
+_PAPER_DPO = sourced(
     PAPER,
     learning_rate=1e-6,
     beta=0.1,
@@ -47,23 +50,23 @@ _PAPER_DPO = _all(
     max_length=4096,
 )
 _PAPER: dict[str, Any] = {
-    **_all(PAPER, prompt_style="one-shot", max_context=4096, explore_samples=1),
+    **sourced(PAPER, prompt_style="one-shot", max_context=4096, explore_samples=1),
     "explore_temperature": Sourced(0.0, SCRIPT + ": greedy, though their config says 0.7"),
     "iterations": Sourced({"ETO/ALFWorld-v0": 1, "": 2}, PAPER + ": ALFWorld 1, others 2"),
     "sft": _PAPER_SFT,
-    "pairing": _all(PAPER, contrast="expert", max_extra_rounds=5),
+    "pairing": sourced(PAPER, contrast="expert", max_extra_rounds=5),
     "dpo": _PAPER_DPO,
 }
-_MICRO = {"sft": _all(MEMORY, micro_batch_size=2), "dpo": _all(MEMORY, micro_batch_size=1)}
-_SAVING = _all(MEMORY, gradient_checkpointing=True)
+_MICRO = {"sft": sourced(MEMORY, micro_batch_size=2), "dpo": sourced(MEMORY, micro_batch_size=1)}
+_SAVING = sourced(MEMORY, gradient_checkpointing=True)
 _QLORA = {
-    **_all(
+    **sourced(
         "QLoRA paper (arXiv 2305.14314): NF4, double quantization, paged optimizer",
         qlora=True,
         optimizer="paged_adamw8bit",
         precision="bf16",
     ),
-    **_all("own choice: a common rank; alpha is twice the rank", lora_r=16),
+    **sourced("own choice: a common rank; alpha is twice the rank", lora_r=16),
 }
 _LORA_RATES = {
     "sft": {"learning_rate": Sourced(1e-4, UNTRIED + ": ten times the rate of all weights")},
@@ -88,7 +91,7 @@ def _stages(values: dict[str, Any]) -> dict[str, Any]:
 
 # Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
 _QUICKSTART: dict[str, Any] = {
-    **_all(
+    **sourced(
         SIZE,
         model="tiny",
         data="builtin:small",
@@ -103,9 +106,9 @@ _QUICKSTART: dict[str, Any] = {
         slots=256,
         workers=2,
     ),
-    **_all(TUNED, explore_temperature=0.7, control_epochs=1.0),
+    **sourced(TUNED, explore_temperature=0.7, control_epochs=1.0),
     "sft": {
-        **_all(
+        **sourced(
             TUNED,
             optimizer="muon",
             learning_rate=3e-3,
@@ -115,13 +118,13 @@ _QUICKSTART: dict[str, Any] = {
             batch_size=4,
             schedule="linear",
         ),
-        **_all(SIZE, micro_batch_size=4, max_length=2048),
+        **sourced(SIZE, micro_batch_size=4, max_length=2048),
     },
     # The agent's own success against its own failure: see README.md.
-    "pairing": _all(TUNED, contrast="self", cut_after_divergence=1, max_pairs_per_task=2),
+    "pairing": sourced(TUNED, contrast="self", cut_after_divergence=1, max_pairs_per_task=2),
     "dpo": {
-        **_all(TUNED, learning_rate=5e-5, epochs=2.0, batch_size=8),
-        **_all(SIZE, micro_batch_size=4, max_length=2048),
+        **sourced(TUNED, learning_rate=5e-5, epochs=2.0, batch_size=8),
+        **sourced(SIZE, micro_batch_size=4, max_length=2048),
     },
 }
 
@@ -131,7 +134,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         _PAPER,
         {
             "iterations": Sourced(3, SCRIPT),
-            "sft": _all(SCRIPT, learning_rate=2e-5),
+            "sft": sourced(SCRIPT, learning_rate=2e-5),
             "dpo_later": Sourced(
                 {"learning_rate": 5e-7, "beta": 0.5}, SCRIPT + ": from iteration 2 on"
             ),
@@ -141,13 +144,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         _PAPER,
         {"model": Sourced("meta-llama/Llama-2-7b-chat-hf", PAPER + ": the paper's model")},
         _MICRO,
-        _stages({**_SAVING, **_all(MEMORY, precision="bf16")}),
+        _stages({**_SAVING, **sourced(MEMORY, precision="bf16")}),
     ),
     "qwen2.5-1.5b": _join(
         _PAPER,
         {"model": Sourced("Qwen/Qwen2.5-1.5B-Instruct", UNTRIED)},
         _MICRO,
-        _stages({**_SAVING, **_all(MEMORY, precision="bf16")}),
+        _stages({**_SAVING, **sourced(MEMORY, precision="bf16")}),
     ),
     "qlora-7b": _join(
         _PAPER,
@@ -168,23 +171,38 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 """Short form of the command line (`--lora`, `--qlora`) -> the settings of a stage that it sets."""
 
 
-def preset_values(name: str, env: str = "") -> dict[str, Any]:
-    """Return the settings of a preset, nested as in `ETOSettings`.
+Presets = Mapping[str, Mapping[str, Any]]
+
+
+def narrowed(settings: type, **changes: Any) -> dict[str, dict[str, Any]]:
+    """Return the presets of another method: of ETO's, what `settings` has, then `changes`."""
+    names = {item.name for item in dataclasses.fields(settings)}
+    return {
+        preset: {**{k: v for k, v in values.items() if k in names}, **changes}
+        for preset, values in PRESETS.items()
+    }
+
+
+def preset_values(name: str, env: str = "", presets: Presets = PRESETS) -> dict[str, Any]:
+    """Return the settings of a preset, nested as in the settings class.
 
     Args:
         name: Name of the preset.
         env: Id of the environment, for values that depend on it.
+        presets: The presets of the method.
 
     Raises:
         UnknownNameError: There is no such preset.
     """
-    values = _plain(PRESETS[check_choice("preset", name, PRESETS)], env)
+    values = _plain(presets[check_choice("preset", name, presets)], env)
     return {**values, "preset": name}
 
 
-def preset_sources(name: str, env: str = "") -> Iterator[tuple[str, Any, str]]:
+def preset_sources(
+    name: str, env: str = "", presets: Presets = PRESETS
+) -> Iterator[tuple[str, Any, str]]:
     """Yield the dotted name, the value and the source of each value of a preset."""
-    yield from _walk(PRESETS[check_choice("preset", name, PRESETS)], env, "")
+    yield from _walk(presets[check_choice("preset", name, presets)], env, "")
 
 
 def _plain(values: Mapping[str, Any], env: str) -> dict[str, Any]:

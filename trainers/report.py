@@ -19,7 +19,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 def render(report: dict[str, Any]) -> str:
     """Render the report as Markdown: policies, the paired tests, and the time of every stage."""
     head = f"# {report['env']} ({_data(report)}), preset {report['preset']}, seed {report['seed']}"
-    rows = report["policies"]
+    rows, reference = report["policies"], report["reference"]
     episodes = rows[0]["episodes"]
     lines = [
         head,
@@ -32,38 +32,43 @@ def render(report: dict[str, Any]) -> str:
             [_policy_row(row) for row in rows],
         ),
         "",
-        "Paired with SFT on the same episodes (exact McNemar test):",
+        f"Paired with {_short(reference)} on the same episodes (exact McNemar test):",
         "",
         *_table(
             ["policy", "gained", "lost", "p"],
             [
                 [row["policy"], str(t["gained"]), str(t["lost"]), f"{t['p']:.2g}"]
                 for row in rows
-                if (t := row.get("against_sft"))
+                if (t := row.get("paired"))
             ],
         ),
         "",
-        *_verdicts(rows),
+        *_verdicts(rows, _short(reference)),
         "",
         *(_table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
     ]
     return "\n".join(lines)
 
 
-def _verdicts(rows: list[dict[str, Any]]) -> list[str]:
+def _verdicts(rows: list[dict[str, Any]], reference: str) -> list[str]:
     """Say in words what each paired test shows; a p-value of 0.05 and more is called noise."""
     verdicts = []
     for row in rows:
-        test = row.get("against_sft")
+        test = row.get("paired")
         if not test:
             continue
         change = test["gained"] - test["lost"]
         if test["p"] >= 0.05:
-            words = "differs from SFT by no more than noise"
+            words = f"differs from {reference} by no more than noise"
         else:
-            words = f"is {'better' if change > 0 else 'worse'} than SFT"
+            words = f"is {'better' if change > 0 else 'worse'} than {reference}"
         verdicts.append(f"- {row['policy']} {words} ({change:+d} episodes, p {test['p']:.2g}).")
     return verdicts
+
+
+def _short(label: str) -> str:
+    """Leave out what a label says in brackets."""
+    return label.partition(" (")[0]
 
 
 def _policy_row(row: dict[str, Any]) -> list[str]:

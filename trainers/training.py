@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -98,6 +99,7 @@ def train(
     output: Path,
     resume: bool,
     watch: Watch,
+    plan: Any = None,
 ) -> TrainReport:
     """Train `model` and write it to `output`, unless `resume` finds that this was done.
 
@@ -112,10 +114,15 @@ def train(
         output: Folder of the new model.
         resume: Go on from the last whole checkpoint of a killed run.
         watch: Progress, scores and early stopping.
+        plan: What else decides the result (which rows are which; what a method that plays its own
+            data plays), JSON-serialisable.
     """
     from eto_gym.trainers import callbacks, faults, models, running
 
-    stamp = running.run_fingerprint(method, settings, fingerprint(rows), models.hash_model(model))
+    content = fingerprint(rows)
+    if plan is not None:
+        content += json.dumps(plan, sort_keys=True)
+    stamp = running.run_fingerprint(method, settings, content, models.hash_model(model))
     first = running.processes().is_main_process
     if resume and (done := running.finished_report(output, stamp)) is not None:
         if first:

@@ -3,15 +3,95 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import check_choice, require
 
-METHODS = ("eto", "sb3")
+
+@dataclass(frozen=True)
+class LoopMethod:
+    """A method that plays in an environment, in a run folder of its own.
+
+    Attributes:
+        module: Holds the settings class, the loop, and `PRESETS` where they are not ETO's own;
+            imported when it is asked for.
+        settings: Name of the settings class.
+        loop: Name of the loop.
+        help: What it does.
+        loop_module: Holds the loop, where that is another module.
+    """
+
+    module: str
+    settings: str
+    loop: str
+    help: str
+    loop_module: str = ""
+
+
+LOOPS = {
+    "eto": LoopMethod(
+        "eto_gym.trainers.eto_settings",
+        "ETOSettings",
+        "ETOLoop",
+        "Run the ETO loop: expert trajectories, SFT, exploration, pairs, DPO, and an evaluation "
+        "of every policy.",
+        loop_module="eto_gym.trainers.eto",
+    ),
+    "rft": LoopMethod(
+        "eto_gym.trainers.rft",
+        "RFTSettings",
+        "RFTLoop",
+        "Rejection-sampled fine-tuning: SFT on the experts' and the agent's own successes.",
+    ),
+    "self-play": LoopMethod(
+        "eto_gym.trainers.self_play",
+        "SelfPlaySettings",
+        "SelfPlayLoop",
+        "Learn without an expert: SFT on own successes, DPO on own successes against failures.",
+    ),
+    "step-dpo": LoopMethod(
+        "eto_gym.trainers.step_dpo",
+        "StepDPOSettings",
+        "StepDPOLoop",
+        "Step-level DPO: alternative steps from snapshots, valued by Monte-Carlo rollouts.",
+    ),
+    "mixture": LoopMethod(
+        "eto_gym.trainers.mixture",
+        "MixtureLoopSettings",
+        "MixtureLoop",
+        "Outcome DPO, step DPO and SFT in one loss, as in IPR.",
+    ),
+    "ppo": LoopMethod(
+        "eto_gym.trainers.ppo",
+        "PPOLoopSettings",
+        "PPOLoop",
+        "PPO after SFT: clipped, with a value head and advantages per turn.",
+    ),
+    "grpo": LoopMethod(
+        "eto_gym.trainers.group",
+        "GroupLoopSettings",
+        "GRPOLoop",
+        "GRPO after SFT, by TRL: several episodes of a task are compared with each other.",
+    ),
+    "rloo": LoopMethod(
+        "eto_gym.trainers.group",
+        "GroupLoopSettings",
+        "RLOOLoop",
+        "RLOO after SFT, by TRL: each episode against the mean of the others of its task.",
+    ),
+}
+"""Methods that play; each evaluates what it trains."""
+
+FILES = ("sft", "dpo")
+"""Methods that train on a file."""
+
+METHODS = (*FILES, *LOOPS, "sb3")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,54 +100,119 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         print(f"usage: eto-gym train {{{','.join(METHODS)}}} [options]   (--help after the method)")
         return 0 if argv and argv[0] in {"-h", "--help"} else 2
-    check_choice("method", argv[0], METHODS)
-    if argv[0] == "sb3":
+    method = check_choice("method", argv[0], METHODS)
+    if method in LOOPS:
+        return _play(method, argv[1:])
+    if method == "sb3":
         from eto_gym.cli import train_sb3
 
         return train_sb3.main(argv[1:])
-    return _eto(argv[1:])
+    from eto_gym.cli.train_files import train_on_file
+
+    return train_on_file(method, argv[1:])
 
 
-def _eto(argv: Sequence[str]) -> int:
-    jsonargparse = require("jsonargparse", feature="eto-gym train", extra="train")
-    from eto_gym.trainers.eto_settings import ETOSettings
-    from eto_gym.trainers.presets import ADAPTERS, PRESETS, preset_sources, preset_values
+def _play(method: str, argv: Sequence[str]) -> int:
+    """Run a method that plays in an environment."""
+    entry = LOOPS[method]
+    parser = new_parser(method, entry.help)
+    from eto_gym.trainers.presets import preset_sources, preset_values
 
-    parser = jsonargparse.ArgumentParser(
-        prog="eto-gym train eto",
-        description="Run the ETO loop: expert trajectories, SFT, exploration, pairs, DPO, and an "
-        "evaluation of every policy.",
-    )
-    parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
+    settings_class = getattr(importlib.import_module(entry.module), entry.settings)
+    presets = presets_of(method)
     parser.add_argument("--out", default="", help="run folder; a run found there is continued")
-    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    for name in ADAPTERS:
-        parser.add_argument(f"--{name}", action="store_true", help=_adapter_help(name))
-    parser.add_class_arguments(ETOSettings, as_group=False)
-    _add_help(parser, ETOSettings)
-    chosen, env = _value_of("--preset", argv), _value_of("--env", argv) or ETOSettings.env
+    parser.add_class_arguments(settings_class, as_group=False)
+    add_help(parser, settings_class)
+    chosen = _value_of("--preset", argv)
+    env = _value_of("--env", argv) or settings_class.env
     if chosen:
-        parser.set_defaults(_flatten(preset_values(chosen, env), ETOSettings))
-    for name, values in ADAPTERS.items():
-        if f"--{name}" in argv:
-            parser.set_defaults(_flatten({"sft": values, "dpo": values}, ETOSettings))
+        parser.set_defaults(_flatten(preset_values(chosen, env, presets), settings_class))
+    add_adapters(parser, settings_class, argv)
     options = parser.parse_args(argv)
-    built = parser.instantiate_classes(options)
-    names = {item.name for item in dataclasses.fields(ETOSettings)}
-    settings = ETOSettings(**{name: built[name] for name in names})
+    settings = build_settings(parser, options, settings_class)
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
-        for name, value, source in preset_sources(chosen, env) if chosen else ():
+        for name, value, source in preset_sources(chosen, env, presets) if chosen else ():
             print(f"# {name}: {value}   <- {source}")
         return 0
-    check_choice("preset", settings.preset, [*PRESETS, "custom"])
-    from eto_gym.trainers.eto import ETOLoop
+    check_choice("preset", settings.preset, [*presets, "custom"])
     from eto_gym.trainers.report import render
 
-    out = Path(options.out or f"runs/eto-{settings.env.split('/')[-1]}-{settings.preset}".lower())
-    report = ETOLoop(settings, out).run()
+    loop = getattr(importlib.import_module(entry.loop_module or entry.module), entry.loop)
+    env = settings.env.split("/")[-1].split(":")[-1]
+    out = Path(options.out or f"runs/{method}-{env}-{settings.preset}".lower())
+    report = loop(settings, out).run()
     print(f"\n{render(report)}\n\nRun folder: {out.resolve()}")
     return 0
+
+
+def presets_of(method: str) -> Mapping[str, Any]:
+    """Return the presets of a method that plays, by name."""
+    from eto_gym.trainers.presets import PRESETS
+
+    presets: Mapping[str, Any] = getattr(
+        importlib.import_module(LOOPS[method].module), "PRESETS", PRESETS
+    )
+    return presets
+
+
+# --- what the methods share ----------------------------------------------------------------------
+
+
+def new_parser(method: str, description: str) -> Any:
+    """Return a parser with the options that every method has."""
+    jsonargparse = require("jsonargparse", feature="eto-gym train", extra="train")
+    parser = jsonargparse.ArgumentParser(
+        prog=f"eto-gym train {method}", description=description.replace("%", "%%")
+    )
+    parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
+    return parser
+
+
+def build_settings(parser: Any, options: Any, settings_class: type) -> Any:
+    """Return the settings that the options describe."""
+    built = parser.instantiate_classes(options)
+    return settings_class(**{item.name: built[item.name] for item in _fields(settings_class)})
+
+
+def add_help(parser: Any, settings: type) -> None:
+    """Give every option the help that stands beside its field, with the paper's value."""
+    texts = dict(_help_texts(settings))
+    for action in parser._actions:
+        if text := texts.get(action.dest):
+            action.help = text.replace("%", "%%")
+
+
+def add_adapters(parser: Any, settings: type, argv: Sequence[str]) -> None:
+    """Add the short options that make every training of `settings` train adapters only."""
+    from eto_gym.trainers.presets import ADAPTERS
+
+    for name, values in ADAPTERS.items():
+        if name in typing.get_type_hints(settings):
+            continue  # it is a setting of its own there
+        text = ", ".join(f"{key} {value}" for key, value in values.items())
+        parser.add_argument(
+            f"--{name}",
+            action="store_true",
+            help=f"train adapters only; short for these settings of every training: {text}",
+        )
+        if f"--{name}" in argv:
+            parser.set_defaults(
+                {
+                    f"{prefix}{key}": v
+                    for prefix in _trainings(settings)
+                    for key, v in values.items()
+                }
+            )
+
+
+def _trainings(settings: type) -> list[str]:
+    """Return the prefixes of the options of every training in `settings`, the base stage's not."""
+    kinds = typing.get_type_hints(settings)
+    if "lora_r" in kinds:
+        return [""]
+    return [f"{name}." for name, kind in kinds.items() if hasattr(kind, "lora_r")]
 
 
 def _value_of(option: str, argv: Sequence[str]) -> str:
@@ -78,13 +223,6 @@ def _value_of(option: str, argv: Sequence[str]) -> str:
         if word.startswith(f"{option}="):
             return word.removeprefix(f"{option}=")
     return ""
-
-
-def _adapter_help(name: str) -> str:
-    from eto_gym.trainers.presets import ADAPTERS
-
-    values = ", ".join(f"{key} {value}" for key, value in ADAPTERS[name].items())
-    return f"train adapters only; short for these settings of sft and dpo: {values}"
 
 
 def _flatten(values: dict[str, Any], settings: Any, prefix: str = "") -> dict[str, Any]:
@@ -99,25 +237,21 @@ def _flatten(values: dict[str, Any], settings: Any, prefix: str = "") -> dict[st
     return flat
 
 
-def _add_help(parser: Any, settings: type) -> None:
-    """Give every option the help that stands beside its field, with the paper's value."""
-    texts = dict(_help_texts(settings))
-    for action in parser._actions:
-        if text := texts.get(action.dest):
-            action.help = text.replace("%", "%%")
-
-
 def _help_texts(settings: type, prefix: str = "") -> list[tuple[str, str]]:
     texts = []
-    for item in dataclasses.fields(settings):
+    for item in _fields(settings):
         if "help" in item.metadata:
             paper = item.metadata.get("paper")
             text = item.metadata["help"] + (f" (paper: {paper})" if paper else "")
             texts.append((prefix + item.name, text))
         nested = item.default_factory
-        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
-            texts += _help_texts(nested, f"{prefix}{item.name}.")
+        if callable(nested) and dataclasses.is_dataclass(made := nested()):
+            texts += _help_texts(type(made), f"{prefix}{item.name}.")
     return texts
+
+
+def _fields(settings: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(settings)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,17 @@ def read_demonstration(record: Any, *, reward: float = 1.0) -> Trajectory:
     )
 
 
+def read_trajectory(record: Any) -> Trajectory:
+    """Read a stored trajectory, or a demonstration of either form.
+
+    Raises:
+        DataError: The record is none of them.
+    """
+    if isinstance(record, dict) and "messages" in record and "steps" in record:
+        return Trajectory.from_json(record)
+    return read_demonstration(record)
+
+
 # --- preference pairs ----------------------------------------------------------------------------
 
 
@@ -226,7 +237,7 @@ def read_demonstrations(
     Raises:
         DataError: The file is missing or is neither, or a record is corrupt and `strict` is set.
     """
-    return _read_all(path, _demonstration, strict=strict)
+    return _read_all(path, read_trajectory, strict=strict)
 
 
 def read_pairs(path: str | Path, *, strict: bool = False) -> tuple[list[PreferencePair], list[int]]:
@@ -236,12 +247,6 @@ def read_pairs(path: str | Path, *, strict: bool = False) -> tuple[list[Preferen
         DataError: The file is missing or is neither, or a record is corrupt and `strict` is set.
     """
     return _read_all(path, read_pair, strict=strict)
-
-
-def _demonstration(record: Any) -> Trajectory:
-    if isinstance(record, dict) and "messages" in record and "steps" in record:
-        return Trajectory.from_json(record)
-    return read_demonstration(record)
 
 
 def _read_all(

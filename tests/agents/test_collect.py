@@ -89,7 +89,7 @@ class Stillborn(CoinPolicy):
 
 
 def test_workers_that_die_before_they_play_stop_the_run() -> None:
-    with pytest.raises(EtoGymError, match="exit code is -9"):
+    with pytest.raises(EtoGymError, match="exit code -9"):
         collect(corridor_spec(Stillborn, workers=2), plan_episodes(TASKS))
 
 

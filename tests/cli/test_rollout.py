@@ -149,11 +149,22 @@ def test_eval_of_errors_is_not_a_success(tmp_path: Path, capsys: Capture) -> Non
     assert "there is no file" in capsys.readouterr().err
 
 
+def _heed_interrupts() -> None:
+    """Undo what a job in the background inherits: to ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_leaves_a_file_to_go_on_from(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
     command = [sys.executable, "-m", "eto_gym.cli.main", "rollout", "tests.cli.slow:Slow-v0"]
     command += ["--policy", "random", "--out", str(out), "--slots", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+        preexec_fn=_heed_interrupts,
+    )
     deadline = time.monotonic() + 60
     while not (out.exists() and out.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)

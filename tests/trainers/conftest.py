@@ -84,3 +84,34 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(texts, vocab_size=400)
     model = build_model(tokenizer, hidden_size=64, layers=2, heads=4, mlp_size=128, context=512)
     return save_tiny(model, tokenizer, tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def locksmith(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that speaks the language of the locks, and mistakes the keys.
+
+    Trained on play that prefers one wrong key for each colour, it opens both locks in about one
+    episode of eleven, and in none when it is greedy.
+    """
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    from eto_gym.agents.policies import player_policy
+    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+    from eto_gym.trainers import SFTSettings, Watch, run_sft
+    from tests.trainers.locks import MUON, play_locks
+
+    folder = tmp_path_factory.mktemp("locksmith")
+    played = play_locks(player_policy, samples=2)
+    texts = [message.content for trajectory in played for message in trajectory.messages]
+    tokenizer = train_tokenizer(texts, vocab_size=360)
+    model = build_model(
+        tokenizer, hidden_size=48, layers=2, heads=4, kv_heads=2, mlp_size=96, context=256
+    )
+    run_sft(
+        SFTSettings(**{**MUON, "batch_size": 32, "micro_batch_size": 32}, epochs=7),
+        played,
+        model=save_tiny(model, tokenizer, folder / "raw"),
+        output=folder / "model",
+        watch=Watch(progress=False),
+    )
+    return folder / "model"

@@ -14,14 +14,16 @@ import pytest
 from eto_gym.cli import train
 from eto_gym.trainers.base import BaseSettings
 from eto_gym.trainers.dpo import DPOSettings
-from eto_gym.trainers.eto import PAIRS, TRAJECTORIES, ETOLoop
+from eto_gym.trainers.eto import ETOLoop
 from eto_gym.trainers.eto_settings import ETOSettings
+from eto_gym.trainers.loop import PAIRS, TRAJECTORIES
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.presets import PRESETS, preset_values
 from eto_gym.trainers.run_folder import FINISHED
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.formats import read_pair, read_records
+from tests.trainers.locks import GENTLE, MUON, PLAY, rates
 
 STAGES = [
     "base-play", "base", "eval-untrained", "experts", "sft", "eval-sft",
@@ -181,3 +183,18 @@ def test_bad_settings_are_refused() -> None:
         ETOSettings(iterations=-1)
     with pytest.raises(SettingsError, match="slots"):
         ETOSettings(slots=0)
+
+
+def test_it_learns_from_failures_against_successes(locksmith: Path, tmp_path: Path) -> None:
+    short = SFTSettings(**{**MUON, "muon_learning_rate": 1e-4, "learning_rate": 1e-4}, epochs=1)
+    settings = ETOSettings(
+        **PLAY,
+        model=str(locksmith),
+        train_tasks=192,
+        sft=short,
+        dpo=DPOSettings(**GENTLE, epochs=3),
+    )  # fmt: skip
+    success = rates(ETOLoop(settings, tmp_path).run())
+    assert success["SFT"] < 0.25
+    assert success["control: SFT continued"] < 0.4
+    assert success["ETO, iteration 1"] > 0.5

@@ -1,0 +1,132 @@
+"""`eto-gym train sft|dpo --data FILE`: one training on what a file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eto_gym.cli.train import add_adapters, add_help, build_settings, new_parser
+from eto_gym.errors import DataError
+from eto_gym.trainers.dpo import DPOSettings, run_dpo
+from eto_gym.trainers.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.sft import SFTSettings, run_sft
+from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.formats import read_demonstrations, read_pairs, read_records
+from eto_gym.trajectories.pairs import PreferencePair
+
+T = TypeVar("T")
+
+_DATA = {
+    "sft": "conversations: the paper's SFT form, the Hugging Face form, or stored trajectories, as "
+    "a JSON list or as JSONL",
+    "dpo": "pairs in the paper's DPO form or the Hugging Face preference form, or stored "
+    "trajectories, which are paired here; as a JSON list or as JSONL",
+}
+
+
+def train_on_file(method: str, argv: Sequence[str]) -> int:
+    """Run SFT or trajectory DPO on a file."""
+    settings_class: type = SFTSettings if method == "sft" else DPOSettings
+    parser = new_parser(method, (run_sft if method == "sft" else run_dpo).__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--data", required=True, help=_DATA[method])
+    parser.add_argument("--model", required=True, help="model or adapter folder, or hub name")
+    parser.add_argument(
+        "--out", required=True, help="folder of the new model; an interrupted run is continued"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="discard the checkpoints of an interrupted run"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a file with corrupt lines or records"
+    )
+    parser.add_argument("--progress", type=bool, default=True, help="show a progress bar")
+    if method == "sft":
+        parser.add_argument(
+            "--failures",
+            action="store_true",
+            help="learn from stored trajectories that failed too; otherwise they are left out",
+        )
+    else:
+        parser.add_argument(
+            "--experts", default="", help="stored trajectories to pair those of --data with"
+        )
+        parser.add_class_arguments(PairingSettings, "pairing")
+    parser.add_class_arguments(settings_class, as_group=False)
+    add_help(parser, settings_class)
+    add_adapters(parser, settings_class, argv)
+    options = parser.parse_args(list(argv))
+    settings = build_settings(parser, options, settings_class)
+    if options.dry_run:
+        print(parser.dump(options, skip_none=False))
+        return 0
+    keywords: dict[str, Any] = {
+        "model": options.model,
+        "output": Path(options.out),
+        "resume": not options.restart,
+        "watch": Watch(progress=options.progress),
+    }
+    if method == "sft":
+        chosen = _demonstrations(Path(options.data), options.failures, strict=options.strict)
+        report = run_sft(settings, chosen, **keywords)
+    else:
+        pairing = PairingSettings(**vars(parser.instantiate_classes(options).pairing))
+        report = run_dpo(
+            settings,
+            _pairs(Path(options.data), options.experts, pairing, strict=options.strict),
+            **keywords,
+        )
+    print(_summary(report))
+    return 0
+
+
+def _demonstrations(path: Path, failures: bool, *, strict: bool) -> list[Trajectory]:
+    everything = _read(read_demonstrations, path, strict=strict)
+    chosen = [t for t in everything if t.success or (failures and not t.failed_to_run)]
+    if left := len(everything) - len(chosen):
+        print(f"{path}: left out {left} of {len(everything)} trajectories that did not succeed")
+    return chosen
+
+
+def _pairs(
+    path: Path, experts: str, pairing: PairingSettings, *, strict: bool
+) -> list[PreferencePair]:
+    records = read_records(path, strict=strict)
+    if not any(isinstance(record, dict) and "steps" in record for record in records):
+        if experts:
+            raise DataError(f"{path} holds pairs already: --experts is for stored trajectories")
+        return _read(read_pairs, path, strict=strict)
+    if pairing.contrast == "expert" and not experts:
+        raise DataError(
+            f"{path} holds trajectories: give --experts FILE to pair them with, or "
+            "--pairing.contrast self to pair them with each other"
+        )
+    pairs, report = make_pairs(
+        _read(read_demonstrations, path, strict=strict),
+        _read(read_demonstrations, experts, strict=strict) if experts else (),
+        pairing,
+    )
+    print(f"{path}: {report.pairs} pairs; not paired: {dict(report.skipped) or 'none'}")
+    return pairs
+
+
+def _read(
+    read: Callable[..., tuple[list[T], list[int]]], path: str | Path, *, strict: bool
+) -> list[T]:
+    """Read a file, and say which records or lines were skipped."""
+    items, skipped = read(path, strict=strict)
+    if skipped:
+        print(f"{path}: skipped {len(skipped)} records or lines, the first: {skipped[:5]}")
+    return items
+
+
+def _summary(report: TrainReport) -> str:
+    lines = [
+        f"{report.output}: {report.steps} steps in {report.seconds:.1f} s "
+        f"({report.tokens_per_second:.0f} tokens/s), loss {report.final_loss:.4f}",
+        f"{report.data.rows} rows, {report.data.tokens} tokens, of which "
+        f"{report.data.trained_tokens} trained; {report.data.cut} cut, {report.data.dropped} "
+        "dropped",
+    ]
+    return "\n".join(lines)

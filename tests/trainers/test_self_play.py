@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eto_gym.trainers.dpo import DPOSettings
+from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.pairing import PairingSettings
+from eto_gym.trainers.self_play import PRESETS, SelfPlayLoop, SelfPlaySettings
+from eto_gym.trainers.sft import SFTSettings
+from tests.trainers.locks import GENTLE, MUON, PLAY, rates
+
+
+def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) -> None:
+    settings = SelfPlaySettings(
+        **PLAY,
+        model=str(locksmith),
+        explore_tasks=256,
+        explore_samples=4,
+        sft=SFTSettings(**MUON, epochs=1),
+        dpo=DPOSettings(**GENTLE, epochs=4),
+    )  # fmt: skip
+    report = SelfPlayLoop(settings, tmp_path).run()
+    success = rates(report)
+    assert report["reference"] == "untrained (model)"
+    assert [stage["name"] for stage in report["stages"]] == [
+        "model", "eval-untrained", "explore-rft-1", "kept-1", "rft-1", "eval-rft-1",
+        "explore-eto-1", "pairs-1", "eto-1", "eval-eto-1",
+    ]  # fmt: skip
+    assert not list((tmp_path / "stages").glob("experts*"))
+    assert success["untrained (model)"] < 0.25
+    assert success["ETO, iteration 1"] > 0.5
+    assert success["ETO, iteration 1"] > success["RFT, iteration 1"]
+
+
+def test_an_expert_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no expert"):
+        SelfPlaySettings(pairing=PairingSettings(contrast="expert"))
+    with pytest.raises(SettingsError, match="phases"):
+        SelfPlaySettings(phases="eto+rft")
+    assert all(values["pairing"]["contrast"] == "self" for values in PRESETS.values())

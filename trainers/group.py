@@ -1,0 +1,207 @@
+"""GRPO and RLOO by TRL, on our environments: several episodes of a task are compared with another.
+
+Sources: Shao et al., "DeepSeekMath", 2024 (https://arxiv.org/abs/2402.03300) for GRPO; Ahmadian et
+al., "Back to Basics", 2024 (https://arxiv.org/abs/2402.14740) for RLOO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers.loop import Loop
+from eto_gym.trainers.loop_settings import ExpertSettings, WorldSettings
+from eto_gym.trainers.models import check_output, quiet_libraries
+from eto_gym.trainers.options import SettingsError, TrainSettings, option
+from eto_gym.trainers.ppo import EpisodePlayer
+from eto_gym.trainers.presets import ALONE, UNTRIED, narrowed, sourced
+from eto_gym.trainers.run_folder import Stage
+from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trainers.training import TrainReport, Watch
+
+ALGORITHMS = ("grpo", "rloo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSettings(TrainSettings):
+    """Settings that GRPO and RLOO share. Episodes are sampled at temperature 1.
+
+    The number of optimizer steps is `max_steps`; each plays `batch_size` fresh episodes.
+    """
+
+    learning_rate: float = option(1e-6, "peak learning rate; TRL's default for both methods")
+    max_steps: int = option(200, "optimizer steps")
+    batch_size: int = option(
+        64, "episodes per optimizer step; a multiple of generations and micro_batch_size"
+    )
+    generations: int = option(8, "episodes of one task that are compared with each other")
+    beta: float = option(
+        0.0,
+        "price of the divergence from the model that training started from; GRPO puts it into the "
+        "loss, RLOO takes it off the rewards. 0: no second model in memory",
+    )
+    epsilon: float = option(0.2, "ratios to the policy that played count up to 1 +- this")
+    schedule: str = option(
+        "constant",
+        "learning rate after the warm-up",
+        choices=("cosine", "linear", "constant"),
+    )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.max_steps < 1:
+            raise SettingsError(f"expected max_steps >= 1, got {self.max_steps}")
+        if self.generations < 2:
+            raise SettingsError(
+                f"episodes of a task are compared: expected generations >= 2, got "
+                f"{self.generations}"
+            )
+        if self.batch_size % self.generations:
+            raise SettingsError(
+                f"expected batch_size ({self.batch_size}) to be a multiple of generations "
+                f"({self.generations})"
+            )
+        if self.beta < 0 or self.epsilon <= 0:
+            raise SettingsError("expected beta >= 0 and epsilon > 0")
+
+
+def run_group(
+    algorithm: str,
+    settings: GroupSettings,
+    player: EpisodePlayer,
+    *,
+    model: str | Path,
+    output: str | Path,
+    plan: Any = None,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> TrainReport:
+    """Train `model` by GRPO or RLOO on the episodes that it plays, and write it to `output`.
+
+    Args:
+        algorithm: "grpo" or "rloo".
+        settings: How to train.
+        player: Plays the episodes with the model as it is.
+        model: Folder or hub name of a causal language model, or folder of an adapter.
+        output: Folder of the new model; it appears only when it is complete.
+        plan: What `player` depends on, JSON-serialisable: a run with another plan is not resumed.
+        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
+            repeated.
+        watch: Progress, scores and early stopping.
+
+    Raises:
+        EtoGymError: An episode failed to run.
+        DataError: The folders cannot be used.
+        MissingDependencyError: The installed TRL is not the version that this code was made for.
+    """
+    output = Path(output)
+    check_output(output)
+    if algorithm not in ALGORITHMS:
+        raise SettingsError(f"expected algorithm 'grpo' or 'rloo', got {algorithm!r}")
+    with quiet_libraries():
+        from eto_gym.trainers.group_trainer import train_group
+
+        return train_group(
+            algorithm,
+            settings,
+            player,
+            model=model,
+            output=output,
+            plan=plan,
+            resume=resume,
+            watch=watch or Watch(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupLoopSettings(WorldSettings, ExpertSettings):
+    """What one run does: SFT on the experts, then GRPO or RLOO from there."""
+
+    explore_tasks: int = option(0, "tasks to learn from; 0: those that are demonstrated, or all")
+    sft: SFTSettings = field(default_factory=SFTSettings)
+    group: GroupSettings = field(default_factory=GroupSettings)
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.workers != 1:
+            raise SettingsError("the model in training plays itself: expected workers 1")
+
+
+PRESETS = narrowed(GroupLoopSettings, **sourced(ALONE, workers=1))
+"""Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
+PRESETS["quickstart"]["group"] = sourced(
+    UNTRIED,
+    learning_rate=1e-4,
+    max_steps=100,
+    batch_size=64,
+    micro_batch_size=16,
+    max_length=2048,
+)
+
+
+class _GroupLoop(Loop[GroupLoopSettings]):
+    algorithm: ClassVar[str]
+
+    def _run_stages(self) -> None:
+        s = self.settings
+        start = self._start_model()
+        sft = self._sft("sft", s.sft, start, self._experts(s))
+        self._evaluate("SFT", "sft", sft)
+        self._evaluate(self.algorithm.upper(), self.algorithm, self._learn(sft))
+
+    def _learn(self, start: Stage) -> Stage:
+        s = self.settings
+        count = s.explore_tasks or s.train_tasks
+        plan = {
+            "env": s.env,
+            "env_kwargs": s.env_kwargs(),
+            "split": s.train_split,
+            "tasks": count,
+            "seed": s.seed,
+            "prompt_style": s.prompt_style,
+            "max_new_tokens": s.max_new_tokens,
+            "max_context": s.max_context,
+        }
+
+        def work(folder: Path) -> Any:
+            report = run_group(
+                self.algorithm,
+                s.group,
+                EpisodePlayer(
+                    self._spec(_no_policy, s.train_split),
+                    self._task_ids(s.train_split, count),
+                    episodes=s.group.batch_size,
+                    seed=s.seed,
+                    max_new_tokens=s.max_new_tokens,
+                    context=s.max_context,
+                ),
+                model=self._model(start),
+                output=folder / "model",
+                plan=plan,
+                resume=True,
+                watch=self._watch(start),
+            )
+            return asdict(report)
+
+        settings = {"group": self._watched(s.group), **plan}
+        return self.folder.run(self.algorithm, work, settings=settings, inputs=(start,))
+
+
+def _no_policy() -> Any:
+    raise EtoGymError("the policy is the model in training")
+
+
+class GRPOLoop(_GroupLoop):
+    """One run of GRPO in a run folder."""
+
+    method = algorithm = "grpo"
+
+
+class RLOOLoop(_GroupLoop):
+    """One run of RLOO in a run folder."""
+
+    method = algorithm = "rloo"
