@@ -52,6 +52,7 @@ from eto_gym.trajectories.pairs import PreferencePair
 
 TRAJECTORIES = "trajectories.jsonl"
 PAIRS = "pairs.json"
+CONTROL = "control: SFT continued"
 
 S = TypeVar("S", bound=WorldSettings)
 
@@ -156,7 +157,7 @@ class Loop(ABC, Generic[S]):
         if control.control:
             epochs = control.control_epochs or settings.epochs
             stage = self._sft("control", replace(settings, epochs=epochs), sft, experts)
-            self._evaluate("control: SFT continued", "control", stage)
+            self._evaluate(CONTROL, "control", stage)
 
     def _prefer(self, name: str, settings: DPOSettings, model: Stage, pairs: Stage) -> Stage:
         """Train `model` on the pairs of a stage."""
@@ -404,6 +405,7 @@ class Loop(ABC, Generic[S]):
         named = self.reference or policies[0][0]
         reference = next(evaluation for label, _, evaluation in policies if label == named)
         before = self._load(reference)
+        control = next((x for label, _, x in policies if label == CONTROL), None)
         rows = []
         for label, model, evaluation in policies:
             row = {
@@ -414,6 +416,10 @@ class Loop(ABC, Generic[S]):
             }
             if evaluation is not reference:
                 row["paired"] = asdict(compare(before, self._load(evaluation)))
+            if control is not None and model.name.startswith(f"{self.method}-"):
+                row["paired_with_control"] = asdict(
+                    compare(self._load(control), self._load(evaluation))
+                )
             rows.append(row)
         return {
             "method": self.method,

@@ -19,7 +19,7 @@ class Sourced(NamedTuple):
 PAPER = "paper (arXiv 2403.02502), training details"
 SCRIPT = "scripts of https://github.com/Yifan-Song793/ETO"
 SIZE = "own choice: minutes on two CPU cores"
-TUNED = "own choice: tried on the built-in tasks, see README.md"
+TUNED = "own choice: tried on the built-in tasks, see benchmarks/results.md"
 MEMORY = "own choice for memory; no effect on the result"
 UNTRIED = "own choice, not measured"
 ALONE = "the model in training plays itself, in one process"
@@ -120,7 +120,7 @@ _QUICKSTART: dict[str, Any] = {
         ),
         **sourced(SIZE, micro_batch_size=4, max_length=2048),
     },
-    # The agent's own success against its own failure: see README.md.
+    # The agent's own success against its own failure: see benchmarks/results.md.
     "pairing": sourced(TUNED, contrast="self", cut_after_divergence=1, max_pairs_per_task=2),
     "dpo": {
         **sourced(TUNED, learning_rate=5e-5, epochs=2.0, batch_size=8),

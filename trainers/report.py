@@ -32,37 +32,41 @@ def render(report: dict[str, Any]) -> str:
             [_policy_row(row) for row in rows],
         ),
         "",
-        f"Paired with {_short(reference)} on the same episodes (exact McNemar test):",
-        "",
-        *_table(
-            ["policy", "gained", "lost", "p"],
-            [
-                [row["policy"], str(t["gained"]), str(t["lost"]), f"{t['p']:.2g}"]
-                for row in rows
-                if (t := row.get("paired"))
-            ],
-        ),
-        "",
-        *_verdicts(rows, _short(reference)),
-        "",
+        *_paired(rows, "paired", _short(reference)),
+        *_paired(rows, "paired_with_control", "the control"),
         *(_table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
     ]
     return "\n".join(lines)
 
 
-def _verdicts(rows: list[dict[str, Any]], reference: str) -> list[str]:
+def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
+    """Render the paired tests under one key of the rows; nothing where there is none."""
+    tests = [(row["policy"], row[key]) for row in rows if key in row]
+    if not tests:
+        return []
+    return [
+        f"Paired with {reference} on the same episodes (exact McNemar test):",
+        "",
+        *_table(
+            ["policy", "gained", "lost", "p"],
+            [[name, str(t["gained"]), str(t["lost"]), f"{t['p']:.2g}"] for name, t in tests],
+        ),
+        "",
+        *_verdicts(tests, reference),
+        "",
+    ]
+
+
+def _verdicts(tests: list[tuple[str, dict[str, Any]]], reference: str) -> list[str]:
     """Say in words what each paired test shows; a p-value of 0.05 and more is called noise."""
     verdicts = []
-    for row in rows:
-        test = row.get("paired")
-        if not test:
-            continue
+    for name, test in tests:
         change = test["gained"] - test["lost"]
         if test["p"] >= 0.05:
             words = f"differs from {reference} by no more than noise"
         else:
             words = f"is {'better' if change > 0 else 'worse'} than {reference}"
-        verdicts.append(f"- {row['policy']} {words} ({change:+d} episodes, p {test['p']:.2g}).")
+        verdicts.append(f"- {name} {words} ({change:+d} episodes, p {test['p']:.2g}).")
     return verdicts
 
 

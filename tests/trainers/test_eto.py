@@ -104,6 +104,10 @@ def test_report_counts_the_same_episodes_for_every_policy(
     text = (folder / "report.md").read_text()
     assert "gained" in text
     assert "| SFT" in text
+    assert "Paired with the control" in text
+    ours = next(row for row in report["policies"] if row["policy"] == "ETO, iteration 1")
+    assert ours["paired_with_control"]["episodes"] == 5
+    assert sum("paired_with_control" in row for row in report["policies"]) == 1
     assert json.loads((folder / "report.json").read_text())["seed"] == 0
 
 
