@@ -10,15 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loop import Loop
-from eto_gym.trainers.loop_settings import ExpertSettings, WorldSettings
 from eto_gym.trainers.models import check_output, quiet_libraries
 from eto_gym.trainers.options import SettingsError, TrainSettings, option
-from eto_gym.trainers.ppo import EpisodePlayer
+from eto_gym.trainers.ppo import EpisodePlayer, OnPolicyLoop, OnPolicySettings
 from eto_gym.trainers.presets import ALONE, UNTRIED, narrowed, sourced
 from eto_gym.trainers.run_folder import Stage
-from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.training import TrainReport, Watch
 
 ALGORITHMS = ("grpo", "rloo")
@@ -117,18 +113,10 @@ def run_group(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupLoopSettings(WorldSettings, ExpertSettings):
+class GroupLoopSettings(OnPolicySettings):
     """What one run does: SFT on the experts, then GRPO or RLOO from there."""
 
-    explore_tasks: int = option(0, "tasks to learn from; 0: those that are demonstrated, or all")
-    sft: SFTSettings = field(default_factory=SFTSettings)
     group: GroupSettings = field(default_factory=GroupSettings)
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        super().__post_init__()
-        if self.workers != 1:
-            raise SettingsError("the model in training plays itself: expected workers 1")
 
 
 PRESETS = narrowed(GroupLoopSettings, **sourced(ALONE, workers=1))
@@ -143,42 +131,21 @@ PRESETS["quickstart"]["group"] = sourced(
 )
 
 
-class _GroupLoop(Loop[GroupLoopSettings]):
+class _GroupLoop(OnPolicyLoop[GroupLoopSettings]):
     algorithm: ClassVar[str]
 
     def _run_stages(self) -> None:
-        s = self.settings
-        start = self._start_model()
-        sft = self._sft("sft", s.sft, start, self._experts(s))
-        self._evaluate("SFT", "sft", sft)
-        self._evaluate(self.algorithm.upper(), self.algorithm, self._learn(sft))
+        learnt = self._learn(self._sft_first())
+        self._evaluate(self.algorithm.upper(), self.algorithm, learnt)
 
     def _learn(self, start: Stage) -> Stage:
-        s = self.settings
-        count = s.explore_tasks or s.train_tasks
-        plan = {
-            "env": s.env,
-            "env_kwargs": s.env_kwargs(),
-            "split": s.train_split,
-            "tasks": count,
-            "seed": s.seed,
-            "prompt_style": s.prompt_style,
-            "max_new_tokens": s.max_new_tokens,
-            "max_context": s.max_context,
-        }
+        s, plan = self.settings, self._play_plan()
 
         def work(folder: Path) -> Any:
             report = run_group(
                 self.algorithm,
                 s.group,
-                EpisodePlayer(
-                    self._spec(_no_policy, s.train_split),
-                    self._task_ids(s.train_split, count),
-                    episodes=s.group.batch_size,
-                    seed=s.seed,
-                    max_new_tokens=s.max_new_tokens,
-                    context=s.max_context,
-                ),
+                self._player(s.group.batch_size),
                 model=self._model(start),
                 output=folder / "model",
                 plan=plan,
@@ -189,10 +156,6 @@ class _GroupLoop(Loop[GroupLoopSettings]):
 
         settings = {"group": self._watched(s.group), **plan}
         return self.folder.run(self.algorithm, work, settings=settings, inputs=(start,))
-
-
-def _no_policy() -> Any:
-    raise EtoGymError("the policy is the model in training")
 
 
 class GRPOLoop(_GroupLoop):

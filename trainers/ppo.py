@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eto_gym.agents.collect import RolloutSpec
 from eto_gym.errors import EtoGymError
@@ -157,18 +157,24 @@ def run_ppo(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOLoopSettings(WorldSettings, ExpertSettings):
-    """What one run of the PPO baseline does: SFT on the experts, then PPO from there."""
+class OnPolicySettings(WorldSettings, ExpertSettings):
+    """What every loop needs whose model plays while it is trained: SFT first, then play."""
 
     explore_tasks: int = option(0, "tasks to learn from; 0: those that are demonstrated, or all")
     sft: SFTSettings = field(default_factory=SFTSettings)
-    ppo: PPOSettings = field(default_factory=PPOSettings)
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
         if self.workers != 1:
-            raise SettingsError("PPO plays with the model that it trains: expected workers 1")
+            raise SettingsError("the model in training plays itself: expected workers 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOLoopSettings(OnPolicySettings):
+    """What one run of the PPO baseline does: SFT on the experts, then PPO from there."""
+
+    ppo: PPOSettings = field(default_factory=PPOSettings)
 
 
 PRESETS = narrowed(PPOLoopSettings, **sourced(ALONE, workers=1))
@@ -183,44 +189,61 @@ PRESETS["quickstart"]["ppo"] = sourced(
 """Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
 
 
-class PPOLoop(Loop[PPOLoopSettings]):
-    """One run of the PPO baseline in a run folder."""
+S = TypeVar("S", bound=OnPolicySettings)
 
-    method = "ppo"
 
-    def _run_stages(self) -> None:
-        s = self.settings
+class OnPolicyLoop(Loop[S]):
+    """A loop whose model plays while it is trained."""
+
+    def _sft_first(self) -> Stage:
+        """Fine-tune the start model on the experts, and evaluate both."""
         start = self._start_model()
-        sft = self._sft("sft", s.sft, start, self._experts(s))
+        sft = self._sft("sft", self.settings.sft, start, self._experts(self.settings))
         self._evaluate("SFT", "sft", sft)
-        self._evaluate("PPO", "ppo", self._ppo(sft))
+        return sft
 
-    def _ppo(self, start: Stage) -> Stage:
+    def _play_plan(self) -> dict[str, Any]:
+        """Return what decides the episodes that the model plays."""
         s = self.settings
-        count = s.explore_tasks or s.train_tasks
-        plan = {
+        return {
             "env": s.env,
             "env_kwargs": s.env_kwargs(),
             "split": s.train_split,
-            "tasks": count,
+            "tasks": s.explore_tasks or s.train_tasks,
             "seed": s.seed,
             "prompt_style": s.prompt_style,
             "max_new_tokens": s.max_new_tokens,
             "max_context": s.max_context,
         }
 
+    def _player(self, episodes: int) -> EpisodePlayer:
+        """Return what plays `episodes` episodes at a time, as `_play_plan` says."""
+        s = self.settings
+        return EpisodePlayer(
+            self._spec(_no_policy, s.train_split),
+            self._task_ids(s.train_split, s.explore_tasks or s.train_tasks),
+            episodes=episodes,
+            seed=s.seed,
+            max_new_tokens=s.max_new_tokens,
+            context=s.max_context,
+        )
+
+
+class PPOLoop(OnPolicyLoop[PPOLoopSettings]):
+    """One run of the PPO baseline in a run folder."""
+
+    method = "ppo"
+
+    def _run_stages(self) -> None:
+        self._evaluate("PPO", "ppo", self._ppo(self._sft_first()))
+
+    def _ppo(self, start: Stage) -> Stage:
+        s, plan = self.settings, self._play_plan()
+
         def work(folder: Path) -> Any:
-            spec = self._spec(_no_policy, s.train_split)
             report = run_ppo(
                 s.ppo,
-                EpisodePlayer(
-                    spec,
-                    self._task_ids(s.train_split, count),
-                    episodes=s.ppo.episodes,
-                    seed=s.seed,
-                    max_new_tokens=s.max_new_tokens,
-                    context=s.max_context,
-                ),
+                self._player(s.ppo.episodes),
                 model=self._model(start),
                 output=folder / "model",
                 plan=plan,
@@ -234,7 +257,7 @@ class PPOLoop(Loop[PPOLoopSettings]):
 
 
 def _no_policy() -> Any:
-    raise EtoGymError("the policy of PPO is the model in training")
+    raise EtoGymError("the policy is the model in training")
 
 
 class EpisodePlayer:
