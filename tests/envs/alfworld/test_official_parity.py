@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -21,12 +22,15 @@ from tests.envs.alfworld.kitchen import GOALS, kitchen_data
 pytestmark = pytest.mark.official
 
 
+_NUMBERS = itertools.count()
+
+
 class HandMade:
     """Game files from a dictionary."""
 
     def __init__(self, texts: dict[str, str]) -> None:
-        # Parsed games are kept by their source's name.
-        self.name = f"hand-made {id(self)}"
+        # Parsed games are kept by their source's name, also after the source is gone.
+        self.name = f"hand-made {next(_NUMBERS)}"
         self.texts = texts
         tasks = [Task(id=name, type="kitchen", split="train") for name in texts]
         self.task_set = TaskSet(tasks, split="train")
