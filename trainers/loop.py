@@ -72,14 +72,15 @@ class Loop(ABC, Generic[S]):
             settings: What to run.
             out: The run folder; one that holds finished stages of the same settings is continued.
         """
-        self.settings = settings
+        self._given = settings
+        self.settings = settings.seeded()
         self.folder = RunFolder(out)
         self.tasks: dict[str, TaskSet] = {}
         self._evaluated: list[tuple[str, Stage, Stage]] = []  # label, model, evaluation
 
     def run(self) -> dict[str, Any]:
         """Run all stages and return the report, which is also written to the run folder."""
-        write_json(self.folder.path / "config.json", self.settings.to_json())
+        write_json(self.folder.path / "config.json", self._given.to_json())
         self._evaluated = []
         self._run_stages()
         report = self._report()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from eto_gym.conversation import PromptStyle
 from eto_gym.trainers.base import BaseSettings
@@ -69,7 +69,11 @@ class WorldSettings:
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
     slots: int = option(64, "episodes that are played at the same time")
     workers: int = option(1, "processes that play; each loads the model")
-    seed: int = option(0, "seed of the task order, of sampling and of new weights")
+    seed: int = option(
+        0,
+        "seed of the task order and of sampling; the seeds of the parts, such as sft.seed, count "
+        "from it",
+    )
     progress: bool = option(True, "show progress bars")
     preset: str = option("custom", "name of the preset; recorded in reports")
     base: BaseSettings = field(default_factory=BaseSettings)
@@ -90,6 +94,21 @@ class WorldSettings:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form."""
         return dataclasses.asdict(self)
+
+    def seeded(self) -> Self:
+        """Return these settings with the run's seed added to the seeds of all parts."""
+        return dataclasses.replace(self, **_parts_seeded(self, self.seed))
+
+
+def _parts_seeded(settings: Any, seed: int) -> dict[str, Any]:
+    """Return the parts of a dataclass, with `seed` added to their seeds, at any depth."""
+    found: dict[str, Any] = {}
+    for part in dataclasses.fields(settings):
+        value = getattr(settings, part.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            own = {"seed": value.seed + seed} if hasattr(value, "seed") else {}
+            found[part.name] = dataclasses.replace(value, **own, **_parts_seeded(value, seed))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

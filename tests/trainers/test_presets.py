@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 from eto_gym.cli import train
 from eto_gym.errors import UnknownNameError
+from eto_gym.trainers.eto import ETOLoop
 from eto_gym.trainers.eto_settings import ETOSettings
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.presets import PRESETS, preset_sources, preset_values
+from eto_gym.trainers.sft import SFTSettings
 
 pytest.importorskip("jsonargparse")
 
@@ -107,3 +110,25 @@ def test_nothing_is_reported_or_uploaded_unless_asked(
         ("me/model", {"private": True, "exist_ok": True}),
         ("upload", {"repo_id": "me/model", "folder_path": str(tmp_path)}),
     ]
+
+
+def test_the_seed_of_a_run_reaches_every_part_of_it() -> None:
+    given = ETOSettings(seed=3, sft=SFTSettings(seed=10), data="builtin:small")
+    run = given.seeded()
+    assert (run.sft.seed, run.dpo.seed, run.base.seed, run.base.train.seed) == (13, 3, 3, 3)
+    assert run.seed == 3
+    unseeded = dataclasses.replace(
+        run, sft=given.sft, dpo=given.dpo, base=given.base, pairing=given.pairing
+    )
+    assert unseeded == given
+
+
+def test_the_run_folder_records_the_settings_as_they_were_given(tmp_path: Path) -> None:
+    class Nothing(ETOLoop):
+        def _run_stages(self) -> None:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        Nothing(ETOSettings(seed=3), tmp_path).run()
+    recorded = json.loads((tmp_path / "config.json").read_text())
+    assert (recorded["seed"], recorded["dpo"]["seed"]) == (3, 0)
