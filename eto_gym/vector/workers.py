@@ -236,10 +236,10 @@ class ProcessBackend:
             self._ready.extend(busy[connection] for connection in wait(list(busy), left))
             now = time.monotonic()
             for worker in busy.values():
-                if worker.deadline is not None and now >= worker.deadline:
-                    if worker not in self._ready and not worker.connection.poll():
-                        reason = f"{worker.name} did not answer within {self._timeout:g} s"
-                        self._lose(worker, WorkerTimeoutError(reason))
+                overdue = worker.deadline is not None and now >= worker.deadline
+                if overdue and worker not in self._ready and not worker.connection.poll():
+                    reason = f"{worker.name} did not answer within {self._timeout:g} s"
+                    self._lose(worker, WorkerTimeoutError(reason))
             if end is not None and now >= end and not self._ready:
                 break
         answers, self._answers = self._answers, []
