@@ -233,7 +233,9 @@ class ProcessBackend:
             if not busy:
                 break
             left = None if patience is None else max(0.0, patience - time.monotonic())
-            self._ready.extend(busy[connection] for connection in wait(list(busy), left))
+            for connection in wait(list(busy), left):
+                assert isinstance(connection, Connection)
+                self._ready.append(busy[connection])
             now = time.monotonic()
             for worker in busy.values():
                 overdue = worker.deadline is not None and now >= worker.deadline
