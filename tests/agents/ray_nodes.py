@@ -7,12 +7,17 @@ its end.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ray.cluster_utils import Cluster
 
 if __name__ == "__main__":
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)  # type: ignore[no-untyped-call]
+    node: dict[str, Any] = {
+        "num_cpus": 1,
+        "object_store_memory": 80 * 2**20,
+        "include_dashboard": False,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=node)
     second = cluster.add_node(**node)
     sys.stdout.write(f"{cluster.address}\n")
     sys.stdout.flush()
