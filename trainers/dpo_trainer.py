@@ -88,10 +88,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             processing_class=tokenizer,
             peft_config=lora_config(settings) if settings.lora_r and not adapted else None,
         )
-        if self.ref_model is not None:
-            install_scorer(self.ref_model)
-            if self._trees:
-                install_trees(self.ref_model)
+        self._equip_reference()
         if adapted:
             self._settle_reference_adapter()
 
@@ -111,6 +108,13 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             raise EtoGymError(f"{problem}. Set share_prefix to 'off' or 'auto'.")
         logger.warning("%s. Prompts are computed twice.", problem)
         return f"off: {obstacle}"
+
+    def _equip_reference(self) -> None:
+        """Let the reference model, where there is one, score as the policy does."""
+        if self.ref_model is not None:
+            install_scorer(self.ref_model)
+            if self._trees:
+                install_trees(self.ref_model)
 
     def _settle_reference_adapter(self) -> None:
         """Free the copy of the adapter that TRL made as the reference, or keep it frozen."""
@@ -167,6 +171,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Score every side once, or read the scores of an earlier run with this model and data."""
+        self._equip_reference()  # under FSDP, TRL loads one for these scores and then frees it
         sides = [side for row in self._rows for side in (row.chosen, row.rejected)]
         precision = "bf16" if uses_bf16(self._settings) else "fp32"
         path = reference.reference_file(
