@@ -64,7 +64,7 @@ def test_a_killed_worker_costs_its_episodes_and_is_replaced(vec: TextVectorEnv) 
     assert observations[2:] == ("You are at door 1.",) * 2
     lost = infos["final_info"] if mode is AutoresetMode.SAME_STEP else infos
     assert lost["_error"].tolist() == [True, True, False, False]
-    assert lost["error"].tolist() == ["environment", "environment", None, None]
+    assert lost["error"].tolist() == ["environment", "worker", None, None]
     assert "died (exit code -9)" in lost["error_detail"][0]
     assert lost["task_id"][:2].tolist() == OPTIONS["task"][:2]
     assert lost["score"][:2].tolist() == [0.0, 0.0]
