@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from eto_gym.agents.decoding import Sampler
 from eto_gym.agents.local import LocalPolicy
 from eto_gym.agents.rollout import Rollout, plan_episodes
 from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
-from tests.toy import make_corridor
+from tests.toy import LanedCorridorEnv, make_corridor
 
 TEXTS = ["You go to drawer 12. On it, you see a cup 3.", "Thought: look\nAction: go to drawer 1"]
 TOKENIZER = train_tokenizer(TEXTS, vocab_size=300)
@@ -181,14 +182,18 @@ def test_replies_do_not_depend_on_batches_caches_or_order(options: dict[str, Any
 def test_sampled_episodes_do_not_depend_on_slots_or_threads() -> None:
     episodes = plan_episodes([f"door-{i % 4}/{i}" for i in range(6)], samples=2, seed=1)
 
-    def rolled(**options: Any) -> dict[tuple[str, int], tuple[Message, ...]]:
+    def rolled(
+        slots: int, make_env: Callable[[], Any] = make_corridor
+    ) -> dict[tuple[str, int], tuple[Message, ...]]:
         acting = policy(temperature=1.0)
-        rollout = Rollout(make_corridor, acting, prompt_style="none", **options)
+        rollout = Rollout(make_env, acting, slots=slots, prompt_style="none")
         return {t.key: t.messages for t in rollout.play(episodes)}
 
     alone = rolled(slots=1)
     assert len(set(alone.values())) == len(episodes)
-    assert rolled(slots=5) == rolled(slots=12, step_threads=3) == alone
+    lanes = itertools.cycle(range(3))
+    threaded = rolled(12, lambda: LanedCorridorEnv(lane=next(lanes), max_episode_steps=8))
+    assert rolled(slots=5) == threaded == alone
 
 
 def test_only_new_tokens_are_computed_and_shared_starts_once() -> None:
