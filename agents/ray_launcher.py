@@ -7,7 +7,6 @@ import os
 import queue
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,7 @@ from eto_gym.agents.local_launcher import Message, Worker, WorkerPool, play_requ
 from eto_gym.agents.policy import Conversation, Policy, PolicyReply
 from eto_gym.agents.rollout import Episode
 from eto_gym.errors import EtoGymError, require
-from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories import PlayedTrajectory
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class RayLauncher:
 
     def play(
         self, spec: RolloutSpec, episodes: Sequence[Episode]
-    ) -> Generator[Trajectory, None, None]:
+    ) -> Generator[PlayedTrajectory, None, None]:
         """Play the episodes; see `Launcher.play`."""
         if not episodes:
             return
@@ -174,10 +173,7 @@ class _RayPool(WorkerPool):
     def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
         import ray
 
-        actors = cast("Sequence[_Actor]", workers)
-        if heard := [actor for actor in actors if actor.heard]:
-            return heard
-        by_answer = {actor.answer(): actor for actor in actors}
+        by_answer = {actor.answer(): actor for actor in cast("Sequence[_Actor]", workers)}
         ready, _ = ray.wait(list(by_answer))
         return [by_answer[answer] for answer in ready]
 
@@ -219,8 +215,7 @@ class _Actor:
 
         self.alone = alone
         self.playing: dict[tuple[str, int], Episode] = {}
-        self.heard: deque[Message] = deque()
-        self._handed: list[Episode | None] = []
+        self._handed: list[Sequence[Episode]] = []
         self._answer: Any = None
         self._told_to_end = False
         self._end = "ended"
@@ -239,28 +234,25 @@ class _Actor:
             self._handed = []
         return self._answer
 
-    def receive(self) -> Message:
-        """Return the next message; EOFError where the actor has ended or is lost."""
+    def receive(self) -> Sequence[Message]:
+        """Return the next messages; EOFError where the actor has ended or is lost."""
         import ray
 
-        if not self.heard:
-            answer, self._answer = self.answer(), None
-            try:
-                self.heard.extend(ray.get(answer))
-            except ray.exceptions.RayError as err:
-                self._end = f"{type(err).__name__}: {err}".strip()
-                raise EOFError from err
-            if not self.heard:
-                raise EOFError
-        return self.heard.popleft()
+        answer, self._answer = self.answer(), None
+        try:
+            messages: list[Message] = ray.get(answer)
+        except ray.exceptions.RayError as err:
+            self._end = f"{type(err).__name__}: {err}".strip()
+            raise EOFError from err
+        if not messages:
+            raise EOFError
+        return messages
 
-    def hand(self, episode: Episode | None) -> None:
-        """Send an episode with the next call; None: there is no other."""
-        if episode is None:
-            self._told_to_end = True
-        else:
-            self.playing[episode.key] = episode
-        self._handed.append(episode)
+    def hand(self, episodes: Sequence[Episode]) -> None:
+        """Send episodes with the next call; none: there is no other."""
+        self._told_to_end = not episodes
+        self.playing.update((episode.key, episode) for episode in episodes)
+        self._handed.append(episodes)
 
     def stop(self) -> str:
         """End the actor, and return what Ray said of it."""
@@ -275,14 +267,14 @@ class _WorkerActor:
     """Plays in a thread of its actor, and hands messages over when it is asked."""
 
     def __init__(self, spec: RolloutSpec, slots: int | None) -> None:
-        self._episodes: queue.SimpleQueue[Episode | None] = queue.SimpleQueue()
+        self._episodes: queue.SimpleQueue[Sequence[Episode]] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[tuple[Message, ...]] = queue.SimpleQueue()
         threading.Thread(target=self._play, args=(spec, slots), daemon=True).start()
 
-    def exchange(self, episodes: list[Episode | None]) -> list[Message]:
+    def exchange(self, handed: list[Sequence[Episode]]) -> list[Message]:
         """Take episodes; wait for a message, return all there are; none means the end."""
-        for episode in episodes:
-            self._episodes.put(episode)
+        for episodes in handed:
+            self._episodes.put(episodes)
         messages = list(self._messages.get())
         while messages and not self._messages.empty():
             said = self._messages.get()

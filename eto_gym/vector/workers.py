@@ -11,6 +11,7 @@ import pickle
 import signal
 import time
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -202,6 +203,7 @@ class ProcessBackend:
         self._losses: list[tuple[Sequence[int], str]] = []
         self._answers: list[Answer] = []
         self._alarm = Alarm()
+        self._ready: deque[Worker] = deque()  # they have answered, and wait to be heard
         edges = [count * i // workers for i in range(workers + 1)]
         self.workers: list[Worker] = []
         self._finalizer = weakref.finalize(self, _kill_all, self.workers, os.getpid())
@@ -241,7 +243,10 @@ class ProcessBackend:
                 self._send(worker)
 
     def receive(self, timeout: float | None) -> list[Answer]:
-        """Return the answers that are there, or wait for those of one worker at least.
+        """Return the answers that are there, or wait for those of one worker.
+
+        They are those of one worker even where more have answered, so that it can go on while the
+        caller deals with the next: workers that are served together would wait for each other.
 
         Args:
             timeout: Longest wait in seconds; None waits as long as it takes. The list is empty when
@@ -249,6 +254,9 @@ class ProcessBackend:
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not self._answers:
+            if self._ready:
+                self._take(self._ready.popleft())
+                continue
             busy = {worker.connection: worker for worker in self.workers if worker.busy is not None}
             deadlines = [w.deadline for w in busy.values() if w.deadline is not None]
             patience = min([*deadlines, *([] if end is None else [end])], default=None)
@@ -262,16 +270,17 @@ class ProcessBackend:
                     self._alarm.stop()
                     woken = True
                 else:
-                    self._take(busy[connection])
+                    self._ready.append(busy[connection])
             for worker in busy.values():
                 if (
                     self._timeout is not None
-                    and worker.busy is not None
+                    and worker not in self._ready
                     and worker.is_late(self._timeout)
                 ):
                     reason = f"{worker.name} did not answer within {self._timeout:g} s"
                     self._lose(worker, WorkerTimeoutError(reason))
-            if woken or (end is not None and time.monotonic() >= end):
+            over = end is not None and time.monotonic() >= end
+            if (woken or over) and not self._ready:
                 break
         answers, self._answers = self._answers, []
         return answers
