@@ -60,7 +60,9 @@ class CandidatesVecEnv(VecEnv):
         shared = {**options, "features": first.features}
         self.states = [first, *(Candidates(**shared) for _ in make_envs[1:])]
         count = len(make_envs)
-        spread = {"vectorization": "process", "workers": min(workers, count)} if workers else {}
+        spread: dict[str, Any] = {}
+        if workers:
+            spread = {"vectorization": "process", "workers": min(workers, count)}
         self.text = TextVectorEnv(
             list(make_envs),
             count,
