@@ -88,9 +88,15 @@ def run_group(
             repeated.
         watch: Progress, scores and early stopping.
 
+    Returns:
+        The report. Its metrics have TRL's entries ("reward", "kl", "completions/mean_length", ...)
+        and "success". Its `data` counts the episodes played since the last start, as `seconds` do.
+
     Raises:
-        EtoGymError: An episode failed to run.
-        DataError: The folders cannot be used.
+        SettingsError: There is no such algorithm, or `beta` has a price on the divergence from an
+            adapter that would be merged.
+        DataError: The folders cannot be used, or an episode is longer than `max_length` and
+            `truncation` is "refuse".
         MissingDependencyError: The installed TRL is not the version that this code was made for.
     """
     output = Path(output)

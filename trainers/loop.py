@@ -7,6 +7,7 @@ the loop is started, and is done again only where its settings or its inputs hav
 from __future__ import annotations
 
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -79,7 +80,16 @@ class Loop(ABC, Generic[S]):
         self._evaluated: list[tuple[str, Stage, Stage]] = []  # label, model, evaluation
 
     def run(self) -> dict[str, Any]:
-        """Run all stages and return the report, which is also written to the run folder."""
+        """Run all stages and return the report, which is also written to the run folder.
+
+        Raises:
+            EtoGymError: A stage cannot be done, or several processes run the loop.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise EtoGymError(
+                "a loop runs in one process, which starts `workers` others to play: to train on "
+                "several devices, call run_sft, run_dpo or run_group under `accelerate launch`"
+            )
         write_json(self.folder.path / "config.json", self._given.to_json())
         self._evaluated = []
         self._run_stages()

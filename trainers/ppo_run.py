@@ -42,7 +42,7 @@ def train_ppo(
 ) -> TrainReport:
     """Run the rounds; see `run_ppo`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise EtoGymError("PPO runs in one process; for several, use `eto-gym train grpo`")
+        raise EtoGymError("PPO runs in one process; for several there is run_group")
     tokenizer = models.load_tokenizer(model)
     codec = models.default_codec(tokenizer)
     stamp = running.run_fingerprint(
