@@ -22,7 +22,6 @@ adds to a vector of one.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -37,6 +36,7 @@ from typing import Any
 import gymnasium as gym
 
 import eto_gym
+from eto_gym.files import write_json
 from eto_gym.vector import TextVectorEnv
 
 WORDS = ("red", "blue", "black", "cotton", "dress", "shoes", "shirt", "women", "lamp", "table")
@@ -76,7 +76,7 @@ def main() -> None:
             rows.append(row)
             _print_row(row, head=len(rows) == 1)
     if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, rows)
 
 
 COLUMNS = ("mode", "envs", "steps/s", "steps per CPU-s", "MB", "kB per env", "make s")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.adapters import CONFIG_FILE, base_of, is_adapter
 from eto_gym.errors import DataError, require
+from eto_gym.files import write_json
 from eto_gym.trainers.faults import disk_errors
 from eto_gym.trainers.options import SettingsError, TrainSettings
 
@@ -167,7 +167,7 @@ def write_folder(staging: Path, tokenizer: Any, report: dict[str, Any]) -> None:
     """Write what goes with the weights in `staging`, and have all of it on disk."""
     tokenizer.save_pretrained(staging)
     (staging / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
-    (staging / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(staging / REPORT_FILE, report)
     for path in staging.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

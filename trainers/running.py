@@ -202,8 +202,11 @@ def finished_report(output: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def mean_of_last(metrics: list[dict[str, Any]], name: str) -> float:
-    """Return the mean of a metric over the last tenth of its entries, at least one."""
-    values = [entry[name] for entry in metrics]
+    """Return the mean of a metric over the last tenth of its entries, at least one.
+
+    An entry that was read back from a file holds None for what was not a number.
+    """
+    values = [float("nan") if entry[name] is None else entry[name] for entry in metrics]
     last = values[-max(1, len(values) // 10) :]
     return sum(last) / len(last) if last else float("nan")
 

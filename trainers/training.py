@@ -81,6 +81,8 @@ class TrainReport:
         """Rebuild the report of a finished run from its file."""
         names = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in data.items() if name in names}
+        if values["final_loss"] is None:  # JSON has no NaN
+            values["final_loss"] = float("nan")
         values["data"] = TokenReport.from_json(values["data"])
         values["best"] = tuple(values["best"]) if values["best"] else None
         values["scores"] = [tuple(item) for item in values["scores"]]
