@@ -81,6 +81,7 @@ class Job:
     learning_rate: float
     checkpointing: bool
     offload: bool
+    precision: str
     seed: int
 
 
@@ -99,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--offload", action="store_true", help="ours: activations to the host")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="default: bf16 on CUDA, else fp32"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -138,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                             learning_rate=args.learning_rate,
                             checkpointing=args.checkpointing,
                             offload=args.offload and variant in ("padded", "ours"),
+                            precision=args.precision or ("auto" if cuda else "fp32"),
                             seed=args.seed,
                         )
                         for variant in args.variants
@@ -175,7 +180,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     print(
         f"\n{first['architecture']} {first['method']}, prompt {first['prompt']}, continuation "
         f"{first['continuation']}, {first['pairs']} pairs, {first['epochs']} epochs"
-        f"{', recomputing activations' * first['checkpointing']}"
+        f"{', recomputing activations' * first['checkpointing']}, {first['precision']}"
     )
     print(
         f"{'variant':<16}{'peak MB':>9}{'training':>9}{'CPU s':>8}{'wall s':>8}{'tok/CPU s':>10}"
@@ -303,7 +308,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
         lora_r=0 if job.method == "full" else 16,
         qlora=job.method == "qlora",
         seed=job.seed,
-        precision="auto" if cuda else "fp32",
+        precision=job.precision,
         reference_cache="none",
         share_prefix="on" if job.variant == "ours" else "off",
     )
