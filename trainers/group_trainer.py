@@ -17,13 +17,15 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import set_seed
 
+from eto_gym.agents.adapters import is_adapter
 from eto_gym.errors import DataError, MissingDependencyError, require
 from eto_gym.trainers import models, running
-from eto_gym.trainers.encoding import Row, TokenReport, encode_trajectories
+from eto_gym.trainers.encoding import Codec, Row, TokenReport, encode_trajectories
 from eto_gym.trainers.group import GroupSettings
+from eto_gym.trainers.job import PlayJob
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.ppo import EpisodePlayer
-from eto_gym.trainers.training import TrainReport, Watch, train
+from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories import Trajectory
 
 TRL_VERSIONS = ("1.16",)
@@ -46,23 +48,19 @@ def train_group(
     algorithm: str,
     settings: GroupSettings,
     player: EpisodePlayer,
-    *,
-    model: str | Path,
-    output: Path,
-    plan: Any,
-    resume: bool,
-    watch: Watch,
+    job: PlayJob,
+    tokenizer: Any,
+    codec: Codec,
 ) -> TrainReport:
     """Run one training; see `run_group`."""
-    if settings.beta and not settings.lora_r and models.is_adapter(model):
+    if settings.beta and not settings.lora_r and is_adapter(job.model):
         raise SettingsError(
             f"with beta {settings.beta:g} TRL loads the model that training starts from once more, "
-            f"and of {model} it would load the base without the adapter: set lora_r to go on with "
-            "the adapter, set beta to 0, or start from what `eto-gym merge` makes of it"
+            f"and of {job.model} it would load the base without the adapter: set lora_r to go on "
+            "with the adapter, set beta to 0, or start from what `eto-gym merge` makes of it"
         )
-    tokenizer = models.load_tokenizer(model)
     tokenizer.padding_side = "left"  # TRL asks for it
-    source = EpisodeSource(player, models.default_codec(tokenizer), settings)
+    source = EpisodeSource(player, codec, settings)
 
     def build(loaded: Any, workspace: Path) -> Any:
         trainer_class = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
@@ -78,12 +76,9 @@ def train_group(
         [],
         source.data,
         build=build,
-        model=model,
         tokenizer=tokenizer,
-        output=output,
-        resume=resume,
-        watch=watch,
-        plan=plan,
+        job=job,
+        plan=job.plan,
     )
 
 

@@ -227,7 +227,7 @@ def caller(tmp_path: Path) -> Path:
         ask = f"You are at door 0.\nYour task is to: open door {door}."
         messages = [{"role": "user", "content": first[0]["content"] + ask}]
         for i, action in enumerate(actions):
-            messages += [call(action)]  # type: ignore[list-item]
+            messages += [call(action)]
             messages += [{"role": "tool", "name": "act", "content": f"You are at door {i + 1}."}]
         return messages[:-1]
 
@@ -238,8 +238,8 @@ def caller(tmp_path: Path) -> Path:
     tokenizer.eos_token = "<|im_end|>"
     tokenizer.chat_template = qwen2_5_chat_template
     options: dict[str, Any] = {"tools": [schema], "return_dict": False}
-    rows = [tokenizer.apply_chat_template(talk, **options) for talk in talks]
-    told = tokenizer.apply_chat_template(talks[0][:1], add_generation_prompt=True, **options)
+    rows: list[Any] = [tokenizer.apply_chat_template(talk, **options) for talk in talks]
+    told: Any = tokenizer.apply_chat_template(talks[0][:1], add_generation_prompt=True, **options)
     model = build_model(tokenizer, hidden_size=48, layers=2, heads=4, mlp_size=96, context=2048)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95))
     size = max(map(len, rows))
@@ -260,7 +260,8 @@ def caller(tmp_path: Path) -> Path:
 def test_a_grpo_trainer_of_trl_plays_our_environments(caller: Path, tmp_path: Path) -> None:
     """The adapter inside TRL's own loop: our tool is called, and our reward is learnt from."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     from eto_gym.trainers.models import quiet_libraries
 
@@ -275,7 +276,7 @@ def test_a_grpo_trainer_of_trl_plays_our_environments(caller: Path, tmp_path: Pa
     with quiet_libraries():
         trainer = GRPOTrainer(
             model,
-            environment_factory=make,
+            environment_factory=make,  # type: ignore[arg-type]
             train_dataset=tool_dataset(CORRIDOR, tasks=2),
             processing_class=AutoTokenizer.from_pretrained(caller),
             args=GRPOConfig(

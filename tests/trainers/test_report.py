@@ -28,7 +28,8 @@ def test_a_report_of_one_episode_and_of_none(
         folder = RunFolder(tmp_path)
         rows = []
         for name, played in evaluations.items():
-            stage = folder.run(name, lambda _, p=played: summarise(p).to_json(), settings=None)
+            summary = summarise(played).to_json()
+            stage = folder.run(name, lambda _: summary, settings=None)  # noqa: B023
             paired = asdict(compare(evaluations["one"], played))
             rows.append({"policy": name, **stage.result, "paired": paired})
         about = {"env": "E", "env_kwargs": {}, "preset": "p", "seed": 0, "model": "m"}
