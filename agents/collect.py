@@ -13,9 +13,10 @@ from tqdm import tqdm
 from eto_gym.agents.launcher import Launcher, RolloutSpec, get_launcher
 from eto_gym.agents.rollout import Episode
 from eto_gym.errors import EtoGymError
-from eto_gym.trajectories import Trajectory, TrajectoryStore
+from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
+from eto_gym.trajectories.lines import decode
 
-__all__ = ["RolloutSpec", "collect", "latest"]
+__all__ = ["RolloutSpec", "collect", "gather", "latest"]
 
 
 def latest(trajectories: Iterable[Trajectory]) -> dict[tuple[str, int], Trajectory]:
@@ -46,10 +47,27 @@ def collect(
     Raises:
         EtoGymError: The run cannot go on, or a trajectory could not be written.
     """
+    gathered = gather(spec, episodes, store=store, progress=progress, launcher=launcher)
+    return [decode(trajectory) for trajectory in gathered]
+
+
+def gather(
+    spec: RolloutSpec,
+    episodes: Sequence[Episode],
+    *,
+    store: TrajectoryStore | None = None,
+    progress: str | None = None,
+    launcher: Launcher | None = None,
+) -> list[PlayedTrajectory]:
+    """Do as `collect` does, but leave the trajectories that other processes played encoded.
+
+    They tell how the episodes went. Decoding them all takes this process longer than storing them,
+    and keeps those that play waiting at the end; who wants few of them, or none, saves that.
+    """
     wanted = {episode.key for episode in episodes}
     if len(wanted) != len(episodes):
         raise ValueError("expected unique episodes, got some (task, sample) more than once")
-    done = {
+    done: dict[tuple[str, int], PlayedTrajectory] = {
         key: trajectory
         for key, trajectory in latest(store.load() if store else ()).items()
         if key in wanted and not trajectory.failed_to_run
@@ -88,7 +106,7 @@ def _disk_errors(store: TrajectoryStore, done: int, total: int) -> Iterator[None
 class _Progress:
     """A progress bar with the success rate, the errors, and episodes per hour of this run."""
 
-    def __init__(self, label: str | None, *, total: int, done: Iterable[Trajectory]) -> None:
+    def __init__(self, label: str | None, *, total: int, done: Iterable[PlayedTrajectory]) -> None:
         self._scored = self._wins = self._played = 0
         self._errors: Counter[str] = Counter()
         for trajectory in done:
@@ -109,14 +127,15 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def add(self, trajectory: Trajectory) -> None:
+    def add(self, trajectory: PlayedTrajectory) -> None:
         """Count one more."""
         self._played += 1
         self._count(trajectory)
-        self._bar.set_postfix_str(self._text(), refresh=False)
-        self._bar.update()
+        if not self._bar.disable:
+            self._bar.set_postfix_str(self._text(), refresh=False)
+            self._bar.update()
 
-    def _count(self, trajectory: Trajectory) -> None:
+    def _count(self, trajectory: PlayedTrajectory) -> None:
         if trajectory.error is not None:
             self._errors[trajectory.error] += 1
             return

@@ -24,7 +24,7 @@ class FaultRates:
     """How often, per reply or step, what goes wrong.
 
     Attributes:
-        kill: The process kills itself by SIGKILL.
+        kill: The process kills itself by SIGKILL, at a reply or a step.
         refuse: The policy raises `ConnectionError` on the batch.
         give_up: The policy replies with the error kind "timeout".
         no_reply: The policy returns something that is no reply.
@@ -91,7 +91,7 @@ class FaultyPolicy:
 
 
 class FaultyEnv(gym.Wrapper[str, str, str, str]):
-    """Raises or hangs in `step` now and then."""
+    """Raises, hangs or kills its process in `step` now and then."""
 
     def __init__(self, env: gym.Env[str, str], rates: FaultRates, *, seed: int = 0) -> None:
         """Wrap an environment.
@@ -108,7 +108,9 @@ class FaultyEnv(gym.Wrapper[str, str, str, str]):
 
     def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
         """Step, or fail."""
-        engine, hang = self._rng.random(2)
+        kill, engine, hang = self._rng.random(3)
+        if kill < self._rates.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
         if engine < self._rates.engine:
             raise EngineError("the engine broke, on purpose")
         if hang < self._rates.hang:

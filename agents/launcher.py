@@ -12,7 +12,7 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import unknown_name
-from eto_gym.trajectories import ErrorKind, Trajectory
+from eto_gym.trajectories import ErrorKind, PlayedTrajectory, Trajectory
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Launcher(Protocol):
 
     def play(
         self, spec: RolloutSpec, episodes: Sequence[Episode]
-    ) -> Generator[Trajectory, None, None]:
+    ) -> Generator[PlayedTrajectory, None, None]:
         """Yield exactly one trajectory per episode, each as soon as it is there, in any order.
 
         Where an episode is played changes nothing in its trajectory: `Rollout.play` yields it, in
         whatever process. Failures that `Rollout` sees are retried there, by `spec.retry`. A worker
-        that is lost costs the episodes that it had begun one attempt each; those that have none
-        left are yielded as `failed_episode(episode, "worker")`.
+        that is lost costs the episodes that it had been handed one attempt each; those that have
+        none left are yielded as `failed_episode(episode, "worker")`.
 
         Closing the generator, at any time, stops every worker.
 

@@ -7,20 +7,25 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 from eto_gym.agents.launcher import RolloutSpec, failed_episode
 from eto_gym.agents.rollout import Episode
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.lines import PlayedTrajectory, encode
 
 logger = logging.getLogger(__name__)
+
+_AHEAD = 16
+"""Episodes that a worker asks for at a time, before it has begun the last half of those it has."""
 
 _FRUITLESS = 3
 """How often in a row a worker may die before it has asked for an episode."""
@@ -29,17 +34,26 @@ _FRUITLESS = 3
 class LocalLauncher:
     """Plays in this process, or in `spec.workers` processes of this machine.
 
-    A process asks for an episode whenever one of its slots is free, so that none runs out of work
-    before the others. One that dies is replaced, and what it was playing is played again.
+    A process asks for a few episodes whenever it is about to run out of them, so that none has
+    nothing to do before the others. One that dies is replaced, and what it had is played again.
     """
+
+    def __init__(self, *, always_spawn: bool = False) -> None:
+        """Choose where to play.
+
+        Args:
+            always_spawn: Play in another process even if there is one only. Off by default, since a
+                single process gains nothing from it; it is what more of them compare with.
+        """
+        self._always_spawn = always_spawn
 
     def play(
         self, spec: RolloutSpec, episodes: Sequence[Episode]
-    ) -> Generator[Trajectory, None, None]:
+    ) -> Generator[PlayedTrajectory, None, None]:
         """Play the episodes; see `Launcher.play`."""
         if not episodes:
             return
-        if spec.workers == 1:
+        if spec.workers == 1 and not self._always_spawn:
             with contextlib.closing(spec.rollout()) as rollout:
                 yield from rollout.play(episodes)
             return
@@ -50,9 +64,9 @@ class LocalLauncher:
             pool.stop()
 
 
-Message = Trajectory | str | None
-"""What a worker says: a trajectory, the text of an error that ends the run, or that it wants an
-episode."""
+Message = PlayedTrajectory | str | int
+"""What a worker says: a trajectory, the text of an error that ends the run, or how many episodes it
+would like to be handed."""
 
 
 class Worker(Protocol):
@@ -60,7 +74,7 @@ class Worker(Protocol):
 
     Attributes:
         alone: Whether it plays episodes on their last attempt, one at a time.
-        playing: The episodes that it was handed and has not returned.
+        playing: The episodes that it was handed and has not returned, begun or not.
     """
 
     alone: bool
@@ -71,12 +85,12 @@ class Worker(Protocol):
         """Whether it was told that there is no more, and has played all that there was."""
         ...
 
-    def receive(self) -> Message:
-        """Return its next message; raises EOFError or OSError when the process has ended."""
+    def receive(self) -> Sequence[Message]:
+        """Return its next messages; raises EOFError or OSError when the process has ended."""
         ...
 
-    def hand(self, episode: Episode | None) -> None:
-        """Give it the episode that it asked for; None: there is no other."""
+    def hand(self, episodes: Sequence[Episode]) -> None:
+        """Give it episodes, as it asked for; none: there is no other."""
         ...
 
     def stop(self) -> str:
@@ -104,9 +118,9 @@ class WorkerPool(abc.ABC):
 
     @abc.abstractmethod
     def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
-        """Wait until a message of a worker, or its end, can be received; return such workers."""
+        """Wait until messages of a worker, or its end, can be received; return such workers."""
 
-    def trajectories(self) -> Iterator[Trajectory]:
+    def trajectories(self) -> Iterator[PlayedTrajectory]:
         """Play until every episode has its trajectory."""
         for _ in range(min(self.spec.workers, self._left)):
             self._start()
@@ -124,23 +138,31 @@ class WorkerPool(abc.ABC):
     def _start(self) -> None:
         self._workers.append(self.new_worker(alone=not self._waiting))
 
-    def _receive(self, worker: Worker) -> list[Trajectory]:
-        """Take one message; where the process has ended instead, see to what it leaves."""
+    def _receive(self, worker: Worker) -> Sequence[PlayedTrajectory]:
+        """Take messages; where the process has ended instead, see to what it leaves."""
         try:
-            message = worker.receive()
+            messages = worker.receive()
         except (EOFError, OSError):
             return self._bury(worker)
-        if isinstance(message, str):
-            raise EtoGymError(f"a rollout process failed: {message}")
-        if isinstance(message, Trajectory):
-            del worker.playing[message.key]
-            return [message]
-        self._fruitless = 0  # it asks for an episode
-        source = self._suspects if worker.alone else self._waiting
-        worker.hand(source.popleft() if source else None)
-        return []
+        trajectories = []
+        for message in messages:
+            if isinstance(message, str):
+                raise EtoGymError(f"a rollout process failed: {message}")
+            if isinstance(message, int):
+                self._fruitless = 0
+                worker.hand(self._next_episodes(message, alone=worker.alone))
+            else:
+                del worker.playing[message.key]
+                trajectories.append(message)
+        return trajectories
 
-    def _bury(self, worker: Worker) -> list[Trajectory]:
+    def _next_episodes(self, wanted: int, *, alone: bool) -> Sequence[Episode]:
+        """Take episodes from those that wait, fewer than wanted where soon there are none left."""
+        source = self._suspects if alone else self._waiting
+        fair = -(-len(source) // (2 * self.spec.workers))
+        return [source.popleft() for _ in range(min(wanted, fair))]
+
+    def _bury(self, worker: Worker) -> Sequence[PlayedTrajectory]:
         self._workers.remove(worker)
         end = worker.stop()
         failed = []
@@ -207,24 +229,22 @@ class _Process:
         """Whether the process has played all that there was."""
         return self._told_to_end and not self.playing
 
-    def receive(self) -> Message:
-        """Read the next message from the pipe."""
-        message: Message = self.connection.recv()
-        return message
+    def receive(self) -> Sequence[Message]:
+        """Read the next messages from the pipe."""
+        messages: Sequence[Message] = self.connection.recv()
+        return messages
 
-    def hand(self, episode: Episode | None) -> None:
-        """Give the process an episode; None: there is no other."""
-        if episode is None:
-            self._told_to_end = True
-        else:
-            self.playing[episode.key] = episode
+    def hand(self, episodes: Sequence[Episode]) -> None:
+        """Give the process episodes; none: there is no other."""
+        self._told_to_end = not episodes
+        self.playing.update((episode.key, episode) for episode in episodes)
         with contextlib.suppress(OSError):  # it has died, as the next message will tell
-            self.connection.send(episode)
+            self.connection.send(episodes)
 
     def stop(self) -> str:
         """End the process, and return its exit code."""
         if self._process.is_alive() and not self.playing:
-            self.hand(None)  # it may be asking
+            self.hand(())  # it may be asking
             self._process.join(timeout=10.0)
         if self._process.is_alive():
             self._process.terminate()
@@ -239,14 +259,69 @@ def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
     # The processes share the cores; numeric libraries read this when they are first imported.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // spec.workers))
     _follow_parent(os.getppid())
-    play_requested(spec, slots, connection.send, connection.recv)
+    with _Mailbox(connection) as mailbox:
+        play_requested(spec, slots, mailbox.send, mailbox.receive)
+
+
+class _Mailbox:
+    """Sends and receives in threads, so that play never waits for a process that reads slowly.
+
+    What is said while an earlier message is being sent goes together in the next one. As both ends
+    read all the time, neither can wait for ever for the other to make room in the pipe.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[Sequence[Episode]] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send_all, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._sender.start()
+        threading.Thread(target=self._receive_all, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until everything is sent."""
+        self._outgoing.put(None)
+        self._sender.join()
+
+    def send(self, message: Message) -> None:
+        """Send a message, soon."""
+        self._outgoing.put(message)
+
+    def receive(self) -> Sequence[Episode]:
+        """Wait for episodes."""
+        return self._incoming.get()
+
+    def _send_all(self) -> None:
+        try:
+            while True:
+                messages = [self._outgoing.get()]
+                while not self._outgoing.empty():
+                    messages.append(self._outgoing.get())
+                end = messages[-1] is None
+                self._connection.send(messages[:-1] if end else messages)
+                if end:
+                    return
+        except OSError:
+            return  # the parent is gone, and so will be this process
+        except Exception:  # without this thread the parent would wait for ever
+            logger.exception("what was played cannot be sent")
+            os._exit(1)
+
+    def _receive_all(self) -> None:
+        # The pipe ends with the parent, and then this process ends, too.
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._incoming.put(self._connection.recv())
 
 
 def play_requested(
     spec: RolloutSpec,
     slots: int | None,
     send: Callable[[Message], None],
-    receive: Callable[[], Episode | None],
+    receive: Callable[[], Sequence[Episode]],
 ) -> None:
     """Be a worker: ask for episodes until there is no other, play them, and send what came of them.
 
@@ -254,16 +329,26 @@ def play_requested(
         spec: What plays.
         slots: Environments; None takes a worker's share.
         send: Sends a message.
-        receive: Waits for the answer to a message that asked for an episode.
+        receive: Waits for the answer to a message that asked for episodes.
     """
+    # What is asked for ahead is lost with the worker, too; it must then have another attempt.
+    ahead = _AHEAD if slots is None and spec.retry.attempts > 1 else 1
+    ahead = ahead if "worker" in spec.retry.kinds else 1
 
     def requested() -> Iterator[Episode]:
+        here: deque[Episode] = deque()
+        asked = False
         while True:
-            send(None)
-            episode = receive()
-            if episode is None:
-                return
-            yield episode
+            if not asked and len(here) <= ahead // 2 and (ahead > 1 or not here):
+                send(ahead)
+                asked = True
+            if not here:
+                here.extend(receive())
+                asked = False
+                if not here:
+                    return
+                continue
+            yield here.popleft()
 
     try:
         rollout = spec.rollout(slots=slots)
@@ -273,7 +358,7 @@ def play_requested(
     try:
         with contextlib.closing(rollout):
             for trajectory in rollout.play(requested()):
-                send(trajectory)
+                send(encode(trajectory))
     except EtoGymError as err:
         send(str(err))
 

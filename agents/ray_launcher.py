@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
+import socket
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from eto_gym.agents.launcher import RolloutSpec
@@ -19,7 +21,7 @@ from eto_gym.agents.local_launcher import Message, Worker, WorkerPool, play_requ
 from eto_gym.agents.policy import Conversation, Policy, PolicyReply
 from eto_gym.agents.rollout import Episode
 from eto_gym.errors import EtoGymError, require
-from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories import PlayedTrajectory
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class RayLauncher:
 
     def play(
         self, spec: RolloutSpec, episodes: Sequence[Episode]
-    ) -> Generator[Trajectory, None, None]:
+    ) -> Generator[PlayedTrajectory, None, None]:
         """Play the episodes; see `Launcher.play`."""
         if not episodes:
             return
@@ -92,7 +94,15 @@ def _import_ray(address: str | None) -> Any:
         # Ray reads this when it is first imported. 0 makes nodes listen on the loopback only, on
         # every system.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        if not _token_at_hand():  # else Ray leaves a token in the home folder
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return require("ray", feature="the launcher 'ray'", extra="ray")
+
+
+def _token_at_hand() -> bool:
+    """Whether Ray would find a token, in the places where it looks."""
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 @contextmanager
@@ -103,12 +113,15 @@ def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str
     in RAY_ADDRESS is joined; without either, one is started on this machine's loopback, and stopped
     at the end.
 
+    A cluster of several machines lets in only who shows its token. Ray shows one to an address only
+    where RAY_AUTH_MODE=token says so, since it would show it to whoever listens there.
+
     Args:
         address: Address of a cluster's head, or "auto".
         options: Arguments of `ray.init` for a cluster that is started here.
 
     Raises:
-        EtoGymError: There is no such cluster.
+        EtoGymError: There is no such cluster, or it lets nobody in without its token.
         MissingDependencyError: Ray is not installed.
     """
     address = address or os.environ.get("RAY_ADDRESS")
@@ -117,10 +130,17 @@ def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str
     if ours:
         start = {"address": "local", "include_dashboard": False, **options}
         chosen = {"address": address} if address else start
+        if address:
+            check_listens(address)
         try:
             ray.init(logging_level=logging.WARNING, **chosen)
+        except ray.exceptions.AuthenticationError as err:
+            raise EtoGymError(f"the Ray cluster at {address} {_stranger()}") from err
         except (ConnectionError, RuntimeError, ValueError) as err:
-            raise EtoGymError(f"no Ray cluster at {address or 'this machine'}: {err}") from err
+            # Ray does not tell a token that is missing from a cluster that is.
+            hint = f". If there is one, it may be that it {_stranger()}" if address else ""
+            place = address or "this machine"
+            raise EtoGymError(f"no Ray cluster at {place}: {err}{hint}") from err
         own_ip = ray.util.get_node_ip_address()
         if not address and own_ip != "127.0.0.1":
             logger.warning("Ray listens on %s: it was imported before eto_gym asked it to", own_ip)
@@ -129,6 +149,36 @@ def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str
     finally:
         if ours:
             ray.shutdown()
+
+
+def _stranger() -> str:
+    """Say what is missing where a cluster lets nobody in without its token."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        missing = "set RAY_AUTH_MODE=token here, so that the token is shown"
+    elif _token_at_hand():
+        missing = "the token of this machine may be another one"
+    else:
+        missing = "there is none on this machine"
+    return (
+        f"lets in only who shows its token: {missing}. The token is in ~/.ray/auth_token of the "
+        "machine that started the cluster; copy it to the same place, or name its file in "
+        "RAY_AUTH_TOKEN_PATH"
+    )
+
+
+def check_listens(address: str) -> None:
+    """Find out at once that nothing listens; Ray takes minutes.
+
+    Raises:
+        EtoGymError: Nothing does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdecimal():
+        return  # "auto", or an address of another kind, which Ray looks up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as err:
+        raise EtoGymError(f"no Ray cluster at {address}: {err}") from err
 
 
 class _RayPool(WorkerPool):
@@ -174,10 +224,7 @@ class _RayPool(WorkerPool):
     def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
         import ray
 
-        actors = cast("Sequence[_Actor]", workers)
-        if heard := [actor for actor in actors if actor.heard]:
-            return heard
-        by_answer = {actor.answer(): actor for actor in actors}
+        by_answer = {actor.answer(): actor for actor in cast("Sequence[_Actor]", workers)}
         ready, _ = ray.wait(list(by_answer))
         return [by_answer[answer] for answer in ready]
 
@@ -219,8 +266,7 @@ class _Actor:
 
         self.alone = alone
         self.playing: dict[tuple[str, int], Episode] = {}
-        self.heard: deque[Message] = deque()
-        self._handed: list[Episode | None] = []
+        self._handed: list[Sequence[Episode]] = []
         self._answer: Any = None
         self._told_to_end = False
         self._end = "ended"
@@ -239,28 +285,25 @@ class _Actor:
             self._handed = []
         return self._answer
 
-    def receive(self) -> Message:
-        """Return the next message; EOFError where the actor has ended or is lost."""
+    def receive(self) -> Sequence[Message]:
+        """Return the next messages; EOFError where the actor has ended or is lost."""
         import ray
 
-        if not self.heard:
-            answer, self._answer = self.answer(), None
-            try:
-                self.heard.extend(ray.get(answer))
-            except ray.exceptions.RayError as err:
-                self._end = f"{type(err).__name__}: {err}".strip()
-                raise EOFError from err
-            if not self.heard:
-                raise EOFError
-        return self.heard.popleft()
+        answer, self._answer = self.answer(), None
+        try:
+            messages: list[Message] = ray.get(answer)
+        except ray.exceptions.RayError as err:
+            self._end = f"{type(err).__name__}: {err}".strip()
+            raise EOFError from err
+        if not messages:
+            raise EOFError
+        return messages
 
-    def hand(self, episode: Episode | None) -> None:
-        """Send an episode with the next call; None: there is no other."""
-        if episode is None:
-            self._told_to_end = True
-        else:
-            self.playing[episode.key] = episode
-        self._handed.append(episode)
+    def hand(self, episodes: Sequence[Episode]) -> None:
+        """Send episodes with the next call; none: there is no other."""
+        self._told_to_end = not episodes
+        self.playing.update((episode.key, episode) for episode in episodes)
+        self._handed.append(episodes)
 
     def stop(self) -> str:
         """End the actor, and return what Ray said of it."""
@@ -275,14 +318,14 @@ class _WorkerActor:
     """Plays in a thread of its actor, and hands messages over when it is asked."""
 
     def __init__(self, spec: RolloutSpec, slots: int | None) -> None:
-        self._episodes: queue.SimpleQueue[Episode | None] = queue.SimpleQueue()
+        self._episodes: queue.SimpleQueue[Sequence[Episode]] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[tuple[Message, ...]] = queue.SimpleQueue()
         threading.Thread(target=self._play, args=(spec, slots), daemon=True).start()
 
-    def exchange(self, episodes: list[Episode | None]) -> list[Message]:
+    def exchange(self, handed: list[Sequence[Episode]]) -> list[Message]:
         """Take episodes; wait for a message, return all there are; none means the end."""
-        for episode in episodes:
-            self._episodes.put(episode)
+        for episodes in handed:
+            self._episodes.put(episodes)
         messages = list(self._messages.get())
         while messages and not self._messages.empty():
             said = self._messages.get()

@@ -193,15 +193,16 @@ def _row(name: str, group: Measures) -> list[str]:
     return [
         name,
         str(group.episodes),
-        _words(group.success, 3),
-        _words(group.reward, 3),
-        _words(group.steps, 1),
-        _words(group.generated_tokens, 0),
+        words(group.success, 3),
+        words(group.reward, 3),
+        words(group.steps, 1),
+        words(group.generated_tokens, 0),
         f"{group.format_errors:.1%}",
     ]
 
 
-def _words(estimate: Estimate, digits: int) -> str:
+def words(estimate: Estimate, digits: int) -> str:
+    """Write an estimate with its interval; "-" where there is none."""
     if math.isnan(estimate.mean):
         return "-"
     if math.isinf(estimate.high):
@@ -212,12 +213,12 @@ def _words(estimate: Estimate, digits: int) -> str:
 
 def _best_lines(best: BestOf) -> list[str]:
     lines = [
-        f"Best of {best.n} samples, over {best.tasks} tasks: reward {_words(best.reward, 3)}, "
-        f"success {_words(best.success, 3)}."
+        f"Best of {best.n} samples, over {best.tasks} tasks: reward {words(best.reward, 3)}, "
+        f"success {words(best.success, 3)}."
     ]
     if best.incomplete:
         lines.append(f"Left out: {best.incomplete} tasks with fewer than {best.n} scored samples.")
-    chances = ", ".join(f"{k}: {_words(chance, 3)}" for k, chance in best.pass_at.items())
+    chances = ", ".join(f"{k}: {words(chance, 3)}" for k, chance in best.pass_at.items())
     return [*lines, f"pass@k, unbiased: {chances}."]
 
 
@@ -225,7 +226,7 @@ def _paired_line(test: PairedTest) -> str:
     verdict = "no more than noise" if test.p >= 0.05 else "more than noise"
     return (
         f"Against the other on {test.episodes} common episodes: gained {test.gained}, lost "
-        f"{test.lost}, p {test.p:.2g} ({verdict}); reward {_words(test.reward, 3)} higher."
+        f"{test.lost}, p {test.p:.2g} ({verdict}); reward {words(test.reward, 3)} higher."
     )
 
 

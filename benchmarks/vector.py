@@ -16,27 +16,43 @@ below. Every row is measured in a new process: first `--warm-up` steps, then
 "steps/s" counts all steps per second of wall time, those that start an episode included; "steps per
 CPU-s" divides by the CPU time of the process and all its children. Memory is what these processes
 hold alone (private dirty pages, Linux only) after the play; "kB per env" is what each environment
-adds to a vector of one.
+adds to a vector of one. "us here" and "us in workers" are the CPU time per step of the process that
+chooses the actions and of its workers.
+
+    python -m eto_gym.benchmarks.vector --env ETO/ALFWorld-v0 --episodes 4000
+
+With `--episodes` whole episodes are played and stored instead, as `eto-gym rollout` does, with the
+random policy in each worker. Every one of `--repeats` is a run with new processes; "episodes/s"
+counts from when a fifth of the episodes is there, "with start" from the beginning, and CPU time is
+per episode, the start included.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import platform
 import random
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 import eto_gym
+from eto_gym.agents.collect import gather
+from eto_gym.agents.launcher import Launcher, RolloutSpec
+from eto_gym.agents.local_launcher import LocalLauncher
+from eto_gym.agents.policies import random_policy
+from eto_gym.agents.slot import Episode, plan_episodes
 from eto_gym.files import write_json
+from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from eto_gym.vector import TextVectorEnv
 
 WORDS = ("red", "blue", "black", "cotton", "dress", "shoes", "shirt", "women", "lamp", "table")
@@ -54,6 +70,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="steps in all per measurement")
     parser.add_argument("--warm-up", type=int, default=20_000, help="steps in all before them")
     parser.add_argument("--repeats", type=int, default=3, help="measurements; the median counts")
+    parser.add_argument("--episodes", type=int, help="measure `collect`, over so many episodes")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args()
     kwargs = dict(item.split("=", 1) for item in args.set)
@@ -61,7 +78,11 @@ def main() -> None:
     print(f"# eto-gym {eto_gym.__version__}, Python {platform.python_version()}, ", end="")
     print(f"{len(os.sched_getaffinity(0))} cores")
     rows: list[dict[str, Any]] = []
-    for count in args.num_envs:
+    for workers in [0, *args.workers] if args.episodes else []:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(pool.apply(_collect_in_new_process, (args, kwargs, workers)))
+        _print_row(rows[-1], ROLLOUT_COLUMNS, head=len(rows) == 1)
+    for count in [] if args.episodes else args.num_envs:
         modes = ["gymnasium sync", "local"]
         modes += [
             f"{k} workers{kind}" for k in args.workers if k <= count for kind in ("", ", async")
@@ -74,18 +95,22 @@ def main() -> None:
             if single is not None:
                 row["kB per env"] = (row["MB"] - single["MB"]) * 1e3 / (count - 1)
             rows.append(row)
-            _print_row(row, head=len(rows) == 1)
+            _print_row(row, COLUMNS, head=len(rows) == 1)
     if args.json is not None:
         write_json(args.json, rows)
 
 
-COLUMNS = ("mode", "envs", "steps/s", "steps per CPU-s", "MB", "kB per env", "make s")
+COLUMNS = (
+    *("mode", "envs", "steps/s", "steps per CPU-s", "us here", "us in workers"),
+    *("MB", "kB per env", "make s"),
+)
+ROLLOUT_COLUMNS = ("mode", "episodes/s", "with start", "us here", "us in workers")
 
 
-def _print_row(row: dict[str, Any], *, head: bool) -> None:
+def _print_row(row: dict[str, Any], columns: Sequence[str], *, head: bool) -> None:
     if head:
-        print(f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}")
-    cells = [row.get(name, "-") for name in COLUMNS]
+        print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}")
+    cells = [row.get(name, "-") for name in columns]
     shown = [f"{c:,.0f}" if isinstance(c, float) and c > 20 else c for c in cells]
     print(f"| {' | '.join(f'{c:.2f}' if isinstance(c, float) else str(c) for c in shown)} |")
     sys.stdout.flush()
@@ -102,13 +127,14 @@ def _in_new_process(
     rng = random.Random(0)
     vec.reset(seed=0)
     play(vec, args.warm_up // count, rng)
-    rates, efficiencies = [], []
+    rates, here, in_workers = [], [], []
     for _ in range(args.repeats):
-        clock, cpu = time.perf_counter(), _cpu_seconds()
+        clock, own, all_cpu = time.perf_counter(), time.process_time(), _cpu_seconds()
         steps = play(vec, args.steps // count, rng)
         rates.append(steps / (time.perf_counter() - clock))
-        # The clock of processes has ticks of 10 ms.
-        efficiencies.append(steps / max(0.01, _cpu_seconds() - cpu))
+        here.append(1e6 * (time.process_time() - own) / steps)
+        # The clock of other processes has ticks of 10 ms.
+        in_workers.append(max(0.0, 1e6 * (_cpu_seconds() - all_cpu) / steps - here[-1]))
     memory = sum(map(_private_bytes, _family(os.getpid()))) / 1e6
     vec.close()
     return {
@@ -116,10 +142,69 @@ def _in_new_process(
         "envs": count,
         "steps/s": statistics.median(rates),
         "steps/s of each": rates,
-        "steps per CPU-s": statistics.median(efficiencies),
+        "steps per CPU-s": 1e6
+        / statistics.median(a + b for a, b in zip(here, in_workers, strict=True)),
+        "us here": statistics.median(here),
+        "us in workers": statistics.median(in_workers),
         "MB": memory,
         "make s": made,
     }
+
+
+def _collect_in_new_process(
+    args: argparse.Namespace, kwargs: dict[str, Any], workers: int
+) -> dict[str, Any]:
+    """Measure `collect` with some worker processes; with 0, in this process."""
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    kwargs = {"admissible_actions": True, **kwargs}
+    env = gym.make(args.env, **kwargs)
+    ids = env.get_wrapper_attr("task_set").ids
+    env.close()
+    # All tasks before the second sample of any, so that what is measured is met before.
+    planned = plan_episodes(ids, samples=math.ceil(args.episodes / len(ids)))
+    planned = sorted(planned, key=lambda episode: episode.sample)[: args.episodes]
+    spec = RolloutSpec(
+        args.env, random_policy, env_kwargs=kwargs, slots=64, workers=max(1, workers)
+    )
+    rows = []
+    for _ in range(args.repeats):
+        launcher = _Clock(LocalLauncher(always_spawn=workers > 0))
+        begun, cpu = time.perf_counter(), os.times()
+        with tempfile.TemporaryDirectory() as folder:
+            store = TrajectoryStore(Path(folder) / "trajectories.jsonl")
+            gather(spec, planned, store=store, launcher=launcher)
+        end, spent = time.perf_counter(), os.times()
+        fifth = len(planned) // 5
+        here = spent.user + spent.system - cpu.user - cpu.system
+        children = spent.children_user + spent.children_system
+        children -= cpu.children_user + cpu.children_system
+        rows.append(
+            {
+                "episodes/s": (len(planned) - fifth)
+                / (launcher.times[-1] - launcher.times[fifth - 1]),
+                "with start": len(planned) / (end - begun),
+                "us here": 1e6 * here / len(planned),
+                "us in workers": 1e6 * children / len(planned),
+            }
+        )
+    medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    mode = f"collect, {workers} workers" if workers else "collect, in process"
+    return {"mode": mode, **medians, "runs": rows}
+
+
+class _Clock:
+    """Notes when a launcher yields each trajectory."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self.times: list[float] = []
+
+    def play(
+        self, spec: RolloutSpec, episodes: Sequence[Episode]
+    ) -> Generator[PlayedTrajectory, None, None]:
+        for trajectory in self._launcher.play(spec, episodes):
+            self.times.append(time.perf_counter())
+            yield trajectory
 
 
 def _make(

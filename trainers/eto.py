@@ -15,7 +15,7 @@ class ETOLoop(Loop[ETOSettings]):
 
     Example, without the command line:
 
-        settings = preset("quickstart", env="ETO/ALFWorld-v0")
+        settings = from_preset(ETOSettings, "quickstart")
         report = ETOLoop(settings, "runs/first").run()
     """
 

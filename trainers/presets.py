@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from eto_gym.errors import check_choice
+
+S = TypeVar("S")
 
 
 class Sourced(NamedTuple):
@@ -196,6 +198,43 @@ def preset_values(name: str, env: str = "", presets: Presets = PRESETS) -> dict[
     """
     values = _plain(presets[check_choice("preset", name, presets)], env)
     return {**values, "preset": name}
+
+
+def from_preset(kind: type[S], name: str, *, presets: Presets | None = None, **changes: Any) -> S:
+    """Return the settings of a method as a preset has them.
+
+    Example:
+        >>> from eto_gym.trainers.eto_settings import ETOSettings
+        >>> settings = from_preset(ETOSettings, "quickstart", iterations=2)
+        >>> settings.iterations, settings.sft.optimizer
+        (2, 'muon')
+
+    Args:
+        kind: The dataclass of the method's settings.
+        name: Name of the preset.
+        presets: The presets of the method (`PRESETS` of its module); None takes those of ETO, as
+            far as the method has the same settings.
+        changes: Values that replace the preset's, by name; parts as whole dataclasses.
+
+    Raises:
+        UnknownNameError: There is no such preset.
+    """
+    env = changes.get("env", getattr(kind, "env", ""))
+    values = preset_values(name, env, narrowed(kind) if presets is None else presets)
+    return _build(kind, {**values, **changes})
+
+
+def _build(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Make a dataclass whose parts are mappings, or dataclasses already."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            name: _build(hints[name], value)
+            if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping)
+            else value
+            for name, value in values.items()
+        }
+    )
 
 
 def preset_sources(

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from eto_gym.agents.report import table
 from eto_gym.files import write_json, write_text
 
 
@@ -27,14 +28,14 @@ def render(report: dict[str, Any]) -> str:
         f"Greedy replies on {episodes} held-out episodes; brackets hold 95% intervals. "
         f"Model: {report['model']}.",
         "",
-        *_table(
+        *table(
             ["policy", "success", "reward", "steps", "tokens", "bad replies", "errors"],
             [_policy_row(row) for row in rows],
         ),
         "",
         *_paired(rows, "paired", _short(reference)),
         *_paired(rows, "paired_with_control", "the control"),
-        *(_table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
+        *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
     ]
     return "\n".join(lines)
 
@@ -47,7 +48,7 @@ def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
     return [
         f"Paired with {reference} on the same episodes (exact McNemar test):",
         "",
-        *_table(
+        *table(
             ["policy", "gained", "lost", "p"],
             [[name, str(t["gained"]), str(t["lost"]), f"{t['p']:.2g}"] for name, t in tests],
         ),
@@ -105,12 +106,3 @@ def _number(value: float | None, digits: int) -> str:
 
 def _time(stage: dict[str, Any]) -> str:
     return f"{stage['seconds']:.1f} s" + (" (earlier run)" if stage["reused"] else "")
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
-
-    return [line(header), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)]

@@ -15,6 +15,7 @@ from eto_gym.cli.playing import add_playing_arguments, plan, play
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import write_json
 from eto_gym.trajectories import Trajectory, TrajectoryStore
+from eto_gym.trajectories.lines import decode
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         played = play(planned, command="eval", launcher=args.launcher)
         if played is None:
             return 130
-        trajectories, about, out = played, planned.settings, planned.out
+        trajectories = [decode(trajectory) for trajectory in played]
+        about, out = planned.settings, planned.out
     paired = None
     if args.compare is not None:
         paired = compare(_load([args.compare]), trajectories)

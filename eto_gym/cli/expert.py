@@ -23,7 +23,7 @@ from eto_gym.cli.arguments import (
 )
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError
-from eto_gym.trajectories import Trajectory, TrajectoryStore
+from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play the expert; return 0 if every episode could be played out."""
-    from eto_gym.agents.collect import RolloutSpec, collect
+    from eto_gym.agents.collect import RolloutSpec, gather
     from eto_gym.agents.rollout import plan_episodes
     from eto_gym.agents.scripted import ExpertPolicy
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
     )
     episodes = plan_episodes(tasks.ids, samples=args.samples, seed=args.seed)
-    trajectories = collect(
+    trajectories = gather(
         spec, episodes, store=TrajectoryStore(out), progress=f"{env_id} {tasks.split}"
     )
     print(summary(trajectories))
@@ -88,7 +88,7 @@ def default_out(env_id: str, split: str) -> Path:
     return Path("runs/expert") / f"{env_id.rpartition('/')[2].lower()}-{split}.jsonl"
 
 
-def summary(trajectories: Sequence[Trajectory]) -> str:
+def summary(trajectories: Sequence[PlayedTrajectory]) -> str:
     """Word how the episodes went, in one line per task type and one for all."""
     rows = [("all", list(trajectories))]
     for task_type in sorted({t.task_type for t in trajectories}):
@@ -100,7 +100,7 @@ def summary(trajectories: Sequence[Trajectory]) -> str:
         played = [t for t in group if not t.failed_to_run]
         outcomes = Counter(t.outcome for t in group)
         rewards = sum(t.reward for t in played) / len(played) if played else 0.0
-        steps = sum(len(t.steps) for t in played) / len(played) if played else 0.0
+        steps = sum(t.step_count for t in played) / len(played) if played else 0.0
         lines.append(
             f"{name}: {len(group)} episodes, {sum(t.success for t in played)} successful, "
             f"mean reward {rewards:.3f}, mean steps {steps:.1f}, "

@@ -26,7 +26,7 @@ from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
 from eto_gym.tasks import TaskSet
-from eto_gym.trajectories import ErrorKind, Trajectory, TrajectoryStore
+from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
 
 if TYPE_CHECKING:
     from eto_gym.agents.launcher import RolloutSpec
@@ -241,20 +241,20 @@ def _tasks(everything: TaskSet, args: argparse.Namespace) -> TaskSet:
     return tasks
 
 
-def play(plan: Plan, *, command: str, launcher: str) -> list[Trajectory] | None:
-    """Play what is missing and return all trajectories; None after an interrupt.
+def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] | None:
+    """Play what is missing and return all trajectories, as `gather`; None after an interrupt.
 
     Raises:
         EtoGymError: The file belongs to another run, or the run cannot go on.
     """
-    from eto_gym.agents.collect import collect
+    from eto_gym.agents.collect import gather
     from eto_gym.agents.launcher import get_launcher
 
     with _owned(plan.out):
         _check_settings(plan)
         store = TrajectoryStore(plan.out)
         try:
-            return collect(
+            return gather(
                 plan.spec,
                 plan.episodes,
                 store=store,

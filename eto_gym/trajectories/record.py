@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from eto_gym.errors import DataError
@@ -78,9 +78,34 @@ class Trajectory:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
 
+    @property
+    def step_count(self) -> int:
+        """Number of steps."""
+        return len(self.steps)
+
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-serialisable form that `from_json` reads."""
-        return asdict(self)
+        """Return a JSON-serialisable form that `from_json` reads; it shares `env` and `usage`."""
+        # `asdict` does the same, deep copies included, in five times the time.
+        return {
+            "task_id": self.task_id,
+            "task_type": self.task_type,
+            "messages": [
+                {"role": m.role, "content": m.content, "train": m.train} for m in self.messages
+            ],
+            "steps": [
+                {"action": s.action, "observation": s.observation, "reward": s.reward}
+                for s in self.steps
+            ],
+            "outcome": self.outcome,
+            "reward": self.reward,
+            "success": self.success,
+            "error": self.error,
+            "policy": self.policy,
+            "env": self.env,
+            "sample": self.sample,
+            "seed": self.seed,
+            "usage": self.usage,
+        }
 
     @classmethod
     def from_json(cls, data: Any) -> Trajectory:

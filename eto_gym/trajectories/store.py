@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from eto_gym.errors import DataError
+from eto_gym.trajectories.lines import EncodedTrajectory, PlayedTrajectory, json_line
 from eto_gym.trajectories.record import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,10 @@ class JsonlFile:
         Raises:
             OSError: The line could not be written whole; the file is as it was before.
         """
-        line = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        # A lone surrogate is a legal str but not legal UTF-8: JSON's own escape keeps it readable.
-        try:
-            data = line.encode() + b"\n"
-        except UnicodeEncodeError:
-            data = json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        self._write(json_line(value))
+
+    def _write(self, data: bytes) -> None:
+        """Write a line, or nothing."""
         fd = self._open()
         start = os.fstat(fd).st_size
         written = 0
@@ -154,9 +153,12 @@ class TrajectoryStore(JsonlFile):
         >>> folder.cleanup()
     """
 
-    def add(self, trajectory: Trajectory) -> None:
+    def add(self, trajectory: PlayedTrajectory) -> None:
         """Append one trajectory."""
-        self.append(trajectory.to_json())
+        if isinstance(trajectory, EncodedTrajectory):
+            self._write(trajectory.line)
+        else:
+            self.append(trajectory.to_json())
 
     def load(self, *, strict: bool = False) -> list[Trajectory]:
         """Return all trajectories in the order of writing.

@@ -11,6 +11,7 @@ import pickle
 import signal
 import time
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -172,6 +173,7 @@ class ProcessBackend:
         self._timeout = timeout
         self._losses: list[tuple[Sequence[int], str]] = []
         self._answers: list[Answer] = []
+        self._ready: deque[Worker] = deque()  # they have answered, and wait to be heard
         edges = [count * i // workers for i in range(workers + 1)]
         self.workers: list[Worker] = []
         self._finalizer = weakref.finalize(self, _kill_all, self.workers, os.getpid())
@@ -211,7 +213,10 @@ class ProcessBackend:
                 self._send(worker)
 
     def receive(self, timeout: float | None) -> list[Answer]:
-        """Return the answers that are there, or wait for those of one worker at least.
+        """Return the answers that are there, or wait for those of one worker.
+
+        They are those of one worker even where more have answered, so that it can go on while the
+        caller deals with the next: workers that are served together would wait for each other.
 
         Args:
             timeout: Longest wait in seconds; None waits as long as it takes. The list is empty when
@@ -219,6 +224,9 @@ class ProcessBackend:
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not self._answers:
+            if self._ready:
+                self._take(self._ready.popleft())
+                continue
             busy = {worker.connection: worker for worker in self.workers if worker.busy is not None}
             deadlines = [w.deadline for w in busy.values() if w.deadline is not None]
             patience = min([*deadlines, *([] if end is None else [end])], default=None)
@@ -227,14 +235,14 @@ class ProcessBackend:
             left = None if patience is None else max(0.0, patience - time.monotonic())
             for connection in wait(list(busy), left):
                 assert isinstance(connection, Connection)
-                self._take(busy[connection])
+                self._ready.append(busy[connection])
             now = time.monotonic()
             for worker in busy.values():
-                if worker.busy is not None and worker.deadline is not None:  # noqa: SIM102
-                    if now >= worker.deadline and not worker.connection.poll():
-                        reason = f"{worker.name} did not answer within {self._timeout:g} s"
-                        self._lose(worker, WorkerTimeoutError(reason))
-            if end is not None and now >= end:
+                overdue = worker.deadline is not None and now >= worker.deadline
+                if overdue and worker not in self._ready and not worker.connection.poll():
+                    reason = f"{worker.name} did not answer within {self._timeout:g} s"
+                    self._lose(worker, WorkerTimeoutError(reason))
+            if end is not None and now >= end and not self._ready:
                 break
         answers, self._answers = self._answers, []
         return answers

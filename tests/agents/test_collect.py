@@ -6,15 +6,17 @@ import errno
 import functools
 import os
 import signal
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eto_gym import EtoGymError
-from eto_gym.agents.collect import RolloutSpec, collect
+from eto_gym.agents.collect import RolloutSpec, collect, gather
+from eto_gym.agents.local_launcher import LocalLauncher, play_requested
 from eto_gym.agents.rollout import RetryPolicy, plan_episodes
-from eto_gym.trajectories import TrajectoryStore
+from eto_gym.trajectories import EncodedTrajectory, Trajectory, TrajectoryStore
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CORRIDOR
 
@@ -39,6 +41,46 @@ def test_collect_in_processes_equals_collect_in_one() -> None:
     episodes = plan_episodes(TASKS, seed=4)
     alone = collect(corridor_spec(CoinPolicy), episodes)
     assert collect(corridor_spec(CoinPolicy, workers=2, slots=6), episodes) == alone
+
+
+def test_what_processes_store_is_what_one_stores(tmp_path: Path) -> None:
+    episodes = plan_episodes(TASKS, seed=4)
+    files = []
+    for name, launcher in [("here", None), ("there", LocalLauncher(always_spawn=True))]:
+        store = TrajectoryStore(tmp_path / name)
+        played = gather(corridor_spec(CoinPolicy), episodes, store=store, launcher=launcher)
+        assert [t.key for t in played] == [e.key for e in episodes]
+        assert {type(t) for t in played} == {EncodedTrajectory if launcher else Trajectory}
+        files.append(sorted(store.path.read_bytes().splitlines()))
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("slots", "attempts", "ahead"), [(None, 3, 16), (None, 1, 1), (1, 3, 1)])
+def test_a_worker_asks_ahead_only_for_what_it_may_lose(
+    slots: int | None, attempts: int, ahead: int
+) -> None:
+    episodes = deque(plan_episodes(TASKS, seed=4))
+    said: list[Any] = []
+    held = 0  # handed and not returned
+
+    def send(message: Any) -> None:
+        nonlocal held
+        said.append(message)
+        held -= not isinstance(message, int)
+
+    def receive() -> list[Any]:
+        nonlocal held
+        asked = [message for message in said if isinstance(message, int)]
+        assert set(asked) == {ahead}
+        handed = [episodes.popleft() for _ in range(min(ahead, len(episodes)))]
+        held += len(handed)
+        assert held <= (slots or 4) + (ahead if ahead > 1 else 0) + ahead // 2
+        return handed
+
+    spec = corridor_spec(CoinPolicy, slots=4, retry=RetryPolicy(attempts=attempts))
+    play_requested(spec, slots, send, receive)
+    played = [message for message in said if not isinstance(message, int)]
+    assert sorted(t.key for t in played) == sorted((task, 0) for task in TASKS)
 
 
 def test_a_killed_worker_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from eto_gym.agents.collect import RolloutSpec, collect
+from eto_gym.agents.fake_endpoint import BODIES, FakeEndpoint
 from eto_gym.agents.policies import endpoint_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.agents.rollout import plan_episodes
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Trajectory, TrajectoryStore
-from tests.agents.fake_endpoint import BODIES, FakeEndpoint
 from tests.toy import CORRIDOR
 
 pytest.importorskip("openai")

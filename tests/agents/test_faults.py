@@ -33,7 +33,7 @@ RATES = FaultRates(
 
 def make_faulty_corridor(**kwargs: bool) -> gym.Env[str, str]:
     env = make_corridor()
-    return FaultyEnv(env, RATES) if kwargs.get("faults") else env
+    return FaultyEnv(env, replace(RATES, kill=0.0)) if kwargs.get("faults") else env
 
 
 gym.register("FaultyCorridor-v0", entry_point=make_faulty_corridor, disable_env_checker=True)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from eto_gym import EtoGymError
-from eto_gym.agents.collect import RolloutSpec, collect
+from eto_gym.agents.collect import RolloutSpec, collect, latest
 from eto_gym.agents.launcher import get_launcher
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.agents.rollout import plan_episodes
@@ -22,7 +26,7 @@ from tests.toy import CORRIDOR
 if find_spec("ray") is None:  # not imported here: the launcher must be the first to do so
     pytest.skip("needs the extra ray", allow_module_level=True)
 
-from eto_gym.agents.ray_launcher import RayLauncher, ray_cluster
+from eto_gym.agents.ray_launcher import RayLauncher, check_listens, ray_cluster
 
 pytestmark = pytest.mark.timeout(600)
 EPISODES = plan_episodes([f"door-{i % 4}/{i}" for i in range(24)], seed=4)
@@ -125,3 +129,99 @@ def test_a_policy_that_cannot_be_built_ends_the_run(cluster: None) -> None:
         collect(spec(broken), EPISODES, launcher=RayLauncher(policies=1))
     with pytest.raises(EtoGymError, match="policies >= 0"):
         RayLauncher(policies=-1)
+
+
+DRIVER = """
+import sys
+from eto_gym.agents.ray_launcher import RayLauncher
+from eto_gym.agents.collect import collect
+from eto_gym.errors import EtoGymError
+from eto_gym.trajectories import TrajectoryStore
+from tests.agents.test_ray import EPISODES, Slow, spec
+
+if __name__ == "__main__":
+    store = TrajectoryStore(sys.argv[1])
+    try:
+        collect(spec(Slow, workers=2, slots=6), EPISODES, launcher=RayLauncher(), store=store)
+    except EtoGymError as err:
+        sys.exit(str(err))
+"""
+
+
+class Slow(Coin):
+    """A coin that notes in which process it is, and takes its time."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        time.sleep(0.05)
+        note = Path(os.environ["ETO_TEST_NOTES"])
+        (note / str(os.getpid())).touch()
+        return super().act(conversations)
+
+
+def join(address: str, out: Path, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(out)],
+        env={**os.environ, "RAY_ADDRESS": address, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_joins_a_cluster_of_two_nodes_and_outlives_one(
+    expected: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", root)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # 127.0.0.1
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("ETO_TEST_NOTES", str(tmp_path / "notes"))
+    (tmp_path / "notes").mkdir()
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    token = tmp_path / "token"
+    token.write_text("a" * 64)
+    keys = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    nodes = subprocess.Popen(
+        [sys.executable, "-m", "tests.agents.ray_nodes"],
+        env={**os.environ, **keys},
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert nodes.stdin is not None
+    assert nodes.stdout is not None
+    try:
+        address = nodes.stdout.readline().strip()
+        assert address.startswith("127.0.0.1:"), "others can reach the cluster"
+        lost = join(address, tmp_path / "no.jsonl", RAY_AUTH_MODE="token")
+        assert "there is none on this machine" in lost.communicate()[1]
+        assert lost.returncode == 1
+        driver = join(address, tmp_path / "t.jsonl", **keys)
+        while len(list((tmp_path / "notes").iterdir())) < 2:
+            assert driver.poll() is None, driver.communicate()
+            time.sleep(0.05)
+        nodes.stdin.write("kill\n")
+        nodes.stdin.flush()
+        assert nodes.stdout.readline() == "killed\n"
+        _, told = driver.communicate()
+        assert driver.returncode == 0, told
+        assert "a rollout process died" in told
+    finally:
+        nodes.stdin.close()
+        nodes.wait(30)
+    stored = TrajectoryStore(tmp_path / "t.jsonl").load(strict=True)
+    assert len(stored) == len(EPISODES), "an episode was recorded twice"
+    assert latest(stored) == {t.key: t for t in expected}  # type: ignore[attr-defined]
+
+
+def test_says_at_once_that_there_is_no_cluster() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nothing listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(EtoGymError, match="no Ray cluster"):
+            check_listens(address)
+    check_listens("auto")

@@ -151,6 +151,7 @@ def test_stock_trl_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.Monke
             learning_rate=1e-3,
             checkpointing=False,
             offload=False,
+            precision="fp32",
             seed=0,
         )
         row = training.measure(folder, job)

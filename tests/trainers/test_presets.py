@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from eto_gym.errors import UnknownNameError
 from eto_gym.trainers.eto import ETOLoop
 from eto_gym.trainers.eto_settings import ETOSettings
 from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.presets import PRESETS, preset_sources, preset_values
+from eto_gym.trainers.presets import PRESETS, from_preset, preset_sources, preset_values
 from eto_gym.trainers.sft import SFTSettings
 
 pytest.importorskip("jsonargparse")
@@ -24,16 +23,6 @@ pytest.importorskip("jsonargparse")
 def dry_run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert train.main(["eto", *words, "--dry-run"]) == 0
     return capsys.readouterr().out
-
-
-def build(kind: Any, values: dict[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
-    return kind(
-        **{
-            name: build(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-            for name, value in values.items()
-        }
-    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -46,12 +35,12 @@ def test_every_value_has_a_source_that_the_dry_run_prints(
     for setting, value, source in sources:
         assert source.startswith(("paper", "scripts of", "own choice", "QLoRA paper")), setting
         assert f"# {setting}: {value}   <- {source}" in printed
-    build(ETOSettings, preset_values(name))  # all values are legal together
+    from_preset(ETOSettings, name)  # all values are legal together
 
 
 def test_paper_and_script_differ_where_they_do() -> None:
-    paper: ETOSettings = build(ETOSettings, preset_values("paper", "ETO/WebShop-v0"))
-    script: ETOSettings = build(ETOSettings, preset_values("script", "ETO/WebShop-v0"))
+    paper = from_preset(ETOSettings, "paper", env="ETO/WebShop-v0")
+    script = from_preset(ETOSettings, "script", env="ETO/WebShop-v0")
     assert (paper.iterations, script.iterations) == (2, 3)
     assert preset_values("paper", "ETO/ALFWorld-v0")["iterations"] == 1
     assert (paper.sft.learning_rate, script.sft.learning_rate) == (1e-5, 2e-5)

@@ -347,3 +347,16 @@ def test_infos_of_mixed_kinds() -> None:
     assert arrays["v"].tolist() == [[1.0, 1.0], [0.0, 0.0]]
     uneven = batch_infos(enumerate([{"v": np.ones(2)}, {"v": np.zeros(3)}]), 2)
     assert [len(v) for v in uneven["v"]] == [2, 3]
+
+
+def test_workers_are_served_one_by_one() -> None:
+    vec = TextVectorEnv(CORRIDOR, 4, vectorization="process", workers=2)
+    try:
+        vec.send_resets(range(4))
+        for worker in vec._backend.workers:  # type: ignore[union-attr]
+            assert worker.connection.poll(30)
+        served = [[result.slot for result in vec.receive()] for _ in range(2)]
+        assert sorted(served) == [[0, 1], [2, 3]], "one waited for the other to be served"
+        assert vec.receive(0.0) == []
+    finally:
+        vec.close()

@@ -1,4 +1,4 @@
-"""A local OpenAI-compatible server that breaks in every way it is told to."""
+"""A local OpenAI-compatible server that breaks in every way it is told to: for trying clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any, Self
 Fault = str | None
 Chooser = Callable[[dict[str, Any]], Fault]
 
-CONTEXT = {
+_CONTEXT = {
     "error": {
         "message": "This model's maximum context length is 512 tokens. However, you requested 600 "
         "tokens (500 in the messages, 100 in the completion).",
@@ -26,6 +26,7 @@ CONTEXT = {
     }
 }
 STATUS: dict[str, tuple[int, dict[str, str], Any]] = {
+    # name of the fault: status, headers, body
     "429": (429, {}, {"error": {"message": "slow down"}}),
     "429 after 0.3": (429, {"Retry-After": "0.3"}, {"error": {"message": "slow down"}}),
     "429 after 300 ms": (429, {"retry-after-ms": "300"}, {"error": {"message": "slow down"}}),
@@ -34,7 +35,7 @@ STATUS: dict[str, tuple[int, dict[str, str], Any]] = {
     "504": (504, {}, "upstream timed out"),
     "500": (500, {}, "Internal Server Error"),
     "503": (503, {}, {"error": {"message": "loading"}}),
-    "context": (400, {}, CONTEXT),
+    "context": (400, {}, _CONTEXT),
     "refused": (400, {}, {"error": {"message": "no such field"}}),
     "no key": (401, {}, {"error": {"message": "Incorrect API key provided"}}),
     "no model": (404, {}, {"error": {"message": "no such model"}}),
@@ -51,10 +52,12 @@ BODIES: dict[str, bytes] = {
     "not utf-8": b'{"choices": [{"message": {"content": "\xff"}}]}',
 }
 BREAKS = ("disconnect", "reset", "close", "trickle", "stall")
+"""Half an answer; a connection that is reset, or closed, without one; an answer that never ends; no
+answer, and no end of the connection."""
 
 
 def coin(body: dict[str, Any]) -> str:
-    """Reply by all that was asked, so that a lost or mixed-up message shows."""
+    """Reply "open" or "go" by all that was asked, so that a lost or mixed-up message shows."""
     text = json.dumps([body["messages"], body.get("seed"), body["temperature"]])
     even = hashlib.sha256(text.encode()).digest()[0] % 2
     return f"Action: {'open' if even else 'go'}"
@@ -62,12 +65,20 @@ def coin(body: dict[str, Any]) -> str:
 
 @dataclass
 class FakeEndpoint:
-    """Serves while it is entered; `start` and `stop` take it down in between.
+    """Serves on the loopback while it is entered; `start` and `stop` take it down in between.
 
     Attributes:
         answer: The text for a request.
-        choose: The fault of a request, None for none.
+        choose: The fault of a request, None for none; one is chosen at a time.
         models: What `/v1/models` lists; None answers 404.
+        finish_reason: Why replies end.
+        message: Further fields of the message of every reply.
+        usage: Token counts of every reply; None: some.
+        delay: Seconds before each answer.
+        openapi: How the server describes itself; None: not at all.
+        keep: Keep what was asked, in `requests` and `headers`.
+        at_once: Requests under way.
+        most_at_once: The most that there were.
     """
 
     answer: Callable[[dict[str, Any]], str] = coin
@@ -78,6 +89,7 @@ class FakeEndpoint:
     usage: dict[str, Any] | None = None
     delay: float = 0.0
     openapi: Any = None
+    keep: bool = True
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -87,6 +99,7 @@ class FakeEndpoint:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
+        """Take a free port and serve on it."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -99,13 +112,16 @@ class FakeEndpoint:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Stop serving."""
         self.stop()
 
     @property
     def url(self) -> str:
+        """The base URL."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def start(self) -> None:
+        """Serve, unless it does."""
         if self.ready.is_set():
             return
         fake = self
@@ -119,6 +135,7 @@ class FakeEndpoint:
         self.ready.set()
 
     def stop(self) -> None:
+        """Break all connections and free the port, unless it is free."""
         if not self.ready.is_set():
             return
         self.ready.clear()  # ends what stalls
@@ -129,6 +146,7 @@ class FakeEndpoint:
         self._thread.join()
 
     def completion(self, body: dict[str, Any]) -> bytes:
+        """Return the body of a whole answer."""
         reply = {"role": "assistant", "content": self.answer(body), **self.message}
         usage = {"prompt_tokens": 10, "completion_tokens": 3} if self.usage is None else self.usage
         return json.dumps(
@@ -153,7 +171,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # the other side has gone, as it should in these tests
+        pass  # the other side has gone, as it should
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -162,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
+        """Answer what is asked before the first reply."""
         site = self.site
         if self.path == "/v1/models" and site.models is not None:
             listed = {"object": "list", "data": [{"id": name} for name in site.models]}
@@ -172,11 +191,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(404, {}, b'{"error": "not here"}')
 
     def do_POST(self) -> None:
+        """Answer a conversation, or break."""
         site = self.site
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with site.lock:
-            site.requests.append(body)
-            site.headers.append({k.lower(): v for k, v in self.headers.items()})
+            if site.keep:
+                site.requests.append(body)
+                site.headers.append({k.lower(): v for k, v in self.headers.items()})
             site.at_once += 1
             site.most_at_once = max(site.most_at_once, site.at_once)
             fault = site.choose(body)
@@ -189,6 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
                 site.at_once -= 1
 
     def respond(self, fault: Fault, body: dict[str, Any]) -> None:
+        """Answer as the fault says."""
         whole = self.site.completion(body)
         if fault is None:
             self.send(200, {}, whole)
@@ -208,7 +230,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.break_off(fault, whole)
 
     def break_off(self, fault: str, whole: bytes) -> None:
-        assert fault in BREAKS, fault
+        """End the connection before the answer is there."""
+        if fault not in BREAKS:
+            raise ValueError(f"unknown fault {fault!r}")
         self.close_connection = True
         if fault == "stall":
             while self.site.ready.wait(0.01):
@@ -231,6 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(0.02)
 
     def send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Send a whole answer."""
         self.send_response(status)
         kind = "text/html" if body.startswith(b"<") else "application/json"
         for name, value in {"Content-Type": kind, **headers}.items():
@@ -240,4 +265,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Log nothing."""

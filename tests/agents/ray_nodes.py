@@ -1,0 +1,29 @@
+"""Two Ray nodes on the loopback of this machine, in a process of their own.
+
+Prints the cluster's address; kills the second node at a line of standard input, and the first at
+its end.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+if __name__ == "__main__":
+    node: dict[str, Any] = {
+        "num_cpus": 1,
+        "object_store_memory": 80 * 2**20,
+        "include_dashboard": False,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    second = cluster.add_node(**node)
+    sys.stdout.write(f"{cluster.address}\n")
+    sys.stdout.flush()
+    if sys.stdin.readline():
+        cluster.remove_node(second, allow_graceful=False)
+        sys.stdout.write("killed\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
