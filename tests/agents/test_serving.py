@@ -197,8 +197,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     made.generation_config.eos_token_id = [i for i in specials if i != 0]
     folder = tmp_path_factory.mktemp("served")
     base = save_tiny(made, TOKENIZER, folder / "base")
-    torch.manual_seed(3)
-    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    torch.manual_seed(4)
+    config = peft.LoraConfig(
+        r=2, lora_alpha=1, target_modules="all-linear", init_lora_weights=False
+    )
     adapted = peft.get_peft_model(made, config)
     adapted.peft_config["default"].base_model_name_or_path = str(base)
     adapted.save_pretrained(folder / "adapter@1")
