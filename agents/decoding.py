@@ -98,13 +98,14 @@ class Decoder:
         self._prefill_tokens = prefill_tokens
         self._device = next(model.parameters()).device
         # With plain causal attention under SDPA the mask of a whole decoding loop is built once.
-        # Otherwise transformers builds it from the padding, at every step.
+        # Otherwise (windows, ALiBi) transformers builds it from the padding, at every step.
         config = model.config.get_text_config(decoder=True)
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         self._own_mask = (
             config._attn_implementation == "sdpa"
             and kinds == {"full_attention"}
             and getattr(config, "sliding_window", None) is None
+            and not getattr(config, "alibi", False)
         )
 
     @torch.inference_mode()

@@ -62,6 +62,7 @@ class FaultyPolicy:
             seed: Seed of the faults.
         """
         self.name = policy.name
+        self.needs_env = getattr(policy, "needs_env", False)
         self._policy = policy
         self._rates = rates
         self._rng = _generator(seed)

@@ -12,8 +12,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
+from eto_gym.errors import EtoGymError
+
+_PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)
 _GROWTH = 128  # columns that a row grows by: large enough that growing is rare
 
 
@@ -128,14 +136,17 @@ class KVBatch(Cache):
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        """Learn the shapes by one forward pass over one token."""
+        """Learn the shapes by one forward pass over one token.
+
+        Raises:
+            EtoGymError: The model keeps something else than keys and values from token to token.
+        """
         with torch.inference_mode():
             device = next(model.parameters()).device
             probe = model(
                 input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=True
             )
-        cache = probe.past_key_values
-        tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+        tensors = [t for pair in _keys_and_values(model, probe) for t in pair]
         self._shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]
         self._arenas = [t.new_zeros(0) for t in tensors]
         self.tensors: list[torch.Tensor] = []
@@ -157,3 +168,27 @@ class KVBatch(Cache):
         """Copy a row over another one, from column `start` to the current one."""
         for tensor in self.tensors:
             tensor[target, :, start : self.column] = tensor[source, :, start : self.column]
+
+
+def _keys_and_values(
+    model: torch.nn.Module, output: Any
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return what each layer keeps, as (rows, heads, columns, width).
+
+    Keys and values of any tokens can be kept, put elsewhere and dropped. The states of other layers
+    (Mamba, linear attention, convolutions) stand for all that was read, and cannot.
+    """
+    layers = getattr(getattr(output, "past_key_values", None), "layers", None)
+    if not layers:
+        kept = "no layers of keys and values"
+    elif odd := {type(x).__name__ for x in layers} - {x.__name__ for x in _PLAIN}:
+        kept = ", ".join(sorted(odd))
+    elif any(t is None or t.ndim != 4 for x in layers for t in (x.keys, x.values)):
+        kept = "layers without keys and values"
+    else:
+        return [(x.keys, x.values) for x in layers]
+    raise EtoGymError(
+        f"{type(model).__name__} does not keep keys and values in every layer, which a local "
+        f"policy needs (it keeps: {kept}). Put the model behind a server instead, with `eto-gym "
+        "serve MODEL`, and let an endpoint policy ask it."
+    )

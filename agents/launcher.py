@@ -13,6 +13,7 @@ from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import unknown_name
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, Trajectory
+from eto_gym.vector import EnvMaker
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class RolloutSpec:
         slots: Environments that play at the same time, over all processes.
         workers: Processes. With 1 (the default) everything runs in this one.
         retry: Which failed episodes are played again, and how often.
+        env_workers: Processes for the environments alone, beside each of the `workers`; see
+            `Rollout`. With 0 (the default) environments and policy are in the same process.
         step_timeout: Seconds that a step or reset of the environment may take; see `Rollout`.
     """
 
@@ -38,6 +41,7 @@ class RolloutSpec:
     slots: int = 64
     workers: int = 1
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    env_workers: int = 0
     step_timeout: float | None = None
 
     def rollout(self, *, slots: int | None = None) -> Rollout:
@@ -47,11 +51,12 @@ class RolloutSpec:
             slots: Environments of this process; None takes a worker's share of all slots.
         """
         return Rollout(
-            self.make_env,
+            EnvMaker(self.env_id, dict(self.env_kwargs)),
             self.make_policy(),
             slots=slots or max(1, self.slots // self.workers),
             prompt_style=self.prompt_style,
             retry=self.retry,
+            env_workers=self.env_workers,
             step_timeout=self.step_timeout,
         )
 

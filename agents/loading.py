@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from eto_gym.agents.adapters import base_of, is_adapter
 from eto_gym.errors import check_choice, require
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ def load_model(
 
     Args:
         name: Folder, or name on the Hugging Face hub. Code that comes with a model is never run.
+            The folder of a LoRA adapter stands for its base with the adapter on top.
         adapter: Folder or name of a LoRA adapter, put on top.
         dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
         device: "auto" takes a GPU where there is one.
         quantization: "4bit" (NF4, double quantization) or "8bit" by bitsandbytes.
 
     Raises:
+        DataError: The base of an adapter is not there.
         MissingDependencyError: A package for what was asked is not installed.
         UnknownNameError: No such dtype or quantization.
     """
@@ -62,6 +65,9 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    if is_adapter(name):
+        require("peft", feature="a LoRA adapter", extra="train")
+        base_of(name)  # tells what is missing, where transformers would not
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}

@@ -64,7 +64,8 @@ class LocalPolicy:
         """Create the policy from a loaded model; `from_pretrained` loads one.
 
         Args:
-            model: A causal language model of transformers with attention layers only.
+            model: A causal language model of transformers with attention layers only; sliding
+                windows and chunks are fine, Mamba and linear attention are refused.
             codec: Turns conversations into tokens; training must use the same.
             name: Recorded with every trajectory.
             temperature: 0 (the default) is greedy.

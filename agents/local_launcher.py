@@ -10,15 +10,17 @@ import os
 import queue
 import signal
 import threading
-import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Protocol, Self, cast
 
 from eto_gym.agents.launcher import RolloutSpec, failed_episode
 from eto_gym.agents.rollout import Episode
 from eto_gym.errors import EtoGymError
+from eto_gym.processes import follow_parent
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.lines import PlayedTrajectory, encode
 
@@ -220,8 +222,10 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
         slots = 1 if alone else None
-        self._process = context.Process(target=_work, args=(spec, slots, child), daemon=True)
+        # Not a daemon, which could have no processes of its own for its environments.
+        self._process = context.Process(target=_work, args=(spec, slots, child), daemon=False)
         self._process.start()
+        self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
         child.close()  # so that the end of the process is the end of the pipe
 
     @property
@@ -249,8 +253,15 @@ class _Process:
         if self._process.is_alive():
             self._process.terminate()
         self._process.join()
+        self._finalizer.detach()
         self.connection.close()
         return f"exit code {self._process.exitcode}"
+
+
+def _end(process: BaseProcess, owner: int) -> None:
+    """End a process that nobody waits for any more, or else the interpreter would at its end."""
+    if os.getpid() == owner:
+        process.terminate()
 
 
 def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
@@ -258,7 +269,7 @@ def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     # The processes share the cores; numeric libraries read this when they are first imported.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // spec.workers))
-    _follow_parent(os.getppid())
+    follow_parent()
     with _Mailbox(connection) as mailbox:
         play_requested(spec, slots, mailbox.send, mailbox.receive)
 
@@ -361,14 +372,3 @@ def play_requested(
                 send(encode(trajectory))
     except EtoGymError as err:
         send(str(err))
-
-
-def _follow_parent(parent: int) -> None:
-    """Exit soon after the parent is gone, even if it was killed outright."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -25,7 +25,8 @@ class Conversation:
         seed: Seed of the episode's sampling. A reply depends on the messages and this seed, not on
             the other conversations of the batch.
         info: The info of the last `reset` or `step`; scripted policies read it, models do not.
-        env: The episode's environment, for scripted policies that run in the same process.
+        env: The episode's environment, for scripted policies, where it is in the same process; a
+            policy that cannot do without says so by an attribute `needs_env = True`.
     """
 
     key: str

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import logging
+import pickle
 import queue
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, TypeAlias
 
 import gymnasium as gym
+from gymnasium.vector import AutoresetMode
 
 from eto_gym.agents.policy import Conversation, Policy, PolicyReply, StreamingPolicy
-from eto_gym.agents.slot import Episode, Slot, plan_episodes
-from eto_gym.agents.stepping import Event, Events, InlineStepper, Stepper, ThreadStepper, Work
-from eto_gym.conversation import ConversationEnv, PromptStyle
+from eto_gym.agents.policy_caller import PolicyCaller
+from eto_gym.agents.slot import Episode, EpisodeEnv, Slot, plan_episodes
+from eto_gym.conversation import Dialogue, PromptStyle
 from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Prompt
 from eto_gym.trajectories import ErrorKind, Trajectory
+from eto_gym.vector import SlotResult, TextVectorEnv
 
 __all__ = ["Episode", "RetryPolicy", "Rollout", "plan_episodes"]
 
 logger = logging.getLogger(__name__)
+
+_Reply: TypeAlias = tuple[Slot, PolicyReply]
 
 _PATIENCE = 0.5
 """How long the policy waits for all environments, as a share of the time that its last batch took.
@@ -36,8 +41,8 @@ takes hardly longer than for half of one."""
 _FIRST_PATIENCE = 10.0
 """Seconds that the first batch waits for all environments, which are still being made."""
 
-_FAILURES = 10
-"""Conversations that the policy may fail on in a row before the rollout stops."""
+_BLAMELESS = 10
+"""How often an episode may be lost by what another one does before that counts as an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,9 @@ class RetryPolicy:
     Attributes:
         attempts: How often an episode is played at most.
         kinds: Kinds of errors that another attempt may avoid. By default those that are a matter of
-            luck. A policy that gave up, or a conversation that did not fit, would do so again.
+            luck. A policy that gave up, or a conversation that did not fit, would do so again. An
+            episode that was lost with a process while another was at work there ("worker") is
+            played again without using up an attempt, ten times at most.
     """
 
     attempts: int = 3
@@ -62,17 +69,19 @@ class RetryPolicy:
 class Rollout:
     """Plays episodes to completion on a fixed number of slots.
 
-    Every slot holds one environment. A slot whose episode ends takes the next one at once, and the
-    policy always answers all conversations that wait for it in one batch. A `StreamingPolicy` gets
-    each conversation by itself instead, as soon as it waits.
+    The slots are those of a vector environment, in this process or in worker processes. A slot
+    whose episode ends takes the next one at once, and the policy always answers all conversations
+    that wait for it in one batch. A `StreamingPolicy` gets each conversation by itself instead, as
+    soon as it waits.
 
-    Environments whose engine runs outside of Python (`metadata["step_threads"]`) step in threads
-    while the policy answers those that are ready. Others step in this thread, where the batches,
-    and so the rounding in a local model, are the same in every run.
+    Environments in worker processes, and ScienceWorld's on their lanes, step while the policy
+    answers those that are ready. Others step in this thread, where the batches, and so the rounding
+    in a local model, are the same in every run.
 
     A failure in an environment or in the policy ends the episode concerned, which is played again
-    or recorded with its error kind; the others go on. Errors are never scored. Only when the policy
-    fails again and again does the rollout stop, with the last error.
+    or recorded with its error kind; the others go on. A worker process that dies or hangs is
+    replaced. Errors are never scored. Only when the policy fails again and again does the rollout
+    stop, with the last error.
     """
 
     def __init__(
@@ -84,36 +93,47 @@ class Rollout:
         prompt_style: PromptStyle = "one-shot",
         prompt: Prompt | None = None,
         retry: RetryPolicy | None = None,
-        step_threads: int | None = None,
+        env_workers: int = 0,
         step_timeout: float | None = None,
     ) -> None:
         """Prepare a rollout; environments are made when they are first needed.
 
         Args:
-            make_env: Makes one environment, as `gym.make` does.
+            make_env: Makes one environment, as `gym.make` does. Where there are worker processes
+                it must be picklable: a module's function, or an `EnvMaker`.
             policy: Answers conversations.
             slots: Environments that play at the same time; the policy's largest batch.
             prompt_style: What precedes the first observation; see `ConversationEnv`.
             prompt: Replaces the benchmark's own prompt.
             retry: Which failed episodes are played again; None takes `RetryPolicy()`.
-            step_threads: Threads in which environments step; 0 steps in the calling thread. None
-                (the default) takes the environment's own `metadata["step_threads"]`, or 0.
+            env_workers: Processes over which the environments are spread, while the policy stays in
+                this one. 0 (the default) plays in this process, where nothing need be sent.
             step_timeout: Seconds that a step or reset of an environment may take before its episode
-                ends with the error "timeout" and the environment is replaced. Makes the steps run
-                in at least one thread. None (the default) sets no limit.
+                ends with the error "timeout". The process in which it hangs is then killed, so this
+                implies one worker process at least; the episodes of the other environments there
+                are played again from their beginning, of which there are fewer in each the more
+                workers there are. None (the default) sets no limit.
+
+        Raises:
+            EtoGymError: The policy looks into its environments, or `make_env` cannot be sent, but
+                worker processes are asked for.
         """
         if slots < 1:
             raise ValueError(f"expected slots >= 1, got {slots}")
+        if env_workers < 0:
+            raise ValueError(f"expected env_workers >= 0, got {env_workers}")
         if step_timeout is not None and step_timeout <= 0:
             raise ValueError(f"expected step_timeout > 0 or None, got {step_timeout}")
         self.policy = policy
         self.slots = slots
         self.retry = retry or RetryPolicy()
         self.step_timeout = step_timeout
-        self._step_threads = step_threads
+        self.env_workers = env_workers if step_timeout is None else max(1, env_workers)
         self._make_env = make_env
         self._prompt_style: PromptStyle = prompt_style
         self._prompt = prompt
+        if self.env_workers:
+            self._check_workers()
 
     def play(self, episodes: Iterable[Episode]) -> Iterator[Trajectory]:
         """Play the episodes; yield each one's trajectory as it ends, in no particular order.
@@ -121,7 +141,12 @@ class Rollout:
         Args:
             episodes: Asked for the next one whenever a slot is free; need not be known beforehand.
         """
-        play = _Play(self, iter(episodes))
+        iterator = iter(episodes)
+        # There need not be more environments than there are episodes.
+        first = list(itertools.islice(iterator, self.slots))
+        if not first:
+            return
+        play = _Play(self, self._new_vector(len(first)), itertools.chain(first, iterator))
         try:
             yield from play.trajectories()
         finally:
@@ -133,227 +158,219 @@ class Rollout:
         if close is not None:
             close()
 
-    def new_slot(self) -> Slot:
-        """Return an empty slot."""
-        return Slot(self._new_env, self.policy.name)
+    def new_slots(self, vector: TextVectorEnv) -> list[Slot]:
+        """Return a slot for each of a vector's."""
+        prompt = self._prompt or vector.call_slots([0], "prompt")[0]
+        (card,) = vector.call_slots([0], "card")
+        return [
+            Slot(i, Dialogue(prompt, self._prompt_style), policy_name=self.policy.name, card=card)
+            for i in range(vector.num_envs)
+        ]
 
-    def new_stepper(self, events: Events, env: gym.Env[str, str]) -> Stepper:
-        """Return the stepper that suits environments such as `env`."""
-        threads = self._step_threads
-        if threads is None:
-            threads = int(env.metadata.get("step_threads", 0))
-        if self.step_timeout is not None:
-            threads = max(1, threads)
-        if threads == 0:
-            return InlineStepper(events)
-        return ThreadStepper(events, threads=min(threads, self.slots), timeout=self.step_timeout)
-
-    def _new_env(self) -> ConversationEnv:
-        return ConversationEnv(
-            self._make_env(), prompt_style=self._prompt_style, prompt=self._prompt
+    def _new_vector(self, count: int) -> TextVectorEnv:
+        options: dict[str, Any] = {}
+        if self.env_workers:
+            options["vectorization"] = "process"
+            options["workers"] = min(self.env_workers, count)
+            options["worker_timeout"] = self.step_timeout
+        return TextVectorEnv(
+            self._make_env,
+            count,
+            autoreset_mode=AutoresetMode.DISABLED,
+            env_wrappers=[EpisodeEnv],
+            **options,
         )
+
+    def _check_workers(self) -> None:
+        asked = "env_workers" if self.step_timeout is None else "step_timeout"
+        if getattr(self.policy, "needs_env", False):
+            raise EtoGymError(
+                f"the policy {self.policy.name!r} looks into its environments, which {asked} puts "
+                f"into other processes: leave out {asked}; to use more cores, play in several "
+                "processes that have a policy each (workers)"
+            )
+        try:
+            pickle.dumps(self._make_env)
+        except Exception as err:
+            raise EtoGymError(
+                f"{asked} puts environments into other processes, for which make_env must be "
+                f"picklable: a module's function, or eto_gym.vector.EnvMaker(id, kwargs) ({err})"
+            ) from err
 
 
 class _Play:
     """One run of a rollout: which slots play, which wait, and which episodes are left."""
 
-    def __init__(self, rollout: Rollout, episodes: Iterator[Episode]) -> None:
+    def __init__(
+        self, rollout: Rollout, vector: TextVectorEnv, episodes: Iterator[Episode]
+    ) -> None:
         self._rollout = rollout
         self._policy = rollout.policy
         self._streams = isinstance(rollout.policy, StreamingPolicy)
-        self._events: Events = queue.SimpleQueue()
-        self._stepper: Stepper | None = None
+        self._caller = PolicyCaller(rollout.policy)
+        self._vector = vector
         self._episodes = episodes
         self._again: deque[Episode] = deque()
         self._attempts: Counter[tuple[str, int]] = Counter()
+        self._blameless: Counter[tuple[str, int]] = Counter()
+        self._slots: list[Slot] = []
         self._idle: list[Slot] = []
         self._busy: dict[Slot, None] = {}  # an ordered set
+        self._stepping = 0  # how many of the busy ones are the vector's
         self._ready: list[Slot] = []  # busy, and waiting for the policy
         self._asked: dict[Slot, Future[PolicyReply]] = {}  # busy, and waiting for their reply
-        self._stepping = 0  # how many of the busy ones are the stepper's
+        self._resolved: queue.SimpleQueue[Slot] = queue.SimpleQueue()  # whose reply is there
         self._ask_at = time.monotonic() + _FIRST_PATIENCE
-        self._failures = 0
 
     def trajectories(self) -> Iterator[Trajectory]:
         """Play until no episode is left."""
+        self._slots = self._rollout.new_slots(self._vector)
+        self._idle = self._slots[::-1]
         while self._fill():
-            event = self._next_event()
-            if event is not None:
-                if (trajectory := self._handle(event)) is not None:
+            yield from self._play(self._streamed() if self._streams else self._batch())
+            for result in self._results():
+                if (trajectory := self._take(result)) is not None:
                     yield trajectory
-                continue
-            for slot in self._stepper.overdue() if self._stepper else ():
-                self._stepping -= 1
-                if (
-                    trajectory := self._end(slot, slot.give_up("timeout"), reuse=False)
-                ) is not None:
-                    yield trajectory
-            if self._ready and self._worth_asking():
-                self._ask()
 
     def close(self) -> None:
         """Release what still plays, and close the environments."""
         for future in self._asked.values():
             future.cancel()
-        at_work = self._stepper.close() if self._stepper else set()
         for slot in self._busy:
-            if slot.conversation is not None:
-                self._policy.release(slot.conversation.key)
-        for slot in [*self._busy, *self._idle]:
-            if slot not in at_work:
-                slot.close()
+            self._release(slot)
+        try:
+            self._vector.close()
+        except Exception:
+            logger.exception("the environments could not be closed")
 
-    # --- scheduling -------------------------------------------------------------------------------
+    # --- the environments -------------------------------------------------------------------------
 
     def _fill(self) -> bool:
         """Give free slots their next episodes; return whether anything plays."""
-        while len(self._busy) < self._rollout.slots:
+        started = []
+        while self._idle:
             episode = next(self._episodes, None)
             if episode is None and self._again:
                 episode = self._again.popleft()
             if episode is None:
                 break
-            slot = self._idle.pop() if self._idle else self._rollout.new_slot()
-            if self._stepper is None:
-                self._stepper = self._rollout.new_stepper(self._events, slot.open())
+            slot = self._idle.pop()
             self._busy[slot] = None
-            self._step(slot, functools.partial(slot.start, episode))
+            started.append((slot.index, slot.start(episode)))
+        if started:
+            indices, options = zip(*started, strict=True)
+            self._stepping += len(indices)
+            self._vector.send_resets(indices, options=options)
         return bool(self._busy)
 
-    def _step(self, slot: Slot, work: Work) -> None:
-        assert self._stepper is not None
-        self._stepping += 1
-        self._stepper.submit(slot, work)
+    def _play(self, replies: Sequence[_Reply]) -> list[Trajectory]:
+        """Let the environments take up the replies; return what ends without them."""
+        ended, indices, actions = [], [], []
+        for slot, reply in replies:
+            outcome = slot.read(reply)
+            if isinstance(outcome, str):
+                indices.append(slot.index)
+                actions.append(outcome)
+            elif outcome is None:
+                self._wait_for_policy(slot)
+            elif (trajectory := self._end(slot, outcome)) is not None:
+                ended.append(trajectory)
+        if indices:
+            self._stepping += len(indices)
+            self._vector.send_steps(indices, actions)
+        return ended
 
-    def _next_event(self) -> Event | None:
-        """Wait for news; return None when it is time to look after what is ready or overdue."""
-        until = self._stepper.deadline if self._stepper else None
-        if len(self._ready) >= max(1, self._stepping):
-            ask_at = self._ask_at if self._stepping else 0.0
-            until = ask_at if until is None else min(until, ask_at)
-        wait = None if until is None else until - time.monotonic()
-        try:
-            return (
-                self._events.get(timeout=wait)
-                if wait is None or wait > 0
-                else (self._events.get_nowait())
-            )
-        except queue.Empty:
-            return None
+    def _results(self) -> list[SlotResult]:
+        """Wait until environments have answered, or it is time to look after the policy."""
+        if not self._stepping:
+            return []
+        patience = None
+        if len(self._ready) >= self._stepping:
+            patience = max(0.0, self._ask_at - time.monotonic())
+        return self._vector.receive(patience)
 
-    def _handle(self, event: Event) -> Trajectory | None:
-        slot, outcome = event.slot, event.outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        if isinstance(outcome, Future):
-            del self._asked[slot]
-            self._step(slot, functools.partial(slot.advance, self._streamed(slot, outcome)))
-            return None
+    def _take(self, result: SlotResult) -> Trajectory | None:
+        slot = self._slots[result.slot]
         self._stepping -= 1
-        if outcome is not None:
-            return self._end(slot, outcome)
-        if self._streams:
-            self._submit(slot)
+        if result.was_reset:
+            local = not self._rollout.env_workers
+            trajectory = slot.begin(result, self._vector.envs[slot.index] if local else None)
         else:
-            self._ready.append(slot)
+            trajectory = slot.observe(result)
+        if trajectory is not None:
+            return self._end(slot, trajectory)
+        self._wait_for_policy(slot)
         return None
 
-    def _end(self, slot: Slot, trajectory: Trajectory, *, reuse: bool = True) -> Trajectory | None:
+    def _end(self, slot: Slot, trajectory: Trajectory) -> Trajectory | None:
         """Free the slot; return the trajectory unless the episode is to be played again."""
         del self._busy[slot]
-        if reuse:
-            self._idle.append(slot)
-        if slot.conversation is not None:
-            self._policy.release(slot.conversation.key)
+        self._idle.append(slot)
+        self._release(slot)
         key, retry = trajectory.key, self._rollout.retry
-        if trajectory.error in retry.kinds and self._attempts[key] + 1 < retry.attempts:
-            self._attempts[key] += 1
-            logger.warning("%s#%d failed (%s), and will be played again", *key, trajectory.error)
-            assert slot.episode is not None
-            self._again.append(slot.episode)
-            return None
+        if trajectory.error in retry.kinds:
+            blameless = trajectory.error == "worker" and self._blameless[key] < _BLAMELESS
+            if blameless or self._attempts[key] - self._blameless[key] + 1 < retry.attempts:
+                self._attempts[key] += 1
+                self._blameless[key] += blameless
+                logger.warning("%s#%d failed (%s): played again", *key, trajectory.error)
+                assert slot.episode is not None
+                self._again.append(slot.episode)
+                return None
+        self._blameless.pop(key, None)
         if failed := self._attempts.pop(key, 0):
             return replace(trajectory, usage={**trajectory.usage, "failed_attempts": failed})
         return trajectory
 
+    def _release(self, slot: Slot) -> None:
+        if slot.conversation is not None:
+            self._policy.release(slot.conversation.key)
+
     # --- the policy -------------------------------------------------------------------------------
 
-    def _worth_asking(self) -> bool:
-        """Tell whether a batch of what is ready is better than waiting for more."""
-        if not self._stepping:
-            return True
-        return len(self._ready) >= self._stepping and time.monotonic() >= self._ask_at
+    def _wait_for_policy(self, slot: Slot) -> None:
+        if self._streams:
+            self._submit(slot)
+        else:
+            self._ready.append(slot)
 
-    def _ask(self) -> None:
-        """Let the policy answer all that is ready."""
-        slots, self._ready = self._ready, []
+    def _batch(self) -> list[_Reply]:
+        """Let the policy answer all that is ready, if that is better than waiting for more."""
+        slots = self._ready
+        if not slots or (
+            self._stepping and (len(slots) < self._stepping or time.monotonic() < self._ask_at)
+        ):
+            return []
+        self._ready = []
         begun = time.monotonic()
-        replies = self._replies([_conversation(slot) for slot in slots])
+        replies = self._caller.ask([_conversation(slot) for slot in slots])
         now = time.monotonic()
         self._ask_at = now + _PATIENCE * (now - begun)
-        for slot, reply in zip(slots, replies, strict=True):
-            self._step(slot, functools.partial(slot.advance, reply))
-
-    def _replies(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
-        try:
-            replies = self._policy.act(conversations)
-            if len(replies) != len(conversations):
-                raise _NoReplyError(f"{len(replies)} replies to {len(conversations)} conversations")
-        except EtoGymError:
-            raise  # the policy cannot work as it was set up
-        except Exception as err:
-            if len(conversations) == 1:
-                return [self._failed(conversations[0], err)]
-            half = len(conversations) // 2
-            logger.warning("the policy failed on %d conversations: %r", len(conversations), err)
-            return self._replies(conversations[:half]) + self._replies(conversations[half:])
-        self._failures = 0
-        return [_checked(reply) for reply in replies]
+        return list(zip(slots, replies, strict=True))
 
     def _submit(self, slot: Slot) -> None:
-        """Ask a streaming policy; the reply becomes an event."""
-        conversation = _conversation(slot)
+        """Ask a streaming policy; that the reply is there is told to whatever then waits."""
+        future = self._asked[slot] = self._caller.submit(_conversation(slot))
+
+        def tell(_: Future[PolicyReply]) -> None:
+            self._resolved.put(slot)
+            self._vector.wake()
+
+        future.add_done_callback(tell)
+
+    def _streamed(self) -> list[_Reply]:
+        """Return the replies that are there; wait for one if no environment is at work."""
+        replies: list[_Reply] = []
         try:
-            future = cast(StreamingPolicy, self._policy).submit(conversation)
-        except EtoGymError:
-            raise
-        except Exception as err:
-            future = Future()
-            future.set_exception(err)
-        self._asked[slot] = future
-        future.add_done_callback(lambda done: self._events.put(Event(slot, done)))
-
-    def _streamed(self, slot: Slot, future: Future[PolicyReply]) -> PolicyReply:
-        try:
-            reply = future.result()
-        except EtoGymError:
-            raise
-        except (Exception, CancelledError) as err:
-            return self._failed(_conversation(slot), err)
-        self._failures = 0
-        return _checked(reply)
-
-    def _failed(self, conversation: Conversation, err: BaseException) -> PolicyReply:
-        """Note that the policy failed on one conversation; stop where it does nothing else."""
-        self._failures += 1
-        if self._failures >= _FAILURES:
-            raise EtoGymError(f"the policy failed {self._failures} times in a row: {err}") from err
-        logger.error("the policy failed on %s", conversation.key, exc_info=err)
-        return PolicyReply("", error="format" if isinstance(err, _NoReplyError) else "policy")
-
-
-class _NoReplyError(Exception):
-    """The policy returned something else than one reply per conversation."""
+            while True:
+                wait = not (replies or self._stepping)
+                slot = self._resolved.get(block=wait)
+                future = self._asked.pop(slot)
+                replies.append((slot, self._caller.resolve(_conversation(slot), future)))
+        except queue.Empty:
+            return replies
 
 
 def _conversation(slot: Slot) -> Conversation:
     assert slot.conversation is not None  # its environment waits for a reply
     return slot.conversation
-
-
-def _checked(reply: PolicyReply) -> PolicyReply:
-    """Replace what is no reply; what a policy returns is not to be trusted."""
-    if isinstance(reply, PolicyReply) and isinstance(reply.text, str):
-        return reply
-    logger.error("expected a PolicyReply with text, got %.200r", reply)
-    return PolicyReply("", error="format")

@@ -33,6 +33,8 @@ class _Scripted:
 class ExpertPolicy(_Scripted):
     """Plays the benchmark's own expert; gives up (error "policy") where the expert does."""
 
+    needs_env = True
+
     def __init__(self, *, name: str = "expert") -> None:
         """Create the policy.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from eto_gym.agents.adapters import base_of, is_adapter, link_whole
 from eto_gym.errors import EtoGymError, require
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class ModelServers:
             policy = EndpointPolicy(servers.base_urls, servers.model)
 
     Attributes:
-        model: Name by which requests must call the model.
+        model: Name by which requests must call the model; for an adapter it is known once the
+            context is entered.
         base_urls: Where the servers answer, for `EndpointPolicy`; known once the context is
             entered.
     """
@@ -68,7 +70,9 @@ class ModelServers:
         """Choose what to start; nothing runs yet.
 
         Args:
-            model: Folder, or name on the Hugging Face hub.
+            model: Folder, or name on the Hugging Face hub. For the folder of a LoRA adapter,
+                `transformers serve` gets a temporary folder with links to the adapter and to its
+                base, and each worker loads the base with the adapter on top.
             workers: Processes, each with the whole model.
             host: Address to listen on; loopback, because the servers let everyone in.
             port: Port of the first worker, the others take the next ones; None takes free ports.
@@ -83,6 +87,7 @@ class ModelServers:
 
         Raises:
             EtoGymError: An option has no meaning, or the command lacks a placeholder.
+            DataError: The base of an adapter is not there.
             MissingDependencyError: `transformers serve` lacks a package.
         """
         if workers < 1:
@@ -97,7 +102,14 @@ class ModelServers:
             model = str(Path(model).resolve())
         self.model = model
         self.base_urls: list[str] = []
-        self._command = [*(_transformers(model) if command is None else _split(command))]
+        self._adapter = model if command is None and is_adapter(model) else None
+        if self._adapter is not None:
+            require("peft", feature="LoRA adapters", extra="train")
+            base_of(self._adapter)
+        linked = self._adapter is not None  # so the folder's own name does not matter
+        self._command = [
+            *(_transformers("" if linked else model) if command is None else _split(command))
+        ]
         self._command += arguments
         self._host = host
         self._first_port = port
@@ -123,6 +135,10 @@ class ModelServers:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="eto-gym-serve-"))
             )
             folder.mkdir(parents=True, exist_ok=True)
+            if self._adapter is not None:
+                links = stack.enter_context(tempfile.TemporaryDirectory(prefix="eto-gym-adapter-"))
+                self.model = str(Path(links) / "model")
+                link_whole(self._adapter, self.model)
             stack.callback(self._stop)
             ports = self._ports()
             for i, port in enumerate(ports):

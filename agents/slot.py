@@ -1,23 +1,25 @@
-"""One place of a rollout: an environment, and the episode that it plays."""
+"""One place of a rollout: a slot of a vector environment, and the episode that it plays."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import gymnasium as gym
 
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.conversation import ConversationEnv
-from eto_gym.env import TextEnv
-from eto_gym.errors import DataError, MissingDependencyError, UnknownNameError
+from eto_gym.conversation import Dialogue, episode_step_limit
+from eto_gym.errors import EtoGymError
 from eto_gym.snapshot import set_state
 from eto_gym.trajectories import ErrorKind, Outcome, Trajectory
+from eto_gym.vector import SlotResult
 
 logger = logging.getLogger(__name__)
+
+_STEP_LIMIT = "step_limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,129 +59,164 @@ def _episode_seed(seed: int, task_id: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
-class Slot:
-    """Plays one episode after the other in one environment.
+class EpisodeEnv(gym.Wrapper[str, str, str, str]):
+    """Starts an episode from a snapshot where `reset` is given one, and tells the step limit.
 
-    `start` and `advance` may run in another thread than the engine's, one at a time.
+    With `options={"state": snapshot}` the episode goes on from a snapshot of what is wrapped (see
+    `eto_gym.get_state`). The info of `reset` holds `step_limit`, the environment's own one.
+
+    Example:
+        >>> import eto_gym
+        >>> env = EpisodeEnv(gym.make("ETO/ALFWorld-v0"))
+        >>> env.reset(seed=0)[1]["step_limit"]
+        40
     """
 
-    def __init__(self, make_env: Callable[[], ConversationEnv], policy_name: str) -> None:
-        """Create a slot; its environment is made with its first episode.
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode, or go on with one."""
+        options = dict(options or {})
+        state = options.pop("state", None)
+        if state is None:
+            observation, info = self.env.reset(seed=seed, options=options)
+        else:
+            set_state(self.env, state)
+            observation, info = state["env"]["observation"], {"task_id": state["env"]["task_id"]}
+        return observation, {**info, _STEP_LIMIT: episode_step_limit(self.env)}
+
+
+class Slot:
+    """Plays one episode after the other in one slot of a vector environment.
+
+    It knows what is to be asked of the environment and what its answers mean, and asks nothing
+    itself.
+
+    Attributes:
+        index: Its number in the vector environment.
+        episode: What is being played.
+        conversation: What the policy is to answer, once the environment has begun.
+    """
+
+    def __init__(
+        self, index: int, dialogue: Dialogue, *, policy_name: str, card: dict[str, Any]
+    ) -> None:
+        """Create a slot.
 
         Args:
-            make_env: Makes the environment, and another one after a failure.
+            index: Its number in the vector environment.
+            dialogue: Its own; serves one episode after the other.
             policy_name: Recorded with every trajectory.
+            card: The environment's card, recorded too.
         """
-        self.conversation: Conversation | None = None
+        self.index = index
         self.episode: Episode | None = None
-        self._make_env = make_env
-        self._env: ConversationEnv | None = None
+        self.conversation: Conversation | None = None
+        self._dialogue = dialogue
         self._policy_name = policy_name
+        self._card = card
         self._info: dict[str, Any] = {}
         self._reward = 0.0
         self._usage: dict[str, int] = {}
 
-    def start(self, episode: Episode) -> Trajectory | None:
-        """Begin an episode; return its trajectory only if the environment failed.
+    def start(self, episode: Episode) -> dict[str, Any]:
+        """Take an episode; return the options for `EpisodeEnv.reset`.
 
         Raises:
-            EtoGymError: There is no such task, or no data for it: every episode would fail so.
+            EtoGymError: The episode is to go on from something else than a conversation.
         """
         self.episode, self.conversation = episode, None
         self._info, self._reward, self._usage = {}, 0.0, {}
-        try:
-            env = self._env = self._env or self._make_env()
-            observation = self._begin(env, episode)
-        except (UnknownNameError, DataError, MissingDependencyError, gym.error.UnregisteredEnv):
-            raise
-        except Exception:
-            logger.exception("the environment failed to reset to %s", episode.task_id)
-            return self._end("error", error="environment")
+        if episode.state is None:
+            return {"task": episode.task_id}
+        outermost, *wrappers = episode.state["wrappers"] or (None,)
+        if not (isinstance(outermost, dict) and "messages" in outermost):
+            raise EtoGymError("expected a snapshot of a ConversationEnv, got another one's")
+        return {"state": {**episode.state, "wrappers": wrappers}}
+
+    def begin(self, result: SlotResult, env: gym.Env[str, str] | None) -> Trajectory | None:
+        """Take the answer to the reset; return the trajectory only if the environment failed.
+
+        Args:
+            result: The answer.
+            env: The environment, if it is at hand.
+        """
+        assert self.episode is not None
+        info = dict(result.info)
+        if info.get("error") is not None:
+            return self._fail(info)
+        limit = info.pop(_STEP_LIMIT)
+        if self.episode.state is None:
+            self._dialogue.begin(result.observation, info, limit)
+        else:
+            self._dialogue.set_state(self.episode.state["wrappers"][0], limit)
+        self._info = self._dialogue.info
+        self._reward = sum(step.reward for step in self._dialogue.steps)
         self.conversation = Conversation(
-            key=f"{episode.task_id}#{episode.sample}",
-            messages=env.conversation,
-            observation=observation,
-            seed=episode.seed,
+            key=f"{self.episode.task_id}#{self.episode.sample}",
+            messages=self._dialogue.messages,
+            observation=self._dialogue.observation,
+            seed=self.episode.seed,
             info=self._info,
             env=env,
         )
         return None
 
-    def _begin(self, env: ConversationEnv, episode: Episode) -> str:
-        """Reset or restore the environment; return the bare observation to answer."""
-        if episode.state is None:
-            observation, self._info = env.reset(options={"task": episode.task_id})
-            return observation
-        set_state(env, episode.state)
-        self._info = env.info
-        self._reward = sum(step.reward for step in env.steps)
-        return env.steps[-1].observation if env.steps else env.conversation[-1].content
+    def read(self, reply: PolicyReply) -> str | Trajectory | None:
+        """Take the policy's reply.
 
-    def advance(self, reply: PolicyReply) -> Trajectory | None:
-        """Play one reply; return the trajectory if the episode ended."""
+        Returns:
+            The action to step with; or, of a reply without one, None if the conversation goes on at
+            once; or the trajectory, if the episode has ended.
+        """
         for name, count in reply.usage.items():
             self._usage[name] = self._usage.get(name, 0) + count
         if reply.error is not None:
             return self._end("error", error=reply.error)
-        env, conversation = cast(ConversationEnv, self._env), cast(Conversation, self.conversation)
-        try:
-            _, reward, terminated, truncated, self._info = env.step(reply.text)
-        except Exception:
-            logger.exception("the environment failed in %s", conversation.key)
-            return self._end("error", error="environment")
-        self._reward += float(reward)
-        if (kind := self._info.get("error")) is not None:
-            return self._end("error", error=kind if kind in get_args(ErrorKind) else "environment")
+        action = self._dialogue.read(reply.text)
+        return self._turn(*self._dialogue.complain()) if action is None else action
+
+    def observe(self, result: SlotResult) -> Trajectory | None:
+        """Take the answer to the step; return the trajectory if the episode ended."""
+        _, observation, reward, terminated, truncated, info, _, _ = result
+        return self._turn(*self._dialogue.observe(observation, reward, terminated, truncated, info))
+
+    def _turn(
+        self, _: str, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> Trajectory | None:
+        assert self.conversation is not None
+        self._info = info
+        self._reward += reward
+        if info.get("error") is not None:
+            return self._fail(info)
         if terminated or truncated:
             return self._end("terminated" if terminated else "truncated")
-        conversation.messages = env.conversation
-        conversation.observation = env.steps[-1].observation
-        conversation.info = self._info
+        self.conversation.messages = self._dialogue.messages
+        self.conversation.observation = self._dialogue.observation
+        self.conversation.info = info
         return None
 
-    def open(self) -> gym.Env[str, str]:
-        """Make the environment now, so that what is wrong with its arguments is raised here."""
-        self._env = self._env or self._make_env()
-        return self._env
-
-    def give_up(self, error: ErrorKind) -> Trajectory:
-        """Record the episode as failed while its environment may still be busy.
-
-        The slot must not be used again, except to close it when the environment has come back.
-        """
-        return self._end("error", error=error)
-
-    def close(self) -> None:
-        """Close the environment; an episode that starts later makes a new one."""
-        env, self._env = self._env, None
-        if env is not None:
-            try:
-                env.close()
-            except Exception:
-                logger.exception("an environment could not be closed")
+    def _fail(self, info: dict[str, Any]) -> Trajectory:
+        assert self.episode is not None
+        kind, detail = info["error"], info.get("error_detail")
+        logger.warning("%s#%d: %s: %s", self.episode.task_id, self.episode.sample, kind, detail)
+        return self._end("error", error=kind if kind in get_args(ErrorKind) else "environment")
 
     def _end(self, outcome: Outcome, *, error: ErrorKind | None = None) -> Trajectory:
-        episode, env = cast(Episode, self.episode), self._env
-        begun = env is not None and bool(self._info)
-        trajectory = Trajectory(
-            task_id=episode.task_id,
+        assert self.episode is not None
+        begun = self.conversation is not None
+        return Trajectory(
+            task_id=self.episode.task_id,
             task_type=str(self._info.get("task_type", "")),
-            messages=env.conversation if env is not None and begun else (),
-            steps=env.steps if env is not None and begun else (),
+            messages=self._dialogue.messages if begun else (),
+            steps=self._dialogue.steps if begun else (),
             outcome=outcome,
             reward=self._reward,
             success=outcome != "error" and bool(self._info["success"]),
             error=error,
             policy=self._policy_name,
-            env=_card(env),
-            sample=episode.sample,
-            seed=episode.seed,
+            env=self._card,
+            sample=self.episode.sample,
+            seed=self.episode.seed,
             usage=self._usage,
         )
-        if error is not None and error == self._info.get("error", "environment"):
-            self.close()  # it failed, and its state is unknown
-        return trajectory
-
-
-def _card(env: ConversationEnv | None) -> dict[str, Any]:
-    return cast(TextEnv, env.unwrapped).card() if env is not None else {}

@@ -47,7 +47,7 @@ class Throughput:
         wall_s: Seconds, the loading of a model excluded. The engine makes its environments within
             that time, as in every rollout.
         cpu_s: Seconds of processor time of this process, which has the model but not the engines
-            in other processes.
+            and environments in other processes.
         prefilled_tokens: Tokens of conversations that the model computed.
         decoded_tokens: Tokens that it generated.
         memory_mb: Peak of resident memory, child processes included.
@@ -143,6 +143,7 @@ def measure_policy(
     episodes: Sequence[Episode],
     *,
     num_envs: int,
+    env_workers: int = 0,
     scheme: Scheme = "engine",
     prompt_style: PromptStyle = "one-shot",
 ) -> Throughput:
@@ -154,11 +155,17 @@ def measure_policy(
         make_policy: Builds the policy; for "one at a time" one that keeps no cache.
         episodes: What to play.
         num_envs: Slots of the engine.
+        env_workers: Processes for the environments; see `Rollout`.
         scheme: What the result is called.
         prompt_style: See `ConversationEnv`.
     """
     spec = RolloutSpec(
-        env_id, make_policy, env_kwargs=env_kwargs, prompt_style=prompt_style, slots=num_envs
+        env_id,
+        make_policy,
+        env_kwargs=env_kwargs,
+        prompt_style=prompt_style,
+        slots=num_envs,
+        env_workers=env_workers,
     )
     rollout: Rollout = spec.rollout()
     next(rollout.play(episodes[:1]))  # warms up the engine, and whatever is shared in the process

@@ -30,7 +30,6 @@ per episode, the start included.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
@@ -52,6 +51,7 @@ from eto_gym.agents.launcher import Launcher, RolloutSpec
 from eto_gym.agents.local_launcher import LocalLauncher
 from eto_gym.agents.policies import random_policy
 from eto_gym.agents.slot import Episode, plan_episodes
+from eto_gym.files import write_json
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from eto_gym.vector import TextVectorEnv
 
@@ -97,7 +97,7 @@ def main() -> None:
             rows.append(row)
             _print_row(row, COLUMNS, head=len(rows) == 1)
     if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, rows)
 
 
 COLUMNS = (

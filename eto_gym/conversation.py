@@ -111,6 +111,130 @@ def prompt_messages(prompt: Prompt, style: PromptStyle) -> tuple[Message, ...]:
     return (Message("user", text), Message("assistant", ACKNOWLEDGEMENT))
 
 
+class Dialogue:
+    """The conversation of one episode: messages, steps and the step limit, without an environment.
+
+    `begin` starts it. Then each reply goes through `read`; the action that it holds is played, and
+    what came of that goes through `observe`, or, where there is none, `complain` takes its place.
+    Both return what the agent reads, as `step` does.
+
+    Attributes:
+        head: The messages that precede the first observation.
+        info: The info of the last reset, or of the last step that reached the environment.
+        step_limit: Replies after which the episode is truncated, malformed ones included.
+    """
+
+    def __init__(self, prompt: Prompt, prompt_style: PromptStyle) -> None:
+        """Create a dialogue that has not begun.
+
+        Args:
+            prompt: The benchmark's prompt.
+            prompt_style: See `prompt_messages`.
+        """
+        self.head = prompt_messages(prompt, prompt_style)
+        self.info: dict[str, Any] = {}
+        self.step_limit: int | None = None
+        self._prefix = prompt.observation_prefix
+        self._messages: list[Message] = []
+        self._steps: list[Step] = []
+        self._reply = ""
+        self._action: str | None = None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages so far; the last is the observation to answer, or the final reply."""
+        return tuple(self._messages)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps so far: one per reply."""
+        return tuple(self._steps)
+
+    @property
+    def observation(self) -> str:
+        """The bare observation to answer."""
+        return self._steps[-1].observation if self._steps else self._messages[-1].content
+
+    def begin(self, observation: str, info: dict[str, Any], step_limit: int | None) -> None:
+        """Start an episode; the first observation stands without a prefix."""
+        self._messages = [*self.head, Message("user", observation)]
+        self._steps = []
+        self.info = info
+        self.step_limit = step_limit
+
+    def read(self, reply: str) -> str | None:
+        """Take the agent's reply; return the action that it holds, if it holds one."""
+        parsed = parse_reply(reply)
+        self._reply = reply
+        self._action = parsed.action if parsed is not None else None
+        return self._action
+
+    def observe(
+        self,
+        observation: str,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        info: dict[str, Any],
+    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Note what came of the action; return the observation as the agent reads it."""
+        self.info = info
+        return self._turn(observation, reward, terminated, truncated, info)
+
+    def complain(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Answer a reply without an action: it costs a step, and the environment knows nothing."""
+        info = {**self.info, "format_error": True}
+        return self._turn(FORMAT_ERROR, 0.0, False, False, info)
+
+    def _turn(
+        self,
+        observation: str,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        info: dict[str, Any],
+    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self._messages.append(Message("assistant", self._reply, train=True))
+        self._steps.append(Step(self._action, observation, reward))
+        limit = self.step_limit
+        truncated = truncated or (limit is not None and len(self._steps) >= limit)
+        text = self._prefix + observation
+        if not (terminated or truncated):
+            self._messages.append(Message("user", text))
+        return text, reward, terminated, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the dialogue in a JSON-serialisable form, the step limit excluded."""
+        return {
+            "messages": [[m.role, m.content, m.train] for m in self._messages],
+            "steps": [[s.action, s.observation, s.reward] for s in self._steps],
+            "info": dict(self.info),
+        }
+
+    def set_state(self, state: dict[str, Any], step_limit: int | None) -> None:
+        """Go on from what `get_state` returned."""
+        self._messages = [Message(*item) for item in state["messages"]]
+        self._steps = [Step(*item) for item in state["steps"]]
+        self.info = dict(state["info"])
+        self.step_limit = step_limit
+
+
+def episode_step_limit(env: gym.Env[Any, Any]) -> int | None:
+    """Return the steps after which the current episode of an environment is truncated.
+
+    That is the lowest of the limits of the text environment, which may depend on the task, and of
+    `gym.make`.
+
+    Raises:
+        EtoGymError: It is no text environment.
+    """
+    inner = env.unwrapped
+    if not isinstance(inner, TextEnv):
+        raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
+    limits = [inner.step_limit, env.spec.max_episode_steps if env.spec else None]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 class ConversationEnv(gym.Wrapper[str, str, str, str]):
     r"""Takes a language model's whole reply as the action of `step`, and keeps the conversation.
 
@@ -149,77 +273,48 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         inner = env.unwrapped
         if not isinstance(inner, TextEnv):
             raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
-        self._text_env = inner
-        self._prompt = prompt or inner.prompt()
-        self._head = prompt_messages(self._prompt, prompt_style)
-        self._messages: list[Message] = []
-        self._steps: list[Step] = []
-        self._info: dict[str, Any] = {}
+        self._dialogue = Dialogue(prompt or inner.prompt(), prompt_style)
 
     @property
     def conversation(self) -> tuple[Message, ...]:
         """The messages so far; the last is the observation to answer, or the final reply."""
-        return tuple(self._messages)
+        return self._dialogue.messages
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """The steps so far: one per reply."""
-        return tuple(self._steps)
+        return self._dialogue.steps
 
     @property
     def info(self) -> dict[str, Any]:
         """The info of the last reset, or of the last step that reached the environment."""
-        return self._info
+        return self._dialogue.info
 
     @property
     def step_limit(self) -> int | None:
         """Replies after which the episode is truncated."""
-        limits = [
-            self._text_env.step_limit,
-            self.env.spec.max_episode_steps if self.env.spec else None,
-        ]
-        known = [limit for limit in limits if limit is not None]
-        return min(known) if known else None
+        return episode_step_limit(self.env)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         """Start an episode; the first observation is the environment's, without a prefix."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._messages = [*self._head, Message("user", observation)]
-        self._steps = []
-        self._info = info
+        self._dialogue.begin(observation, info, self.step_limit)
         return observation, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take a whole reply; return the observation as the agent reads it."""
-        reply = parse_reply(action)
-        if reply is None:
-            observation, reward, terminated, truncated = FORMAT_ERROR, 0.0, False, False
-            info = {**self._info, "format_error": True}
-        else:
-            observation, raw_reward, terminated, truncated, info = self.env.step(reply.action)
-            reward = float(raw_reward)
-            self._info = info
-        self._messages.append(Message("assistant", action, train=True))
-        self._steps.append(Step(reply.action if reply else None, observation, reward))
-        limit = self.step_limit
-        truncated = truncated or (limit is not None and len(self._steps) >= limit)
-        text = self._prompt.observation_prefix + observation
-        if not (terminated or truncated):
-            self._messages.append(Message("user", text))
-        return text, reward, terminated, truncated, info
+        bare = self._dialogue.read(action)
+        if bare is None:
+            return self._dialogue.complain()
+        observation, reward, terminated, truncated, info = self.env.step(bare)
+        return self._dialogue.observe(observation, float(reward), terminated, truncated, info)
 
     def get_wrapper_state(self) -> dict[str, Any]:
         """Return the conversation in a JSON-serialisable form."""
-        return {
-            "messages": [[m.role, m.content, m.train] for m in self._messages],
-            "steps": [[s.action, s.observation, s.reward] for s in self._steps],
-            "info": dict(self._info),
-        }
+        return self._dialogue.get_state()
 
     def set_wrapper_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_wrapper_state` returned."""
-        self._messages = [Message(*item) for item in state["messages"]]
-        self._steps = [Step(*item) for item in state["steps"]]
-        self._info = dict(state["info"])
+        self._dialogue.set_state(state, self.step_limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -43,10 +44,24 @@ def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as JSON atomically; folders above it are made."""
+    """Write a value as strict JSON atomically; folders above it are made.
+
+    A number that JSON does not know (NaN, an infinite bound) is written as null.
+    """
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
+        json.dump(_strict(value), file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def _strict(value: Any) -> Any:
+    """Return a value with None in place of every float that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value
 
 
 def _umask() -> int:

@@ -4,6 +4,7 @@ import json
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eto_gym.files import write_json, write_text
@@ -31,6 +32,18 @@ def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(path, [object()])
     assert json.loads(path.read_text()) == [1]
+
+
+def test_what_json_does_not_know_becomes_null(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    nan, inf = float("nan"), float("inf")
+    write_json(path, {"mean": 0.5, "low": -inf, "rows": [(nan, 1), {"high": inf}], "n": np.nan})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    read = json.loads(path.read_text(), parse_constant=refuse)
+    assert read == {"mean": 0.5, "low": None, "rows": [[None, 1], {"high": None}], "n": None}
 
 
 def test_others_may_read_what_the_umask_allows(tmp_path: Path) -> None:

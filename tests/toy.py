@@ -66,6 +66,17 @@ class CorridorEnv(TextEnv):
         self.position, self.opened = state
 
 
+class LanedCorridorEnv(CorridorEnv):
+    """A corridor that steps in a thread, on one of some lanes."""
+
+    def __init__(self, *, lane: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._lane = lane
+
+    def lane(self) -> int:
+        return self._lane
+
+
 class CorridorExpert:
     """Walks to the door that the task names, and opens it."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from eto_gym.trainers.encoding import Codec, encode_pairs
-from eto_gym.trainers.models import check_output, quiet_libraries
+from eto_gym.trainers.encoding import encode_pairs
+from eto_gym.trainers.job import DataArguments, DataJob, prepared
 from eto_gym.trainers.options import SettingsError, TrainSettings, option
-from eto_gym.trainers.training import TrainReport, Watch, train
+from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories.pairs import PreferencePair
 
 LOSSES = ("sigmoid", "hinge", "ipo")
@@ -104,25 +104,14 @@ class DPOSettings(TrainSettings):
 def run_dpo(
     settings: DPOSettings,
     pairs: Sequence[PreferencePair],
-    *,
-    model: str | Path,
-    output: str | Path,
-    codec: Codec | None = None,
-    resume: bool = False,
-    watch: Watch | None = None,
+    **arguments: Unpack[DataArguments],
 ) -> TrainReport:
-    """Train `model` to prefer the chosen continuations, with itself as the reference.
+    """Train a model to prefer the chosen continuations, with itself as the reference.
 
     Args:
         settings: How to train.
         pairs: What to prefer to what.
-        model: Folder or hub name of a causal language model, or folder of an adapter.
-        output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
-            It appears only when it is complete.
-        codec: Tokenises conversations; by default the model's own chat template does.
-        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
-            repeated.
-        watch: Progress, scores during training, early stopping; by default a progress bar only.
+        arguments: `model` and `output`; `codec`, `resume`, `watch`: see `DataArguments`.
 
     Returns:
         The report. Its metrics have, beside the usual ones, "rewards/chosen" and "rewards/rejected"
@@ -134,15 +123,12 @@ def run_dpo(
         DataError: The data, or the folders, cannot be used; the message says why.
         MissingDependencyError: The installed TRL is not the version that this code was made for.
     """
-    output = Path(output)
-    check_output(output)
-    with quiet_libraries():
-        from eto_gym.trainers import models
+    job = DataJob(**arguments)
+    with prepared(settings, job) as (tokenizer, codec):
         from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
 
-        tokenizer = models.load_tokenizer(model, settings.chat_template)
         rows, data = encode_pairs(
-            codec or models.default_codec(tokenizer),
+            codec,
             pairs,
             max_length=settings.max_length,
             truncation=settings.truncation,
@@ -153,15 +139,4 @@ def run_dpo(
                 settings, model=loaded, rows=rows, tokenizer=tokenizer, workspace=workspace
             )
 
-        return train(
-            "dpo",
-            settings,
-            rows,
-            data,
-            build=build,
-            model=model,
-            tokenizer=tokenizer,
-            output=output,
-            resume=resume,
-            watch=watch or Watch(),
-        )
+        return train("dpo", settings, rows, data, build=build, tokenizer=tokenizer, job=job)

@@ -23,13 +23,10 @@ class ETOLoop(Loop[ETOSettings]):
 
     def _run_stages(self) -> None:
         s = self.settings
-        start = self._start_model()
-        experts = self._experts(s)
-        current = sft = self._sft("sft", s.sft, start, experts)
-        self._evaluate("SFT", "sft", sft)
+        _, experts, current = first = self._demonstrate(s, s.sft)
         for i in range(1, s.iterations + 1):
             explored = self._explore(f"explore-{i}", current, s, tasks=s.train_tasks)
             pairs = self._pair(f"pairs-{i}", s.pairing, experts, explored)
             current = self._prefer(f"eto-{i}", s.dpo_of(i), current, pairs)
             self._evaluate(f"ETO, iteration {i}", f"eto-{i}", current)
-        self._control(s, s.sft, sft, experts)
+        self._control(s, s.sft, first)

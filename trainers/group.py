@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
-from eto_gym.trainers.models import check_output, quiet_libraries
+from eto_gym.trainers.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.options import SettingsError, TrainSettings, option
 from eto_gym.trainers.ppo import EpisodePlayer, OnPolicyLoop, OnPolicySettings
 from eto_gym.trainers.presets import ALONE, UNTRIED, narrowed, sourced
 from eto_gym.trainers.run_folder import Stage
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.training import TrainReport
 
 ALGORITHMS = ("grpo", "rloo")
 
@@ -68,48 +68,34 @@ def run_group(
     algorithm: str,
     settings: GroupSettings,
     player: EpisodePlayer,
-    *,
-    model: str | Path,
-    output: str | Path,
-    plan: Any = None,
-    resume: bool = False,
-    watch: Watch | None = None,
+    **arguments: Unpack[PlayArguments],
 ) -> TrainReport:
-    """Train `model` by GRPO or RLOO on the episodes that it plays, and write it to `output`.
+    """Train a model by GRPO or RLOO on the episodes that it plays.
 
     Args:
         algorithm: "grpo" or "rloo".
         settings: How to train.
         player: Plays the episodes with the model as it is.
-        model: Folder or hub name of a causal language model, or folder of an adapter.
-        output: Folder of the new model; it appears only when it is complete.
-        plan: What `player` depends on, JSON-serialisable: a run with another plan is not resumed.
-        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
-            repeated.
-        watch: Progress, scores and early stopping.
+        arguments: `model` and `output`; `plan`, `resume`, `watch`: see `PlayArguments`.
+
+    Returns:
+        The report. Its metrics have TRL's entries ("reward", "kl", "completions/mean_length", ...)
+        and "success". Its `data` counts the episodes played since the last start, as `seconds` do.
 
     Raises:
-        EtoGymError: An episode failed to run.
-        DataError: The folders cannot be used.
+        SettingsError: There is no such algorithm, or `beta` has a price on the divergence from an
+            adapter that would be merged.
+        DataError: The folders cannot be used, or an episode is longer than `max_length` and
+            `truncation` is "refuse".
         MissingDependencyError: The installed TRL is not the version that this code was made for.
     """
-    output = Path(output)
-    check_output(output)
     if algorithm not in ALGORITHMS:
         raise SettingsError(f"expected algorithm 'grpo' or 'rloo', got {algorithm!r}")
-    with quiet_libraries():
+    job = PlayJob(**arguments)
+    with prepared(settings, job) as (tokenizer, codec):
         from eto_gym.trainers.group_trainer import train_group
 
-        return train_group(
-            algorithm,
-            settings,
-            player,
-            model=model,
-            output=output,
-            plan=plan,
-            resume=resume,
-            watch=watch or Watch(),
-        )
+        return train_group(algorithm, settings, player, job, tokenizer, codec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +121,8 @@ class _GroupLoop(OnPolicyLoop[GroupLoopSettings]):
     algorithm: ClassVar[str]
 
     def _run_stages(self) -> None:
-        learnt = self._learn(self._sft_first())
+        s = self.settings
+        learnt = self._learn(self._demonstrate(s, s.sft).sft)
         self._evaluate(self.algorithm.upper(), self.algorithm, learnt)
 
     def _learn(self, start: Stage) -> Stage:
@@ -146,11 +133,8 @@ class _GroupLoop(OnPolicyLoop[GroupLoopSettings]):
                 self.algorithm,
                 s.group,
                 self._player(s.group.batch_size),
-                model=self._model(start),
-                output=folder / "model",
                 plan=plan,
-                resume=True,
-                watch=self._watch(start),
+                **self._arguments(folder, start, self._watch(start)),
             )
             return asdict(report)
 

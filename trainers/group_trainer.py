@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
+from transformers import set_seed
 
-from eto_gym.errors import MissingDependencyError, require
+from eto_gym.agents.adapters import is_adapter
+from eto_gym.errors import DataError, MissingDependencyError, require
 from eto_gym.trainers import models, running
-from eto_gym.trainers.encoding import Row, TokenReport, encode_trajectories
+from eto_gym.trainers.encoding import Codec, Row, TokenReport, encode_trajectories
 from eto_gym.trainers.group import GroupSettings
+from eto_gym.trainers.job import PlayJob
+from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.ppo import EpisodePlayer
-from eto_gym.trainers.training import TrainReport, Watch, train
+from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories import Trajectory
 
 TRL_VERSIONS = ("1.16",)
@@ -43,17 +48,19 @@ def train_group(
     algorithm: str,
     settings: GroupSettings,
     player: EpisodePlayer,
-    *,
-    model: str | Path,
-    output: Path,
-    plan: Any,
-    resume: bool,
-    watch: Watch,
+    job: PlayJob,
+    tokenizer: Any,
+    codec: Codec,
 ) -> TrainReport:
     """Run one training; see `run_group`."""
-    tokenizer = models.load_tokenizer(model)
+    if settings.beta and not settings.lora_r and is_adapter(job.model):
+        raise SettingsError(
+            f"with beta {settings.beta:g} TRL loads the model that training starts from once more, "
+            f"and of {job.model} it would load the base without the adapter: set lora_r to go on "
+            "with the adapter, set beta to 0, or start from what `eto-gym merge` makes of it"
+        )
     tokenizer.padding_side = "left"  # TRL asks for it
-    source = EpisodeSource(player, models.default_codec(tokenizer), settings)
+    source = EpisodeSource(player, codec, settings)
 
     def build(loaded: Any, workspace: Path) -> Any:
         trainer_class = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
@@ -69,12 +76,9 @@ def train_group(
         [],
         source.data,
         build=build,
-        model=model,
         tokenizer=tokenizer,
-        output=output,
-        resume=resume,
-        watch=watch,
-        plan=plan,
+        job=job,
+        plan=job.plan,
     )
 
 
@@ -93,7 +97,8 @@ class EpisodeSource:
     def play(self, task_ids: Sequence[str], trainer: Any) -> list[Row]:
         """Play one episode of every task named, with the trainer's model as it is.
 
-        An episode that failed to run has no reward, which TRL leaves out of the comparison.
+        An episode that failed to run has no reward, which TRL leaves out of the comparison. Of
+        several processes each plays its part of the tasks, with the seeds that one would give them.
         """
         wrapped = trainer.accelerator.unwrap_model(trainer.model)
         model = wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped
@@ -104,32 +109,40 @@ class EpisodeSource:
             played = self.player.play(model, self._codec, task_ids, first)
         finally:
             wrapped.train(training)
-        rows = [self._row(trajectory) for trajectory in played]
+        report = TokenReport()
+        rows = [self._row(trajectory, report) for trajectory in played]
         self.rewards = [
             None if t.failed_to_run or not row.trained else t.reward
             for t, row in zip(played, rows, strict=True)
         ]
         self.tokens_seen += sum(len(row.ids) for row in rows)
-        trainer._metrics["train"]["success"].append(sum(t.success for t in played) / len(played))
+        successes = []
+        for other, succeeded in gather_object([(report, [t.success for t in played])]):
+            self.data.include(other)
+            successes += succeeded
+        trainer._metrics["train"]["success"].append(sum(successes) / len(successes))
         return rows
 
     def score(self, prompts: Sequence[str], **_: Any) -> list[float | None]:
         """Return the rewards of the episodes played last: a reward function of TRL."""
         return self.rewards
 
-    def _row(self, trajectory: Trajectory) -> Row:
-        if not any(message.train for message in trajectory.messages):
-            end = self._codec.end_of_turn_id
-            self.data.dropped += 1
-            return Row([end, end], [False, False])  # TRL needs a token on both sides
-        (row, *_), data = encode_trajectories(
-            self._codec,
-            [trajectory],
-            max_length=self._settings.max_length,
-            truncation=self._settings.truncation,
-        )
-        self.data.include(data)
-        return row
+    def _row(self, trajectory: Trajectory, report: TokenReport) -> Row:
+        s = self._settings
+        if any(message.train for message in trajectory.messages):
+            try:
+                (row, *_), data = encode_trajectories(
+                    self._codec, [trajectory], max_length=s.max_length, truncation=s.truncation
+                )
+            except DataError:  # not one turn is within max_length
+                if s.truncation == "refuse":
+                    raise
+            else:
+                report.include(data)
+                return row
+        report.dropped += 1
+        end = self._codec.end_of_turn_id
+        return Row([end, end], [False, False])  # TRL needs a token on both sides
 
 
 def split_row(row: Row) -> tuple[list[int], list[int], list[int]]:
@@ -160,6 +173,7 @@ class _Played(running.Recipe):
         self._settings = settings
         self._source = source
         adapted = hasattr(model, "peft_config")
+        set_seed(settings.seed)  # for new adapters
         return {
             "model": model,
             "reward_funcs": source.score,

@@ -7,11 +7,12 @@ the loop is started, and is done again only where its settings or its inputs hav
 from __future__ import annotations
 
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import gymnasium as gym
 
@@ -27,6 +28,7 @@ from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
 from eto_gym.trainers.base import train_base
 from eto_gym.trainers.dpo import DPOSettings, run_dpo
+from eto_gym.trainers.job import RunArguments, Watch
 from eto_gym.trainers.loop_settings import (
     ControlSettings,
     ExpertSettings,
@@ -39,7 +41,6 @@ from eto_gym.trainers.rejection import RejectionSettings, keep_best
 from eto_gym.trainers.report import write_report
 from eto_gym.trainers.run_folder import FINISHED, RunFolder, Stage
 from eto_gym.trainers.sft import SFTSettings, run_sft
-from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import (
     read_demonstrations,
@@ -55,6 +56,14 @@ PAIRS = "pairs.json"
 CONTROL = "control: SFT continued"
 
 S = TypeVar("S", bound=WorldSettings)
+
+
+class Demonstrated(NamedTuple):
+    """The stages with which a method begins that has experts."""
+
+    start: Stage
+    experts: Stage
+    sft: Stage
 
 
 class Loop(ABC, Generic[S]):
@@ -79,7 +88,16 @@ class Loop(ABC, Generic[S]):
         self._evaluated: list[tuple[str, Stage, Stage]] = []  # label, model, evaluation
 
     def run(self) -> dict[str, Any]:
-        """Run all stages and return the report, which is also written to the run folder."""
+        """Run all stages and return the report, which is also written to the run folder.
+
+        Raises:
+            EtoGymError: A stage cannot be done, or several processes run the loop.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise EtoGymError(
+                "a loop runs in one process, which starts `workers` others to play: to train on "
+                "several devices, call run_sft, run_dpo or run_group under `accelerate launch`"
+            )
         write_json(self.folder.path / "config.json", self._given.to_json())
         self._evaluated = []
         self._run_stages()
@@ -140,10 +158,7 @@ class Loop(ABC, Generic[S]):
             report = run_sft(
                 settings,
                 chosen,
-                model=self._model(start),
-                output=folder / "model",
-                resume=True,
-                watch=Watch(progress=self.settings.progress),
+                **self._arguments(folder, start, Watch(progress=self.settings.progress)),
             )
             return asdict(report)
 
@@ -151,14 +166,32 @@ class Loop(ABC, Generic[S]):
             name, work, settings=deciding(settings), inputs=(start, *demonstrations)
         )
 
+    def _demonstrate(self, source: ExpertSettings, settings: SFTSettings) -> Demonstrated:
+        """Fine-tune the start model on the experts, as most methods begin; evaluate both."""
+        start = self._start_model()
+        experts = self._experts(source)
+        sft = self._sft("sft", settings, start, experts)
+        self._evaluate("SFT", "sft", sft)
+        return Demonstrated(start, experts, sft)
+
     def _control(
-        self, control: ControlSettings, settings: SFTSettings, sft: Stage, experts: Stage
+        self, control: ControlSettings, settings: SFTSettings, first: Demonstrated
     ) -> None:
         """Continue SFT on the demonstrations alone, where a control is wanted, and evaluate it."""
         if control.control:
             epochs = control.control_epochs or settings.epochs
-            stage = self._sft("control", replace(settings, epochs=epochs), sft, experts)
+            longer = replace(settings, epochs=epochs)
+            stage = self._sft("control", longer, first.sft, first.experts)
             self._evaluate(CONTROL, "control", stage)
+
+    def _arguments(self, folder: Path, start: Stage, watch: Watch) -> RunArguments:
+        """Return what a training in a stage's folder is called with."""
+        return {
+            "model": self._model(start),
+            "output": folder / "model",
+            "resume": True,
+            "watch": watch,
+        }
 
     def _prefer(self, name: str, settings: DPOSettings, model: Stage, pairs: Stage) -> Stage:
         """Train `model` on the pairs of a stage."""
@@ -167,10 +200,7 @@ class Loop(ABC, Generic[S]):
             report = run_dpo(
                 settings,
                 self._load_pairs(pairs),
-                model=self._model(model),
-                output=folder / "model",
-                resume=True,
-                watch=self._watch(model),
+                **self._arguments(folder, model, self._watch(model)),
             )
             return asdict(report)
 

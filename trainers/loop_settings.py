@@ -84,6 +84,13 @@ class WorldSettings:
             value = getattr(self, name, least)
             if value < least:
                 raise SettingsError(f"expected {name} >= {least}, got {value}")
+        parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        ranks = {name: part.lora_r for name, part in parts.items() if getattr(part, "lora_r", 0)}
+        if len(set(ranks.values())) > 1:
+            raise SettingsError(
+                "one adapter goes through all trainings: expected the same lora_r in each, got "
+                + ", ".join(f"{name}.lora_r {rank}" for name, rank in ranks.items())
+            )
 
     def env_kwargs(self) -> dict[str, Any]:
         """Return the arguments of `gym.make`, the split excepted."""

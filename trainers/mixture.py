@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from eto_gym.errors import DataError
 from eto_gym.trainers.dpo import DPOSettings
-from eto_gym.trainers.encoding import Codec, PairRow, TokenReport, encode_pairs
+from eto_gym.trainers.encoding import PairRow, TokenReport, encode_pairs
+from eto_gym.trainers.job import DataArguments, DataJob, prepared
 from eto_gym.trainers.loop_settings import (
     ControlSettings,
     ExpertSettings,
     ExplorationSettings,
     WorldSettings,
 )
-from eto_gym.trainers.models import check_output, quiet_libraries
 from eto_gym.trainers.options import SettingsError, option
 from eto_gym.trainers.pairing import PairingSettings
 from eto_gym.trainers.presets import PRESETS as ETO_PRESETS
@@ -30,7 +30,7 @@ from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.step_loop import StepLoop
 from eto_gym.trainers.steps import StepSettings
-from eto_gym.trainers.training import TrainReport, Watch, train
+from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories.pairs import PreferencePair
 
 
@@ -65,14 +65,9 @@ def run_mixture(
     settings: MixtureSettings,
     outcomes: Sequence[PreferencePair],
     steps: Sequence[PreferencePair],
-    *,
-    model: str | Path,
-    output: str | Path,
-    codec: Codec | None = None,
-    resume: bool = False,
-    watch: Watch | None = None,
+    **arguments: Unpack[DataArguments],
 ) -> TrainReport:
-    """Train `model` on pairs of whole episodes and of steps at once, with itself as the reference.
+    """Train a model on pairs of whole episodes and of steps at once, with itself as the reference.
 
     A batch is drawn from both kinds of pairs. Each pair's loss is weighted so that an epoch's mean
     is `outcome_weight` times the mean over the whole episodes plus `step_weight` times the mean
@@ -82,12 +77,7 @@ def run_mixture(
         settings: How to train.
         outcomes: Pairs of whole episodes.
         steps: Pairs of steps; their prompts end where the sides part.
-        model: Folder or hub name of a causal language model, or folder of an adapter.
-        output: Folder of the new model; it appears only when it is complete.
-        codec: Tokenises conversations; by default the model's own chat template does.
-        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
-            repeated.
-        watch: Progress, scores during training, early stopping; by default a progress bar only.
+        arguments: `model` and `output`; `codec`, `resume`, `watch`: see `DataArguments`.
 
     Raises:
         DataError: One kind of pairs is missing though it has a weight, or the data or the folders
@@ -99,14 +89,10 @@ def run_mixture(
     ):
         if weight and not pairs:
             raise DataError(f"there is no pair of {name}: find some, or set their weight to 0")
-    output = Path(output)
-    check_output(output)
-    with quiet_libraries():
-        from eto_gym.trainers import models
+    job = DataJob(**arguments)
+    with prepared(settings, job) as (tokenizer, codec):
         from eto_gym.trainers.mixture_trainer import MixtureTrainer
 
-        tokenizer = models.load_tokenizer(model)
-        codec = codec or models.default_codec(tokenizer)
         rows: list[list[PairRow]] = []
         data = TokenReport()
         for pairs, weight in (
@@ -137,11 +123,8 @@ def run_mixture(
             rows[0] + rows[1],
             data,
             build=build,
-            model=model,
             tokenizer=tokenizer,
-            output=output,
-            resume=resume,
-            watch=watch or Watch(),
+            job=job,
             plan={"outcomes": len(rows[0])},
         )
 
@@ -171,17 +154,14 @@ class MixtureLoop(StepLoop[MixtureLoopSettings]):
 
     def _run_stages(self) -> None:
         s = self.settings
-        start = self._start_model()
-        experts = self._experts(s)
-        current = sft = self._sft("sft", s.sft, start, experts)
-        self._evaluate("SFT", "sft", sft)
+        _, experts, current = first = self._demonstrate(s, s.sft)
         for i in range(1, s.iterations + 1):
             explored = self._explore(f"explore-{i}", current, s, tasks=s.train_tasks)
             pairs = self._pair(f"pairs-{i}", s.pairing, experts, explored)
             steps = self._steps(f"steps-{i}", s.steps, current, experts, tasks=s.step_tasks)
             current = self._mix(f"mixture-{i}", current, pairs, steps)
             self._evaluate(f"mixture, iteration {i}", f"mixture-{i}", current)
-        self._control(s, s.sft, sft, experts)
+        self._control(s, s.sft, first)
 
     def _mix(self, name: str, model: Stage, outcomes: Stage, steps: Stage) -> Stage:
         settings = self.settings.mixture
@@ -191,10 +171,7 @@ class MixtureLoop(StepLoop[MixtureLoopSettings]):
                 settings,
                 self._load_pairs(outcomes),
                 self._load_pairs(steps),
-                model=self._model(model),
-                output=folder / "model",
-                resume=True,
-                watch=self._watch(model),
+                **self._arguments(folder, model, self._watch(model)),
             )
             return asdict(report)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -13,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eto_gym.agents.adapters import CONFIG_FILE, base_of, is_adapter
 from eto_gym.errors import DataError, require
+from eto_gym.files import write_json
 from eto_gym.trainers.faults import disk_errors
 from eto_gym.trainers.options import SettingsError, TrainSettings
 
@@ -51,11 +52,6 @@ def default_codec(tokenizer: Any) -> Any:
     from eto_gym.agents.codec import ChatCodec
 
     return ChatCodec(tokenizer)
-
-
-def is_adapter(model: str | Path) -> bool:
-    """Whether a folder holds an adapter, not a whole model."""
-    return (Path(model) / "adapter_config.json").is_file()
 
 
 def load_model(model: str | Path, settings: TrainSettings) -> Any:
@@ -171,7 +167,7 @@ def write_folder(staging: Path, tokenizer: Any, report: dict[str, Any]) -> None:
     """Write what goes with the weights in `staging`, and have all of it on disk."""
     tokenizer.save_pretrained(staging)
     (staging / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
-    (staging / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(staging / REPORT_FILE, report)
     for path in staging.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -210,7 +206,7 @@ def merge_adapter(adapter: str | Path, output: str | Path) -> None:
     adapter, output = Path(adapter), Path(output)
     check_output(output)
     if not is_adapter(adapter):
-        raise DataError(f"{adapter} holds no adapter (there is no adapter_config.json in it)")
+        raise DataError(f"{adapter} holds no adapter (there is no {CONFIG_FILE} in it)")
     peft = require("peft", feature="LoRA adapters", extra="train")
     base = load_base(adapter)
     staging = output.with_name(f"{output.name}.partial")
@@ -235,16 +231,8 @@ def load_base(adapter: Path, **options: Any) -> Any:
     Raises:
         DataError: It is a folder that is not there any more.
     """
-    peft = require("peft", feature="LoRA adapters", extra="train")
     transformers = require("transformers", feature="training", extra="train")
-    name = str(peft.PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
-    if Path(name).is_absolute() and not Path(name).is_dir():
-        raise DataError(
-            f"the adapter in {adapter} belongs to the model in {name}, which is not there any "
-            "more: put it back, or name its new place as base_model_name_or_path in "
-            f"{adapter / 'adapter_config.json'}"
-        )
-    return transformers.AutoModelForCausalLM.from_pretrained(name, **options)
+    return transformers.AutoModelForCausalLM.from_pretrained(base_of(adapter), **options)
 
 
 def push_model(folder: Path, repository: str, *, private: bool) -> None:

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from eto_gym.agents.collect import RolloutSpec
 from eto_gym.errors import EtoGymError
+from eto_gym.trainers.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.loop import Loop
 from eto_gym.trainers.loop_settings import ExpertSettings, WorldSettings
-from eto_gym.trainers.models import check_output, quiet_libraries
 from eto_gym.trainers.options import SettingsError, TrainSettings, option
 from eto_gym.trainers.presets import ALONE, UNTRIED, narrowed, sourced
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.sft import SFTSettings
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.training import TrainReport
 from eto_gym.trajectories import Trajectory
 
 Play = Callable[[Any, Any, int], Sequence[Trajectory]]
@@ -109,25 +109,15 @@ class PPOSettings(TrainSettings):
 def run_ppo(
     settings: PPOSettings,
     play: Play,
-    *,
-    model: str | Path,
-    output: str | Path,
-    plan: Any = None,
-    resume: bool = False,
-    watch: Watch | None = None,
+    **arguments: Unpack[PlayArguments],
 ) -> TrainReport:
-    """Train `model` on the rewards of the episodes that it plays, and write it to `output`.
+    """Train a model on the rewards of the episodes that it plays.
 
     Args:
         settings: How to train.
         play: Plays the episodes of a round with the model as it is.
-        model: Folder or hub name of a causal language model, or folder of an adapter; also the
-            reference of the KL price.
-        output: Folder of the new model; it appears only when it is complete.
-        plan: What `play` depends on, JSON-serialisable: a run with another plan is not resumed.
-        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
-            repeated.
-        watch: Progress, scores and early stopping, counted in rounds.
+        arguments: `model`, which is also the reference of the KL price, and `output`; `plan`,
+            `resume`, `watch`, which counts rounds: see `PlayArguments`.
 
     Returns:
         The report; its metrics have one entry per round: "success", "reward", "turns" of the
@@ -140,20 +130,11 @@ def run_ppo(
         DataError: The folders cannot be used.
         EtoGymError: A round has no episode to learn from, or there are several processes.
     """
-    output = Path(output)
-    check_output(output)
-    with quiet_libraries():
+    job = PlayJob(**arguments)
+    with prepared(settings, job) as (tokenizer, codec):
         from eto_gym.trainers.ppo_run import train_ppo
 
-        return train_ppo(
-            settings,
-            play,
-            model=model,
-            output=output,
-            plan=plan,
-            resume=resume,
-            watch=watch or Watch(),
-        )
+        return train_ppo(settings, play, job, tokenizer, codec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +176,6 @@ S = TypeVar("S", bound=OnPolicySettings)
 class OnPolicyLoop(Loop[S]):
     """A loop whose model plays while it is trained."""
 
-    def _sft_first(self) -> Stage:
-        """Fine-tune the start model on the experts, and evaluate both."""
-        start = self._start_model()
-        sft = self._sft("sft", self.settings.sft, start, self._experts(self.settings))
-        self._evaluate("SFT", "sft", sft)
-        return sft
-
     def _play_plan(self) -> dict[str, Any]:
         """Return what decides the episodes that the model plays."""
         s = self.settings
@@ -235,7 +209,8 @@ class PPOLoop(OnPolicyLoop[PPOLoopSettings]):
     method = "ppo"
 
     def _run_stages(self) -> None:
-        self._evaluate("PPO", "ppo", self._ppo(self._sft_first()))
+        s = self.settings
+        self._evaluate("PPO", "ppo", self._ppo(self._demonstrate(s, s.sft).sft))
 
     def _ppo(self, start: Stage) -> Stage:
         s, plan = self.settings, self._play_plan()
@@ -244,11 +219,8 @@ class PPOLoop(OnPolicyLoop[PPOLoopSettings]):
             report = run_ppo(
                 s.ppo,
                 self._player(s.ppo.episodes),
-                model=self._model(start),
-                output=folder / "model",
                 plan=plan,
-                resume=True,
-                watch=self._watch(start),
+                **self._arguments(folder, start, self._watch(start)),
             )
             return asdict(report)
 

@@ -16,14 +16,16 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerControl, TrainerState, set_seed
 
+from eto_gym.agents.adapters import is_adapter
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.files import replacing, write_json
-from eto_gym.trainers import models, running
-from eto_gym.trainers.callbacks import COMPLETE, KeepBest
+from eto_gym.trainers import faults, models, running
+from eto_gym.trainers.callbacks import COMPLETE, KeepBest, Watchers
 from eto_gym.trainers.encoding import Codec, Row, TokenReport, encode_trajectories
+from eto_gym.trainers.job import PlayJob, Watch
 from eto_gym.trainers.ppo import Play, PPOSettings
 from eto_gym.trainers.ppo_trainer import PPOLearner, turn_numbers
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.training import TrainReport, finished, settle
 from eto_gym.trajectories import Trajectory
 
 STATE_FILE = "state.pt"
@@ -31,79 +33,49 @@ METRICS_FILE = "metrics.json"
 
 
 def train_ppo(
-    settings: PPOSettings,
-    play: Play,
-    *,
-    model: str | Path,
-    output: Path,
-    plan: Any,
-    resume: bool,
-    watch: Watch,
+    settings: PPOSettings, play: Play, job: PlayJob, tokenizer: Any, codec: Codec
 ) -> TrainReport:
     """Run the rounds; see `run_ppo`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise EtoGymError("PPO runs in one process; for several, use `eto-gym train grpo`")
-    tokenizer = models.load_tokenizer(model)
-    codec = models.default_codec(tokenizer)
+        raise EtoGymError("PPO runs in one process; for several there is run_group")
     stamp = running.run_fingerprint(
-        "ppo", settings, json.dumps(plan, sort_keys=True), models.hash_model(model)
+        "ppo", settings, json.dumps(job.plan, sort_keys=True), models.hash_model(job.model)
     )
-    if resume and (done := running.finished_report(output, stamp)) is not None:
-        return TrainReport.from_json(done)
-    workspace = running.Workspace(output, stamp, resume=resume)
+    if (done := finished(job, stamp)) is not None:
+        return done
+    workspace = running.open_workspace(job.folder, stamp, resume=job.resume)
     started = time.perf_counter()
     set_seed(settings.seed)
     learner = PPOLearner(
         settings,
-        models.load_model(model, settings),
+        models.load_model(job.model, settings),
         tokenizer,
-        reference=_reference(settings, model),
+        reference=_reference(settings, job.model),
     )
-    run = _Run(settings, learner, workspace, watch)
-    run.restore()
-    rounds = range(len(run.metrics), settings.rounds)
-    with tqdm(
-        total=settings.rounds,
-        initial=rounds.start,
-        desc="PPO",
-        unit="round",
-        disable=None if watch.progress else True,
-    ) as bar:
-        for number in rounds:
-            if run.stopped:
-                break
-            entry = run.round(number, play(learner.bare, codec, number), codec)
-            bar.set_postfix(success=f"{entry['success']:.3f}", refresh=False)
-            bar.update()
+    run = _Run(settings, learner, workspace, job.watched)
+    with faults.disk_errors(workspace.path, "a checkpoint"):
+        run.play(play, codec, progress=job.watched.progress)
     seconds = time.perf_counter() - started
-    if run.keeper is not None:
-        run.keeper.load_best(learner.model)
     report = TrainReport(
-        output=str(output),
+        output=str(job.folder),
         steps=learner.steps,
         seconds=seconds,
         tokens_per_second=learner.tokens_seen / seconds,
-        final_loss=running.mean_of_last(run.metrics, "loss"),
+        final_loss=float("nan"),
         data=run.data,
         metrics=run.metrics,
-        best=run.keeper.best if run.keeper else None,
-        scores=run.keeper.scores if run.keeper else [],
         fingerprint=stamp,
     )
-    models.write_model(
-        learner.model,
-        tokenizer,
-        output,
-        {"method": "ppo", "settings": dataclasses.asdict(settings), **dataclasses.asdict(report)},
-        settings,
-    )
+    settle(report, Watchers(run.keeper, None), learner.model, "ppo")
+    with faults.disk_errors(job.folder, "the trained model"):
+        running.write_finished(learner.model, tokenizer, job.folder, "ppo", settings, report)
     workspace.remove()
     return report
 
 
 def _reference(settings: PPOSettings, model: str | Path) -> Any:
     """Load the reference of the KL price, where one is needed besides the model itself."""
-    if not settings.kl_weight or (settings.lora_r and not models.is_adapter(model)):
+    if not settings.kl_weight or (settings.lora_r and not is_adapter(model)):
         return None
     return models.load_model(model, settings)
 
@@ -147,6 +119,24 @@ class _Run:
             if self.keeper is not None:
                 self.keeper.restore(saved["scores"])
         self._score(0, "on_train_begin")
+
+    def play(self, play: Play, codec: Codec, *, progress: bool) -> None:
+        """Play and learn, round by round, from where the run is."""
+        self.restore()
+        rounds = range(len(self.metrics), self._settings.rounds)
+        with tqdm(
+            total=self._settings.rounds,
+            initial=rounds.start,
+            desc="PPO",
+            unit="round",
+            disable=None if progress else True,
+        ) as bar:
+            for number in rounds:
+                if self.stopped:
+                    break
+                entry = self.round(number, play(self._learner.bare, codec, number), codec)
+                bar.set_postfix(success=f"{entry['success']:.3f}", refresh=False)
+                bar.update()
 
     def round(
         self, number: int, trajectories: Sequence[Trajectory], codec: Codec

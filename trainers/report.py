@@ -82,8 +82,8 @@ def _policy_row(row: dict[str, Any]) -> list[str]:
         row["policy"],
         _estimate(row["success"]),
         _estimate(row["reward"]),
-        f"{row['steps']:.1f}",
-        "-" if math.isnan(tokens) else f"{tokens:.0f}",
+        _number(row["steps"], 1),
+        _number(tokens, 0),
         f"{row['format_errors']:.1%}",
         ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
     ]
@@ -94,8 +94,14 @@ def _data(report: dict[str, Any]) -> str:
     return "built-in tasks" if data == "builtin" else str(data)
 
 
-def _estimate(value: dict[str, float]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+def _estimate(value: dict[str, float | None]) -> str:
+    mean, low, high = (_number(value[name], 3) for name in ("mean", "low", "high"))
+    return mean if "-" in (low, high) else f"{mean} [{low}, {high}]"
+
+
+def _number(value: float | None, digits: int) -> str:
+    """Write a number; one that does not exist (no episode, no interval) is a dash."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _time(stage: dict[str, Any]) -> str:

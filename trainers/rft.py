@@ -53,15 +53,12 @@ class RFTLoop(Loop[RFTSettings]):
 
     def _run_stages(self) -> None:
         s = self.settings
-        start = self._start_model()
-        experts = self._experts(s)
-        current = sft = self._sft("sft", s.sft, start, experts)
-        self._evaluate("SFT", "sft", sft)
+        start, experts, current = first = self._demonstrate(s, s.sft)
         explored = []
         for i in range(1, s.iterations + 1):
             explored.append(self._explore(f"explore-{i}", current, s, tasks=s.train_tasks))
             kept = self._keep(f"kept-{i}", s.keep, *explored)
-            first = start if s.start_from == "start" else current
-            current = self._sft(f"rft-{i}", s.sft, first, experts, kept)
+            model = start if s.start_from == "start" else current
+            current = self._sft(f"rft-{i}", s.sft, model, experts, kept)
             self._evaluate(f"RFT, iteration {i}", f"rft-{i}", current)
-        self._control(s, s.sft, sft, experts)
+        self._control(s, s.sft, first)

@@ -202,8 +202,11 @@ def finished_report(output: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def mean_of_last(metrics: list[dict[str, Any]], name: str) -> float:
-    """Return the mean of a metric over the last tenth of its entries, at least one."""
-    values = [entry[name] for entry in metrics]
+    """Return the mean of a metric over the last tenth of its entries, at least one.
+
+    An entry that was read back from a file holds None for what was not a number.
+    """
+    values = [float("nan") if entry[name] is None else entry[name] for entry in metrics]
     last = values[-max(1, len(values) // 10) :]
     return sum(last) / len(last) if last else float("nan")
 
@@ -245,21 +248,30 @@ def finish(
     # Each process holds a part of the weights: all take part in collecting them.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
     if trainer.is_world_process_zero():
-        write_model(
-            trainer.accelerator.unwrap_model(trainer.model),
-            tokenizer,
-            output,
-            {
-                "method": method,
-                "settings": dataclasses.asdict(settings),
-                **dataclasses.asdict(report),
-            },
-            settings,
-            weights=weights,
-        )
-        if settings.push_to_hub:
-            push_model(output, settings.push_to_hub, private=settings.hub_private)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        write_finished(model, tokenizer, output, method, settings, report, weights=weights)
     trainer.accelerator.wait_for_everyone()
+
+
+def write_finished(
+    model: Any,
+    tokenizer: Any,
+    output: Path,
+    method: str,
+    settings: TrainSettings,
+    report: Any,
+    *,
+    weights: dict[str, Any] | None = None,
+) -> None:
+    """Write a finished model with its report, and upload it where that is wanted."""
+    told = {
+        "method": method,
+        "settings": dataclasses.asdict(settings),
+        **dataclasses.asdict(report),
+    }
+    write_model(model, tokenizer, output, told, settings, weights=weights)
+    if settings.push_to_hub:
+        push_model(output, settings.push_to_hub, private=settings.hub_private)
 
 
 def run_fingerprint(kind: str, settings: TrainSettings, data: str, model: str) -> str:

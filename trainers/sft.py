@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from eto_gym.trainers.encoding import Codec, encode_trajectories
-from eto_gym.trainers.models import check_output, quiet_libraries
+from eto_gym.trainers.encoding import encode_trajectories
+from eto_gym.trainers.job import DataArguments, DataJob, prepared
 from eto_gym.trainers.options import TrainSettings, option
-from eto_gym.trainers.training import TrainReport, Watch, train
+from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories import Trajectory
 
 
@@ -31,39 +31,25 @@ class SFTSettings(TrainSettings):
 def run_sft(
     settings: SFTSettings,
     trajectories: Sequence[Trajectory],
-    *,
-    model: str | Path,
-    output: str | Path,
-    codec: Codec | None = None,
-    resume: bool = False,
-    watch: Watch | None = None,
+    **arguments: Unpack[DataArguments],
 ) -> TrainReport:
-    """Fine-tune `model` on `trajectories` and write the result to `output`.
+    """Fine-tune a model on `trajectories`.
 
     Args:
         settings: How to train.
         trajectories: What to learn from.
-        model: Folder or hub name of a causal language model, or folder of an adapter.
-        output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
-            It appears only when it is complete.
-        codec: Tokenises conversations; by default the model's own chat template does.
-        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
-            repeated.
-        watch: Progress, scores during training, early stopping; by default a progress bar only.
+        arguments: `model` and `output`; `codec`, `resume`, `watch`: see `DataArguments`.
 
     Raises:
         DataError: The data, or the folders, cannot be used; the message says why.
     """
-    output = Path(output)
-    check_output(output)
-    with quiet_libraries():
-        from eto_gym.trainers import models
+    job = DataJob(**arguments)
+    with prepared(settings, job) as (tokenizer, codec):
         from eto_gym.trainers.batching import Rows, collate_rows
         from eto_gym.trainers.sft_trainer import TurnSFTTrainer
 
-        tokenizer = models.load_tokenizer(model, settings.chat_template)
         rows, data = encode_trajectories(
-            codec or models.default_codec(tokenizer),
+            codec,
             trajectories,
             max_length=settings.max_length,
             truncation=settings.truncation,
@@ -80,15 +66,4 @@ def run_sft(
                 workspace=workspace,
             )
 
-        return train(
-            "sft",
-            settings,
-            rows,
-            data,
-            build=build,
-            model=model,
-            tokenizer=tokenizer,
-            output=output,
-            resume=resume,
-            watch=watch or Watch(),
-        )
+        return train("sft", settings, rows, data, build=build, tokenizer=tokenizer, job=job)

@@ -52,12 +52,9 @@ class StepDPOLoop(StepLoop[StepDPOSettings]):
 
     def _run_stages(self) -> None:
         s = self.settings
-        start = self._start_model()
-        experts = self._experts(s)
-        current = sft = self._sft("sft", s.sft, start, experts)
-        self._evaluate("SFT", "sft", sft)
+        _, experts, current = first = self._demonstrate(s, s.sft)
         for i in range(1, s.iterations + 1):
             steps = self._steps(f"steps-{i}", s.steps, current, experts, tasks=s.explore_tasks)
             current = self._prefer(f"step-dpo-{i}", s.dpo, current, steps)
             self._evaluate(f"step DPO, iteration {i}", f"step-dpo-{i}", current)
-        self._control(s, s.sft, sft, experts)
+        self._control(s, s.sft, first)

@@ -25,14 +25,22 @@ import gymnasium as gym
 from eto_gym.errors import require
 from eto_gym.testing import text_env
 
+_FORM = (
+    "In this conversation a reply has another form than the rules above say: think as you like, "
+    "then call the tool `act` with your action and nothing else. Call it once in every reply."
+)
+
 
 class ToolEnvironment:
-    """One episode at a time; the agent acts by calling the tool `act`."""
+    """One episode at a time; the agent acts by calling the tool `act`.
+
+    TRL makes every public method a tool, so there are no others.
+    """
 
     def __init__(self, env_id: str, **env_kwargs: Any) -> None:
         """Make the environment; `env_kwargs` are those of `gym.make`."""
         self._env = gym.make(env_id, **env_kwargs)
-        self._reward = 0.0
+        self._reward: float | None = 0.0
         self._ended = True
 
     def reset(self, task_id: str, **_: Any) -> str:
@@ -56,13 +64,13 @@ class ToolEnvironment:
         """
         if self._ended:
             return "The episode is over."
+        earned, self._reward, self._ended = self._reward or 0.0, None, True  # in case this fails
         observation, reward, terminated, truncated, _ = self._env.step(str(action))
-        self._reward += float(reward)
-        self._ended = terminated or truncated
+        self._reward, self._ended = earned + float(reward), terminated or truncated
         return str(observation)
 
-    def get_reward(self) -> float:
-        """Return what the episode earned so far."""
+    def get_reward(self) -> float | None:
+        """Return what the episode earned; None, which TRL does not count, if it failed to run."""
         return self._reward
 
 
@@ -72,11 +80,15 @@ def tool_environments(env_id: str, **env_kwargs: Any) -> Callable[[], ToolEnviro
 
 
 def tool_dataset(env_id: str, **env_kwargs: Any) -> Any:
-    """Return the tasks of a split as a data set for TRL: the instruction, and the task's id."""
+    """Return the tasks of a split as a data set for TRL: the prompt, and the task's id.
+
+    The prompt is the benchmark's instruction, which asks for replies as text, and after it how to
+    act by the tool instead. TRL appends the first observation to it.
+    """
     datasets = require("datasets", feature="GRPO", extra="train")
     env = gym.make(env_id, **env_kwargs)
     inner = text_env(env)
-    prompt = [{"role": "user", "content": f"{inner.prompt().instruction}\n\n"}]
+    prompt = [{"role": "user", "content": f"{inner.prompt().instruction}\n\n{_FORM}\n\n"}]
     ids = inner.task_set.ids
     env.close()
     return datasets.Dataset.from_dict({"prompt": [prompt] * len(ids), "task_id": list(ids)})

@@ -12,30 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.trainers.encoding import PairRow, Row, TokenReport, fingerprint
+from eto_gym.trainers.job import Job, Watch
 from eto_gym.trainers.options import TrainSettings
 
 if TYPE_CHECKING:
-    from eto_gym.trainers.callbacks import Evaluate
+    from eto_gym.trainers.callbacks import Watchers
+
+__all__ = ["TrainReport", "Watch", "finished", "settle", "train"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How a training run is watched.
-
-    Attributes:
-        progress: Show a bar on stderr, where that is a terminal.
-        on_evaluate: Scores the model during training, higher is better; the best weights are
-            written in the end, and they may be those that training started from.
-        every: Optimizer steps between scores; 0: each epoch.
-        patience: Stop after this many scores without a new best; 0: never.
-    """
-
-    progress: bool = True
-    on_evaluate: Evaluate | None = None
-    every: int = 0
-    patience: int = 0
 
 
 @dataclass(slots=True)
@@ -81,6 +66,8 @@ class TrainReport:
         """Rebuild the report of a finished run from its file."""
         names = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in data.items() if name in names}
+        if values["final_loss"] is None:  # JSON has no NaN
+            values["final_loss"] = float("nan")
         values["data"] = TokenReport.from_json(values["data"])
         values["best"] = tuple(values["best"]) if values["best"] else None
         values["scores"] = [tuple(item) for item in values["scores"]]
@@ -94,14 +81,11 @@ def train(
     data: TokenReport,
     *,
     build: Callable[[Any, Path], Any],
-    model: str | Path,
     tokenizer: Any,
-    output: Path,
-    resume: bool,
-    watch: Watch,
+    job: Job,
     plan: Any = None,
 ) -> TrainReport:
-    """Train `model` and write it to `output`, unless `resume` finds that this was done.
+    """Train the job's model and write it to its output, unless `resume` finds that this was done.
 
     Args:
         method: Name of the method, recorded beside the model.
@@ -109,11 +93,8 @@ def train(
         rows: The tokenised data.
         data: What tokenisation did.
         build: Makes the trainer from the loaded model and the folder for its checkpoints.
-        model: Folder or name of the model that training starts from.
-        tokenizer: Its tokenizer.
-        output: Folder of the new model.
-        resume: Go on from the last whole checkpoint of a killed run.
-        watch: Progress, scores and early stopping.
+        tokenizer: The model's tokenizer.
+        job: Where to start and to end.
         plan: What else decides the result (which rows are which; what a method that plays its own
             data plays), JSON-serialisable.
     """
@@ -122,54 +103,71 @@ def train(
     content = fingerprint(rows)
     if plan is not None:
         content += json.dumps(plan, sort_keys=True)
-    stamp = running.run_fingerprint(method, settings, content, models.hash_model(model))
-    first = running.processes().is_main_process
-    if resume and (done := running.finished_report(output, stamp)) is not None:
-        if first:
-            running.discard_workspace(output)
-        return TrainReport.from_json(done)
+    stamp = running.run_fingerprint(method, settings, content, models.hash_model(job.model))
+    if (done := finished(job, stamp)) is not None:
+        return done
     data.log(method)
-    workspace = running.open_workspace(output, stamp, resume=resume)
+    workspace = running.open_workspace(job.folder, stamp, resume=job.resume)
     checkpoint = workspace.last_checkpoint()
     start = time.perf_counter()
     with faults.disk_errors(workspace.path, "a checkpoint"):
-        trainer = build(models.load_model(model, settings), workspace.path)
+        trainer = build(models.load_model(job.model, settings), workspace.path)
         watchers = callbacks.attach(
             trainer,
             workspace.path,
             title=method.upper(),
-            watch=watch,
+            watch=job.watched,
             settings=settings,
             chosen_tokens=_chosen_tokens(rows),
             checkpoint=checkpoint,
         )
         running.fit(trainer, checkpoint)
     seconds = time.perf_counter() - start
-    tokens = running.total(trainer, trainer.tokens_seen)
-    kept, warnings = watchers.settle(trainer.model) if first else (None, [])
-    for warning in warnings:
-        logger.warning("%s: %s", method, warning)
-    metrics = running.metrics_of(trainer.state)
     report = TrainReport(
-        output=str(output),
+        output=str(job.folder),
         steps=trainer.state.global_step,
         seconds=seconds,
-        tokens_per_second=tokens / seconds,
-        final_loss=running.mean_of_last(metrics, "loss"),
+        tokens_per_second=running.total(trainer, trainer.tokens_seen) / seconds,
+        final_loss=float("nan"),
         data=data,
-        metrics=metrics,
-        best=watchers.keeper.best if watchers.keeper else None,
-        scores=watchers.keeper.scores if watchers.keeper else [],
+        metrics=running.metrics_of(trainer.state),
         fingerprint=stamp,
-        kept_step=kept,
-        warnings=warnings,
         notes=getattr(trainer, "notes", {}),
     )
-    with faults.disk_errors(output, "the trained model"):
-        running.finish(trainer, tokenizer, output, method, settings, report)
-    if first:
+    settle(report, watchers, trainer.model, method)
+    with faults.disk_errors(job.folder, "the trained model"):
+        running.finish(trainer, tokenizer, job.folder, method, settings, report)
+    if running.processes().is_main_process:
         workspace.remove()
     return report
+
+
+def finished(job: Job, stamp: str) -> TrainReport | None:
+    """Return the report of a run that is resumed though it is finished, if it is.
+
+    What a process left that was killed between writing the model and cleaning up is removed.
+    """
+    from eto_gym.trainers import running
+
+    done = running.finished_report(job.folder, stamp) if job.resume else None
+    if done is None:
+        return None
+    if running.processes().is_main_process:
+        running.discard_workspace(job.folder)
+    return TrainReport.from_json(done)
+
+
+def settle(report: TrainReport, watchers: Watchers, model: Any, method: str) -> None:
+    """Put the weights that are worth keeping into `model`, and complete the report with why."""
+    from eto_gym.trainers import running
+
+    if running.processes().is_main_process:
+        report.kept_step, report.warnings = watchers.settle(model)
+    for warning in report.warnings:
+        logger.warning("%s: %s", method, warning)
+    report.final_loss = running.mean_of_last(report.metrics, "loss")
+    if watchers.keeper is not None:
+        report.best, report.scores = watchers.keeper.best, watchers.keeper.scores
 
 
 def _chosen_tokens(rows: list[Row] | list[PairRow]) -> float:

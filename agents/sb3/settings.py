@@ -30,6 +30,9 @@ class SB3Settings:
     algo: str = _option("ppo", "'ppo' or 'dqn'")
     steps: int = _option(100_000, "environment steps, over all environments")
     num_envs: int = _option(8, "environments that play at the same time")
+    env_workers: int = _option(
+        0, "processes over which they are spread; 0: they play in this one, which suits fast ones"
+    )
     split: str = _option("train", "split that is trained on")
     eval_split: str = _option("test", "split of the final evaluation")
     eval_episodes: int = _option(200, "tasks of the final evaluation, a random part of the split")
@@ -63,5 +66,7 @@ class SB3Settings:
         for name in ("steps", "num_envs", "eval_episodes", "features_dim", "width"):
             if getattr(self, name) < 1:
                 raise EtoGymError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if self.env_workers < 0:
+            raise EtoGymError(f"expected env_workers of at least 0, got {self.env_workers}")
         if "split" in self.env_args:
             raise EtoGymError("env_args names a split: use the settings split and eval_split")

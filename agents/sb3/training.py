@@ -114,6 +114,7 @@ def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
 
     env = CandidatesVecEnv(
         [functools.partial(_make_env, settings, settings.split)] * settings.num_envs,
+        workers=settings.env_workers,
         features=make_features(settings.features_dim, embedder, wanted=embedder is not None),
         max_candidates=settings.max_candidates,
         overflow=settings.overflow,

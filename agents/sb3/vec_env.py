@@ -2,84 +2,117 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Discrete
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from eto_gym.agents.sb3.candidates import Arrays, Candidates, describe_all
+from eto_gym.errors import EngineError
+from eto_gym.vector import SlotResult, TextVectorEnv
+
+logger = logging.getLogger(__name__)
+
+_RESETS = 3
+"""How often an environment is reset before it is given up."""
 
 
 class CandidatesVecEnv(VecEnv):
-    """Plays several text environments in this process; the features of all come from one call.
+    """Plays several text environments at once; the features of all come from one call.
 
-    The interface is SB3's: an episode that ends is followed by the next at once, and its last
+    The environments are the slots of a `TextVectorEnv`, in this process or in worker processes. The
+    interface is SB3's: an episode that ends is followed by the next at once, and its last
     observation stands in `terminal_observation`. Its info also holds what SB3's Monitor and
     success buffer read: `episode` (`r` return, `l` length, `t` seconds) and `is_success`.
+
+    An environment that fails, or is lost with its process, is replaced. Its episode ends as one
+    that was cut short, after the last observation that there was: reward 0.0,
+    `TimeLimit.truncated`, and `error` in the info.
 
     Every environment's info has `candidates_dropped`; see `Candidates`.
     """
 
     def __init__(
-        self, make_envs: Sequence[Callable[[], gym.Env[str, str]]], **options: Any
+        self,
+        make_envs: Sequence[Callable[[], gym.Env[str, str]]],
+        *,
+        workers: int = 0,
+        **options: Any,
     ) -> None:
         """Make the environments.
 
         Args:
             make_envs: One function per environment; each must make a new one, with
-                `admissible_actions=True`.
+                `admissible_actions=True`. With workers they must be picklable.
+            workers: Processes over which the environments are spread; 0 (the default) plays in this
+                process.
             options: Those of `Candidates`; its features are shared.
         """
-        self.envs = [make() for make in make_envs]
-        if len({id(env.unwrapped) for env in self.envs}) != len(self.envs):
-            raise ValueError("expected a new environment from every function, got one twice")
         first = Candidates(**options)
         shared = {**options, "features": first.features}
-        self.states = [first, *(Candidates(**shared) for _ in self.envs[1:])]
-        super().__init__(len(self.envs), first.space, Discrete(first.max_candidates))
-        self._rngs = [np.random.default_rng() for _ in self.envs]
+        self.states = [first, *(Candidates(**shared) for _ in make_envs[1:])]
+        count = len(make_envs)
+        spread: dict[str, Any] = {}
+        if workers:
+            spread = {"vectorization": "process", "workers": min(workers, count)}
+        self.text = TextVectorEnv(
+            list(make_envs),
+            count,
+            autoreset_mode=AutoresetMode.DISABLED,
+            env_wrappers=[_Inspected],
+            **spread,
+        )
+        super().__init__(count, first.space, Discrete(first.max_candidates))
+        self._rngs = [np.random.default_rng() for _ in self.states]
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._started = time.monotonic()
-        self._places: NDArray[Any] = np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> dict[str, NDArray[Any]]:
         """Start an episode in every environment, with the seeds and options that were set."""
-        for i in range(self.num_envs):
-            self._reset_one(i, seed=self._seeds[i], options=self._options[i] or None)
+        for i, seed in enumerate(self._seeds):
+            if seed is not None:
+                self._rngs[i] = np.random.default_rng(seed)
+        self._receive_all()
+        self._begin(range(self.num_envs), self._seeds, [o or None for o in self._options])
         self._reset_seeds()
         self._reset_options()
         return self._stack(describe_all(self.states))
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Note the places to play."""
-        self._places = actions
+        """Send the actions at these places; worker processes play them until `step_wait`."""
+        texts = [
+            state.choose(int(place)) for state, place in zip(self.states, actions, strict=True)
+        ]
+        self.text.send_steps(range(self.num_envs), texts)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Play the places; return observations, rewards, ends and infos."""
-        rewards = np.zeros(self.num_envs, np.float32)
-        dones = np.zeros(self.num_envs, bool)
-        infos: list[dict[str, Any]] = []
-        for i, (env, state) in enumerate(zip(self.envs, self.states, strict=True)):
-            text = state.choose(int(self._places[i]))
-            observation, reward, terminated, truncated, info = env.step(text)
-            state.advance(observation, info, self._rngs[i])
-            rewards[i], dones[i] = float(reward), terminated or truncated
-            self._returns[i] += float(reward)
-            self._lengths[i] += 1
-            infos.append(
-                {
-                    **_without_list(info),
-                    "candidates_dropped": state.dropped,
-                    "TimeLimit.truncated": truncated and not terminated,
-                }
-            )
+        """Return observations, rewards, ends and infos of what was played."""
+        results = self._receive_all()
+        rewards = np.array([result.reward for result in results])
+        dones = np.array([result.terminated or result.truncated for result in results], bool)
+        for result in results:
+            if result.info.get("error") is None:
+                i = result.slot
+                self.states[i].advance(result.observation, result.info, self._rngs[i])
+        infos: list[dict[str, Any]] = [
+            {
+                **_without_list(result.info),
+                "candidates_dropped": self.states[result.slot].dropped,
+                "TimeLimit.truncated": result.truncated and not result.terminated,
+            }
+            for result in results
+        ]
+        self._returns += rewards
+        self._lengths += 1
         arrays = describe_all(self.states)
         ended = [int(i) for i in np.flatnonzero(dones)]
         for i in ended:
@@ -90,67 +123,96 @@ class CandidatesVecEnv(VecEnv):
                 "l": int(self._lengths[i]),
                 "t": time.monotonic() - self._started,
             }
-            self._reset_one(i)
         if ended:
+            self._begin(ended)
             fresh = describe_all([self.states[i] for i in ended])
             for i, described in zip(ended, fresh, strict=True):
                 arrays[i] = described
-        return self._stack(arrays), rewards, dones, infos
+        return self._stack(arrays), rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
         """Close the environments."""
-        for env in self.envs:
-            env.close()
+        self.text.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of the environments."""
-        return [env.get_wrapper_attr(attr_name) for env in self._chosen(indices)]
+        return list(self.text.call_slots(self._chosen(indices), attr_name))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of the environments."""
-        for env in self._chosen(indices):
-            env.set_wrapper_attr(attr_name, value)
+        chosen = self._chosen(indices)
+        self.text.set_attr(attr_name, [value] * len(chosen), chosen)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
         """Call a method of the environments."""
-        return [
-            env.get_wrapper_attr(method_name)(*method_args, **kwargs)
-            for env in self._chosen(indices)
-        ]
+        chosen = self._chosen(indices)
+        return list(self.text.call_slots(chosen, method_name, *method_args, **kwargs))
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
         """Tell which environments have a wrapper of this class."""
-        return [_is_wrapped(env, wrapper_class) for env in self._chosen(indices)]
+        return self.env_method("is_wrapped", wrapper_class, indices=indices)
 
-    def _reset_one(
-        self, i: int, *, seed: int | None = None, options: dict[str, Any] | None = None
+    def _receive_all(self) -> list[SlotResult]:
+        """Wait for all that is under way; return the results in the order of the slots."""
+        results: list[SlotResult] = []
+        while self.text.pending:
+            results += self.text.receive()
+        return sorted(results, key=lambda result: result.slot)
+
+    def _begin(
+        self,
+        slots: Sequence[int],
+        seeds: Sequence[int | None] | None = None,
+        options: Sequence[dict[str, Any] | None] | None = None,
     ) -> None:
-        if seed is not None:
-            self._rngs[i] = np.random.default_rng(seed)
-        observation, info = self.envs[i].reset(seed=seed, options=options)
-        self.states[i].begin(observation, info, self._rngs[i])
-        self.reset_infos[i] = _without_list(info)
-        self._returns[i], self._lengths[i] = 0.0, 0
+        """Start an episode in some environments, again where that fails.
 
-    def _chosen(self, indices: VecEnvIndices) -> Iterable[gym.Env[str, str]]:
-        return (self.envs[i] for i in self._get_indices(indices))
+        Raises:
+            EngineError: One of them cannot be reset, in a new environment either.
+        """
+        for _ in range(_RESETS):
+            results = self.text.reset_slots(slots, seed=seeds, options=options)
+            failed = []
+            for place, result in enumerate(results):
+                i = result.slot
+                if result.info.get("error") is not None:
+                    failed.append(place)
+                    continue
+                self.states[i].begin(result.observation, result.info, self._rngs[i])
+                self.reset_infos[i] = _without_list(result.info)
+                self._returns[i], self._lengths[i] = 0.0, 0
+            if not failed:
+                return
+            detail = results[failed[0]].info.get("error_detail")
+            logger.warning("%d environments could not be reset: %s", len(failed), detail)
+            slots = [slots[place] for place in failed]
+            seeds = None if seeds is None else [seeds[place] for place in failed]
+            options = None if options is None else [options[place] for place in failed]
+        raise EngineError(f"environment {slots[0]} could not be reset, {_RESETS} times: {detail}")
+
+    def _chosen(self, indices: VecEnvIndices) -> list[int]:
+        return [int(i) for i in self._get_indices(indices)]
 
     @staticmethod
     def _stack(arrays: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
         return {key: np.stack([one[key] for one in arrays]) for key in arrays[0]}
 
 
+class _Inspected(gym.Wrapper[str, str, str, str]):
+    """Answers what is wrapped around an environment, wherever that is."""
+
+    def is_wrapped(self, wrapper_class: type) -> bool:
+        env: Any = self.env
+        while isinstance(env, gym.Wrapper):
+            if isinstance(env, wrapper_class):
+                return True
+            env = env.env
+        return False
+
+
 def _without_list(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in info.items() if key != "admissible_actions"}
-
-
-def _is_wrapped(env: Any, wrapper_class: type) -> bool:
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, wrapper_class):
-            return True
-        env = env.env
-    return False

@@ -63,6 +63,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="how many of them the original's scheme plays too (default 8; 0: leave it out)",
     )
+    parser.add_argument(
+        "--env-workers",
+        type=int,
+        default=0,
+        help="processes for the environments of the policy's rollouts (default 0: none beside the "
+        "policy's own)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=None, help="file for the figures")
     parser.add_argument(
@@ -98,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if min(args.num_envs) < 1 or args.episodes < 1:
         raise EtoGymError("expected --num-envs and --episodes >= 1")
-    if min(args.steps, args.baseline_episodes) < 0:
-        raise EtoGymError("expected --steps and --baseline-episodes >= 0")
+    if min(args.steps, args.baseline_episodes, args.env_workers) < 0:
+        raise EtoGymError("expected --steps, --baseline-episodes and --env-workers >= 0")
     if not args.steps and args.policy is None:
         raise EtoGymError("nothing to measure: --steps is 0 and there is no --policy")
     if args.plot is not None:
@@ -132,7 +139,11 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
     episodes = sorted(by_task, key=lambda episode: episode.sample)[: args.episodes]
 
     def measured(
-        maker: Callable[[], Policy], chosen: list[Episode], num_envs: int, scheme: Scheme
+        maker: Callable[[], Policy],
+        chosen: list[Episode],
+        num_envs: int,
+        scheme: Scheme,
+        env_workers: int = 0,
     ) -> Throughput:
         return in_own_process(
             measure_policy,
@@ -141,11 +152,14 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
             maker,
             chosen,
             num_envs=num_envs,
+            env_workers=env_workers,
             scheme=scheme,
             prompt_style=args.prompt_style,
         )
 
-    rows = [measured(make_policy, episodes, num, "engine") for num in args.num_envs]
+    rows = [
+        measured(make_policy, episodes, num, "engine", args.env_workers) for num in args.num_envs
+    ]
     local = args.policy not in SCRIPTED and not policy["policy"].startswith("endpoint:")
     if local and args.baseline_episodes:
         uncached, _ = read_policy(args, keep_cache=False)

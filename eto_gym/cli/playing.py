@@ -76,7 +76,19 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
     parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes, with environments and a policy in each (default 1)",
+    )
+    parser.add_argument(
+        "--env-workers",
+        type=int,
+        default=0,
+        help="processes for environments alone, beside each process with a policy (default 0: the "
+        "environments are in that process)",
+    )
     parser.add_argument("--launcher", default="local", help="where to play: local (default) or ray")
     parser.add_argument(
         "--attempts", type=int, default=3, help="how often a failed episode is played (default 3)"
@@ -90,7 +102,11 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
         "environment, timeout, worker; with an endpoint also policy and format)",
     )
     parser.add_argument(
-        "--step-timeout", type=float, default=None, help="seconds that one step may take"
+        "--step-timeout",
+        type=float,
+        default=None,
+        help="seconds that one step may take before the process of its environment is killed and "
+        "replaced; implies --env-workers 1 at least",
     )
 
 
@@ -130,6 +146,8 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     for name in ("slots", "workers", "attempts"):
         if getattr(args, name) < 1:
             raise EtoGymError(f"expected --{name} >= 1, got {getattr(args, name)}")
+    if args.env_workers < 0:
+        raise EtoGymError(f"expected --env-workers >= 0, got {args.env_workers}")
     if samples < 1:
         raise EtoGymError(f"expected --samples >= 1, got {samples}")
     if args.step_timeout is not None and args.step_timeout <= 0:
@@ -154,6 +172,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         slots=max(args.slots, args.workers),
         workers=args.workers,
         retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
+        env_workers=args.env_workers,
         step_timeout=args.step_timeout,
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")

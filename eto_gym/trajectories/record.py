@@ -15,7 +15,8 @@ ErrorKind = Literal["environment", "policy", "context", "timeout", "format", "wo
 "environment": the environment raised, or said so in its info. "policy": the policy raised or gave
 up. "context": the conversation does not fit into the model. "timeout": a step or a reply took too
 long. "format": what the policy returned is no reply (an endpoint's broken response, say); a reply
-in which no action is found is no error but a step. "worker": the process that played it died.
+in which no action is found is no error but a step. "worker": the process that played it was lost
+through no fault of its own that is known.
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eto_gym.vector.env import TextVectorEnv, Vectorization
+from eto_gym.vector.env import TextVectorEnv
 
 
 def alfworld(num_envs: int, **kwargs: Any) -> TextVectorEnv:
@@ -17,13 +17,6 @@ def webshop(num_envs: int, **kwargs: Any) -> TextVectorEnv:
     return TextVectorEnv("ETO/WebShop-v0", num_envs, **kwargs)
 
 
-def scienceworld(
-    num_envs: int, *, vectorization: Vectorization = "local", **kwargs: Any
-) -> TextVectorEnv:
-    """Make a vector of `ETO/ScienceWorld-v0`; the arguments are those of `TextVectorEnv`.
-
-    A worker process has one lane unless `lanes` says otherwise, as there is a worker per core.
-    """
-    if vectorization == "process":
-        kwargs.setdefault("lanes", 1)
-    return TextVectorEnv("ETO/ScienceWorld-v0", num_envs, vectorization=vectorization, **kwargs)
+def scienceworld(num_envs: int, **kwargs: Any) -> TextVectorEnv:
+    """Make a vector of `ETO/ScienceWorld-v0`; the arguments are those of `TextVectorEnv`."""
+    return TextVectorEnv("ETO/ScienceWorld-v0", num_envs, **kwargs)

@@ -23,6 +23,10 @@ from eto_gym.vector.slots import SlotResult, Slots
 from eto_gym.vector.workers import ProcessBackend
 
 Vectorization = Literal["local", "process"]
+
+WORKER_DEFAULTS: dict[str, dict[str, Any]] = {"ETO/ScienceWorld-v0": {"lanes": 1}}
+"""Arguments of environments whose default is meant for a process that plays them all."""
+
 Texts: TypeAlias = tuple[str, ...]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -46,14 +50,16 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
     An environment that raises, or a worker process that dies, costs the episodes that it played and
     nothing else: its slots are made anew, and each reports its lost episode, with the step under
     way or else with its next one, as truncated with an empty observation, reward 0.0 and an info
-    with `error` ("environment"; "timeout" where a worker took longer than `worker_timeout`),
-    `error_detail`, `score` 0.0 and `success` False, from where the autoreset mode goes on as after
-    any other end. Only the caller's own mistakes (an unknown task, missing data) are raised.
+    with `error`, `error_detail`, `score` 0.0 and `success` False, from where the autoreset mode
+    goes on as after any other end. The error is "environment" where it raised or was at
+    work when its process died, "timeout" where it took longer than `worker_timeout`, and "worker"
+    where its process was lost while another environment, or none, was at work. Only the caller's
+    own mistakes (an unknown task, missing data) are raised.
     """
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | EnvSpec | Callable[..., gym.Env[str, str]] | Sequence[Callable[..., Any]],
         num_envs: int = 1,
         *,
         vectorization: Vectorization = "local",
@@ -66,19 +72,23 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         """Make the environments.
 
         Args:
-            env: Id or spec for `gym.make`.
+            env: Id or spec for `gym.make`; or a function that makes an environment, with
+                `env_kwargs` for arguments; or one such function per slot. An `EnvMaker` is all that
+                it holds.
             num_envs: Number of slots.
             vectorization: "local" (the default) plays in this process, "process" in worker
                 processes, which are spawned: a script that uses them needs the usual
                 `if __name__ == "__main__":`, and what is passed to them must be picklable.
             workers: Number of worker processes, over which the slots are spread evenly; None means
                 one per core. Only for "process".
-            worker_timeout: Seconds that a worker may take for its share of a step before it is
-                replaced; None (the default) waits for ever. Only for "process".
+            worker_timeout: Seconds that one environment may take for a step or a reset before its
+                worker is replaced, which costs the episodes of all environments in it; None (the
+                default) waits for ever. Only for "process".
             autoreset_mode: What follows the end of an episode; see Gymnasium. With DISABLED, a slot
                 that has ended must be reset before it is stepped.
             env_wrappers: Functions that wrap each environment, the innermost first.
-            env_kwargs: Keyword arguments of `gym.make`.
+            env_kwargs: Keyword arguments of `gym.make`. ScienceWorld's `lanes` are 1 per worker
+                unless told otherwise, as there is a worker per core.
 
         Raises:
             ValueError: `num_envs`, `workers` or `worker_timeout` makes no sense.
@@ -95,6 +105,14 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         self.num_envs = num_envs
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
+        if isinstance(env, EnvMaker):
+            env_kwargs = {**env.kwargs, **env_kwargs}
+            env_wrappers = (*env.wrappers, *env_wrappers)
+            env = env.env
+        if isinstance(env, Sequence) and not isinstance(env, str) and len(env) != num_envs:
+            raise ValueError(f"expected {num_envs} functions, one per slot, got {len(env)}")
+        if vectorization == "process":
+            env_kwargs = {**_worker_defaults(env), **env_kwargs}
         maker = EnvMaker(env, env_kwargs, tuple(env_wrappers))
         self._backend: LocalBackend | ProcessBackend
         if vectorization == "local":
@@ -209,17 +227,27 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         """Call a method of every environment, or read an attribute."""
         return self._control("call", [(name, args, kwargs)] * self.num_envs)
 
+    def call_slots(
+        self, slots: Sequence[int], name: str, *args: Any, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Call a method of the environments of some slots, or read an attribute."""
+        return self._control("call", [(name, args, kwargs)] * len(slots), slots)
+
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Read an attribute of every environment."""
         return self.call(name)
 
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every environment: a list or tuple holds one value for each."""
+    def set_attr(self, name: str, values: Any, slots: Sequence[int] | None = None) -> None:
+        """Set an attribute of every environment, or of those of some slots.
+
+        A list or tuple holds one value for each.
+        """
+        chosen = range(self.num_envs) if slots is None else slots
         if not isinstance(values, list | tuple):
-            values = [values] * self.num_envs
-        if len(values) != self.num_envs:
-            raise ValueError(f"expected {self.num_envs} values, got {len(values)}")
-        self._control("set_attr", [(name, value) for value in values])
+            values = [values] * len(chosen)
+        if len(values) != len(chosen):
+            raise ValueError(f"expected {len(chosen)} values, got {len(values)}")
+        self._control("set_attr", [(name, value) for value in values], chosen)
 
     # --- single slots ----------------------------------------------------------------------------
 
@@ -283,7 +311,8 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
             timeout: Longest wait in seconds; None waits as long as it takes.
 
         Returns:
-            At least one result, unless the time is over or nothing is under way.
+            At least one result, unless the time is over, nothing is under way, or `wake` was
+            called.
         """
         self._check_open()
         if not self._slots.results:
@@ -294,6 +323,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
                     [slot]
                 )  # raises it, and leaves the others for the next call
         return self._slots.take(list(self._slots.results))
+
+    def wake(self) -> None:
+        """Let a `receive` that waits in another thread return, or else the next that would."""
+        self._backend.wake()
 
     @property
     def pending(self) -> list[int]:
@@ -340,6 +373,13 @@ def _full_info(result: SlotResult) -> tuple[int, dict[str, Any]]:
         return result.slot, result.info
     observation, info = result.final
     return result.slot, {"final_obs": observation, "final_info": info, **result.info}
+
+
+def _worker_defaults(env: Any) -> dict[str, Any]:
+    """Return the arguments that differ in a worker process, unless the spec sets them."""
+    if isinstance(env, EnvSpec):
+        return {k: v for k, v in WORKER_DEFAULTS.get(env.id, {}).items() if k not in env.kwargs}
+    return WORKER_DEFAULTS.get(env, {}) if isinstance(env, str) else {}
 
 
 def _cores() -> int:

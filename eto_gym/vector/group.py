@@ -31,7 +31,8 @@ class Failure(NamedTuple):
     """Why an episode was lost.
 
     Attributes:
-        kind: "environment" or "timeout".
+        kind: "environment", "timeout", or "worker" (the process was lost, but another environment
+            was at work in it).
         detail: What happened.
         worker: Whether the whole worker process was lost.
     """
@@ -72,18 +73,23 @@ class EnvMaker:
     """Makes one environment as `gym.make` does; can be sent to another process.
 
     Attributes:
-        env: Id or spec.
-        kwargs: Keyword arguments of `gym.make`.
+        env: Id or spec; or a function that makes an environment; or one function per slot.
+        kwargs: Keyword arguments of `gym.make`, or of the function.
         wrappers: Functions that wrap the environment, the innermost first.
     """
 
-    env: str | EnvSpec
+    env: str | EnvSpec | Callable[..., gym.Env[str, str]] | Sequence[Callable[..., Any]]
     kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[Callable[[Any], gym.Env[str, str]], ...] = ()
 
-    def __call__(self) -> gym.Env[str, str]:
-        """Make the environment."""
-        env = gym.make(self.env, **self.kwargs)
+    def __call__(self, slot: int = 0) -> gym.Env[str, str]:
+        """Make the environment of a slot."""
+        env: gym.Env[str, str]
+        if isinstance(self.env, str | EnvSpec):
+            env = gym.make(self.env, **self.kwargs)
+        else:
+            make = self.env if callable(self.env) else self.env[slot]
+            env = make(**self.kwargs)
         for wrapper in self.wrappers:
             env = wrapper(env)
         return env
@@ -115,7 +121,7 @@ class EnvGroup:
         self.envs: dict[int, gym.Env[str, str]] = {}
         try:
             for slot in slots:
-                self.envs[slot] = make_env()
+                self.envs[slot] = make_env(slot)
         except BaseException:
             self.close()
             raise
@@ -125,8 +131,11 @@ class EnvGroup:
 
         Raises:
             EtoGymError: Their spaces differ.
+            ValueError: An environment stands in two slots.
         """
         envs = list(self.envs.values())
+        if len({id(env.unwrapped) for env in envs}) < len(envs):
+            raise ValueError("expected a new environment for every slot, got one twice")
         first = envs[0]
         spaces = (first.observation_space, first.action_space)
         if any((env.observation_space, env.action_space) != spaces for env in envs):
@@ -202,7 +211,8 @@ class EnvGroup:
     def _recover(self, slot: int, err: Exception) -> Failure | Exception:
         """Put a new environment in the place of one that raised, since its state is unknown.
 
-        The caller's mistakes leave an environment as it is.
+        The caller's mistakes leave an environment as it is. Where no other can be made, the old one
+        stays and is tried again.
         """
         if isinstance(err, CALLERS_MISTAKES):
             return err
@@ -213,9 +223,12 @@ class EnvGroup:
         except Exception:
             logger.exception("environment %d could not be closed", slot)
         try:
-            new = self._make_env()
+            new = self._make_env(slot)
+        except CALLERS_MISTAKES as mistake:
+            return mistake
         except Exception as reason:
-            return reason
+            logger.exception("environment %d cannot be made anew", slot)
+            return Failure("environment", f"{err!r}, and then {reason!r}")
         new.unwrapped.np_random = old.unwrapped.np_random
         self.envs[slot] = new
         return Failure("environment", f"{type(err).__name__}: {err}")

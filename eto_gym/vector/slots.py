@@ -285,4 +285,4 @@ class Slots:
                 self._losses[slot] += 1
                 self._reseed.add(slot)
                 if slot not in self.sent and self.started[slot] and not self.ended[slot]:
-                    self.lost[slot] = Failure("environment", reason)
+                    self.lost[slot] = Failure("worker", reason)

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from eto_gym.errors import EngineError
+from eto_gym.processes import Alarm, follow_parent
 from eto_gym.vector.group import (
     Answer,
     Description,
@@ -34,7 +35,7 @@ START_SECONDS = 300.0
 CLOSE_SECONDS = 10.0
 """Longest wait for a worker to close its environments."""
 MAX_DEATHS = 5
-"""Deaths in a row, without an answer in between, after which a worker is not replaced again."""
+"""Deaths in a row, without an environment that played, after which a worker is not replaced."""
 
 
 class WorkerLostError(EngineError):
@@ -63,14 +64,19 @@ class Worker:
         # A spawned process inherits neither locks nor engines, and none of the other connections.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
+        self._place = context.RawValue("l", 0)
         self.process = context.Process(
-            target=work, args=(theirs, *self._setup), name=f"eto-gym-{self.slots[0]}", daemon=True
+            target=work,
+            args=(theirs, self._place, *self._setup),
+            name=f"eto-gym-{self.slots[0]}",
+            daemon=True,
         )
         self.process.start()
         theirs.close()
         self.busy: list[Request] | None = None
         self.waiting: list[Request] = []
         self.deadline: float | None = None
+        self._seen = 1
         self._description: Description | None = None
 
     def ready(self) -> Description:
@@ -87,6 +93,27 @@ class Worker:
     def is_gone(self) -> bool:
         """Tell whether an idle worker has died: it has nothing else to say."""
         return self._description is not None and self.connection.poll()
+
+    @property
+    def playing(self) -> int | None:
+        """The environment that is at work, if one is; of a dead worker, the one that was."""
+        place = self._place.value
+        return self.busy[place - 1][0] if self.busy and place else None
+
+    def is_late(self, timeout: float) -> bool:
+        """Tell whether a step is overdue; where another one began meanwhile, wait for that."""
+        if self.deadline is None or time.monotonic() < self.deadline or self.connection.poll():
+            return False
+        seen, self._seen = self._seen, self._place.value
+        if seen == self._seen:
+            return True
+        self.deadline = time.monotonic() + timeout
+        return False
+
+    def start_clock(self, timeout: float) -> None:
+        """Note when the first step of a message that was just sent is overdue."""
+        self.deadline = time.monotonic() + timeout
+        self._seen = 1
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call a method of the worker's group and wait for the result, or raise what it raised."""
@@ -124,7 +151,8 @@ class Worker:
         Raises:
             EngineError: Too many have died in a row.
         """
-        self.deaths += 1
+        # One that died of a step would not die of another: it is alive to be told of.
+        self.deaths = 0 if self.playing is not None else self.deaths + 1
         self.kill()
         self.busy, self.waiting = None, []
         if self.deaths >= MAX_DEATHS:
@@ -168,11 +196,13 @@ class ProcessBackend:
             count: Number of environments.
             same_step: See `EnvGroup`.
             workers: Number of processes.
-            timeout: Seconds that a worker may take for one message; None sets no limit.
+            timeout: Seconds that a step or a reset may take; None sets no limit. What takes longer
+                is noticed before twice the time is over.
         """
         self._timeout = timeout
         self._losses: list[tuple[Sequence[int], str]] = []
         self._answers: list[Answer] = []
+        self._alarm = Alarm()
         self._ready: deque[Worker] = deque()  # they have answered, and wait to be heard
         edges = [count * i // workers for i in range(workers + 1)]
         self.workers: list[Worker] = []
@@ -220,7 +250,7 @@ class ProcessBackend:
 
         Args:
             timeout: Longest wait in seconds; None waits as long as it takes. The list is empty when
-                the time is over, or when nothing is under way.
+                the time is over, when nothing is under way, or after `wake`.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not self._answers:
@@ -233,19 +263,31 @@ class ProcessBackend:
             if not busy:
                 break
             left = None if patience is None else max(0.0, patience - time.monotonic())
-            for connection in wait(list(busy), left):
+            woken = False
+            for connection in wait([*busy, self._alarm.connection], left):
                 assert isinstance(connection, Connection)
-                self._ready.append(busy[connection])
-            now = time.monotonic()
+                if connection is self._alarm.connection:
+                    self._alarm.stop()
+                    woken = True
+                else:
+                    self._ready.append(busy[connection])
             for worker in busy.values():
-                overdue = worker.deadline is not None and now >= worker.deadline
-                if overdue and worker not in self._ready and not worker.connection.poll():
+                if (
+                    self._timeout is not None
+                    and worker not in self._ready
+                    and worker.is_late(self._timeout)
+                ):
                     reason = f"{worker.name} did not answer within {self._timeout:g} s"
                     self._lose(worker, WorkerTimeoutError(reason))
-            if end is not None and now >= end and not self._ready:
+            over = end is not None and time.monotonic() >= end
+            if (woken or over) and not self._ready:
                 break
         answers, self._answers = self._answers, []
         return answers
+
+    def wake(self) -> None:
+        """Let `receive` return, or its next call; may be called in any thread."""
+        self._alarm.ring()
 
     def control(self, operation: Operation, arguments: dict[int, Any]) -> dict[int, Any]:
         """See `EnvGroup.control`; nothing may be under way."""
@@ -267,15 +309,16 @@ class ProcessBackend:
         for worker in self.workers:
             worker.process.join(CLOSE_SECONDS)
         self._finalizer()
+        self._alarm.close()
 
     def _send(self, worker: Worker) -> None:
         requests, worker.waiting = worker.waiting, []
         worker.busy = requests
-        if self._timeout is not None:
-            worker.deadline = time.monotonic() + self._timeout
         try:
             worker.ready()
             worker.send("play", requests)
+            if self._timeout is not None:
+                worker.start_clock(self._timeout)
         except WorkerLostError as err:
             self._lose(worker, err)
         except Exception as err:
@@ -312,15 +355,28 @@ class ProcessBackend:
         """Replace a worker, and answer all that it owed with failures."""
         logger.warning("%s; its episodes are lost and it is replaced", err)
         owed = [*(worker.busy or ()), *worker.waiting]
-        failure = Failure(err.kind, str(err), worker=True)
-        self._answers.extend(Answer(slot, problem=failure) for slot, _, _ in owed)
+        at_work = worker.playing
+        for slot, _, _ in owed:
+            kind = err.kind if slot == at_work else "worker"
+            self._answers.append(Answer(slot, problem=Failure(kind, str(err), worker=True)))
         self._losses.append((worker.slots, str(err)))
         worker.replace()
 
 
-def work(connection: Connection, make_env: EnvMaker, slots: Sequence[int], same_step: bool) -> None:
-    """Be a worker: make the environments, then answer calls until told to stop."""
+def work(
+    connection: Connection, place: Any, make_env: EnvMaker, slots: Sequence[int], same_step: bool
+) -> None:
+    """Be a worker: make the environments, then answer calls until told to stop.
+
+    Args:
+        connection: To the parent.
+        place: A shared integer; tells the parent which request is being played, from 1.
+        make_env: Makes one environment.
+        slots: Which ones.
+        same_step: See `EnvGroup`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    follow_parent()
     try:
         group = EnvGroup(make_env, slots, same_step=same_step)
     except Exception as err:
@@ -332,9 +388,10 @@ def work(connection: Connection, make_env: EnvMaker, slots: Sequence[int], same_
         while (call := connection.recv()) is not None:
             method, arguments = call
             try:
-                result = getattr(group, method)(*arguments)
                 if method == "play":
-                    result = [_plain(answer) for answer in result]
+                    result: Any = [_plain(answer) for answer in _play(group, arguments[0], place)]
+                else:
+                    result = getattr(group, method)(*arguments)
                 reply: tuple[Any, Exception | None] = (result, None)
             except Exception as err:
                 reply = (None, _portable(err))
@@ -343,6 +400,16 @@ def work(connection: Connection, make_env: EnvMaker, slots: Sequence[int], same_
         pass
     finally:
         group.close()
+
+
+def _play(group: EnvGroup, requests: Sequence[Request], place: Any) -> list[Answer]:
+    """Play one request after the other, and tell which one."""
+    answers = []
+    for number, request in enumerate(requests, start=1):
+        place.value = number
+        answers += group.play([request])
+    place.value = 0
+    return answers
 
 
 def _send_reply(connection: Connection, reply: tuple[Any, Exception | None]) -> None:

@@ -27,7 +27,7 @@ RATES = FaultRates(
     nonsense=0.1,
     engine=0.01,
     hang=0.002,
-    hang_s=2.0,
+    hang_s=4.0,
 )
 
 
@@ -61,7 +61,7 @@ def test_every_episode_is_accounted_for_once(tmp_path: Path) -> None:
             slots=8,
             workers=workers,
             retry=RetryPolicy(attempts=3, kinds=kinds),
-            step_timeout=0.5 if faults else None,
+            step_timeout=1.0 if faults else None,
         )
 
     expected = {t.key: t for t in collect(spec(faults=False, workers=1), episodes)}

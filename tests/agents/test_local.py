@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from eto_gym.agents.decoding import Sampler
 from eto_gym.agents.local import LocalPolicy
 from eto_gym.agents.rollout import Rollout, plan_episodes
 from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
-from tests.toy import make_corridor
+from tests.toy import LanedCorridorEnv, make_corridor
 
 TEXTS = ["You go to drawer 12. On it, you see a cup 3.", "Thought: look\nAction: go to drawer 1"]
 TOKENIZER = train_tokenizer(TEXTS, vocab_size=300)
@@ -57,6 +58,55 @@ def make_model(kind: str) -> Any:
             num_key_value_heads=1,
             sliding_window=16,
             layer_types=["sliding_attention", "full_attention"],
+        )
+    elif kind == "llama4-chunked":
+        config = transformers.Llama4TextConfig(
+            **SIZES,
+            num_key_value_heads=2,
+            intermediate_size_mlp=64,
+            attention_chunk_size=16,
+            num_local_experts=2,
+            layer_types=["chunked_attention", "full_attention"],
+            no_rope_layers=[1, 0],
+        )
+    elif kind == "falcon-alibi":
+        config = transformers.FalconConfig(
+            vocab_size=len(TOKENIZER),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            alibi=True,
+            multi_query=False,
+            max_position_embeddings=512,
+        )
+    elif kind == "mamba":
+        config = transformers.MambaConfig(
+            vocab_size=len(TOKENIZER), hidden_size=32, num_hidden_layers=2, state_size=4
+        )
+    elif kind == "qwen3-next":
+        config = transformers.Qwen3NextConfig(
+            **SIZES,
+            num_key_value_heads=2,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            num_experts=2,
+            num_experts_per_tok=1,
+            moe_intermediate_size=16,
+            shared_expert_intermediate_size=16,
+            layer_types=["linear_attention", "full_attention"],
+        )
+    elif kind == "falcon-h1":
+        config = transformers.FalconH1Config(
+            **SIZES,
+            num_key_value_heads=2,
+            mamba_d_ssm=32,
+            mamba_n_heads=4,
+            mamba_d_head=8,
+            mamba_d_state=8,
+            mamba_n_groups=1,
+            mamba_chunk_size=16,
         )
     else:
         config = transformers.GPT2Config(
@@ -148,9 +198,13 @@ def generate_ids(model: Any, messages: list[Message]) -> list[int]:
     return said[:-1] if said[-1] in ENDS else said
 
 
-@pytest.mark.parametrize(
-    "kind", ["llama", "llama-eager", "mistral-sliding", "qwen3", "gemma3-hybrid", "gpt2"]
-)
+KINDS = (
+    "llama", "llama-eager", "mistral-sliding", "qwen3", "gemma3-hybrid", "gpt2", "llama4-chunked",
+    "falcon-alibi",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_says_what_generate_says_on_the_whole_conversation(kind: str) -> None:
     model, codec = make_model(kind), RecordingCodec()
     acting = LocalPolicy(model, codec, max_new_tokens=12, prefill_tokens=100)
@@ -162,9 +216,22 @@ def test_says_what_generate_says_on_the_whole_conversation(kind: str) -> None:
                 ids = tuple(generate_ids(model, talk[:i]))
                 assert (message.content, ids) in codec.seen
                 replies.add(ids)
-    assert len(replies) > 3
+    assert len(replies) > (3 if kind != "falcon-alibi" else 1)  # this one repeats itself
     if kind == "llama":  # rows leave the batch at different steps
         assert len({len(ids) for ids in replies}) > 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [
+        ("mamba", "MambaForCausalLM .* no layers of keys and values"),
+        ("qwen3-next", "keeps: LinearAttentionLayer"),
+        ("falcon-h1", "keeps: LinearAttentionAndFullAttentionLayer"),
+    ],
+)
+def test_a_model_that_keeps_other_states_is_refused_at_once(kind: str, kept: str) -> None:
+    with pytest.raises(EtoGymError, match=f"{kept}.*`eto-gym serve MODEL`"):
+        policy(make_model(kind), context=512)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])
@@ -181,14 +248,18 @@ def test_replies_do_not_depend_on_batches_caches_or_order(options: dict[str, Any
 def test_sampled_episodes_do_not_depend_on_slots_or_threads() -> None:
     episodes = plan_episodes([f"door-{i % 4}/{i}" for i in range(6)], samples=2, seed=1)
 
-    def rolled(**options: Any) -> dict[tuple[str, int], tuple[Message, ...]]:
+    def rolled(
+        slots: int, make_env: Callable[[], Any] = make_corridor
+    ) -> dict[tuple[str, int], tuple[Message, ...]]:
         acting = policy(temperature=1.0)
-        rollout = Rollout(make_corridor, acting, prompt_style="none", **options)
+        rollout = Rollout(make_env, acting, slots=slots, prompt_style="none")
         return {t.key: t.messages for t in rollout.play(episodes)}
 
     alone = rolled(slots=1)
     assert len(set(alone.values())) == len(episodes)
-    assert rolled(slots=5) == rolled(slots=12, step_threads=3) == alone
+    lanes = itertools.cycle(range(3))
+    threaded = rolled(12, lambda: LanedCorridorEnv(lane=next(lanes), max_episode_steps=8))
+    assert rolled(slots=5) == threaded == alone
 
 
 def test_only_new_tokens_are_computed_and_shared_starts_once() -> None:

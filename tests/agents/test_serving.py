@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import shlex
@@ -24,7 +25,7 @@ from eto_gym.agents.policies import endpoint_policy
 from eto_gym.agents.policy import Conversation
 from eto_gym.agents.rollout import plan_episodes
 from eto_gym.agents.serving import ModelServers
-from eto_gym.errors import EtoGymError
+from eto_gym.errors import DataError, EtoGymError
 from eto_gym.prompt import Message
 from tests.toy import CORRIDOR
 
@@ -182,29 +183,46 @@ def test_the_command_leaves_no_process(tmp_path: Path, number: int, status: int)
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    """A model whose replies end by themselves, some sooner than others."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base whose replies end by themselves, some sooner than others, and an adapter over it."""
     torch = pytest.importorskip("torch")
-    from tests.agents.test_local import CODEC, make_model
+    peft = pytest.importorskip("peft")
+    from eto_gym.agents.tiny import save_tiny
+    from tests.agents.test_local import CODEC, TOKENIZER, make_model
 
     made = make_model("llama")
     specials = sorted(CODEC.tokenizer.added_tokens_decoder)
     with torch.no_grad():
         made.get_input_embeddings().weight[specials] *= 2  # also the output's: said more often
     made.generation_config.eos_token_id = [i for i in specials if i != 0]
-    return made
+    folder = tmp_path_factory.mktemp("served")
+    base = save_tiny(made, TOKENIZER, folder / "base")
+    torch.manual_seed(4)
+    config = peft.LoraConfig(
+        r=2, lora_alpha=1, target_modules="all-linear", init_lora_weights=False
+    )
+    adapted = peft.get_peft_model(made, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(folder / "adapter@1")
+    TOKENIZER.save_pretrained(folder / "adapter@1")
+    return base, folder / "adapter@1"
 
 
 @pytest.fixture(scope="module")
-def served(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServers]:
+def model(folders: tuple[Path, Path]) -> Any:
+    """What the servers serve, in this process."""
+    from eto_gym.agents.loading import load_model
+
+    return load_model(str(folders[1]), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def served(folders: tuple[Path, Path]) -> Iterator[ModelServers]:
     for package in ("openai", "fastapi", "uvicorn"):
         pytest.importorskip(package)
-    from eto_gym.agents.tiny import save_tiny
-    from tests.agents.test_local import TOKENIZER
-
-    folder = save_tiny(model, TOKENIZER, tmp_path_factory.mktemp("served") / "model")
-    with ModelServers(str(folder), workers=2, arguments=["--device", "cpu"]) as servers:
+    with ModelServers(str(folders[1]), workers=2, arguments=["--device", "cpu"]) as servers:
         yield servers
+    assert not Path(servers.model).exists()
 
 
 @pytest.fixture
@@ -238,6 +256,44 @@ def test_says_what_the_local_policy_says(model: Any, connect: Any) -> None:
     counts = [{**reply.usage, "requests": 1} for reply in local]
     assert [reply.usage for reply in remote] == counts
     assert len({usage["decoded_tokens"] for usage in counts}) > 1
+
+
+def test_an_adapter_is_served_on_its_base_without_a_copy(
+    folders: tuple[Path, Path], model: Any, served: ModelServers
+) -> None:
+    from eto_gym.agents.loading import load_model
+    from tests.agents.test_local import play, policy
+
+    base, adapter = folders
+    links = Path(served.model)
+    assert all(path.is_symlink() for path in links.iterdir())
+    assert (links / "model.safetensors").resolve() == (base / "model.safetensors").resolve()
+    assert (links / "adapter_model.safetensors").resolve().parent == adapter.resolve()
+    bare = policy(load_model(str(base), device="cpu"))
+    assert play(bare, [0, 1, 2], turns=2) != play(policy(model), [0, 1, 2], turns=2)
+
+
+def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+    for package in ("peft", "torch", "openai", "fastapi", "uvicorn"):
+        pytest.importorskip(package)
+    from eto_gym.agents.policies import local_policy
+
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    for use in (ModelServers, local_policy):
+        with pytest.raises(DataError, match="gone, which is not there any more"):
+            use(str(config.parent))
+    config.write_text("{}")
+    with pytest.raises(DataError, match="does not tell what the adapter belongs to"):
+        ModelServers(str(config.parent))
+    (tmp_path / "gone").mkdir()
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    with (
+        pytest.raises(DataError, match="expected the base's weights as safetensors"),
+        ModelServers(str(config.parent)),
+    ):
+        pass
 
 
 def test_stop_strings_and_limits_are_the_local_policys(model: Any, connect: Any) -> None:

@@ -84,6 +84,8 @@ def test_tasks_are_chosen_by_id_file_type_and_number(tmp_path: Path) -> None:
         (["--shard", "3/3"], "random", "expected --shard I/N"),
         (["--samples", "0"], "random", "expected --samples >= 1"),
         (["--step-timeout", "-1"], "random", "expected --step-timeout > 0"),
+        (["--env-workers", "-1"], "random", "expected --env-workers >= 0"),
+        (["--env-workers", "1"], "expert", "which env_workers puts into other processes"),
         (["--temperature", "1"], "expert", "takes no temperature"),
         ([], "exprt", "Did you mean 'expert'?"),
         (["--launcher", "rai"], "random", "expected launcher"),

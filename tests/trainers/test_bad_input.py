@@ -66,6 +66,12 @@ def test_no_pairs_and_all_ties_are_refused_with_a_reason(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_misspelt_argument_is_refused(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    wrong: dict[str, Any] = {"model": tiny, "output": tmp_path / "out", "resumed": True}
+    with pytest.raises(TypeError, match="resumed"):
+        run_sft(SFTSettings(**QUICK), [make_play(0)], **wrong)
+
+
 def test_a_side_of_a_single_token_is_trained(make_play: Play, tiny: Path, tmp_path: Path) -> None:
     """An empty reply is one token: the end of turn."""
     pairs, _ = make_pairs(

@@ -34,8 +34,8 @@ ROWS = 9
 """Two whole batches, and one of a single row: there the second process has nothing to add."""
 
 
-def run_all(play: Play, model: str, out: Path) -> None:
-    """Train with every method; score during one of them."""
+def run_all(play: Play, model: str, player: str, out: Path) -> None:
+    """Train with every method; score during one of them. `player` is a model that plays locks."""
     experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
     watch = Watch(progress=False, every=2, on_evaluate=lambda step, _: -abs(step - 4))
     run_sft(SFTSettings(**QUICK), experts, model=model, output=out / "sft", watch=watch)
@@ -44,6 +44,27 @@ def run_all(play: Play, model: str, out: Path) -> None:
     for name, changes in (("dpo", {}), ("lora", {"lora_r": 2, "precompute_reference": False})):
         settings = DPOSettings(**{**QUICK, **changes})
         run_dpo(settings, pairs, model=model, output=out / name, watch=Watch(progress=False))
+    for name in ("grpo", "rloo"):
+        run_locks(name, player, out / name)
+
+
+def run_locks(algorithm: str, model: str, out: Path) -> None:
+    """Learn from 16 episodes at each of two steps."""
+    from eto_gym.agents.collect import RolloutSpec
+    from eto_gym.agents.policies import expert_policy
+    from eto_gym.trainers.group import GroupSettings, run_group
+    from eto_gym.trainers.ppo import EpisodePlayer
+    from tests.trainers.locks import LOCKS_ID, LocksEnv
+
+    settings = GroupSettings(
+        learning_rate=1e-3, max_steps=2, batch_size=16, micro_batch_size=4, generations=8,
+        max_length=256, warmup_ratio=0,
+    )  # fmt: skip
+    player = EpisodePlayer(
+        RolloutSpec(LOCKS_ID, expert_policy, prompt_style="none", slots=16),
+        LocksEnv().task_set.ids, episodes=16, seed=0, max_new_tokens=12, context=256,
+    )  # fmt: skip
+    run_group(algorithm, settings, player, model=model, output=out, watch=Watch(progress=False))
 
 
 SCRIPT = """
@@ -54,15 +75,18 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-load("test_distributed").run_all(load("conftest").play, {model!r}, Path({out!r}))
+load("test_distributed").run_all(load("conftest").play, {model!r}, {player!r}, Path({out!r}))
 """
 
 
 @pytest.mark.timeout(600)
-def test_two_processes_equal_one(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    make_play: Play, tiny: Path, locksmith: Path, tmp_path: Path
+) -> None:
     here = str(Path(__file__).parent)
     script = tmp_path / "train.py"
-    script.write_text(SCRIPT.format(here=here, model=str(tiny), out=str(tmp_path / "two")))
+    words = {"model": str(tiny), "player": str(locksmith), "out": str(tmp_path / "two")}
+    script.write_text(SCRIPT.format(here=here, **words))
     root = Path(__file__).parents[2]
     config = root / "configs" / "accelerate" / "cpu.yaml"
     launch = ["accelerate.commands.launch", "--config_file", str(config)]
@@ -76,7 +100,7 @@ def test_two_processes_equal_one(make_play: Play, tiny: Path, tmp_path: Path) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    run_all(make_play, str(tiny), tmp_path / "one")
+    run_all(make_play, str(tiny), str(locksmith), tmp_path / "one")
     for name in ("sft", "dpo", "lora"):
         one, two = (
             json.loads((tmp_path / count / name / "training.json").read_text())
@@ -92,6 +116,23 @@ def test_two_processes_equal_one(make_play: Play, tiny: Path, tmp_path: Path) ->
         for key, value in weights[0].items():
             assert torch.allclose(value, weights[1][key], atol=1e-4), (name, key)
         assert not (tmp_path / "two" / f"{name}.work").exists()
+
+    for name in ("grpo", "rloo"):
+        one, two = (
+            json.loads((tmp_path / count / name / "training.json").read_text())
+            for count in ("one", "two")
+        )
+        assert len(one["metrics"]) == len(two["metrics"]) == 2
+        assert any(entry["reward"] > 0 for entry in one["metrics"]), name
+        for first, second in zip(one["metrics"], two["metrics"], strict=True):
+            for key in ("loss", "grad_norm", "reward", "reward_std", "success"):
+                assert second[key] == pytest.approx(first[key], rel=1e-3, abs=1e-5), (name, key)
+        assert {**one["data"], "losses": 0} == {**two["data"], "losses": 0}
+        assert one["data"]["rows"] == 32
+        weights = [_weights(tmp_path / count / name) for count in ("one", "two")]
+        for key, value in weights[0].items():
+            # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
+            assert ((value - weights[1][key]).abs() > 1e-4).float().mean() < 0.01, (name, key)
 
 
 def _weights(folder: Path) -> dict[str, Any]:

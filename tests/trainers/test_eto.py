@@ -187,6 +187,8 @@ def test_bad_settings_are_refused() -> None:
         ETOSettings(iterations=-1)
     with pytest.raises(SettingsError, match="slots"):
         ETOSettings(slots=0)
+    with pytest.raises(SettingsError, match=r"same lora_r in each, got sft.lora_r 4, dpo.lora_r 8"):
+        ETOSettings(sft=SFTSettings(lora_r=4), dpo=DPOSettings(lora_r=8))
 
 
 def test_it_learns_from_failures_against_successes(locksmith: Path, tmp_path: Path) -> None:

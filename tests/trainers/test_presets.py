@@ -60,8 +60,8 @@ def test_short_forms_set_the_adapters_fields(capsys: pytest.CaptureFixture[str])
     lora = dry_run(capsys, "--preset", "quickstart", "--lora")
     assert lora.count("lora_r: 16") == 2  # sft and dpo; the base stage trains whole weights
     assert "qlora: true" not in lora
-    qlora = dry_run(capsys, "--qlora", "--dpo.lora_r", "8")
-    assert (qlora.count("lora_r: 16"), qlora.count("lora_r: 8")) == (1, 1)
+    qlora = dry_run(capsys, "--qlora", "--sft.lora_r", "8", "--dpo.lora_r", "8")
+    assert (qlora.count("lora_r: 16"), qlora.count("lora_r: 8")) == (0, 2)
     for value in ("  qlora: true", "  precision: bf16", "  optimizer: paged_adamw8bit"):
         assert qlora.count(value) == 2, value
 

@@ -18,7 +18,8 @@ from gymnasium.vector import AutoresetMode
 
 from eto_gym.errors import EngineError, UnknownNameError
 from eto_gym.vector import TextVectorEnv
-from tests.vector.support import FRAGILE
+from eto_gym.vector.workers import MAX_DEATHS
+from tests.vector.support import FRAGILE, FragileEnv
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -64,7 +65,7 @@ def test_a_killed_worker_costs_its_episodes_and_is_replaced(vec: TextVectorEnv) 
     assert observations[2:] == ("You are at door 1.",) * 2
     lost = infos["final_info"] if mode is AutoresetMode.SAME_STEP else infos
     assert lost["_error"].tolist() == [True, True, False, False]
-    assert lost["error"].tolist() == ["environment", "environment", None, None]
+    assert lost["error"].tolist() == ["environment", "worker", None, None]
     assert "died (exit code -9)" in lost["error_detail"][0]
     assert lost["task_id"][:2].tolist() == OPTIONS["task"][:2]
     assert lost["score"][:2].tolist() == [0.0, 0.0]
@@ -221,3 +222,32 @@ def test_nothing_is_left_running(vec: TextVectorEnv) -> None:
         pid = int(parent.stdout.readline().split()[0])
         parent.kill()
     wait_for_end(pid)
+
+
+def test_an_environment_that_cannot_be_made_anew_is_tried_again() -> None:
+    made: list[FragileEnv] = []
+
+    def make() -> FragileEnv:
+        if len(made) == 1:
+            made.append(made[0])  # only once
+            raise OSError("no memory")
+        made.append(FragileEnv(max_episode_steps=8))
+        return made[-1]
+
+    vec = TextVectorEnv(make, 1, autoreset_mode="Disabled")
+    vec.reset(options={"task": "door-1/1"})
+    (result,) = vec.step_slots([0], ["raise"])
+    assert "no memory" in result.info["error_detail"]
+    vec.reset(options={"task": "door-1/1"})
+    assert [r.truncated for r in vec.step_slots([0], ["raise"])] == [True]
+    assert vec.envs[0] is made[-1] is not made[0]
+    vec.close()
+
+
+def test_workers_may_die_of_steps_as_often_as_they_like() -> None:
+    vec = TextVectorEnv(FRAGILE, 1, vectorization="process", workers=1, autoreset_mode="Disabled")
+    for _ in range(MAX_DEATHS + 1):
+        vec.reset(options={"task": "door-1/1"})
+        (result,) = vec.step_slots([0], ["die"])
+        assert result.info["error"] == "environment"
+    vec.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -19,8 +21,8 @@ from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import UnknownNameError
 from eto_gym.vector import SlotResult, TextVectorEnv
 from eto_gym.vector.infos import batch_infos
-from tests.toy import CORRIDOR, make_corridor
-from tests.vector.support import same
+from tests.toy import CORRIDOR, CorridorEnv, LanedCorridorEnv, make_corridor
+from tests.vector.support import FRAGILE, same
 
 ACTIONS = ["go", "open", "look", "\ud800", ""]
 TASKS = ["door-0/0", "door-1/1", "door-2/2"]
@@ -286,6 +288,48 @@ def test_make_vec() -> None:
     again.close()
     with pytest.raises(gym.error.Error, match="wrappers"):
         gym.make_vec("ETO/WebShop-v0", wrappers=[ConversationEnv], num_envs=1)
+
+
+def test_functions_make_environments_too() -> None:
+    vec = TextVectorEnv([make_corridor, CorridorEnv], 2, split="dev")
+    assert [env.spec is None for env in vec.envs] == [False, True]
+    assert [card["split"] for card in vec.call("card")] == ["dev", "dev"]
+    vec.set_attr("position", 2, [1])
+    assert vec.call_slots([1, 0], "position") == (2, 0)
+    vec.close()
+    with pytest.raises(ValueError, match="expected 3 functions, one per slot, got 2"):
+        TextVectorEnv([make_corridor, CorridorEnv], 3)
+    one = make_corridor()
+    with pytest.raises(ValueError, match="twice"):
+        TextVectorEnv(lambda: one, 2)
+
+
+def test_waiting_can_be_called_off() -> None:
+    held = threading.Event()
+
+    class Held(LanedCorridorEnv):
+        def _step(self, action: str) -> tuple[str, float, bool, bool]:
+            assert held.wait(30)
+            return super()._step(action)
+
+    local = TextVectorEnv(lambda: Held(lane=0), 1)
+    remote = TextVectorEnv(FRAGILE, 1, vectorization="process", workers=1)
+    for vec, action in ((local, "go"), (remote, "sleep")):
+        vec.reset(seed=0)
+        vec.send_steps([0], [action])
+        begun = time.monotonic()
+        timer = threading.Timer(0.2, vec.wake)
+        timer.start()
+        assert vec.receive() == []
+        timer.join()
+        for _ in range(20_000):  # more than fit into a pipe
+            vec.wake()
+        assert vec.receive() == []
+        assert vec.receive(timeout=0.05) == [], "calls add up"
+        assert time.monotonic() - begun < 20
+        held.set()
+        vec.close()
+        vec.wake()
 
 
 def test_games_are_shared() -> None:

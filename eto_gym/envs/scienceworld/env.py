@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 from eto_gym.env import TextEnv
 from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, Solution, solve
@@ -67,10 +67,6 @@ class ScienceWorldEnv(TextEnv):
     ## Version History
     * v0: First version.
     """
-
-    # Steps wait for the JVM, so several may be under way. Twice as many threads as lanes at most: a
-    # lane takes one call at a time, and the next one shall be there when it has finished.
-    metadata: ClassVar[dict[str, Any]] = {**TextEnv.metadata, "step_threads": 4}  # type: ignore[misc]
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from eto_gym.agents.sb3.networks import (
 )
 from eto_gym.agents.sb3.vec_env import CandidatesVecEnv
 from tests.toy import make_corridor
+from tests.vector.support import FRAGILE
 
 FEATURES = HashedText(dim=16)
 make_text = functools.partial(make_corridor, admissible_actions=True)
@@ -77,6 +78,49 @@ def test_returns_and_lengths_are_the_episodes_own() -> None:
             told.append((infos[0]["episode"]["l"], infos[0]["episode"]["r"]))
     assert [length for length, _ in told] == [4, 1, 2]
     assert [r for _, r in told] == [sum(rewards[:4]), rewards[4], sum(rewards[5:7])]
+
+
+def make_fragile(**kwargs: Any) -> gym.Env[str, str]:
+    env: gym.Env[str, str] = gym.make(FRAGILE, admissible_actions=True, **kwargs)
+    return env
+
+
+def test_worker_processes_play_the_same_and_may_die() -> None:
+    options: dict[str, Any] = {"features": FEATURES, "max_candidates": 5}
+    makers = [functools.partial(make_fragile, split=name) for name in ("a", "b", "c")]
+    local = CandidatesVecEnv(makers, **options)
+    remote = CandidatesVecEnv(makers, workers=2, **options)
+    draw = np.random.default_rng(3)
+    for env in (local, remote):
+        env.set_options({"task": "door-1/1"})
+        env.seed(1)
+    seen, expected = observation(remote), observation(local)
+    assert remote.env_method("card")[2]["split"] == "c"
+    for _ in range(20):
+        for key, value in expected.items():
+            np.testing.assert_array_equal(seen[key], value)
+        places = draw.integers(0, 2, size=3)
+        seen, *rest = remote.step(places)  # type: ignore[assignment]
+        expected, *others = local.step(places)  # type: ignore[assignment]
+        np.testing.assert_array_equal(rest[0], others[0])
+        np.testing.assert_array_equal(rest[1], others[1])
+    before = remote.env_method("pid")
+    remote.states[1].actions[0] = "die"  # which takes the third with it
+    lengths = remote._lengths.copy()
+    after, _, dones, infos = remote.step(np.zeros(3, int))
+    assert isinstance(after, dict)
+    assert dones.tolist()[1:] == [True, True]
+    assert [info.get("error") for info in infos[1:]] == ["environment", "worker"]
+    for i in (1, 2):
+        assert infos[i]["TimeLimit.truncated"]
+        assert not infos[i]["is_success"]
+        assert infos[i]["episode"]["l"] == lengths[i] + 1
+        assert infos[i]["terminal_observation"].keys() == after.keys()
+        assert after["mask"][i].sum() == 2, "the next episode has begun"
+    assert remote.env_method("pid")[0] == before[0]
+    assert remote.env_method("pid")[1] != before[1]
+    local.close()
+    remote.close()
 
 
 def test_reaching_into_the_environments() -> None:
