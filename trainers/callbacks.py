@@ -84,7 +84,7 @@ def attach(
         checkpoint: Where the run goes on from.
 
     Raises:
-        SettingsError: The weights are spread over devices, so no device could be scored.
+        SettingsError: The weights are spread over devices, and what is asked for needs them whole.
     """
     set_callbacks(
         trainer,
@@ -92,6 +92,11 @@ def attach(
         guards.NumbersGuard(settings.grad_norm_limit),
     )
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if spread and settings.optimizer == "muon":
+        raise SettingsError(
+            "muon needs whole weight matrices on each device: FSDP and DeepSpeed spread them; "
+            "use adamw, or train with plain data parallelism"
+        )
     keeper = guard = None
     if watch.on_evaluate is not None:
         if spread:

@@ -66,9 +66,15 @@ def train_group(
         trainer_class = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that its entry for episodes is experimental
-            return trainer_class(
+            trainer = trainer_class(
                 settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
             )
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise SettingsError(
+                f"{algorithm} plays with the whole model on each device: FSDP and DeepSpeed spread "
+                "it; train with plain data parallelism, with lora_r where memory is short"
+            )
+        return trainer
 
     return train(
         algorithm,

@@ -260,6 +260,9 @@ def _save(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> No
         base = model.peft_config["default"].base_model_name_or_path
         if base and Path(base).is_dir():  # so that the adapter can be loaded from anywhere
             model.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
+    elif weights is not None:  # collected one by one, so that tied ones no longer share memory
+        tied = model.all_tied_weights_keys
+        options["state_dict"] = {name: value for name, value in weights.items() if name not in tied}
     model.save_pretrained(folder, **options)
 
 
