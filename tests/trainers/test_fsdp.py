@@ -38,8 +38,10 @@ def run_all(play: Play, model: str, out: Path) -> None:
     experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
     run_sft(SFTSettings(**quick), experts, model=model, output=out / "sft", watch=watch)
     pairs, _ = make_pairs([play(n, good=False) for n in range(ROWS)], experts)
-    changes: dict[str, Any]
-    for name, changes in (("dpo", {}), ("lora", {"lora_r": 2, "precompute_reference": False})):
+    methods: dict[str, dict[str, Any]] = {
+        "dpo": {}, "lora": {"lora_r": 2, "precompute_reference": False}
+    }  # fmt: skip
+    for name, changes in methods.items():
         settings = DPOSettings(**quick, **changes, reference_cache="none")
         run_dpo(settings, pairs, model=model, output=out / name, watch=watch)
 
@@ -49,7 +51,7 @@ def refuse_all(play: Play, model: str, player: str, out: Path) -> None:
     from tests.trainers.test_distributed import run_locks
 
     muon = SFTSettings(optimizer="muon", batch_size=4, micro_batch_size=2)
-    with pytest.raises(SettingsError, match="muon needs whole .* use adamw"):
+    with pytest.raises(SettingsError, match=r"muon needs whole .* use adamw"):
         run_sft(muon, [play(n) for n in range(4)], model=model, output=out / "muon")
     scored = Watch(progress=False, on_evaluate=lambda step, _: 0.0)
     settings = SFTSettings(batch_size=4, micro_batch_size=2)
@@ -71,7 +73,7 @@ def spread_over_cpus() -> None:
         if self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type = DistributedType.MULTI_GPU
 
-    PartialState.__init__ = init  # type: ignore[method-assign]
+    PartialState.__init__ = init
 
 
 SCRIPT = """
