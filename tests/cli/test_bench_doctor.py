@@ -33,17 +33,8 @@ def test_bench_measures_environments_and_the_scheme_of_the_original(
     figures, plot = tmp_path / "b.json", tmp_path / "b.svg"
     command = ["bench", CORRIDOR, "--num-envs", "2", "--steps", "200", "--policy", str(folder)]
     command += ["--policy-arg", "max_new_tokens=8", "--prompt-style", "none", "--episodes", "6"]
-    command += [
-        "--baseline-episodes",
-        "2",
-        "--workers",
-        "1",
-        "2",
-        "--json",
-        str(figures),
-        "--plot",
-        str(plot),
-    ]
+    command += ["--baseline-episodes", "2", "--workers", "1", "2"]
+    command += ["--json", str(figures), "--plot", str(plot)]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "times the episodes per hour" in said
