@@ -5,9 +5,11 @@ Every measurement runs in a process of its own, so that its peak of memory is it
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +21,10 @@ import gymnasium as gym
 import numpy as np
 
 from eto_gym.agents.launcher import RolloutSpec
-from eto_gym.agents.policy import Policy
-from eto_gym.agents.rollout import Rollout
+from eto_gym.agents.local_launcher import LocalLauncher
 from eto_gym.agents.slot import Episode
-from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError
-from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.lines import decode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,21 +40,24 @@ class Throughput:
         scheme: "environment" (random admissible actions, no conversation), "engine" (a policy in
             the rollout engine), or "one at a time" (the scheme of the original: one conversation,
             its whole prompt computed anew in every turn).
-        num_envs: Environments at the same time.
+        num_envs: Environments at the same time, over all processes.
+        processes: Processes with a policy each.
         episodes: Episodes that ended.
         errors: Episodes among them that could not be played out.
         steps: Steps that were taken.
-        wall_s: Seconds, the loading of a model excluded. The engine makes its environments within
-            that time, as in every rollout.
-        cpu_s: Seconds of processor time of this process, which has the model but not the engines
-            and environments in other processes.
+        wall_s: Seconds. The engine makes its environments within that time, as in every rollout.
+            The loading of a model is excluded with one process, and included with several.
+        cpu_s: Seconds of processor time of the processes that have a model, without engines and
+            environments in others that still run.
         prefilled_tokens: Tokens of conversations that the model computed.
         decoded_tokens: Tokens that it generated.
-        memory_mb: Peak of resident memory, child processes included.
+        memory_mb: Peak of resident memory, child processes included; of several that have a policy
+            each, the largest counts for all.
     """
 
     scheme: Scheme
     num_envs: int
+    processes: int
     episodes: int
     errors: int
     steps: int
@@ -137,44 +140,32 @@ def _draw(rng: np.random.Generator, actions: Sequence[str] | None) -> str:
 
 
 def measure_policy(
-    env_id: str,
-    env_kwargs: Mapping[str, Any],
-    make_policy: Callable[[], Policy],
-    episodes: Sequence[Episode],
-    *,
-    num_envs: int,
-    env_workers: int = 0,
-    scheme: Scheme = "engine",
-    prompt_style: PromptStyle = "one-shot",
+    spec: RolloutSpec, episodes: Sequence[Episode], *, scheme: Scheme = "engine"
 ) -> Throughput:
-    """Play `episodes` with a policy; the first one is played before the clock starts, too.
+    """Play `episodes` with a policy.
+
+    With one process the model is loaded, and the first episode played once, before the clock
+    starts. Several processes (`spec.workers`) have a model each; their start is part of the time.
 
     Args:
-        env_id: Registered id.
-        env_kwargs: Arguments of `gym.make`.
-        make_policy: Builds the policy; for "one at a time" one that keeps no cache.
+        spec: What plays; for "one at a time" with a policy that keeps no cache, and one slot.
         episodes: What to play.
-        num_envs: Slots of the engine.
-        env_workers: Processes for the environments; see `Rollout`.
         scheme: What the result is called.
-        prompt_style: See `ConversationEnv`.
     """
-    spec = RolloutSpec(
-        env_id,
-        make_policy,
-        env_kwargs=env_kwargs,
-        prompt_style=prompt_style,
-        slots=num_envs,
-        env_workers=env_workers,
-    )
-    rollout: Rollout = spec.rollout()
-    next(rollout.play(episodes[:1]))  # warms up the engine, and whatever is shared in the process
-    clock = _Clock()
-    played: list[Trajectory] = list(rollout.play(episodes))
-    rollout.close()
+    if spec.workers > 1:
+        clock = _Clock()
+        with contextlib.closing(LocalLauncher().play(spec, episodes)) as playing:
+            played = [decode(trajectory) for trajectory in playing]
+    else:
+        rollout = spec.rollout()
+        next(rollout.play(episodes[:1]))  # also warms up what is shared in the process
+        clock = _Clock()
+        played = list(rollout.play(episodes))
+        rollout.close()
     return clock.stop(
         scheme,
-        num_envs,
+        spec.slots,
+        processes=spec.workers,
         episodes=len(played),
         errors=sum(t.failed_to_run for t in played),
         steps=sum(len(t.steps) for t in played),
@@ -187,17 +178,29 @@ class _Clock:
     """Takes the time from its making to `stop`."""
 
     def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._wall, self._cpu = time.perf_counter(), _cpu_seconds()
 
-    def stop(self, scheme: Scheme, num_envs: int, **counts: int) -> Throughput:
+    def stop(
+        self, scheme: Scheme, num_envs: int, *, processes: int = 1, **counts: int
+    ) -> Throughput:
+        memory = peak_memory_mb()
+        if processes > 1:  # which have ended by now
+            memory += processes * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         return Throughput(
             scheme=scheme,
             num_envs=num_envs,
+            processes=processes,
             wall_s=time.perf_counter() - self._wall,
-            cpu_s=time.process_time() - self._cpu,
-            memory_mb=peak_memory_mb(),
+            cpu_s=_cpu_seconds() - self._cpu,
+            memory_mb=memory,
             **{"prefilled_tokens": 0, "decoded_tokens": 0, **counts},
         )
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def peak_memory_mb(pid: int | None = None) -> float:

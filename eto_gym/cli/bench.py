@@ -12,7 +12,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -28,7 +28,6 @@ from eto_gym.errors import EtoGymError, require
 from eto_gym.files import replacing, write_json
 
 if TYPE_CHECKING:
-    from eto_gym.agents.policy import Policy
     from eto_gym.agents.slot import Episode
     from eto_gym.agents.throughput import Scheme, Throughput
 
@@ -62,6 +61,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8,
         help="how many of them the original's scheme plays too (default 8; 0: leave it out)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="processes with a policy each, over which the environments of the policy's rollouts "
+        "are spread (default 1); the start of several is part of the time",
     )
     parser.add_argument(
         "--env-workers",
@@ -103,8 +110,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if min(args.num_envs) < 1 or args.episodes < 1:
-        raise EtoGymError("expected --num-envs and --episodes >= 1")
+    if min(*args.num_envs, *args.workers, args.episodes) < 1:
+        raise EtoGymError("expected --num-envs, --workers and --episodes >= 1")
     if min(args.steps, args.baseline_episodes, args.env_workers) < 0:
         raise EtoGymError("expected --steps, --baseline-episodes and --env-workers >= 0")
     if not args.steps and args.policy is None:
@@ -126,6 +133,7 @@ def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
 
 
 def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
+    from eto_gym.agents.launcher import RolloutSpec
     from eto_gym.agents.slot import plan_episodes
     from eto_gym.agents.throughput import in_own_process, measure_policy
 
@@ -138,32 +146,26 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
     by_task = plan_episodes(ids, samples=samples, seed=args.seed)
     episodes = sorted(by_task, key=lambda episode: episode.sample)[: args.episodes]
 
-    def measured(
-        maker: Callable[[], Policy],
-        chosen: list[Episode],
-        num_envs: int,
-        scheme: Scheme,
-        env_workers: int = 0,
-    ) -> Throughput:
-        return in_own_process(
-            measure_policy,
-            env_id,
-            kwargs,
-            maker,
-            chosen,
-            num_envs=num_envs,
-            env_workers=env_workers,
-            scheme=scheme,
-            prompt_style=args.prompt_style,
-        )
+    def measured(spec: RolloutSpec, chosen: list[Episode], scheme: Scheme) -> Throughput:
+        return in_own_process(measure_policy, spec, chosen, scheme=scheme)
 
+    spec = RolloutSpec(
+        env_id,
+        make_policy,
+        env_kwargs=kwargs,
+        prompt_style=args.prompt_style,
+        env_workers=args.env_workers,
+    )
     rows = [
-        measured(make_policy, episodes, num, "engine", args.env_workers) for num in args.num_envs
+        measured(replace(spec, slots=num, workers=workers), episodes, "engine")
+        for workers in args.workers
+        for num in args.num_envs
     ]
     local = args.policy not in SCRIPTED and not policy["policy"].startswith("endpoint:")
     if local and args.baseline_episodes:
         uncached, _ = read_policy(args, keep_cache=False)
-        rows.append(measured(uncached, episodes[: args.baseline_episodes], 1, "one at a time"))
+        alone = replace(spec, make_policy=uncached, slots=1, env_workers=0)
+        rows.append(measured(alone, episodes[: args.baseline_episodes], "one at a time"))
     return rows
 
 
@@ -171,13 +173,14 @@ def render(rows: Sequence[Throughput]) -> list[str]:
     """Lay out the measurements as a table."""
     from eto_gym.agents.report import table
 
-    header = ["scheme", "envs", "episodes", "steps", "wall s", "CPU s", "steps/s", "episodes/h"]
-    header += ["prefilled", "decoded", "memory MB"]
+    header = ["scheme", "processes", "envs", "episodes", "steps", "wall s", "CPU s", "steps/s"]
+    header += ["episodes/h", "prefilled", "decoded", "memory MB"]
     return table(
         header,
         [
             [
                 row.scheme,
+                str(row.processes),
                 str(row.num_envs),
                 str(row.episodes) + (f" ({row.errors} errors)" if row.errors else ""),
                 str(row.steps),
@@ -206,7 +209,8 @@ def summary(rows: Sequence[Throughput]) -> list[str]:
         for row in (best, baseline)
     ]
     return [
-        f"The engine with {best.num_envs} environments beside one conversation at a time: "
+        f"The engine with {best.num_envs} environments in {best.processes} "
+        f"{'process' if best.processes == 1 else 'processes'} beside one conversation at a time: "
         f"{best.episodes_per_hour / baseline.episodes_per_hour:.1f} times the episodes per hour, "
         f"{best.steps_per_second / baseline.steps_per_second:.1f} times the steps per second.",
         f"Tokens per step: {per_step[0]} decoded, instead of {per_step[1]} decoded.",
@@ -242,8 +246,10 @@ def draw(rows: Sequence[Throughput], path: Path, *, title: str) -> None:
         ("peak memory in MB", lambda row: row.memory_mb),
     ]
     for panel, (label, value) in zip(panels, measures, strict=True):
-        for scheme in dict.fromkeys(row.scheme for row in rows):
-            chosen = sorted((r for r in rows if r.scheme == scheme), key=lambda r: r.num_envs)
+        for line in dict.fromkeys((row.scheme, row.processes) for row in rows):
+            of_line = [row for row in rows if (row.scheme, row.processes) == line]
+            chosen = sorted(of_line, key=lambda row: row.num_envs)
+            scheme = line[0] if line[1] == 1 else f"{line[0]}, {line[1]} processes"
             x, y = [row.num_envs for row in chosen], [value(row) for row in chosen]
             if scheme == "one at a time":
                 panel.axhline(y[0], color="gray", linestyle="--", label=scheme)
