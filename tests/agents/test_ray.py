@@ -149,12 +149,13 @@ if __name__ == "__main__":
 
 
 class Slow(Coin):
-    """A coin that notes in which process it is, and takes its time."""
+    """A coin that notes in which process it is, and waits there until it is told to go on."""
 
     def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
-        time.sleep(0.05)
-        note = Path(os.environ["ETO_TEST_NOTES"])
-        (note / str(os.getpid())).touch()
+        notes = Path(os.environ["ETO_TEST_NOTES"])
+        (notes / str(os.getpid())).touch()
+        while not (notes / "go").exists():
+            time.sleep(0.02)
         return super().act(conversations)
 
 
@@ -207,6 +208,7 @@ def test_joins_a_cluster_of_two_nodes_and_outlives_one(
         nodes.stdin.write("kill\n")
         nodes.stdin.flush()
         assert nodes.stdout.readline() == "killed\n"
+        (tmp_path / "notes" / "go").touch()  # not before: a worker may be done by then
         _, told = driver.communicate()
         assert driver.returncode == 0, told
         assert "a rollout process died" in told
