@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import os
 import platform
 import random
@@ -51,6 +50,7 @@ from eto_gym.agents.launcher import Launcher, RolloutSpec
 from eto_gym.agents.local_launcher import LocalLauncher
 from eto_gym.agents.policies import random_policy
 from eto_gym.agents.slot import Episode, plan_episodes
+from eto_gym.agents.throughput import in_own_process
 from eto_gym.files import write_json
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from eto_gym.vector import TextVectorEnv
@@ -79,8 +79,7 @@ def main() -> None:
     print(f"{len(os.sched_getaffinity(0))} cores")
     rows: list[dict[str, Any]] = []
     for workers in [0, *args.workers] if args.episodes else []:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(_collect_in_new_process, (args, kwargs, workers)))
+        rows.append(in_own_process(_collect, args, kwargs, workers))
         _print_row(rows[-1], ROLLOUT_COLUMNS, head=len(rows) == 1)
     for count in [] if args.episodes else args.num_envs:
         modes = ["gymnasium sync", "local"]
@@ -88,9 +87,7 @@ def main() -> None:
             f"{k} workers{kind}" for k in args.workers if k <= count for kind in ("", ", async")
         ]
         for mode in modes:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                # Pool workers are daemons, which may have no children of their own.
-                row = pool.apply(_in_new_process, (args, kwargs, mode, count))
+            row = in_own_process(_steps, args, kwargs, mode, count)
             single = next((r for r in rows if r["mode"] == mode and r["envs"] == 1), None)
             if single is not None:
                 row["kB per env"] = (row["MB"] - single["MB"]) * 1e3 / (count - 1)
@@ -116,10 +113,9 @@ def _print_row(row: dict[str, Any], columns: Sequence[str], *, head: bool) -> No
     sys.stdout.flush()
 
 
-def _in_new_process(
+def _steps(
     args: argparse.Namespace, kwargs: dict[str, Any], mode: str, count: int
 ) -> dict[str, Any]:
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     start = time.perf_counter()
     vec = _make(args.env, count, mode, kwargs)
     made = time.perf_counter() - start
@@ -151,11 +147,8 @@ def _in_new_process(
     }
 
 
-def _collect_in_new_process(
-    args: argparse.Namespace, kwargs: dict[str, Any], workers: int
-) -> dict[str, Any]:
+def _collect(args: argparse.Namespace, kwargs: dict[str, Any], workers: int) -> dict[str, Any]:
     """Measure `collect` with some worker processes; with 0, in this process."""
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     kwargs = {"admissible_actions": True, **kwargs}
     env = gym.make(args.env, **kwargs)
     ids = env.get_wrapper_attr("task_set").ids
