@@ -1,7 +1,7 @@
 """Two Ray nodes on the loopback of this machine, in a process of their own.
 
-Prints the cluster's address; kills the second node at a line of standard input, and the first at
-its end.
+Prints the cluster's address and the second node's id; kills that node at a line of standard input,
+and the first at its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     }
     cluster = Cluster(initialize_head=True, head_node_args=node)
     second = cluster.add_node(**node)
-    sys.stdout.write(f"{cluster.address}\n")
+    sys.stdout.write(f"{cluster.address}\n{second.node_id}\n")
     sys.stdout.flush()
     if sys.stdin.readline():
         cluster.remove_node(second, allow_graceful=False)

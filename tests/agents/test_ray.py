@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -149,14 +150,23 @@ if __name__ == "__main__":
 
 
 class Slow(Coin):
-    """A coin that notes in which process it is, and waits there until it is told to go on."""
+    """A coin that notes its process and node, and waits there until it is told to go on."""
 
     def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        import ray
+
         notes = Path(os.environ["ETO_TEST_NOTES"])
-        (notes / str(os.getpid())).touch()
+        place = notes / str(os.getpid())
+        if not place.exists():
+            place.write_text(ray.get_runtime_context().get_node_id())
         while not (notes / "go").exists():
             time.sleep(0.02)
         return super().act(conversations)
+
+
+def _places(notes: Path) -> dict[int, str]:
+    """Return the process and the node of each worker that has noted them."""
+    return {int(note.name): node for note in notes.iterdir() if (node := note.read_text())}
 
 
 def join(address: str, out: Path, **env: str) -> subprocess.Popen[str]:
@@ -197,17 +207,21 @@ def test_joins_a_cluster_of_two_nodes_and_outlives_one(
     assert nodes.stdout is not None
     try:
         address = nodes.stdout.readline().strip()
+        second = nodes.stdout.readline().strip()
         assert address.startswith("127.0.0.1:"), "others can reach the cluster"
         lost = join(address, tmp_path / "no.jsonl", RAY_AUTH_MODE="token")
         assert "there is none on this machine" in lost.communicate()[1]
         assert lost.returncode == 1
         driver = join(address, tmp_path / "t.jsonl", **keys)
-        while len(list((tmp_path / "notes").iterdir())) < 2:
+        while len(places := _places(tmp_path / "notes")) < 2:
             assert driver.poll() is None, driver.communicate()
             time.sleep(0.05)
+        (there,) = (pid for pid, node in places.items() if node == second)
         nodes.stdin.write("kill\n")
         nodes.stdin.flush()
         assert nodes.stdout.readline() == "killed\n"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(there, signal.SIGKILL)  # a process outlives its node for a while
         (tmp_path / "notes" / "go").touch()  # not before: a worker may be done by then
         _, told = driver.communicate()
         assert driver.returncode == 0, told
