@@ -16,6 +16,7 @@ from eto_gym.cli.main import main
 from eto_gym.prompt import Message
 from eto_gym.trainers.presets import ADAPTERS
 from eto_gym.trainers.run_folder import FINISHED
+from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.test_eto import small_settings, stage
 
 torch = pytest.importorskip("torch")
@@ -49,7 +50,6 @@ def _drive(words: list[str]) -> None:
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path | None]]:
     """The run folder, killed once and finished then; and what trainings were resumed from."""
-    from eto_gym.trainers import running
 
     folder = tmp_path_factory.mktemp("qlora")
     words = _command(folder)
@@ -67,15 +67,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path |
     assert process.exitcode == -signal.SIGKILL
     assert not any(stages.glob(f"eto-2-????????????/{FINISHED}"))
     before = {path: path.stat().st_mtime_ns for path in stages.glob(f"*/{FINISHED}")}
-    checkpoints: list[Path | None] = []
-    fit = running.fit
-
-    def keep(trainer: Any, checkpoint: Path | None) -> None:
-        checkpoints.append(checkpoint)
-        fit(trainer, checkpoint)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "fit", keep)
+    with noted_checkpoints() as checkpoints:
         assert train.main(words) == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     return folder / "run", checkpoints

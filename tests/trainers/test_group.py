@@ -19,6 +19,7 @@ from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.tool_env import ToolEnvironment, tool_dataset, tool_environments
 from eto_gym.trainers.training import Watch
 from tests.toy import CORRIDOR
+from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, rates
 
 torch = pytest.importorskip("torch")
@@ -140,8 +141,6 @@ def test_adapters_are_resumed_and_are_their_own_reference(
 ) -> None:
     from safetensors.torch import load_file
 
-    from eto_gym.trainers import running
-
     whole = _run(algorithm, locksmith, tmp_path / "whole")
 
     def score(step: int, _: Any) -> float:
@@ -152,15 +151,7 @@ def test_adapters_are_resumed_and_are_their_own_reference(
     with pytest.raises(KeyboardInterrupt):
         _run(algorithm, locksmith, tmp_path / "parts", on_evaluate=score, every=1)
     assert not (tmp_path / "parts").exists()
-    checkpoints: list[Path | None] = []
-    fit = running.fit
-
-    def keep(trainer: Any, checkpoint: Path | None) -> None:
-        checkpoints.append(checkpoint)
-        fit(trainer, checkpoint)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "fit", keep)
+    with noted_checkpoints() as checkpoints:
         parts = _run(algorithm, locksmith, tmp_path / "parts", resume=True)
     assert [path.name for path in checkpoints if path] == ["checkpoint-2"]
     for key in ("loss", "reward", "kl", "grad_norm"):
