@@ -2,12 +2,13 @@
 
     OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --prompts 500 1500
     OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --prompts 0 500 --own-prompts
-    OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --data FILE --model FOLDER --batch 4 --steps 300
+    OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --data FILE --model FOLDER --batch 4
 
 Every variant runs in a process of its own, one after another. The model has random weights (see
 `eto_gym.benchmarks.training`), and all rows begin with one prompt, as the conversations of an
 environment do with its instruction and worked example; then come turns of agent and environment, of
-random tokens. With `--data` rows are stored trajectories, and the model is a folder.
+random tokens. With `--data` rows are demonstrations, in any form that `train sft`
+reads, and `--model` is a folder.
 
 Variants:
     trl: TRL's SFTTrainer, given the tokens and labels of the same rows.
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="6x256", help="architecture, or folder with --data")
-    parser.add_argument("--data", type=Path, help="stored trajectories")
+    parser.add_argument("--data", type=Path, help="file of demonstrations")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--prompts", type=int, nargs="+", default=[500, 1500])
     parser.add_argument("--own-prompts", action="store_true", help="every row has its own")
@@ -155,9 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(job: Job) -> dict[str, Any]:
     """Measure one variant in a process of its own."""
     command = ["-m", "eto_gym.benchmarks.sft", "--worker", json.dumps(dataclasses.asdict(job))]
-    done = subprocess.run(
-        [sys.executable, *command], stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True, check=True)
     return {**dataclasses.asdict(job), **json.loads(done.stdout.splitlines()[-1])}
 
 
@@ -207,13 +206,14 @@ def random_rows(
 
 
 def stored_rows(path: Path, model: Path) -> Tokens:
-    """Return stored trajectories as the model's tokens."""
+    """Return demonstrations, in any form that `train sft` reads, as the model's tokens."""
     from eto_gym.trainers.encoding import encode_trajectories
     from eto_gym.trainers.models import default_codec, load_tokenizer
-    from eto_gym.trajectories import read_trajectories
+    from eto_gym.trajectories.formats import read_demonstrations
 
     codec = default_codec(load_tokenizer(model))
-    rows, _ = encode_trajectories(codec, read_trajectories(path), max_length=1 << 20)
+    trajectories, _ = read_demonstrations(path, strict=True)
+    rows, _ = encode_trajectories(codec, trajectories, max_length=1 << 20)
     return [(row.ids, row.mask) for row in rows]
 
 
