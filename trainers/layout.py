@@ -40,7 +40,7 @@ def choose_layout(model: Any, wanted: str, *, saved: float | None = None) -> tup
     Args:
         model: The model itself, with `install_scorer` done, not a wrapper of PEFT around it.
         wanted: "auto", "on" or "off", see `SharingSettings`.
-        saved: Part of the tokens that trees save; None where they are known to pay.
+        saved: Part of the tokens that trees save, where that decides.
 
     Returns:
         Whether they do; and "on" or "off", with the reason where that was not asked for.
@@ -48,8 +48,10 @@ def choose_layout(model: Any, wanted: str, *, saved: float | None = None) -> tup
     Raises:
         EtoGymError: Trees are demanded, and the model cannot take them.
     """
-    reason = f": saves {saved:.0%} of the tokens" if wanted == "auto" and saved is not None else ""
-    if wanted == "off" or (reason and saved is not None and saved < SAVING):
+    if wanted == "off":
+        return False, "off"
+    reason = "" if saved is None else f": saves {saved:.0%} of the tokens"
+    if saved is not None and saved < SAVING:
         return False, f"off{reason}"
     obstacle = install_trees(model)
     if obstacle is None:

@@ -55,9 +55,10 @@ class TurnSFTTrainer(running.Recipe):
             model.enable_input_require_grads()
         inner = model.get_base_model() if hasattr(model, "peft_config") else model
         install_scorer(inner)
-        # Of one process, so that several decide alike.
-        batches = list(running.bucket_sampler(self._lengths, settings))
-        saved = saved_by_trees(rows, batches)
+        saved = None
+        if settings.share_prefix == "auto":
+            # The batches that one process would have, so that several decide alike.
+            saved = saved_by_trees(rows, list(running.bucket_sampler(self._lengths, settings)))
         self._trees, layout = choose_layout(inner, settings.share_prefix, saved=saved)
         self.notes = {"share_prefix": layout}
         super().__init__(

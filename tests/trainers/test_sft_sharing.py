@@ -82,8 +82,7 @@ def test_shared_and_padded_runs_are_equal(
 def test_micro_batches_do_not_change_shared_runs(
     tiny: Path, plays: list[Trajectory], tmp_path: Path
 ) -> None:
-    settings = replace(QUICK, share_prefix="on", batch_size=4)
-    settings = replace(settings, max_steps=6)
+    settings = replace(QUICK, share_prefix="on", batch_size=4, max_steps=6)
     whole = _run(replace(settings, micro_batch_size=4), plays, tiny, tmp_path / "4x1")
     parts = _run(replace(settings, micro_batch_size=1), plays, tiny, tmp_path / "1x4")
     _assert_equal(whole, parts)
@@ -111,7 +110,7 @@ def test_losses_and_gradients_of_families_are_equal(
     tiny: Path, tmp_path: Path, family: str, attention: str, options: dict[str, Any]
 ) -> None:
     """In float64, up to the logits, which are always float32."""
-    from eto_gym.trainers.models import load_tokenizer
+    from eto_gym.trainers.models import load_tokenizer, quiet_libraries
     from eto_gym.trainers.sft_trainer import TurnSFTTrainer
     from tests.trainers.test_trees import _model
 
@@ -135,8 +134,9 @@ def test_losses_and_gradients_of_families_are_equal(
         loss.backward()
         return loss.item(), {name: p.grad for name, p in model.named_parameters()}
 
-    padded, expected = results("off")
-    shared, gradients = results("on")
+    with quiet_libraries():
+        padded, expected = results("off")
+        shared, gradients = results("on")
     assert shared == pytest.approx(padded, rel=1e-6)
     for name, gradient in gradients.items():
         scale = expected[name].abs().max().item()
