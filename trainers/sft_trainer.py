@@ -17,7 +17,7 @@ from transformers import TrainingArguments, set_seed
 from eto_gym.trainers import running
 from eto_gym.trainers.batching import Rows
 from eto_gym.trainers.encoding import Row
-from eto_gym.trainers.layout import choose_layout, lay_out, saved_by_trees
+from eto_gym.trainers.layout import choose_layout, lay_out, saving_of_trees
 from eto_gym.trainers.models import lora_config
 from eto_gym.trainers.offload import activations_of
 from eto_gym.trainers.scoring import install_scorer
@@ -55,11 +55,12 @@ class TurnSFTTrainer(running.Recipe):
             model.enable_input_require_grads()
         inner = model.get_base_model() if hasattr(model, "peft_config") else model
         install_scorer(inner)
-        saved = None
+        saving = None
         if settings.share_prefix == "auto":
             # The batches that one process would have, so that several decide alike.
-            saved = saved_by_trees(rows, list(running.bucket_sampler(self._lengths, settings)))
-        self._trees, layout = choose_layout(inner, settings.share_prefix, saved=saved)
+            batches = list(running.bucket_sampler(self._lengths, settings))
+            saving = saving_of_trees(rows, batches)
+        self._trees, layout = choose_layout(inner, settings.share_prefix, saving=saving)
         self.notes = {"share_prefix": layout}
         super().__init__(
             model=model,

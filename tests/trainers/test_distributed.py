@@ -38,7 +38,9 @@ def run_all(play: Play, model: str, player: str, out: Path) -> None:
     """Train with every method; score during one of them. `player` is a model that plays locks."""
     experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
     watch = Watch(progress=False, every=2, on_evaluate=lambda step, _: -abs(step - 4))
-    run_sft(SFTSettings(**QUICK), experts, model=model, output=out / "sft", watch=watch)
+    for name, sharing in (("sft", "off"), ("shared", "on")):
+        demonstrated = SFTSettings(**QUICK, share_prefix=sharing)
+        run_sft(demonstrated, experts, model=model, output=out / name, watch=watch)
     agent = [play(n, good=False, rounds=1 + n % 2) for n in range(ROWS)]
     pairs, _ = make_pairs(agent, experts)
     for name, changes in (("dpo", {}), ("lora", {"lora_r": 2, "precompute_reference": False})):
@@ -101,7 +103,7 @@ def test_two_processes_equal_one(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     run_all(make_play, str(tiny), str(locksmith), tmp_path / "one")
-    for name in ("sft", "dpo", "lora"):
+    for name in ("sft", "shared", "dpo", "lora"):
         one, two = (
             json.loads((tmp_path / count / name / "training.json").read_text())
             for count in ("one", "two")

@@ -23,7 +23,7 @@ pytest.importorskip("accelerate")
 
 ROOT = Path(__file__).parents[2]
 Play = Callable[..., Trajectory]
-RUNS = ("sft", "dpo", "lora")
+RUNS = ("sft", "shared", "dpo", "lora")
 ROWS = 5
 """A whole batch, and one of a single row: there the second process has nothing to add."""
 
@@ -36,7 +36,9 @@ def run_all(play: Play, model: str, out: Path) -> None:
     }  # fmt: skip
     watch = Watch(progress=False)
     experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
-    run_sft(SFTSettings(**quick), experts, model=model, output=out / "sft", watch=watch)
+    for name, sharing in (("sft", "off"), ("shared", "on")):
+        demonstrated = SFTSettings(**quick, share_prefix=sharing)
+        run_sft(demonstrated, experts, model=model, output=out / name, watch=watch)
     pairs, _ = make_pairs([play(n, good=False) for n in range(ROWS)], experts)
     methods: dict[str, dict[str, Any]] = {
         "dpo": {}, "lora": {"lora_r": 2, "precompute_reference": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from eto_gym.trajectories import Trajectory
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from eto_gym.trainers.layout import SAMPLE, saved_by_trees  # noqa: E402
+from eto_gym.trainers.layout import SAMPLE, saving_of_trees  # noqa: E402
 from eto_gym.trainers.trees import build_tree  # noqa: E402
 
 Play = Callable[..., Trajectory]
@@ -35,6 +36,17 @@ QUICK = SFTSettings(
 @pytest.fixture(scope="module")
 def plays(make_play: Play) -> list[Trajectory]:
     return [make_play(n, rounds=1 + n % 4) for n in range(17)]
+
+
+@pytest.fixture(scope="module")
+def instructed(plays: list[Trajectory]) -> list[Trajectory]:
+    """The same after an instruction as long as a real one."""
+    return [_told(play, "You live in a house. " * 25) for play in plays]
+
+
+def _told(play: Trajectory, instruction: str) -> Trajectory:
+    first, *others = play.messages
+    return replace(play, messages=(replace(first, content=instruction), *others))
 
 
 def _run(
@@ -144,25 +156,23 @@ def test_losses_and_gradients_of_families_are_equal(
 
 
 def test_sharing_is_chosen_where_it_saves_enough(
-    tiny: Path, make_play: Play, plays: list[Trajectory], tmp_path: Path
+    tiny: Path, plays: list[Trajectory], instructed: list[Trajectory], tmp_path: Path
 ) -> None:
     def note(plays: list[Trajectory], **options: Any) -> str:
         settings = replace(QUICK, max_steps=1, **options)
         return _run(settings, plays, tiny, tmp_path / "out")[0].notes["share_prefix"]
 
-    assert note(plays).startswith("on: saves ")
-    assert note(plays, micro_batch_size=1) == "off: saves 0% of the tokens"
-    own = [
-        replace(play, messages=(replace(play.messages[0], content=f"{n} is the number."),
-                                *play.messages[1:]))
-        for n, play in enumerate([make_play(n) for n in range(8)])
-    ]  # fmt: skip
+    assert note(instructed).startswith("on: saves ")
+    assert note(instructed, micro_batch_size=1) == "off: saves 0% of the tokens, 0 of each row"
+    # Short rows: a large part of few tokens.
+    assert re.match(r"off: saves [3-6]\d% of the tokens, \d\d of each row", note(plays))
+    own = [_told(play, f"{n} is the number.") for n, play in enumerate(plays)]
     assert note(own).startswith("off: saves ")
 
 
 def test_a_model_that_cannot_share_is_trained_with_a_warning(
     tiny: Path,
-    plays: list[Trajectory],
+    instructed: list[Trajectory],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -171,12 +181,12 @@ def test_a_model_that_cannot_share_is_trained_with_a_warning(
         "eto_gym.trainers.layout.install_trees", lambda _: "it has layers of type conv"
     )
     with caplog.at_level(logging.WARNING):
-        fallen, _ = fall = _run(QUICK, plays, tiny, tmp_path / "auto")
+        fallen, _ = fall = _run(QUICK, instructed, tiny, tmp_path / "auto")
     assert "cannot share what rows have in common: it has layers of type conv" in caplog.text
     assert fallen.notes == {"share_prefix": "off: it has layers of type conv"}
     with pytest.raises(EtoGymError, match="layers of type conv"):
-        _run(replace(QUICK, share_prefix="on"), plays, tiny, tmp_path / "on")
-    padded = _run(replace(QUICK, share_prefix="off"), plays, tiny, tmp_path / "off")
+        _run(replace(QUICK, share_prefix="on"), instructed, tiny, tmp_path / "on")
+    padded = _run(replace(QUICK, share_prefix="off"), instructed, tiny, tmp_path / "off")
     assert fall[0].metrics == padded[0].metrics
 
 
@@ -186,14 +196,17 @@ ROWS = st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=12), min_size=1
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ROWS, min_size=1, max_size=4))
 def test_what_trees_save_is_what_they_do_not_hold(groups: list[list[list[int]]]) -> None:
-    rows, batches, kept, padded = [], [], 0, 0
+    rows: list[Row] = []
+    batches, kept, padded = [], 0, 0
     for group in groups:
         batches.append(list(range(len(rows), len(rows) + len(group))))
         own = [Row(ids, [True] * len(ids)) for ids in group]
         rows += own
         kept += build_tree(own)["input_ids"].shape[1]
         padded += len(own) * max(map(len, group))
-    assert saved_by_trees(rows, batches) == pytest.approx(1 - kept / padded)
+    part, per_row = saving_of_trees(rows, batches)
+    assert part == pytest.approx(1 - kept / padded)
+    assert per_row == pytest.approx((padded - kept) / len(rows))
 
 
 def test_only_a_sample_of_the_batches_is_looked_at() -> None:
@@ -205,7 +218,7 @@ def test_only_a_sample_of_the_batches_is_looked_at() -> None:
             return super().__getitem__(index)
 
     rows = Counted(Row([3, 4, n], [True] * 3) for n in range(6000))
-    saved_by_trees(rows, [[n, n + 1] for n in range(0, 6000, 2)])
+    saving_of_trees(rows, [[n, n + 1] for n in range(0, 6000, 2)])
     assert SAMPLE / 2 < len(looked) / 2 <= SAMPLE
     assert max(looked) > 5900
 
@@ -218,7 +231,7 @@ def test_stock_trl_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.Monke
     shape = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "mlp": 64, "vocab": 400}
     monkeypatch.setitem(training.ARCHITECTURES, "tiny", shape)
     training.build(tmp_path / "model", "tiny", 0)
-    rows = sft.random_rows(6, 40, 60, 400, shared=True, seed=0)
+    rows = sft.random_rows(6, 100, 60, 400, shared=True, seed=0)
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     results = {}
     for variant in sft.VARIANTS:
@@ -239,6 +252,6 @@ def test_stock_trl_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.Monke
     assert stock[-1] < stock[0] - 0.1
     for variant, result in results.items():
         assert result["losses"] == pytest.approx(stock, rel=1e-5), variant
-        assert result["tokens_per_s"] * result["wall_s"] == pytest.approx(6 * 100 * 4)
+        assert result["tokens_per_s"] * result["wall_s"] == pytest.approx(6 * 160 * 4)
     assert results["padded"]["share_prefix"] == "off"
     assert results["ours"]["share_prefix"].startswith("on: saves ")
