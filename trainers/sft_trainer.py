@@ -104,7 +104,8 @@ class TurnSFTTrainer(running.Recipe):
         share = self.args.world_size / num_items_in_batch
         if "filler" in inputs:
             share = 0.0 * share  # keeps this process in step with the others, and adds nothing
-        return -logps * share
+        loss: torch.Tensor = -logps * share
+        return loss
 
 
 def _summed_logps(model: Any, batch: dict[str, Any]) -> torch.Tensor:

@@ -55,7 +55,9 @@ class TokenTree:
 
     def own(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the queries, keys or values of each chain's own tokens, out of those of all."""
-        return states.split([chain.stop - chain.start for chain in self.chains], dim=2)
+        lengths = [chain.stop - chain.start for chain in self.chains]
+        parts: tuple[torch.Tensor, ...] = torch.split(states, lengths, dim=2)
+        return parts
 
     def reach(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the keys or values that the tokens of each chain may attend to.
@@ -66,7 +68,7 @@ class TokenTree:
         places = {place for chain in self.chains for span in chain.spans for place in span}
         cuts = sorted(places | {0, self.chains[-1].stop})
         lengths = [stop - start for start, stop in pairwise(cuts)]
-        parts = dict(zip(cuts, states.split(lengths, dim=2), strict=False))
+        parts = dict(zip(cuts, torch.split(states, lengths, dim=2), strict=False))
         for chain, own in zip(self.chains, self.own(states), strict=True):
             before = [parts[c] for span in chain.spans for c in cuts if span[0] <= c < span[1]]
             yield torch.cat([*before, own], dim=2) if before else own
