@@ -29,6 +29,7 @@ from eto_gym.trainers.callbacks import COMPLETE, AlreadyTrainedError
 from eto_gym.trainers.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.options import SettingsError, TrainSettings, deciding
+from eto_gym.trainers.spread import check_precision, whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
             f"times devices ({micro} x {world})"
         )
     save_steps = settings.save_every
+    bf16 = uses_bf16(settings)
+    check_precision(bf16=bf16)
     return {
         "output_dir": str(workspace),
         "learning_rate": settings.learning_rate,
@@ -79,7 +82,7 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
         "gradient_accumulation_steps": passes,
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed,
-        "bf16": uses_bf16(settings),
+        "bf16": bf16,
         # Every trained weight is used in every pass, fillers included.
         "ddp_find_unused_parameters": False,
         "gradient_checkpointing": settings.gradient_checkpointing,
@@ -244,9 +247,7 @@ def finish(
     report: Any,
 ) -> None:
     """Write the finished model with its report; of several processes, the first does."""
-    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    # Each process holds a part of the weights: all take part in collecting them.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
+    weights = whole_weights(trainer)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         write_finished(model, tokenizer, output, method, settings, report, weights=weights)

@@ -43,8 +43,7 @@ def launch(
         environment: Variables for the processes.
         changes: Entries that replace those of the configuration.
     """
-    import yaml
-
+    yaml = pytest.importorskip("yaml")
     written = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{config}.yaml").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     file, script = folder / "accelerate.yaml", folder / "work.py"
