@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from eto_gym.trainers.options import SettingsError, TrainSettings
@@ -18,8 +20,8 @@ def is_spread(trainer: Any) -> bool:
 def load_whole() -> None:
     """Let models be loaded whole from here on, until the next Trainer is made.
 
-    A training under ZeRO 3 leaves word that those after it in the same process be loaded in pieces,
-    which can be neither checked nor hashed.
+    A Trainer under ZeRO 3 leaves word that models be loaded in pieces, by all processes together.
+    Such a model can be neither checked nor hashed, and a process that loads one alone waits forever.
     """
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
 
@@ -58,10 +60,33 @@ def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None
             "muon needs whole weight matrices on each device: FSDP and DeepSpeed spread them; "
             "use adamw, or train with plain data parallelism"
         )
+    if trainer.is_fsdp_enabled and "8bit" in settings.optimizer:
+        raise SettingsError(
+            f"{settings.optimizer} of bitsandbytes cannot step weights that FSDP spreads, which "
+            "spreads the optimizer's states too: use adamw"
+        )
+    gathered = trainer.is_fsdp_enabled or trainer.accelerator.deepspeed_plugin.zero_stage == 3
+    if settings.activation_offload and gathered:
+        raise SettingsError(
+            "activation_offload would copy weights too, which FSDP and ZeRO 3 bring together anew "
+            "in every pass: use gradient_checkpointing"
+        )
     if scored:
         raise SettingsError(
             "scores during training need the whole model on each device: FSDP and DeepSpeed "
             "spread it; score the finished model, or train with LoRA on plain data parallelism"
+        )
+
+
+def keep_precise(accelerator: Any) -> None:
+    """Let FSDP 2 round to bf16 what is computed in it, and neither results nor gradients.
+
+    accelerate has it round the outputs of every layer too, log-probabilities among them: sums over
+    a conversation are then good to two or three digits, and their differences are what counts.
+    """
+    if accelerator.is_fsdp2 and accelerator.mixed_precision == "bf16":
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )
 
 
