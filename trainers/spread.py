@@ -21,7 +21,7 @@ def load_whole() -> None:
     """Let models be loaded whole from here on, until the next Trainer is made.
 
     A Trainer under ZeRO 3 leaves word that models be loaded in pieces, by all processes together.
-    Such a model can be neither checked nor hashed, and a process that loads one alone waits forever.
+    Such a model can be neither checked nor hashed, and a process that loads one alone is stuck.
     """
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
 
@@ -43,7 +43,7 @@ def check_precision(*, bf16: bool) -> None:
 
 
 def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None:
-    """Refuse what needs the whole weights on each device, where they are spread.
+    """Refuse what does not work where weights are spread over devices.
 
     Args:
         trainer: A Trainer of transformers.
@@ -51,7 +51,7 @@ def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None
         scored: The model is scored during training.
 
     Raises:
-        SettingsError: Something of that is asked for.
+        SettingsError: Something of that is asked for; the message names what works.
     """
     if not is_spread(trainer):
         return
@@ -65,8 +65,18 @@ def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None
             f"{settings.optimizer} of bitsandbytes cannot step weights that FSDP spreads, which "
             "spreads the optimizer's states too: use adamw"
         )
-    gathered = trainer.is_fsdp_enabled or trainer.accelerator.deepspeed_plugin.zero_stage == 3
-    if settings.activation_offload and gathered:
+    plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    zero3 = plugin is not None and plugin.zero_stage == 3
+    if zero3 and not plugin.zero3_save_16bit_model:
+        raise SettingsError(
+            "the trained weights could not be collected in the end: set zero3_save_16bit_model to "
+            "true in the configuration of accelerate"
+        )
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        raise SettingsError(
+            "this was made for FSDP 2: set fsdp_version to 2 in the configuration of accelerate"
+        )
+    if settings.activation_offload and (trainer.is_fsdp_enabled or zero3):
         raise SettingsError(
             "activation_offload would copy weights too, which FSDP and ZeRO 3 bring together anew "
             "in every pass: use gradient_checkpointing"
