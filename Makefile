@@ -60,7 +60,7 @@ $(DEEPSPEED)/.installed: $(VENV)/.installed-dev
 	touch $@
 
 deepspeed: $(DEEPSPEED)/.installed
-	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed $(ARGS)
+	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -191,18 +191,32 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
 
     def _reference_scores(self, sides: Sequence[Row], batch_size: int) -> torch.Tensor:
         """Score sides in an order in which neighbours share most, or are of similar length."""
-        if self.is_deepspeed_enabled:  # without its engine, weights are not on the device yet
-            self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
         scores = torch.zeros(len(sides))
         order = sorted(
             range(len(sides)), key=lambda i: sides[i].ids if self._trees else [len(sides[i].ids)]
         )
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
-            batch = self._prepare_inputs(self._batch([sides[i] for i in chunk]))
-            scores[chunk] = self._score_reference(batch).cpu()
-        self._precompute_engine = None
+        with self._on_device():
+            for start in range(0, len(order), batch_size):
+                chunk = order[start : start + batch_size]
+                batch = self._prepare_inputs(self._batch([sides[i] for i in chunk]))
+                scores[chunk] = self._score_reference(batch).cpu()
         return scores
+
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Have the policy on the device, where that is left to FSDP or DeepSpeed until it trains."""
+        if self.is_deepspeed_enabled:
+            self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+            yield
+            self._precompute_engine = None
+            return
+        home = next(self.model.parameters()).device
+        if self.ref_model is not None or home == self.args.device:
+            yield
+            return
+        self.model.to(self.args.device)
+        yield
+        self.model.to(home)
 
     def _score_reference(self, batch: dict[str, Any]) -> torch.Tensor:
         with (
