@@ -206,7 +206,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:
-        """Have the policy on the device; where weights are spread, only training brings it there."""
+        """Have the policy on the device, where FSDP or DeepSpeed bring it only to train."""
         if self.is_deepspeed_enabled:
             self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
             yield

@@ -65,7 +65,9 @@ def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None
             f"{settings.optimizer} of bitsandbytes cannot step weights that FSDP spreads, which "
             "spreads the optimizer's states too: use adamw"
         )
-    plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    plugin: Any = (
+        trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    )
     zero3 = plugin is not None and plugin.zero_stage == 3
     if zero3 and not plugin.zero3_save_16bit_model:
         raise SettingsError(
