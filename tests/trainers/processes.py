@@ -1,0 +1,73 @@
+"""Processes that work together: as threads, and as `accelerate launch` starts them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eto_gym.trainers.ranks import Ranks
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+
+
+class _Meeting:
+    """Where threads exchange what processes would send; each send is a pickle, as there."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier = threading.Barrier(count, timeout=30.0)
+        self.sent: list[bytes] = [b""] * count
+
+
+@dataclass(frozen=True)
+class ThreadRanks(Ranks):
+    """One of several threads that stand for processes."""
+
+    meeting: Any = None
+
+    def _gather(self, value: Any) -> list[Any]:
+        self.meeting.sent[self.index] = pickle.dumps(value)
+        self.meeting.barrier.wait()
+        received = [pickle.loads(item) for item in self.meeting.sent]  # noqa: S301
+        self.meeting.barrier.wait()
+        return received
+
+    def _broadcast(self, value: Any) -> Any:
+        return self._gather(value)[0]
+
+
+def together(count: int, work: Callable[[Ranks], T]) -> list[T | Exception]:
+    """Do `work` in each of `count` processes; return what each returned or raised."""
+    meeting = _Meeting(count)
+
+    def attempt(index: int) -> T | Exception:
+        try:
+            return work(ThreadRanks(index, count, meeting=meeting))
+        except Exception as err:
+            return err
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(attempt, range(count)))
+
+
+def launch(*words: str, config: str = "cpu") -> subprocess.CompletedProcess[str]:
+    """Run a command under `accelerate launch`, on one thread each."""
+    file = ROOT / "configs" / "accelerate" / f"{config}.yaml"
+    command = ["accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]
+    return subprocess.run(
+        [sys.executable, "-m", *command, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

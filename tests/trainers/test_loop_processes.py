@@ -1,0 +1,75 @@
+"""A loop in two processes ends as it does in one, also when it was cut short in between."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.trainers.run_folder import FINISHED
+from eto_gym.trainers.stage_data import PAIRS, TRAJECTORIES
+from tests.trainers.processes import launch
+from tests.trainers.shared_loop import KILLED_AFTER, run
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_equal_one(locksmith: Path, tmp_path: Path) -> None:
+    done = launch("-m", "tests.trainers.shared_loop", str(locksmith), str(tmp_path))
+    assert f"exitcode  : -{signal.SIGKILL}" in done.stderr, done.stderr[-3000:]
+    whole, killed, alone = (tmp_path / name for name in ("whole", "killed", "alone"))
+    report = run(str(locksmith), alone)
+    rows = {row["policy"]: row for row in report["policies"]}
+    assert rows["ETO, iteration 1"]["success"]["mean"] > rows["SFT"]["success"]["mean"]
+    _assert_equal(whole, alone)
+
+    (cut_short,) = killed.glob("run/stages/explore-1-*")
+    assert not (cut_short / TRAJECTORIES).exists()
+    parts = {path.name: path for path in cut_short.glob("*.part-*")}
+    assert len(parts["trajectories.part-1.jsonl"].read_text().splitlines()) == KILLED_AFTER
+    run(str(locksmith), killed)
+    assert not list(killed.rglob("*.part-*"))
+    _assert_equal(killed, alone)
+
+
+def _assert_equal(ours: Path, theirs: Path) -> None:
+    """Compare two runs in all that does not depend on time or rounding."""
+    assert (ours / "run" / FINISHED).exists()
+    stages = {path.name for path in theirs.glob("run/stages/*")}
+    assert stages == {path.name for path in ours.glob("run/stages/*")}
+    for pattern in (TRAJECTORIES, PAIRS, "sft.json"):
+        files = list(theirs.rglob(pattern))
+        assert files
+        for file in files:
+            assert (ours / file.relative_to(theirs)).read_bytes() == file.read_bytes(), file
+    one, two = (json.loads((x / "run" / "report.json").read_text()) for x in (theirs, ours))
+    for row in (*one["policies"], *two["policies"]):
+        del row["train_seconds"], row["eval_seconds"]
+    assert one["policies"] == two["policies"]
+    reports = list(theirs.rglob("training.json"))
+    assert len(reports) == 3
+    for file in reports:
+        folder = ours / file.parent.relative_to(theirs)
+        first, second = (json.loads((x / file.name).read_text()) for x in (file.parent, folder))
+        assert first["data"] == second["data"]
+        assert _series(first, "loss") == pytest.approx(_series(second, "loss"), rel=1e-4)
+        assert _series(first, "grad_norm") == pytest.approx(_series(second, "grad_norm"), rel=1e-2)
+        weights = [_weights(path) for path in (file.parent, folder)]
+        for name, value in weights[0].items():
+            # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
+            assert torch.allclose(value, weights[1][name], atol=1e-3), (file, name)
+
+
+def _series(report: dict[str, Any], name: str) -> list[float]:
+    return [entry[name] for entry in report["metrics"]]
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(folder / "model.safetensors"))
