@@ -19,7 +19,7 @@ from eto_gym.trainers.eto import ETOLoop
 from eto_gym.trainers.eto_settings import ETOSettings
 from eto_gym.trainers.ranks import launched
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
-from tests.trainers.locks import GENTLE, MUON, PLAY, play_locks
+from tests.trainers.locks import GENTLE, PLAY, play_locks
 
 KILLED_AFTER = 5
 """Episodes of the exploration that the second process stores before it is killed."""
@@ -27,14 +27,15 @@ KILLED_AFTER = 5
 
 def settings(model: str) -> ETOSettings:
     """Learn a little: enough to succeed at times, and to fail at others."""
-    quick: dict[str, Any] = {**MUON, "muon_learning_rate": 1e-3, "learning_rate": 1e-3}
+    quick: dict[str, Any] = {**GENTLE, "learning_rate": 1e-3, "schedule": "linear"}
+    del quick["beta"]
     return ETOSettings(
         **PLAY,
         model=model,
-        train_tasks=48,
+        train_tasks=32,
         explore_samples=2,
         explore_temperature=1.0,
-        eval_tasks=96,
+        eval_tasks=64,
         control=False,
         sft=SFTSettings(**quick, epochs=2),
         dpo=DPOSettings(**GENTLE, epochs=2),

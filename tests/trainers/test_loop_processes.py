@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from eto_gym.trainers import SFTSettings
+from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.run_folder import FINISHED
 from eto_gym.trainers.stage_data import PAIRS, TRAJECTORIES
 from tests.trainers.processes import launch
@@ -24,8 +26,7 @@ def test_two_processes_equal_one(locksmith: Path, tmp_path: Path) -> None:
     assert f"exitcode  : -{signal.SIGKILL}" in done.stderr, done.stderr[-3000:]
     whole, killed, alone = (tmp_path / name for name in ("whole", "killed", "alone"))
     report = run(str(locksmith), alone)
-    rows = {row["policy"]: row for row in report["policies"]}
-    assert rows["ETO, iteration 1"]["success"]["mean"] > rows["SFT"]["success"]["mean"]
+    assert 0 < report["policies"][-1]["success"]["mean"] < 1
     _assert_equal(whole, alone)
 
     (cut_short,) = killed.glob("run/stages/explore-1-*")
@@ -35,6 +36,27 @@ def test_two_processes_equal_one(locksmith: Path, tmp_path: Path) -> None:
     run(str(locksmith), killed)
     assert not list(killed.rglob("*.part-*"))
     _assert_equal(killed, alone)
+
+
+def test_each_process_takes_its_share_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eto_gym.trainers.running import training_arguments
+
+    def split(batch: int, micro: int) -> tuple[int, int]:
+        settings = SFTSettings(batch_size=batch, micro_batch_size=micro)
+        arguments = training_arguments(settings, tmp_path)
+        rows, passes = "per_device_train_batch_size", "gradient_accumulation_steps"
+        return arguments[rows], arguments[passes]
+
+    assert split(12, 4) == (4, 3)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert split(12, 2) == (2, 2)
+    assert split(12, 6) == (4, 1)
+    assert split(3, 8) == (1, 1)
+    for batch in (2, 10):
+        with pytest.raises(SettingsError, match="multiple of micro_batch_size times devices"):
+            split(batch, 2)
 
 
 def _assert_equal(ours: Path, theirs: Path) -> None:
@@ -57,12 +79,11 @@ def _assert_equal(ours: Path, theirs: Path) -> None:
         folder = ours / file.parent.relative_to(theirs)
         first, second = (json.loads((x / file.name).read_text()) for x in (file.parent, folder))
         assert first["data"] == second["data"]
-        assert _series(first, "loss") == pytest.approx(_series(second, "loss"), rel=1e-4)
-        assert _series(first, "grad_norm") == pytest.approx(_series(second, "grad_norm"), rel=1e-2)
+        assert _series(first, "loss") == pytest.approx(_series(second, "loss"), rel=1e-5)
+        assert _series(first, "grad_norm") == pytest.approx(_series(second, "grad_norm"), rel=1e-3)
         weights = [_weights(path) for path in (file.parent, folder)]
         for name, value in weights[0].items():
-            # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
-            assert torch.allclose(value, weights[1][name], atol=1e-3), (file, name)
+            assert torch.allclose(value, weights[1][name], atol=1e-4), (file, name)
 
 
 def _series(report: dict[str, Any], name: str) -> list[float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from eto_gym.agents.collect import RolloutSpec
 from eto_gym.agents.policies import random_policy
+from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout import Episode, Rollout, plan_episodes
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.ranks import Ranks
@@ -119,6 +122,25 @@ def test_what_a_kill_left_in_two_files_counts_once(alone: Path, tmp_path: Path) 
     together(2, functools.partial(play, path))
     assert path.read_bytes() == alone.read_bytes()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def lone_policy() -> Policy:
+    """Build a policy, unless this process seems to belong to a group."""
+    if found := {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ):
+        raise EtoGymError(f"found {sorted(found)}")
+    return random_policy()
+
+
+def test_workers_do_not_join_the_processes_of_their_parent(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(EtoGymError, match="found"):
+        lone_policy()
+    spec = replace(SPEC, make_policy=lone_policy, workers=2)
+    played = play_shared(spec, plan(), path=tmp_path / "t.jsonl", ranks=Ranks())
+    assert played == TrajectoryStore(alone).load()
 
 
 def test_processes_with_other_plans_are_told(tmp_path: Path) -> None:
