@@ -25,6 +25,7 @@ from eto_gym.trainers.group import GroupSettings
 from eto_gym.trainers.job import PlayJob
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.ppo import EpisodePlayer
+from eto_gym.trainers.spread import is_spread
 from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories import Trajectory
 
@@ -69,7 +70,7 @@ def train_group(
             trainer = trainer_class(
                 settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
             )
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if is_spread(trainer):
             raise SettingsError(
                 f"{algorithm} plays with the whole model on each device: FSDP and DeepSpeed spread "
                 "it; train with plain data parallelism, with lora_r where memory is short"

@@ -1,73 +1,114 @@
-"""Processes that work together: as threads, and as `accelerate launch` starts them."""
+"""Trainings in two processes, and what they learnt beside what one process learnt."""
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from eto_gym.trainers.ranks import Ranks
-
-T = TypeVar("T")
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
+LEARNING = frozenset({"loss", "grad_norm", "learning_rate", "rewards/margins"})
+"""Metrics that do not depend on the number of processes, where a method has them."""
 
-class _Meeting:
-    """Where threads exchange what processes would send; each send is a pickle, as there."""
-
-    def __init__(self, count: int) -> None:
-        self.barrier = threading.Barrier(count, timeout=30.0)
-        self.sent: list[bytes] = [b""] * count
-
-
-@dataclass(frozen=True)
-class ThreadRanks(Ranks):
-    """One of several threads that stand for processes."""
-
-    meeting: Any = None
-
-    def _gather(self, value: Any) -> list[Any]:
-        self.meeting.sent[self.index] = pickle.dumps(value)
-        self.meeting.barrier.wait()
-        received = [pickle.loads(item) for item in self.meeting.sent]  # noqa: S301
-        self.meeting.barrier.wait()
-        return received
-
-    def _broadcast(self, value: Any) -> Any:
-        return self._gather(value)[0]
+SCRIPT = """
+import json, sys
+from importlib import import_module
+module, name, arguments = json.loads(sys.argv[1])
+getattr(import_module(module), name)(*arguments)
+"""
 
 
-def together(count: int, work: Callable[[Ranks], T]) -> list[T | Exception]:
-    """Do `work` in each of `count` processes; return what each returned or raised."""
-    meeting = _Meeting(count)
+def launch(
+    work: Callable[..., None],
+    *arguments: str,
+    folder: Path,
+    config: str = "cpu",
+    environment: dict[str, str] | None = None,
+    **changes: Any,
+) -> None:
+    """Run a function of a test module under `accelerate launch`, and fail where it fails.
 
-    def attempt(index: int) -> T | Exception:
+    Args:
+        work: The function, at the top of its module; it runs in both processes.
+        arguments: What it is called with.
+        folder: Where the script and its configuration are written.
+        config: Which of `configs/accelerate` is used, for two processes.
+        environment: Variables for the processes.
+        changes: Entries that replace those of the configuration.
+
+    Raises:
+        AssertionError: One of the processes failed.
+    """
+    yaml = pytest.importorskip("yaml")
+    written = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{config}.yaml").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    file, script = folder / "accelerate.yaml", folder / "work.py"
+    file.write_text(yaml.safe_dump({**written, "num_processes": 2, **changes}))
+    script.write_text(SCRIPT)
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)),
+        str(script),
+        json.dumps([work.__module__, work.__name__, arguments]),
+    ]
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
-            return work(ThreadRanks(index, count, meeting=meeting))
-        except Exception as err:
-            return err
+            _, errors = process.communicate()
+        except BaseException:  # the test's time is over: the launcher ends both processes
+            process.terminate()
+            raise
+    assert process.returncode == 0, errors[-5000:]
 
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(attempt, range(count)))
+
+def compare(
+    one: Path,
+    two: Path,
+    *,
+    entries: int,
+    keys: Collection[str] = LEARNING,
+    rel: float = 1e-3,
+    near: float = 1e-5,
+    apart: float = 0.0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check that two trainings went alike, and return their reports.
+
+    Args:
+        one: What one process wrote.
+        two: What two wrote.
+        entries: How many entries of metrics there must be.
+        keys: Metrics that are compared where the method has them.
+        rel: Largest difference of metrics, as a part of them.
+        near: Largest difference of weights.
+        apart: Part of each weight's entries that may differ more than that.
+    """
+    reports = [json.loads((folder / "training.json").read_text()) for folder in (one, two)]
+    first, second = (report["metrics"] for report in reports)
+    assert len(first) == len(second) == entries
+    for expected, got in zip(first, second, strict=True):
+        assert {"loss", "grad_norm"} <= set(expected)
+        for key in set(expected) & set(keys):
+            assert got[key] == pytest.approx(expected[key], rel=rel, abs=1e-5), (two.name, key)
+    weights, others = load_weights(one), load_weights(two)
+    assert set(weights) == set(others)  # tied weights once
+    for key, value in weights.items():
+        far = (value.float() - others[key].float()).abs() > near
+        assert far.float().mean() <= apart, (two.name, key)
+    assert not two.with_name(f"{two.name}.work").exists()
+    return reports[0], reports[1]
 
 
-def launch(*words: str, config: str = "cpu") -> subprocess.CompletedProcess[str]:
-    """Run a command under `accelerate launch`, on one thread each."""
-    file = ROOT / "configs" / "accelerate" / f"{config}.yaml"
-    command = ["accelerate.commands.launch", "--config_file", str(file), "--main_process_port", "0"]
-    return subprocess.run(
-        [sys.executable, "-m", *command, *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def load_weights(folder: Path) -> dict[str, Any]:
+    """Read the weights of a finished model or adapter."""
+    from safetensors.torch import load_file
+
+    (file,) = folder.glob("*model.safetensors")
+    return dict(load_file(file))

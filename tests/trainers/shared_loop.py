@@ -1,14 +1,10 @@
-"""A small ETO loop for several processes: run whole, then again until one of them is killed.
-
-Usage: python -m tests.trainers.shared_loop MODEL FOLDER
-"""
+"""A small ETO loop for several processes: run whole, then again until one of them is killed."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +49,9 @@ def run(model: str, folder: Path) -> dict[str, Any]:
     return ETOLoop(settings(model), folder / "run").run()
 
 
-def main(model: str, folder: Path) -> None:
+def run_and_die(model: str, out: str) -> None:
     """Run the loop, and then its second half once more, with an untimely end."""
+    folder = Path(out)
     run(model, folder / "whole")
     later = shutil.ignore_patterns("explore-*", "pairs-*", "eto-*", "eval-eto-*")
     launched().first(lambda: shutil.copytree(folder / "whole", folder / "killed", ignore=later))
@@ -70,7 +67,3 @@ def main(model: str, folder: Path) -> None:
 
     TrajectoryStore.add = fatal_add  # type: ignore[method-assign]
     run(model, folder / "killed")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

@@ -16,7 +16,7 @@ from eto_gym.errors import EtoGymError
 from eto_gym.trainers import ranks
 from eto_gym.trainers.ranks import Ranks, launched
 from eto_gym.trainers.run_folder import FINISHED, RunFolder
-from tests.trainers.processes import together
+from tests.trainers.threads import together
 
 
 @given(count=st.integers(1, 9), items=st.lists(st.integers()))
@@ -42,10 +42,10 @@ def test_an_error_is_raised_in_all() -> None:
     first, *others = together(3, lambda r: r.first(lambda: fail(0, r)))
     assert isinstance(first, DataError)
     assert [str(err) for err in others] == ["the first process failed: no data"] * 2
-    *others, last = together(3, lambda r: r.each(lambda: fail(2, r)))
+    *rest, last = together(3, lambda r: r.each(lambda: fail(2, r)))
     assert isinstance(last, KeyError)
-    assert all(isinstance(err, EtoGymError) for err in others)
-    assert [str(err) for err in others] == ["process 2 of 3 failed: KeyError: 'lost'"] * 2
+    assert all(isinstance(err, EtoGymError) for err in rest)
+    assert [str(err) for err in rest] == ["process 2 of 3 failed: KeyError: 'lost'"] * 2
 
 
 def test_what_is_not_shared_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from eto_gym.trainers.ranks import Ranks
 from eto_gym.trainers.shared_play import play_shared
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from tests.toy import CORRIDOR, make_corridor
-from tests.trainers.processes import together
+from tests.trainers.threads import together
 
 SPEC = RolloutSpec(
     CORRIDOR, random_policy, env_kwargs={"admissible_actions": True}, prompt_style="none", slots=3
