@@ -20,7 +20,7 @@ from typing import Protocol, Self, cast
 from eto_gym.agents.launcher import RolloutSpec, failed_episode
 from eto_gym.agents.rollout import Episode
 from eto_gym.errors import EtoGymError
-from eto_gym.processes import follow_parent
+from eto_gym.processes import follow_parent, leave_group
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.lines import PlayedTrajectory, encode
 
@@ -267,8 +267,11 @@ def _end(process: BaseProcess, owner: int) -> None:
 def _work(spec: RolloutSpec, slots: int | None, connection: Connection) -> None:
     """Play in a child process; send the results, or the text of a fatal error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    # The processes share the cores; numeric libraries read this when they are first imported.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // spec.workers))
+    # The processes share the cores, also with the workers of processes that were launched together
+    # with the parent; numeric libraries read this when they are first imported.
+    processes = spec.workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+    leave_group()
     follow_parent()
     with _Mailbox(connection) as mailbox:
         play_requested(spec, slots, mailbox.send, mailbox.receive)

@@ -1,4 +1,4 @@
-"""What processes and threads need of each other: to end together, and to be woken."""
+"""What processes and threads need of each other: to part, to end together, to be woken."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def follow_parent() -> None:
     hangs, does not.
     """
     parent = multiprocessing.parent_process()
-    assert parent is not None, "this is no process of multiprocessing"
-    number = parent.pid
+    number = os.getppid() if parent is None else parent.pid
 
     def watch() -> None:
         while os.getppid() == number:
@@ -26,6 +25,15 @@ def follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="eto-gym-parent", daemon=True).start()
+
+
+def leave_group() -> None:
+    """Let this process belong to none of the processes that were launched together.
+
+    It inherits their names in the environment, and a library that finds these there joins in.
+    """
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
 
 
 class Alarm:

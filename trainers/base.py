@@ -10,6 +10,7 @@ from typing import Any
 
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.options import option
+from eto_gym.trainers.ranks import Ranks
 from eto_gym.trainers.sft import SFTSettings, run_sft
 from eto_gym.trainers.training import Watch
 from eto_gym.trajectories import Trajectory
@@ -59,17 +60,40 @@ def train_base(
     *,
     output: str | Path,
     progress: bool = True,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Build the tiny model, train it on `play`, and write it to `output`.
+
+    Args:
+        settings: Its size and training.
+        play: What it learns from.
+        output: Folder of the trained model; the untrained one is put beside it.
+        progress: Show a bar.
+        ranks: Processes that train together; the first builds the model.
 
     Returns:
         The training report, with the number of parameters.
     """
-    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
-
     output = Path(output)
+    fresh = output.with_name(f"{output.name}-untrained")
     if not play:
         raise EtoGymError("the base stage needs play to learn from, and there is none")
+    parameters = (ranks or Ranks()).first(lambda: _build(settings, play, fresh))
+    report = run_sft(
+        settings.train,
+        play,
+        model=fresh,
+        output=output,
+        resume=True,
+        watch=Watch(progress=progress),
+    )
+    return {"parameters": parameters, **dataclasses.asdict(report)}
+
+
+def _build(settings: BaseSettings, play: Sequence[Trajectory], folder: Path) -> int:
+    """Write a new model with its tokenizer; return the number of its parameters."""
+    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+
     texts = (message.content for trajectory in play for message in trajectory.messages)
     tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
     model = build_model(
@@ -82,13 +106,5 @@ def train_base(
         context=settings.context,
         seed=settings.seed,
     )
-    fresh = save_tiny(model, tokenizer, output.with_name(f"{output.name}-untrained"))
-    report = run_sft(
-        settings.train,
-        play,
-        model=fresh,
-        output=output,
-        resume=True,
-        watch=Watch(progress=progress),
-    )
-    return {"parameters": model.num_parameters(), **dataclasses.asdict(report)}
+    save_tiny(model, tokenizer, folder)
+    return int(model.num_parameters())

@@ -15,7 +15,12 @@ from eto_gym.trainers.scoring import without_dropout
 
 
 class DevSuccess:
-    """Plays dev tasks greedily with the model that is being trained; returns the success rate."""
+    """Plays dev tasks greedily with the model that is being trained; returns the success rate.
+
+    Of several processes that train together the first plays all the tasks, and the others wait for
+    its verdict (`KeepBest` asks it alone): each has the whole model, but dev tasks are few, and one
+    player keeps their batches, and so the score, the same for any number of processes.
+    """
 
     def __init__(
         self,

@@ -67,8 +67,14 @@ class WorldSettings:
     )
     max_new_tokens: int = option(256, "longest reply in tokens")
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
-    slots: int = option(64, "episodes that are played at the same time")
-    workers: int = option(1, "processes that play; each loads the model")
+    slots: int = option(
+        64, "episodes that are played at the same time, by each process that was launched"
+    )
+    workers: int = option(
+        1,
+        "processes that play; each loads the model. Under `accelerate launch` each process that it "
+        "starts plays its part, with so many workers of its own on its device",
+    )
     seed: int = option(
         0,
         "seed of the task order and of sampling; the seeds of the parts, such as sft.seed, count "

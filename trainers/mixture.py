@@ -28,6 +28,7 @@ from eto_gym.trainers.presets import PRESETS as ETO_PRESETS
 from eto_gym.trainers.presets import narrowed
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trainers.stage_data import load_pairs
 from eto_gym.trainers.step_loop import StepLoop
 from eto_gym.trainers.steps import StepSettings
 from eto_gym.trainers.training import TrainReport, train
@@ -169,8 +170,8 @@ class MixtureLoop(StepLoop[MixtureLoopSettings]):
         def work(folder: Path) -> Any:
             report = run_mixture(
                 settings,
-                self._load_pairs(outcomes),
-                self._load_pairs(steps),
+                load_pairs(outcomes),
+                load_pairs(steps),
                 **self._arguments(folder, model, self._watch(model)),
             )
             return asdict(report)

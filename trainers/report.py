@@ -4,11 +4,77 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from eto_gym.agents.evaluation import compare
 from eto_gym.agents.report import table
 from eto_gym.files import write_json, write_text
+from eto_gym.trainers.loop_settings import WorldSettings
+from eto_gym.trainers.run_folder import Stage
+from eto_gym.trainers.stage_data import load_trajectories
+
+CONTROL = "control: SFT continued"
+
+
+class Evaluated(NamedTuple):
+    """A policy of a run, which becomes a row of its report."""
+
+    label: str
+    model: Stage
+    evaluation: Stage
+
+
+def make_report(
+    settings: WorldSettings,
+    *,
+    method: str,
+    reference: str,
+    policies: Sequence[Evaluated],
+    stages: Sequence[Stage],
+) -> dict[str, Any]:
+    """Put together what a run found.
+
+    Args:
+        settings: What was run.
+        method: Name of the method.
+        reference: Label of the policy that the others are compared with, on the same episodes.
+            Those that the method made are compared with the control, too, where there is one.
+        policies: What was evaluated, in order.
+        stages: All stages, in order.
+    """
+    evaluations = {label: evaluation for label, _, evaluation in policies}
+    before = load_trajectories(evaluations[reference])
+    control = load_trajectories(evaluations[CONTROL]) if CONTROL in evaluations else None
+    rows = []
+    for label, model, evaluation in policies:
+        row = {
+            "policy": label,
+            **evaluation.result,
+            "train_seconds": model.seconds,
+            "eval_seconds": evaluation.seconds,
+        }
+        if label != reference:
+            row["paired"] = asdict(compare(before, load_trajectories(evaluation)))
+        if control is not None and model.name.startswith(f"{method}-"):
+            row["paired_with_control"] = asdict(compare(control, load_trajectories(evaluation)))
+        rows.append(row)
+    return {
+        "method": method,
+        "env": settings.env,
+        "env_kwargs": settings.env_kwargs(),
+        "preset": settings.preset,
+        "model": settings.model,
+        "seed": settings.seed,
+        "reference": reference,
+        "policies": rows,
+        "stages": [
+            {"name": x.name, "seconds": x.seconds, "reused": x.reused, "result": x.result}
+            for x in stages
+        ],
+    }
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:

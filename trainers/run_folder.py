@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
 from eto_gym.files import write_json
+from eto_gym.trainers.ranks import Ranks
 from eto_gym.trajectories import JsonlFile
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,22 @@ class RunFolder:
     A stage's folder is `stages/<name>-<key>`. The key hashes the stage's settings and the keys of
     its inputs, so a changed setting makes a new stage, and everything that depends on it, and
     leaves the rest as it is.
+
+    Of several processes the first decides what is finished, and writes what this class writes.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Open or create the folder."""
+    def __init__(self, path: str | Path, ranks: Ranks | None = None) -> None:
+        """Open or create the folder.
+
+        Args:
+            path: The folder; machines must share it.
+            ranks: The processes that run the stages; each of them makes the same calls in the same
+                order. By default there is this one.
+        """
         self.path = Path(path)
-        (self.path / "stages").mkdir(parents=True, exist_ok=True)
+        self.ranks = ranks or Ranks()
         self.stages: list[Stage] = []
+        self.ranks.first(lambda: (self.path / "stages").mkdir(parents=True, exist_ok=True))
 
     def run(
         self,
@@ -69,36 +79,64 @@ class RunFolder:
         *,
         settings: Any,
         inputs: tuple[Stage, ...] = (),
+        by_first: bool = False,
     ) -> Stage:
         """Return the stage, doing its work unless it is finished.
 
         Args:
             name: Name of the stage.
             work: Called with the stage's folder, which may hold what an interrupted attempt left;
-                returns a JSON-serialisable result.
+                returns a JSON-serialisable result, of which that of the first process counts.
             settings: Whatever the stage's outcome depends on besides its inputs.
             inputs: Stages whose folders or results the work reads.
+            by_first: Let the first process do the work, while the others wait. By default each
+                process calls it, and they do it together.
         """
         key = digest([name, settings, [stage.key for stage in inputs]])
         folder = self.path / "stages" / f"{name}-{key}"
         marker = folder / FINISHED
-        reused = marker.exists()
+        if len(set(self.ranks.each(lambda: key))) > 1:
+            raise EtoGymError(
+                f"the processes run {name} with different settings: start the same command with "
+                "the same version everywhere"
+            )
+        reused = self.ranks.first(lambda: self._open(folder, settings))
         if not reused:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "settings.json", settings)
             started = time.perf_counter()
             try:
-                result = work(folder)
+                result = self.ranks.first(lambda: work(folder)) if by_first else work(folder)
             finally:
-                with JsonlFile(folder / "attempts.jsonl") as attempts:
-                    attempts.append({"seconds": time.perf_counter() - started})
-            spent = sum(item["seconds"] for item in JsonlFile(folder / "attempts.jsonl").read())
-            write_json(marker, {"key": key, "result": result, "seconds": spent})
-        try:
-            saved = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError as err:
-            raise DataError(f"{marker} is damaged ({err}); delete {folder} to redo it") from err
+                if self.ranks.is_first:
+                    with JsonlFile(folder / "attempts.jsonl") as attempts:
+                        attempts.append({"seconds": time.perf_counter() - started})
+            self.ranks.first(lambda: self._finish(folder, key, result))
+        saved = self.ranks.first(lambda: self._read(marker))
+        self.ranks.see(marker)
         stage = Stage(name, key, folder, saved["result"], saved["seconds"], reused)
-        logger.info("%s %s (%.0f s)", "reused" if reused else "finished", name, stage.seconds)
+        if self.ranks.is_first:
+            logger.info("%s %s (%.0f s)", "reused" if reused else "finished", name, stage.seconds)
         self.stages.append(stage)
         return stage
+
+    @staticmethod
+    def _open(folder: Path, settings: Any) -> bool:
+        """Return whether the stage is finished; make its folder if it is not."""
+        if (folder / FINISHED).exists():
+            return True
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "settings.json", settings)
+        return False
+
+    @staticmethod
+    def _finish(folder: Path, key: str, result: Any) -> None:
+        spent = sum(item["seconds"] for item in JsonlFile(folder / "attempts.jsonl").read())
+        write_json(folder / FINISHED, {"key": key, "result": result, "seconds": spent})
+
+    @staticmethod
+    def _read(marker: Path) -> Any:
+        try:
+            return json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as err:
+            raise DataError(
+                f"{marker} is damaged ({err}); delete {marker.parent} to redo it"
+            ) from err

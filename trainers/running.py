@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ class Recipe(Trainer):
 
 def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, Any]:
     """Return the keyword arguments of `TrainingArguments` that follow from our settings."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = min(settings.micro_batch_size, settings.batch_size)
+    world = _world()
+    micro = micro_batch(settings)
     passes, rest = divmod(settings.batch_size, micro * world)
     if rest:
         raise SettingsError(
@@ -112,6 +113,15 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
     }
 
 
+def micro_batch(settings: TrainSettings) -> int:
+    """Return the rows of a forward pass: those set, or all that a process has of a batch."""
+    return min(settings.micro_batch_size, max(1, settings.batch_size // _world()))
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def bucket_sampler(
     lengths: list[int], settings: TrainSettings, *, rank: int = 0, world: int = 1
 ) -> BucketSampler:
@@ -119,7 +129,7 @@ def bucket_sampler(
     return BucketSampler(
         lengths,
         batch_size=settings.batch_size,
-        micro_batch_size=min(settings.micro_batch_size, settings.batch_size),
+        micro_batch_size=micro_batch(settings),
         seed=settings.seed,
         rank=rank,
         world=world,
@@ -188,9 +198,17 @@ class Workspace:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+WAIT = timedelta(days=7)
+"""How long a process waits for the others before it gives up.
+
+The defaults of torch (30 minutes over gloo, 10 over NCCL) are for processes in step, and end a run
+whose other processes wait while one plays on, scores the model, or uploads it. A process that died
+is noticed without any limit: its connections end, and the launcher ends the others."""
+
+
 def processes() -> PartialState:
     """Return the processes that train together; the first call joins them."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
 def open_workspace(output: Path, fingerprint: str, *, resume: bool) -> Workspace:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import eto_gym
-from eto_gym.agents.collect import collect
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.loop import Loop
 from eto_gym.trainers.loop_settings import WorldSettings
 from eto_gym.trainers.run_folder import Stage
+from eto_gym.trainers.stage_data import load_trajectories, write_pairs
 from eto_gym.trainers.steps import (
     StepSettings,
     find_alternatives,
@@ -22,7 +22,7 @@ from eto_gym.trainers.steps import (
     plan_values,
     repeat_expert,
 )
-from eto_gym.trajectories import Trajectory, TrajectoryStore
+from eto_gym.trajectories import Trajectory
 
 BRANCHES = "branches.jsonl"
 VALUES = "values.jsonl"
@@ -39,7 +39,9 @@ class StepLoop(Loop[S]):
         """Make step-level pairs around the successful experts' episodes of `tasks` tasks; 0: all.
 
         The stage's folder keeps all episodes that were played, so that an interrupted stage goes on
-        where it stopped, and that other thresholds can be tried on them.
+        where it stopped, and that other thresholds can be tried on them. Of several processes each
+        repeats the experts and so has the plan; they share the episodes, and the first writes the
+        pairs.
         """
         s = self.settings
         spec = self._spec(
@@ -56,24 +58,16 @@ class StepLoop(Loop[S]):
                     raise EtoGymError(
                         f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
                     )
-                branches = collect(
-                    spec,
-                    plan_branches(paths, settings, seed=s.seed),
-                    store=TrajectoryStore(folder / BRANCHES),
-                    progress=f"{name}: steps" if s.progress else None,
-                )
+                plan = plan_branches(paths, settings, seed=s.seed)
+                branches = self._play(spec, plan, folder / BRANCHES, f"{name}: steps")
                 found = find_alternatives(paths, branches, settings)
-                values = collect(
-                    spec,
-                    plan_values(env, found, settings, seed=s.seed),
-                    store=TrajectoryStore(folder / VALUES),
-                    progress=f"{name}: values" if s.progress else None,
-                )
+                plan = plan_values(env, found, settings, seed=s.seed)
+                values = self._play(spec, plan, folder / VALUES, f"{name}: values")
             finally:
                 env.close()
             pairs, report = make_step_pairs(paths, branches, values, settings)
             report.not_repeated = len(chosen) - len(paths)
-            self._write_pairs(folder, pairs)
+            self.ranks.first(lambda: write_pairs(folder, pairs))
             return {**asdict(report), "skipped": dict(report.skipped)}
 
         depends_on = {
@@ -90,7 +84,7 @@ class StepLoop(Loop[S]):
     def _chosen_experts(self, experts: Stage, tasks: int) -> list[Trajectory]:
         """Return one success per task, of as many tasks as asked for."""
         successes: dict[str, Trajectory] = {}
-        for trajectory in self._load(experts):
+        for trajectory in load_trajectories(experts):
             if trajectory.success:
                 successes.setdefault(trajectory.task_id, trajectory)
         chosen = list(successes.values())

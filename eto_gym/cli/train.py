@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import logging
+import os
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,15 +104,27 @@ def main(argv: Sequence[str]) -> int:
         print(f"usage: eto-gym train {{{','.join(METHODS)}}} [options]   (--help after the method)")
         return 0 if argv and argv[0] in {"-h", "--help"} else 2
     method = check_choice("method", argv[0], METHODS)
-    if method in LOOPS:
-        return _play(method, argv[1:])
-    if method == "sb3":
-        from eto_gym.cli import train_sb3
+    with _said_once():
+        if method in LOOPS:
+            return _play(method, argv[1:])
+        if method == "sb3":
+            from eto_gym.cli import train_sb3
 
-        return train_sb3.main(argv[1:])
-    from eto_gym.cli.train_files import train_on_file
+            return train_sb3.main(argv[1:])
+        from eto_gym.cli.train_files import train_on_file
 
-    return train_on_file(method, argv[1:])
+        return train_on_file(method, argv[1:])
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Let the first of several launched processes tell how it goes, and the others only warn."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        yield
+        return
+    logging.getLogger().setLevel(logging.WARNING)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _play(method: str, argv: Sequence[str]) -> int:

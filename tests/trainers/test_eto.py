@@ -16,11 +16,11 @@ from eto_gym.trainers.base import BaseSettings
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.eto import ETOLoop
 from eto_gym.trainers.eto_settings import ETOSettings
-from eto_gym.trainers.loop import PAIRS, TRAJECTORIES
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.presets import PRESETS, preset_values
 from eto_gym.trainers.run_folder import FINISHED
 from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trainers.stage_data import PAIRS, TRAJECTORIES
 from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.formats import read_pair, read_records
 from tests.trainers.locks import GENTLE, MUON, PLAY, rates

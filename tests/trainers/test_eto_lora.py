@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eto_gym.trainers.eto import ETOLoop
-from eto_gym.trainers.loop import PAIRS
+from eto_gym.trainers.stage_data import PAIRS
 from eto_gym.trajectories.formats import read_pair, read_records
 from tests.trainers.test_eto import small_settings, stage
 
