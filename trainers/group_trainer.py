@@ -69,11 +69,7 @@ def train_group(
             trainer = trainer_class(
                 settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
             )
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise SettingsError(
-                f"{algorithm} plays with the whole model on each device: FSDP and DeepSpeed spread "
-                "it; train with plain data parallelism, with lora_r where memory is short"
-            )
+        running.refuse_spread_weights(trainer, algorithm)
         return trainer
 
     return train(

@@ -38,6 +38,11 @@ class Recipe(Trainer):
 
     _settings: TrainSettings
     model: Any
+    unit = "step"
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many units are done, and how many there are."""
+        return self.state.global_step, self.state.max_steps
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer."""
@@ -227,6 +232,19 @@ def fit(trainer: Any, checkpoint: Path | None) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except AlreadyTrainedError:
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+
+
+def refuse_spread_weights(trainer: Any, method: str) -> None:
+    """Refuse to train by a method that plays where no device holds the whole model.
+
+    Raises:
+        SettingsError: FSDP or DeepSpeed spreads the weights.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise SettingsError(
+            f"{method} plays with the whole model on each device: FSDP and DeepSpeed spread "
+            "it; train with plain data parallelism, with lora_r where memory is short"
+        )
 
 
 def total(trainer: Any, count: int) -> int:

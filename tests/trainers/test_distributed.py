@@ -46,24 +46,48 @@ def run_all(play: Play, model: str, player: str, out: Path) -> None:
         run_dpo(settings, pairs, model=model, output=out / name, watch=Watch(progress=False))
     for name in ("grpo", "rloo"):
         run_locks(name, player, out / name)
+    run_rounds(player, out / "ppo")
+    run_rounds(player, out / "ppo-lora", lora_r=2, learning_rate=1e-2)
+
+
+def locks_player(episodes: int) -> Any:
+    """Return what plays locks, so many episodes at a time."""
+    from eto_gym.agents.collect import RolloutSpec
+    from eto_gym.agents.policies import expert_policy
+    from eto_gym.trainers.ppo import EpisodePlayer
+    from tests.trainers.locks import LOCKS_ID, LocksEnv
+
+    return EpisodePlayer(
+        RolloutSpec(LOCKS_ID, expert_policy, prompt_style="none", slots=16),
+        LocksEnv().task_set.ids, episodes=episodes, seed=0, max_new_tokens=12, context=256,
+    )  # fmt: skip
+
+
+def run_rounds(model: str, out: Path, **changes: Any) -> None:
+    """Learn by PPO from two rounds of 21 episodes, of which the second batch has 5."""
+    from eto_gym.trainers.ppo import PPOSettings, run_ppo
+
+    settings: dict[str, Any] = {
+        "learning_rate": 1e-3, "value_learning_rate": 1e-2, "rounds": 2, "episodes": 21,
+        "batch_size": 16, "micro_batch_size": 4, "max_length": 256, "warmup_ratio": 0,
+        "target_kl": 0, "kl_weight": 0.1, "value_clip": 0.5,
+    }  # fmt: skip
+    watch = Watch(progress=False, on_evaluate=lambda round, _: -abs(round - 1))
+    run_ppo(
+        PPOSettings(**{**settings, **changes}),
+        locks_player(21), model=model, output=out, watch=watch,
+    )  # fmt: skip
 
 
 def run_locks(algorithm: str, model: str, out: Path) -> None:
     """Learn from 16 episodes at each of two steps."""
-    from eto_gym.agents.collect import RolloutSpec
-    from eto_gym.agents.policies import expert_policy
     from eto_gym.trainers.group import GroupSettings, run_group
-    from eto_gym.trainers.ppo import EpisodePlayer
-    from tests.trainers.locks import LOCKS_ID, LocksEnv
 
     settings = GroupSettings(
         learning_rate=1e-3, max_steps=2, batch_size=16, micro_batch_size=4, generations=8,
         max_length=256, warmup_ratio=0,
     )  # fmt: skip
-    player = EpisodePlayer(
-        RolloutSpec(LOCKS_ID, expert_policy, prompt_style="none", slots=16),
-        LocksEnv().task_set.ids, episodes=16, seed=0, max_new_tokens=12, context=256,
-    )  # fmt: skip
+    player = locks_player(16)
     run_group(algorithm, settings, player, model=model, output=out, watch=Watch(progress=False))
 
 
@@ -129,6 +153,26 @@ def test_two_processes_equal_one(
                 assert second[key] == pytest.approx(first[key], rel=1e-3, abs=1e-5), (name, key)
         assert {**one["data"], "losses": 0} == {**two["data"], "losses": 0}
         assert one["data"]["rows"] == 32
+        weights = [_weights(tmp_path / count / name) for count in ("one", "two")]
+        for key, value in weights[0].items():
+            # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
+            assert ((value - weights[1][key]).abs() > 1e-4).float().mean() < 0.01, (name, key)
+
+    for name in ("ppo", "ppo-lora"):
+        one, two = (
+            json.loads((tmp_path / count / name / "training.json").read_text())
+            for count in ("one", "two")
+        )
+        assert len(one["metrics"]) == len(two["metrics"]) == 2
+        assert all(entry["success"] > 0 for entry in one["metrics"]), name
+        for first, second in zip(one["metrics"], two["metrics"], strict=True):
+            assert set(first) == set(second)
+            for key, value in first.items():
+                assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-5), (name, key)
+        assert one["data"] == two["data"]
+        assert one["data"]["rows"] == 42
+        for key in ("steps", "scores", "best", "kept_step"):
+            assert one[key] == two[key], (name, key)
         weights = [_weights(tmp_path / count / name) for count in ("one", "two")]
         for key, value in weights[0].items():
             # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.

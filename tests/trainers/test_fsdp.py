@@ -48,7 +48,7 @@ def run_all(play: Play, model: str, out: Path) -> None:
 
 def refuse_all(play: Play, model: str, player: str, out: Path) -> None:
     """Ask for what needs the whole weights."""
-    from tests.trainers.test_distributed import run_locks
+    from tests.trainers.test_distributed import run_locks, run_rounds
 
     muon = SFTSettings(optimizer="muon", batch_size=4, micro_batch_size=2)
     with pytest.raises(SettingsError, match=r"muon needs whole .* use adamw"):
@@ -59,6 +59,8 @@ def refuse_all(play: Play, model: str, player: str, out: Path) -> None:
         run_sft(settings, [play(n) for n in range(4)], model=model, output=out / "s", watch=scored)
     with pytest.raises(SettingsError, match="grpo plays with the whole model"):
         run_locks("grpo", player, out / "grpo")
+    with pytest.raises(SettingsError, match="ppo plays with the whole model"):
+        run_rounds(player, out / "ppo")
 
 
 def spread_over_cpus() -> None:
