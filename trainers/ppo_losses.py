@@ -26,12 +26,16 @@ class ValueHead(torch.nn.Module):
             hidden: The last hidden states of a batch.
             labels: Its labels; a run of them is a turn, and none stands first in a row.
         """
-        trained = labels.ne(IGNORED)
-        # The state that predicts the first token of a turn.
-        before = trained[:, 1:] & ~trained[:, :-1]
         with torch.autocast(hidden.device.type, enabled=False):
-            values: torch.Tensor = self.linear(hidden[:, :-1][before].float()).squeeze(-1)
+            states = hidden[:, :-1][turn_starts(labels)].float()
+            values: torch.Tensor = self.linear(states).squeeze(-1)
         return values
+
+
+def turn_starts(labels: torch.Tensor) -> torch.Tensor:
+    """Mark the places, all but the last, from which the first token of a turn is predicted."""
+    trained = labels.ne(IGNORED)
+    return trained[:, 1:] & ~trained[:, :-1]
 
 
 def turn_numbers(mask: Sequence[bool]) -> torch.Tensor:

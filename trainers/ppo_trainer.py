@@ -31,7 +31,7 @@ from eto_gym.trainers.ppo_losses import (
     ValueHead,
     divergence,
     policy_losses,
-    turn_numbers,
+    turn_starts,
     value_losses,
 )
 from eto_gym.trainers.ppo_rounds import Rounds, Scores
@@ -203,8 +203,8 @@ class PPOTrainer(running.Recipe):
             logps = found["token_logps"].cpu().split([rows[i].trained for i in chunk])
             values: Sequence[Any] = [None] * len(chunk)
             if "values" in found:
-                turns = [int(turn_numbers(rows[i].mask)[-1]) + 1 for i in chunk]
-                values = found["values"].cpu().split(turns)
+                turns = turn_starts(batch["labels"]).sum(1)
+                values = found["values"].cpu().split(turns.tolist())
             for i, one, value in zip(chunk, logps, values, strict=True):
                 scores[i] = (one, value)
         return scores

@@ -50,7 +50,7 @@ def run_all(play: Play, model: str, player: str, out: Path) -> None:
     run_rounds(player, out / "ppo-lora", lora_r=2, learning_rate=1e-2)
 
 
-def locks_player(episodes: int) -> Any:
+def locks_player(episodes: int, *, seed: int = 0) -> Any:
     """Return what plays locks, so many episodes at a time."""
     from eto_gym.agents.collect import RolloutSpec
     from eto_gym.agents.policies import expert_policy
@@ -59,7 +59,7 @@ def locks_player(episodes: int) -> Any:
 
     return EpisodePlayer(
         RolloutSpec(LOCKS_ID, expert_policy, prompt_style="none", slots=16),
-        LocksEnv().task_set.ids, episodes=episodes, seed=0, max_new_tokens=12, context=256,
+        LocksEnv().task_set.ids, episodes=episodes, seed=seed, max_new_tokens=12, context=256,
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def run_rounds(model: str, out: Path, **changes: Any) -> None:
     watch = Watch(progress=False, on_evaluate=lambda round, _: -abs(round - 1))
     run_ppo(
         PPOSettings(**{**settings, **changes}),
-        locks_player(21), model=model, output=out, watch=watch,
+        locks_player(21, seed=1), model=model, output=out, watch=watch,
     )  # fmt: skip
 
 
