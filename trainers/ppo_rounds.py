@@ -18,6 +18,7 @@ from eto_gym.trainers.batching import pad_rows
 from eto_gym.trainers.encoding import Codec, Row, TokenReport, encode_trajectories
 from eto_gym.trainers.ppo import Play, PPOSettings
 from eto_gym.trainers.ppo_losses import advantages_of, turn_numbers
+from eto_gym.trainers.scoring import without_dropout
 from eto_gym.trajectories import Trajectory
 
 
@@ -181,7 +182,8 @@ class Rounds(IterableDataset[dict[str, Any]]):
         trainer, count = self._trainer, self._settings.episodes
         rank, world = trainer.args.process_index, trainer.args.world_size
         share = range(rank * count // world, (rank + 1) * count // world)
-        played = self._play(trainer.bare, self._codec, self.done, share)
+        with without_dropout(trainer.model):
+            played = self._play(trainer.bare, self._codec, self.done, share)
         whole = [t for t in played if not t.failed_to_run]
         rows, rewards, report = self._encode(whole)
         return _Part(

@@ -75,16 +75,20 @@ def without_dropout(model: Any) -> Iterator[None]:
     """Put a model into evaluation mode for a while, except its four-bit layers.
 
     On a CPU, bitsandbytes repacks a four-bit layer in place at its first call in evaluation mode,
-    with rounded scales and for inference only: training could not go on with it.
+    with rounded scales and for inference only: training could not go on with it. So these layers
+    stay in training mode, whatever mode their model is put into meanwhile.
     """
     before = [(module, module.training) for module in model.modules()]
     model.eval()
-    for module, _ in before:
-        if type(module).__name__ == "Linear4bit":
-            module.training = True
+    four_bit = [module for module, _ in before if type(module).__name__ == "Linear4bit"]
+    for module in four_bit:
+        module.training = True
+        module.train = types.MethodType(lambda self, mode=True: self, module)
     try:
         yield
     finally:
+        for module in four_bit:
+            del module.train
         for module, training in before:
             module.training = training
 

@@ -306,8 +306,13 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_adapters_learn_and_are_their_own_reference(locksmith: Path, tmp_path: Path) -> None:
-    settings = replace(QUICK, lora_r=4, rounds=2, episodes=64, learning_rate=1e-2)
+@pytest.mark.parametrize("qlora", [False, True])
+def test_adapters_learn_and_are_their_own_reference(
+    locksmith: Path, tmp_path: Path, qlora: bool
+) -> None:
+    if qlora:
+        pytest.importorskip("bitsandbytes")
+    settings = replace(QUICK, lora_r=4, qlora=qlora, rounds=2, episodes=64, learning_rate=1e-2)
     report = _run(locksmith, tmp_path / "out", settings)
     assert report.metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6)
     assert abs(report.metrics[1]["kl_reference"]) > 1e-4
