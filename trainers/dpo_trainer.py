@@ -42,6 +42,7 @@ if ".".join(_trl.__version__.split(".")[:2]) not in TRL_VERSIONS:
     )
 
 from trl.models.utils import disable_gradient_checkpointing  # noqa: E402
+from trl.trainer import dpo_trainer as trl_dpo  # noqa: E402
 from trl.trainer.dpo_config import DPOConfig  # noqa: E402
 from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
 from trl.trainer.utils import use_adapter  # noqa: E402
@@ -75,19 +76,20 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         inner = model.get_base_model() if adapted else model
         install_scorer(inner)
         self.notes = {"share_prefix": self._choose_layout(inner)}
-        super().__init__(
-            model=model,
-            args=DPOConfig(
-                **running.training_arguments(settings, workspace),
-                beta=settings.beta,
-                max_length=None,
-                precompute_ref_log_probs=settings.precompute_reference,
-            ),
-            data_collator=self._collate,
-            train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
-            processing_class=tokenizer,
-            peft_config=lora_config(settings) if settings.lora_r and not adapted else None,
-        )
+        with _without_hash():
+            super().__init__(
+                model=model,
+                args=DPOConfig(
+                    **running.training_arguments(settings, workspace),
+                    beta=settings.beta,
+                    max_length=None,
+                    precompute_ref_log_probs=settings.precompute_reference,
+                ),
+                data_collator=self._collate,
+                train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
+                processing_class=tokenizer,
+                peft_config=lora_config(settings) if settings.lora_r and not adapted else None,
+            )
         self._equip_reference()
         if adapted:
             self._settle_reference_adapter()
@@ -310,6 +312,21 @@ def preference_losses(
     if settings.sft_weight:
         losses = losses - settings.sft_weight * (sums / tokens).chunk(2)[0]
     return losses
+
+
+@contextlib.contextmanager
+def _without_hash() -> Iterator[None]:
+    """Keep TRL from hashing the reference for its cache of scores, which ours stands in for.
+
+    It copies each weight into float32 on the host, twice: 4 GB for the output layer of a 7 B model.
+    """
+    module: Any = trl_dpo
+    hash_module = module.hash_module
+    module.hash_module = lambda _: ""
+    try:
+        yield
+    finally:
+        module.hash_module = hash_module
 
 
 def _side_sums(model: Any, batch: dict[str, Any]) -> torch.Tensor:

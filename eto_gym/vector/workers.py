@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import multiprocessing
 import os
-import pickle
-import signal
 import time
 import weakref
 from collections import deque
@@ -16,165 +12,14 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from eto_gym.errors import EngineError
-from eto_gym.processes import Alarm, follow_parent
-from eto_gym.vector.group import (
-    Answer,
-    Description,
-    EnvGroup,
-    EnvMaker,
-    Failure,
-    Operation,
-    Request,
-)
+from eto_gym.processes import Alarm
+from eto_gym.vector.group import Answer, Description, EnvMaker, Failure, Operation, Request
+from eto_gym.vector.worker import Worker, WorkerLostError, WorkerTimeoutError
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 300.0
-"""Longest wait for a new worker to have made its environments."""
 CLOSE_SECONDS = 10.0
 """Longest wait for a worker to close its environments."""
-MAX_DEATHS = 5
-"""Deaths in a row, without an environment that played, after which a worker is not replaced."""
-
-
-class WorkerLostError(EngineError):
-    """A worker died, or did not answer in time."""
-
-    kind = "environment"
-
-
-class WorkerTimeoutError(WorkerLostError):
-    """A worker did not answer in time."""
-
-    kind = "timeout"
-
-
-class Worker:
-    """One worker process and the connection to it; at most one message is on its way at a time."""
-
-    def __init__(self, make_env: EnvMaker, slots: Sequence[int], *, same_step: bool) -> None:
-        """Start the process; `ready` waits for it."""
-        self.slots = tuple(slots)
-        self._setup = (make_env, self.slots, same_step)
-        self.deaths = 0
-        self._start()
-
-    def _start(self) -> None:
-        # A spawned process inherits neither locks nor engines, and none of the other connections.
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._place = context.RawValue("l", 0)
-        self.process = context.Process(
-            target=work,
-            args=(theirs, self._place, *self._setup),
-            name=f"eto-gym-{self.slots[0]}",
-            daemon=True,
-        )
-        self.process.start()
-        theirs.close()
-        self.busy: list[Request] | None = None
-        self.waiting: list[Request] = []
-        self.deadline: float | None = None
-        self._seen = 1
-        self._description: Description | None = None
-
-    def ready(self) -> Description:
-        """Wait until the environments are made, and describe them.
-
-        Raises:
-            WorkerLostError: The process died.
-            Exception: Whatever making the environments raised.
-        """
-        if self._description is None:
-            self._description = self.ask_for(START_SECONDS)
-        return self._description
-
-    def is_gone(self) -> bool:
-        """Tell whether an idle worker has died: it has nothing else to say."""
-        return self._description is not None and self.connection.poll()
-
-    @property
-    def playing(self) -> int | None:
-        """The environment that is at work, if one is; of a dead worker, the one that was."""
-        place = self._place.value
-        return self.busy[place - 1][0] if self.busy and place else None
-
-    def is_late(self, timeout: float) -> bool:
-        """Tell whether a step is overdue; where another one began meanwhile, wait for that."""
-        if self.deadline is None or time.monotonic() < self.deadline or self.connection.poll():
-            return False
-        seen, self._seen = self._seen, self._place.value
-        if seen == self._seen:
-            return True
-        self.deadline = time.monotonic() + timeout
-        return False
-
-    def start_clock(self, timeout: float) -> None:
-        """Note when the first step of a message that was just sent is overdue."""
-        self.deadline = time.monotonic() + timeout
-        self._seen = 1
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the worker's group and wait for the result, or raise what it raised."""
-        self.ready()
-        self.send(method, *arguments)
-        return self.ask_for(None)
-
-    def send(self, method: str, *arguments: Any) -> None:
-        """Send a call."""
-        try:
-            self.connection.send((method, arguments))
-        except OSError as err:
-            raise WorkerLostError(self._obituary()) from err
-
-    def ask_for(self, timeout: float | None) -> Any:
-        """Wait for the answer to the call that was sent."""
-        try:
-            if timeout is not None and not self.connection.poll(timeout):
-                raise WorkerTimeoutError(f"{self.name} did not answer within {timeout:g} s")
-            result, error = self.connection.recv()
-        except (EOFError, OSError) as err:
-            raise WorkerLostError(self._obituary()) from err
-        if error is not None:
-            raise error
-        return result
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"worker process {self.process.pid} (environments {self.slots[0]}-{self.slots[-1]})"
-
-    def replace(self) -> None:
-        """Start another process in its place.
-
-        Raises:
-            EngineError: Too many have died in a row.
-        """
-        # One that died of a step would not die of another: it is alive to be told of.
-        self.deaths = 0 if self.playing is not None else self.deaths + 1
-        self.kill()
-        self.busy, self.waiting = None, []
-        if self.deaths >= MAX_DEATHS:
-            raise EngineError(f"{self.name} and {self.deaths - 1} before it died one after another")
-        self._start()
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
-
-    def tell_to_stop(self) -> None:
-        """Let an idle process close its environments and end; end a busy one at once."""
-        if self.busy is not None:
-            self.process.kill()
-        with contextlib.suppress(OSError):
-            self.connection.send(None)
-
-    def _obituary(self) -> str:
-        self.process.join(1.0)
-        return f"{self.name} died (exit code {self.process.exitcode})"
 
 
 class ProcessBackend:
@@ -361,79 +206,6 @@ class ProcessBackend:
             self._answers.append(Answer(slot, problem=Failure(kind, str(err), worker=True)))
         self._losses.append((worker.slots, str(err)))
         worker.replace()
-
-
-def work(
-    connection: Connection, place: Any, make_env: EnvMaker, slots: Sequence[int], same_step: bool
-) -> None:
-    """Be a worker: make the environments, then answer calls until told to stop.
-
-    Args:
-        connection: To the parent.
-        place: A shared integer; tells the parent which request is being played, from 1.
-        make_env: Makes one environment.
-        slots: Which ones.
-        same_step: See `EnvGroup`.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
-    follow_parent()
-    try:
-        group = EnvGroup(make_env, slots, same_step=same_step)
-    except Exception as err:
-        connection.send((None, _portable(err)))
-        return
-    try:
-        connection.send((group.describe(), None))
-        # The end of the pipe means that the parent is gone.
-        while (call := connection.recv()) is not None:
-            method, arguments = call
-            try:
-                if method == "play":
-                    result: Any = [_plain(answer) for answer in _play(group, arguments[0], place)]
-                else:
-                    result = getattr(group, method)(*arguments)
-                reply: tuple[Any, Exception | None] = (result, None)
-            except Exception as err:
-                reply = (None, _portable(err))
-            _send_reply(connection, reply)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass
-    finally:
-        group.close()
-
-
-def _play(group: EnvGroup, requests: Sequence[Request], place: Any) -> list[Answer]:
-    """Play one request after the other, and tell which one."""
-    answers = []
-    for number, request in enumerate(requests, start=1):
-        place.value = number
-        answers += group.play([request])
-    place.value = 0
-    return answers
-
-
-def _send_reply(connection: Connection, reply: tuple[Any, Exception | None]) -> None:
-    try:
-        connection.send(reply)
-    except (pickle.PicklingError, TypeError, AttributeError) as err:
-        connection.send((None, EngineError(f"the answer cannot leave the worker process: {err}")))
-
-
-def _plain(answer: Answer) -> tuple[Any, ...]:
-    """Return an answer as a plain tuple, which is faster to send, fit for the way."""
-    if isinstance(answer.problem, Exception):
-        answer = answer._replace(problem=_portable(answer.problem))
-    return tuple(answer)
-
-
-def _portable(err: Exception) -> Exception:
-    """Return the error, or its text where it would not survive the way to the parent."""
-    try:
-        if type(pickle.loads(pickle.dumps(err))) is type(err):  # noqa: S301
-            return err
-    except Exception:
-        logger.debug("an error cannot be pickled", exc_info=True)
-    return EngineError(f"{type(err).__name__}: {err}")
 
 
 def _kill_all(workers: list[Worker], owner: int) -> None:

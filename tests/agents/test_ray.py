@@ -27,7 +27,8 @@ from tests.toy import CORRIDOR
 if find_spec("ray") is None:  # not imported here: the launcher must be the first to do so
     pytest.skip("needs the extra ray", allow_module_level=True)
 
-from eto_gym.agents.ray_launcher import RayLauncher, check_listens, ray_cluster
+from eto_gym.agents.ray_cluster import check_listens, ray_cluster
+from eto_gym.agents.ray_launcher import RayLauncher
 
 pytestmark = pytest.mark.timeout(600)
 EPISODES = plan_episodes([f"door-{i % 4}/{i}" for i in range(24)], seed=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 from collections.abc import Callable
@@ -102,6 +103,21 @@ def test_reference_scores_are_found_again_by_content(
         file.write_bytes(b"damaged")
     assert run("again") == "computed"
     assert run("and-again", batch_size=2) == "cached"
+
+
+def test_trl_does_not_copy_the_weights_to_hash_them(
+    tiny: Path, pairs: list[PreferencePair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock: Any = importlib.import_module("trl.trainer.dpo_trainer")
+
+    def hash_module(_: Any) -> str:
+        raise AssertionError("the weights were hashed")
+
+    assert callable(stock.hash_module)  # else there is nothing to be kept from
+    monkeypatch.setattr(stock, "hash_module", hash_module)
+    report = _run(replace(QUICK, reference_cache="none"), pairs, tiny, tmp_path / "model")
+    assert report.notes["reference"] == "computed"
+    assert stock.hash_module is hash_module  # stock trainers go on as they were
 
 
 def test_offloaded_activations_give_the_same_gradients(tiny: Path) -> None:

@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 
 from eto_gym.errors import EngineError, UnknownNameError
 from eto_gym.vector import TextVectorEnv
-from eto_gym.vector.workers import MAX_DEATHS
+from eto_gym.vector.worker import MAX_DEATHS
 from tests.vector.support import FRAGILE, FragileEnv
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

@@ -1,0 +1,110 @@
+"""Connections to Ray clusters: one on this machine alone, or one of several machines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eto_gym.errors import EtoGymError, require
+
+logger = logging.getLogger(__name__)
+
+
+def import_ray(address: str | None) -> Any:
+    """Import Ray, set up so that it reports nothing, and a cluster of ours is this machine's."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        # Ray reads this when it is first imported. 0 makes nodes listen on the loopback only, on
+        # every system.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        if not _token_at_hand():  # else Ray leaves a token in the home folder
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return require("ray", feature="the launcher 'ray'", extra="ray")
+
+
+def _token_at_hand() -> bool:
+    """Whether Ray would find a token, in the places where it looks."""
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+@contextmanager
+def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str, float]]:
+    """Be connected to a Ray cluster inside the block; yields the cluster's resources.
+
+    A connection that this process has already is used, and stays. Else the cluster at `address` or
+    in RAY_ADDRESS is joined; without either, one is started on this machine's loopback, and stopped
+    at the end.
+
+    A cluster of several machines lets in only who shows its token. Ray shows one to an address only
+    where RAY_AUTH_MODE=token says so, since it would show it to whoever listens there.
+
+    Args:
+        address: Address of a cluster's head, or "auto".
+        options: Arguments of `ray.init` for a cluster that is started here.
+
+    Raises:
+        EtoGymError: There is no such cluster, or it lets nobody in without its token.
+        MissingDependencyError: Ray is not installed.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    ray = import_ray(address)
+    ours = not ray.is_initialized()
+    if ours:
+        start = {"address": "local", "include_dashboard": False, **options}
+        chosen = {"address": address} if address else start
+        if address:
+            check_listens(address)
+        try:
+            ray.init(logging_level=logging.WARNING, **chosen)
+        except ray.exceptions.AuthenticationError as err:
+            raise EtoGymError(f"the Ray cluster at {address} {_stranger()}") from err
+        except (ConnectionError, RuntimeError, ValueError) as err:
+            # Ray does not tell a token that is missing from a cluster that is.
+            hint = f". If there is one, it may be that it {_stranger()}" if address else ""
+            place = address or "this machine"
+            raise EtoGymError(f"no Ray cluster at {place}: {err}{hint}") from err
+        own_ip = ray.util.get_node_ip_address()
+        if not address and own_ip != "127.0.0.1":
+            logger.warning("Ray listens on %s: it was imported before eto_gym asked it to", own_ip)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _stranger() -> str:
+    """Say what is missing where a cluster lets nobody in without its token."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        missing = "set RAY_AUTH_MODE=token here, so that the token is shown"
+    elif _token_at_hand():
+        missing = "the token of this machine may be another one"
+    else:
+        missing = "there is none on this machine"
+    return (
+        f"lets in only who shows its token: {missing}. The token is in ~/.ray/auth_token of the "
+        "machine that started the cluster; copy it to the same place, or name its file in "
+        "RAY_AUTH_TOKEN_PATH"
+    )
+
+
+def check_listens(address: str) -> None:
+    """Find out at once that nothing listens; Ray takes minutes.
+
+    Raises:
+        EtoGymError: Nothing does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdecimal():
+        return  # "auto", or an address of another kind, which Ray looks up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as err:
+        raise EtoGymError(f"no Ray cluster at {address}: {err}") from err
