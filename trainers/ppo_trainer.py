@@ -136,7 +136,7 @@ class PPOTrainer(running.Recipe):
         if reference is not None:
             if not settings.qlora:
                 reference.to(self.args.device)
-            reference.eval().requires_grad_(False)
+            reference.requires_grad_(False)
             install_scorer(_bare(reference))
 
     @property
@@ -179,7 +179,8 @@ class PPOTrainer(running.Recipe):
             if not self._settings.kl_weight:
                 references: list[Any] = [(None, None)] * len(rows)
             elif self._reference is not None:
-                references = self._by_length(self._reference, rows)
+                with without_dropout(self._reference):
+                    references = self._by_length(self._reference, rows)
             else:
                 with self.model.disable_adapter():
                     references = self._by_length(self.model, rows)
