@@ -2,7 +2,8 @@
 # make test   create the environment with the test tools and run the tests
 # make browser  test the shop in Chromium (installs Debian's chromium and chromium-driver)
 # make parity compare with the original engines (installs them: 450 MB)
-# Everything is installed into .venv; versions are pinned in constraints.txt.
+# make deepspeed  train under DeepSpeed on two CPU processes (needs a C++ compiler; see below)
+# Everything else is installed into .venv; versions are pinned in constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: run test browser parity lint typecheck bench install install-dev clean
+.PHONY: run test browser parity deepspeed lint typecheck bench install install-dev clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -45,6 +46,22 @@ browser: install-dev
 parity: $(VENV)/.installed-parity
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "official or shared" $(ARGS)
 
+# DeepSpeed has no wheels: it is built, without its CUDA parts, in an environment of its own on top
+# of the other, where nothing else notices it. What it needs on a CPU it compiles at its first run.
+DEEPSPEED := .venv-deepspeed
+
+$(DEEPSPEED)/.installed: $(VENV)/.installed-dev
+	test -x $(DEEPSPEED)/bin/python || $(BIN)/python -m venv --without-pip $(DEEPSPEED)
+	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(%r)' % s.get_path('purelib'))" \
+		> $$($(DEEPSPEED)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/eto-gym.pth
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PIP) --python $(DEEPSPEED)/bin/python install --quiet \
+		--no-build-isolation --constraint constraints.txt deepspeed==0.19.8 einops==0.8.2 \
+		hjson==3.1.0 ninja==1.13.2 py-cpuinfo==9.0.0
+	touch $@
+
+deepspeed: $(DEEPSPEED)/.installed
+	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers $(ARGS)
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,4 +74,4 @@ bench: install-dev
 	$(BIN)/python -m eto_gym.benchmarks.policy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(DEEPSPEED) build dist *.egg-info

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import tqdm
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers import guards
-from eto_gym.trainers.options import SettingsError, TrainSettings
+from eto_gym.trainers import guards, spread
+from eto_gym.trainers.options import TrainSettings
 from eto_gym.trainers.scoring import without_dropout
 from eto_gym.trainers.weights import load_weights, save_weights
 
@@ -102,19 +103,9 @@ def attach(
         ProgressBar(title, trainer, enabled=watch.progress),
         guards.NumbersGuard(settings.grad_norm_limit),
     )
-    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if spread and settings.optimizer == "muon":
-        raise SettingsError(
-            "muon needs whole weight matrices on each device: FSDP and DeepSpeed spread them; "
-            "use adamw, or train with plain data parallelism"
-        )
+    spread.check_spread(trainer, settings, scored=watch.on_evaluate is not None)
     keeper = guard = None
     if watch.on_evaluate is not None:
-        if spread:
-            raise SettingsError(
-                "scores during training need the whole model on each device: FSDP and DeepSpeed "
-                "spread it; score the finished model, or train with LoRA on plain data parallelism"
-            )
         keeper = KeepBest(
             watch.on_evaluate, workspace, trainer, every=watch.every, patience=watch.patience
         )
@@ -130,7 +121,7 @@ def attach(
             limit=limit,
             beta=getattr(settings, "beta", 1.0),
             tokens=chosen_tokens,
-            keep=keeper is None and not spread,
+            keep=keeper is None and not spread.is_spread(trainer),
         )
         trainer.add_callback(guard)
     # Last, so that the marker comes after whatever the others write.
@@ -176,7 +167,8 @@ class MarkComplete(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Write the marker."""
+        """Write the marker, when every process has written its part."""
+        PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

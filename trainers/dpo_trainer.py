@@ -41,7 +41,7 @@ if ".".join(_trl.__version__.split(".")[:2]) not in TRL_VERSIONS:
         'Install it with: pip install "eto-gym[train]"'
     )
 
-from trl.models.utils import disable_gradient_checkpointing  # noqa: E402
+from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed  # noqa: E402
 from trl.trainer import dpo_trainer as trl_dpo  # noqa: E402
 from trl.trainer.dpo_config import DPOConfig  # noqa: E402
 from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
@@ -114,9 +114,10 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     def _equip_reference(self) -> None:
         """Let the reference model, where there is one, score as the policy does."""
         if self.ref_model is not None:
-            install_scorer(self.ref_model)
+            inner = self.accelerator.unwrap_model(self.ref_model)  # of an engine of DeepSpeed
+            install_scorer(inner)
             if self._trees:
-                install_trees(self.ref_model)
+                install_trees(inner)
 
     def _settle_reference_adapter(self) -> None:
         """Free the copy of the adapter that TRL made as the reference, or keep it frozen."""
@@ -196,11 +197,28 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         order = sorted(
             range(len(sides)), key=lambda i: sides[i].ids if self._trees else [len(sides[i].ids)]
         )
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
-            batch = self._prepare_inputs(self._batch([sides[i] for i in chunk]))
-            scores[chunk] = self._score_reference(batch).cpu()
+        with self._on_device():
+            for start in range(0, len(order), batch_size):
+                chunk = order[start : start + batch_size]
+                batch = self._prepare_inputs(self._batch([sides[i] for i in chunk]))
+                scores[chunk] = self._score_reference(batch).cpu()
         return scores
+
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Have the policy on the device, where FSDP or DeepSpeed bring it only to train."""
+        if self.is_deepspeed_enabled:
+            self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+            yield
+            self._precompute_engine = None
+            return
+        home = next(self.model.parameters()).device
+        if self.ref_model is not None or home == self.args.device:
+            yield
+            return
+        self.model.to(self.args.device)
+        yield
+        self.model.to(home)
 
     def _score_reference(self, batch: dict[str, Any]) -> torch.Tensor:
         with (
@@ -223,9 +241,9 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         elif hasattr(self.model, "peft_config"):
             model = self.accelerator.unwrap_model(self.model)
             with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-                yield self.model
+                yield self._precompute_engine or self.model
         else:
-            yield self.model
+            yield self._precompute_engine or self.model
 
     # --- the loss --------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from eto_gym.trainers.job import PlayJob
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.ppo import EpisodePlayer
 from eto_gym.trainers.scoring import without_dropout
+from eto_gym.trainers.spread import refuse_spread
 from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories import Trajectory
 
@@ -70,7 +71,7 @@ def train_group(
             trainer = trainer_class(
                 settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
             )
-        running.refuse_spread_weights(trainer, algorithm)
+        refuse_spread(trainer, algorithm)
         return trainer
 
     return train(

@@ -36,6 +36,7 @@ from eto_gym.trainers.ppo_losses import (
 )
 from eto_gym.trainers.ppo_rounds import Rounds, Scores
 from eto_gym.trainers.scoring import VALUE_HEAD, install_scorer, without_dropout
+from eto_gym.trainers.spread import refuse_spread
 from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trainers.weights import load_weights, save_weights
 
@@ -66,7 +67,7 @@ def train_ppo(
             tokenizer=tokenizer,
             workspace=workspace,
         )
-        running.refuse_spread_weights(trainer, "ppo")
+        refuse_spread(trainer, "ppo")
         return trainer
 
     return train(

@@ -29,6 +29,7 @@ from eto_gym.trainers.callbacks import COMPLETE, AlreadyTrainedError
 from eto_gym.trainers.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.options import SettingsError, TrainSettings, deciding
+from eto_gym.trainers.spread import check_precision, keep_precise, load_whole, whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,11 @@ class Recipe(Trainer):
         """Return how many units are done, and how many there are."""
         return self.state.global_step, self.state.max_steps
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Prepare for many devices; see `keep_precise`."""
+        super().create_accelerator_and_postprocess()
+        keep_precise(self.accelerator)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer."""
         if self.optimizer is None:
@@ -58,6 +64,12 @@ class Recipe(Trainer):
             stepped: Any = optimizer or self.optimizer
             self.lr_scheduler = warmup_schedule(stepped, self._settings, num_training_steps)
         return self.lr_scheduler
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Bring a batch to the device as it is; for DeepSpeed in bf16, scores would be rounded."""
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Do not estimate: it costs time at every step, and nothing reads it."""
@@ -75,6 +87,8 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
             f"times devices ({micro} x {world})"
         )
     save_steps = settings.save_every
+    bf16 = uses_bf16(settings)
+    check_precision(bf16=bf16)
     return {
         "output_dir": str(workspace),
         "learning_rate": settings.learning_rate,
@@ -84,7 +98,7 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
         "gradient_accumulation_steps": passes,
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed,
-        "bf16": uses_bf16(settings),
+        "bf16": bf16,
         # Every trained weight is used in every pass, fillers included.
         "ddp_find_unused_parameters": False,
         "gradient_checkpointing": settings.gradient_checkpointing,
@@ -234,19 +248,6 @@ def fit(trainer: Any, checkpoint: Path | None) -> None:
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
 
 
-def refuse_spread_weights(trainer: Any, method: str) -> None:
-    """Refuse to train by a method that plays where no device holds the whole model.
-
-    Raises:
-        SettingsError: FSDP or DeepSpeed spreads the weights.
-    """
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise SettingsError(
-            f"{method} plays with the whole model on each device: FSDP and DeepSpeed spread "
-            "it; train with plain data parallelism, with lora_r where memory is short"
-        )
-
-
 def total(trainer: Any, count: int) -> int:
     """Sum a count over all processes."""
     value = torch.tensor(count, device=trainer.args.device)
@@ -262,9 +263,8 @@ def finish(
     report: Any,
 ) -> None:
     """Write the finished model with its report; of several processes, the first does."""
-    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    # Each process holds a part of the weights: all take part in collecting them.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
+    weights = whole_weights(trainer)
+    load_whole()  # the first process merges adapters into a base alone
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         write_finished(model, tokenizer, output, method, settings, report, weights=weights)

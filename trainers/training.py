@@ -98,7 +98,7 @@ def train(
         plan: What else decides the result (which rows are which; what a method that plays its own
             data plays), JSON-serialisable.
     """
-    from eto_gym.trainers import callbacks, faults, models, running
+    from eto_gym.trainers import callbacks, faults, models, running, spread
 
     content = fingerprint(rows)
     if plan is not None:
@@ -111,6 +111,7 @@ def train(
     checkpoint = workspace.last_checkpoint()
     start = time.perf_counter()
     with faults.disk_errors(workspace.path, "a checkpoint"):
+        spread.load_whole()
         trainer = build(models.load_model(job.model, settings), workspace.path)
         watchers = callbacks.attach(
             trainer,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eto_gym.trainers import SFTSettings
+from eto_gym.trainers.options import SettingsError
+
+pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 yaml = pytest.importorskip("yaml")
 
@@ -44,6 +49,24 @@ def test_accelerate_knows_every_key(path: Path) -> None:
     for name in raw.get("fsdp_config", {}):
         assert name in options, name
     assert set(raw.get("deepspeed_config", {})) <= DEEPSPEED & options
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_settings_decide_the_precision(path: Path) -> None:
+    assert read(path)["mixed_precision"] == "no"
+
+
+def test_another_precision_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from eto_gym.trainers.running import training_arguments
+
+    settings = SFTSettings(precision="fp32")
+    for word, fits in (("no", True), ("bf16", False), ("fp16", False)):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", word)
+        refusal = pytest.raises(SettingsError, match=f"{word}, and .* precision is fp32")
+        with contextlib.nullcontext() if fits else refusal:
+            assert training_arguments(settings, tmp_path)["bf16"] is False
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert training_arguments(SFTSettings(precision="bf16"), tmp_path)["bf16"] is True
 
 
 def test_fsdp_plugin_takes_the_values() -> None:

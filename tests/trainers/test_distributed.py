@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +10,11 @@ import pytest
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
 from eto_gym.trainers.batching import BucketSampler
 from eto_gym.trainers.training import Watch
-from eto_gym.trajectories import Trajectory
+from tests.trainers.conftest import play
+from tests.trainers.processes import compare, launch
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("accelerate")
-
-Play = Callable[..., Trajectory]
 
 QUICK: dict[str, Any] = {
     "learning_rate": 1e-3,
@@ -34,8 +28,9 @@ ROWS = 9
 """Two whole batches, and one of a single row: there the second process has nothing to add."""
 
 
-def run_all(play: Play, model: str, player: str, out: Path) -> None:
+def run_all(model: str, player: str, output: str) -> None:
     """Train with every method; score during one of them. `player` is a model that plays locks."""
+    out = Path(output)
     experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
     watch = Watch(progress=False, every=2, on_evaluate=lambda step, _: -abs(step - 4))
     run_sft(SFTSettings(**QUICK), experts, model=model, output=out / "sft", watch=watch)
@@ -91,99 +86,35 @@ def run_locks(algorithm: str, model: str, out: Path) -> None:
     run_group(algorithm, settings, player, model=model, output=out, watch=Watch(progress=False))
 
 
-SCRIPT = """
-import importlib.util, sys
-from pathlib import Path
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path({here!r}) / f"{{name}}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-load("test_distributed").run_all(load("conftest").play, {model!r}, {player!r}, Path({out!r}))
-"""
-
-
 @pytest.mark.timeout(600)
-def test_two_processes_equal_one(
-    make_play: Play, tiny: Path, locksmith: Path, tmp_path: Path
-) -> None:
-    here = str(Path(__file__).parent)
-    script = tmp_path / "train.py"
-    words = {"model": str(tiny), "player": str(locksmith), "out": str(tmp_path / "two")}
-    script.write_text(SCRIPT.format(here=here, **words))
-    root = Path(__file__).parents[2]
-    config = root / "configs" / "accelerate" / "cpu.yaml"
-    launch = ["accelerate.commands.launch", "--config_file", str(config)]
-    port = ["--main_process_port", "0"]
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, *port, str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    run_all(make_play, str(tiny), str(locksmith), tmp_path / "one")
+def test_two_processes_equal_one(tiny: Path, locksmith: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = (str(tiny), str(locksmith))
+    launch(run_all, *words, str(two), folder=tmp_path)
+    run_all(*words, str(one))
     for name in ("sft", "dpo", "lora"):
-        one, two = (
-            json.loads((tmp_path / count / name / "training.json").read_text())
-            for count in ("one", "two")
-        )
-        assert len(one["metrics"]) == len(two["metrics"]) == 6
-        for first, second in zip(one["metrics"], two["metrics"], strict=True):
-            for key in set(first) & {"loss", "grad_norm", "learning_rate", "rewards/margins"}:
-                assert second[key] == pytest.approx(first[key], rel=1e-3, abs=1e-5), (name, key)
-        assert one["data"] == two["data"]
-        assert (one["best"], one["scores"]) == (two["best"], two["scores"])
-        weights = [_weights(tmp_path / count / name) for count in ("one", "two")]
-        for key, value in weights[0].items():
-            assert torch.allclose(value, weights[1][key], atol=1e-4), (name, key)
-        assert not (tmp_path / "two" / f"{name}.work").exists()
+        first, second = compare(one / name, two / name, entries=6, near=1e-4)
+        for key in ("data", "best", "scores"):
+            assert first[key] == second[key], (name, key)
 
+    keys = ("loss", "grad_norm", "reward", "reward_std", "success")
     for name in ("grpo", "rloo"):
-        one, two = (
-            json.loads((tmp_path / count / name / "training.json").read_text())
-            for count in ("one", "two")
-        )
-        assert len(one["metrics"]) == len(two["metrics"]) == 2
-        assert any(entry["reward"] > 0 for entry in one["metrics"]), name
-        for first, second in zip(one["metrics"], two["metrics"], strict=True):
-            for key in ("loss", "grad_norm", "reward", "reward_std", "success"):
-                assert second[key] == pytest.approx(first[key], rel=1e-3, abs=1e-5), (name, key)
-        assert {**one["data"], "losses": 0} == {**two["data"], "losses": 0}
-        assert one["data"]["rows"] == 32
-        weights = [_weights(tmp_path / count / name) for count in ("one", "two")]
-        for key, value in weights[0].items():
-            # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
-            assert ((value - weights[1][key]).abs() > 1e-4).float().mean() < 0.01, (name, key)
+        # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
+        first, second = compare(one / name, two / name, entries=2, keys=keys, near=1e-4, apart=0.01)
+        assert any(entry["reward"] > 0 for entry in first["metrics"]), name
+        assert {**first["data"], "losses": 0} == {**second["data"], "losses": 0}
+        assert first["data"]["rows"] == 32
 
+    keys = (
+        "epoch", "step", "success", "reward", "turns", "errors", "kl_reference", "loss",
+        "value_loss", "kl", "clipped", "grad_norm",
+    )  # fmt: skip
     for name in ("ppo", "ppo-lora"):
-        one, two = (
-            json.loads((tmp_path / count / name / "training.json").read_text())
-            for count in ("one", "two")
-        )
-        assert len(one["metrics"]) == len(two["metrics"]) == 2
-        assert all(entry["success"] > 0 for entry in one["metrics"]), name
-        for first, second in zip(one["metrics"], two["metrics"], strict=True):
-            assert set(first) == set(second)
-            for key, value in first.items():
-                assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-5), (name, key)
-        assert one["data"] == two["data"]
-        assert one["data"]["rows"] == 42
-        for key in ("steps", "scores", "best", "kept_step"):
-            assert one[key] == two[key], (name, key)
-        weights = [_weights(tmp_path / count / name) for count in ("one", "two")]
-        for key, value in weights[0].items():
-            # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
-            assert ((value - weights[1][key]).abs() > 1e-4).float().mean() < 0.01, (name, key)
-
-
-def _weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    (file,) = folder.glob("*model.safetensors")
-    return dict(load_file(file))
+        first, second = compare(one / name, two / name, entries=2, keys=keys, near=1e-4, apart=0.01)
+        assert all(entry["success"] > 0 for entry in first["metrics"]), name
+        for key in ("data", "steps", "scores", "best", "kept_step"):
+            assert first[key] == second[key], (name, key)
+        assert first["data"]["rows"] == 42
 
 
 def test_processes_share_each_batch_without_overlap() -> None:

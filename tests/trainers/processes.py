@@ -1,0 +1,114 @@
+"""Trainings in two processes, and what they learnt beside what one process learnt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+LEARNING = frozenset({"loss", "grad_norm", "learning_rate", "rewards/margins"})
+"""Metrics that do not depend on the number of processes, where a method has them."""
+
+SCRIPT = """
+import json, sys
+from importlib import import_module
+module, name, arguments = json.loads(sys.argv[1])
+getattr(import_module(module), name)(*arguments)
+"""
+
+
+def launch(
+    work: Callable[..., None],
+    *arguments: str,
+    folder: Path,
+    config: str = "cpu",
+    environment: dict[str, str] | None = None,
+    **changes: Any,
+) -> None:
+    """Run a function of a test module under `accelerate launch`, and fail where it fails.
+
+    Args:
+        work: The function, at the top of its module; it runs in both processes.
+        arguments: What it is called with.
+        folder: Where the script and its configuration are written.
+        config: Which of `configs/accelerate` is used, for two processes.
+        environment: Variables for the processes.
+        changes: Entries that replace those of the configuration.
+
+    Raises:
+        AssertionError: One of the processes failed.
+    """
+    yaml = pytest.importorskip("yaml")
+    written = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{config}.yaml").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    file, script = folder / "accelerate.yaml", folder / "work.py"
+    file.write_text(yaml.safe_dump({**written, "num_processes": 2, **changes}))
+    script.write_text(SCRIPT)
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)),
+        str(script),
+        json.dumps([work.__module__, work.__name__, arguments]),
+    ]
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            _, errors = process.communicate()
+        except BaseException:  # the test's time is over: the launcher ends both processes
+            process.terminate()
+            raise
+    assert process.returncode == 0, errors[-5000:]
+
+
+def compare(
+    one: Path,
+    two: Path,
+    *,
+    entries: int,
+    keys: Collection[str] = LEARNING,
+    rel: float = 1e-3,
+    near: float = 1e-5,
+    apart: float = 0.0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check that two trainings went alike, and return their reports.
+
+    Args:
+        one: What one process wrote.
+        two: What two wrote.
+        entries: How many entries of metrics there must be.
+        keys: Metrics that are compared where the method has them.
+        rel: Largest difference of metrics, as a part of them.
+        near: Largest difference of weights.
+        apart: Part of each weight's entries that may differ more than that.
+    """
+    reports = [json.loads((folder / "training.json").read_text()) for folder in (one, two)]
+    first, second = (report["metrics"] for report in reports)
+    assert len(first) == len(second) == entries
+    for expected, got in zip(first, second, strict=True):
+        assert {"loss", "grad_norm"} <= set(expected)
+        for key in set(expected) & set(keys):
+            assert got[key] == pytest.approx(expected[key], rel=rel, abs=1e-5), (two.name, key)
+    weights, others = load_weights(one), load_weights(two)
+    assert set(weights) == set(others)  # tied weights once
+    for key, value in weights.items():
+        far = (value.float() - others[key].float()).abs() > near
+        assert far.float().mean() <= apart, (two.name, key)
+    assert not two.with_name(f"{two.name}.work").exists()
+    return reports[0], reports[1]
+
+
+def load_weights(folder: Path) -> dict[str, Any]:
+    """Read the weights of a finished model or adapter."""
+    from safetensors.torch import load_file
+
+    (file,) = folder.glob("*model.safetensors")
+    return dict(load_file(file))
