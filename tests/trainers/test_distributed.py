@@ -110,7 +110,9 @@ def test_two_processes_equal_one(tiny: Path, locksmith: Path, tmp_path: Path) ->
         "value_loss", "kl", "clipped", "grad_norm",
     )  # fmt: skip
     for name in ("ppo", "ppo-lora"):
-        first, second = compare(one / name, two / name, entries=2, keys=rounds, near=1e-4, apart=0.01)
+        first, second = compare(
+            one / name, two / name, entries=2, keys=rounds, near=1e-4, apart=0.01
+        )
         assert all(entry["success"] > 0 for entry in first["metrics"]), name
         for key in ("data", "steps", "scores", "best", "kept_step"):
             assert first[key] == second[key], (name, key)
