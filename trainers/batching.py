@@ -137,8 +137,8 @@ def collate_fillable(
     return batch
 
 
-class Rows(Dataset[tuple[int, Row]]):
-    """Rows of SFT with their indices."""
+class Rows(Dataset[Row]):
+    """Rows of SFT."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
@@ -147,9 +147,9 @@ class Rows(Dataset[tuple[int, Row]]):
         """Return the number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[int, Row]:
-        """Return the index and the row."""
-        return index, self.rows[index]
+    def __getitem__(self, index: int) -> Row:
+        """Return a row."""
+        return self.rows[index]
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
@@ -169,8 +169,3 @@ def pad_rows(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
         labels[index, : len(tokens)] = tokens.where(torch.tensor(row.mask), IGNORED)
     labels[:, 0] = IGNORED
     return {"input_ids": ids, "attention_mask": attention, "labels": labels}
-
-
-def collate_rows(items: Sequence[tuple[int, Row]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad a micro-batch of SFT rows."""
-    return pad_rows([row for _, row in items], pad_id)

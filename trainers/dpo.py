@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from eto_gym.trainers.encoding import encode_pairs
 from eto_gym.trainers.job import DataArguments, DataJob, prepared
-from eto_gym.trainers.options import SettingsError, TrainSettings, option
+from eto_gym.trainers.options import SettingsError, SharingSettings, option
 from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories.pairs import PreferencePair
 
@@ -17,7 +17,7 @@ LOSSES = ("sigmoid", "hinge", "ipo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(TrainSettings):
+class DPOSettings(SharingSettings):
     """Settings of trajectory DPO; the defaults are the paper's."""
 
     learning_rate: float = option(
@@ -77,13 +77,6 @@ class DPOSettings(TrainSettings):
         "folder that keeps the reference's scores, found again by a hash of the model's weights "
         "and the pairs, so that a run with other settings need not score them again; 'auto': "
         "`reference` beside downloaded data; 'none': only until this run is finished",
-    )
-    share_prefix: str = option(
-        "auto",
-        "compute what the sides of a micro-batch share at their beginnings once: same result, "
-        "less memory and time; 'auto': where the model's attention allows it, else a warning says "
-        "why not; 'on': an error instead of the warning",
-        choices=("auto", "on", "off"),
     )
 
     def __post_init__(self) -> None:

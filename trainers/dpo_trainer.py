@@ -9,7 +9,6 @@ share at their beginnings is computed once, where the model allows it.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,16 @@ from datasets import Dataset
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from eto_gym.errors import EtoGymError, MissingDependencyError, require
+from eto_gym.errors import MissingDependencyError, require
 from eto_gym.trainers import reference, running
-from eto_gym.trainers.batching import IGNORED, pad_rows
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.encoding import PairRow, Row
+from eto_gym.trainers.layout import choose_layout, lay_out
 from eto_gym.trainers.models import lora_config, uses_bf16
 from eto_gym.trainers.offload import activations_of
 from eto_gym.trainers.scoring import install_scorer, row_sums, without_dropout
 from eto_gym.trainers.tree_attention import install_trees
-from eto_gym.trainers.trees import build_tree, score_tree
+from eto_gym.trainers.trees import score_tree
 
 TRL_VERSIONS = ("1.16",)
 """Minor versions of TRL whose trainer this code was tested with: it overrides private methods."""
@@ -46,8 +45,6 @@ from trl.trainer import dpo_trainer as trl_dpo  # noqa: E402
 from trl.trainer.dpo_config import DPOConfig  # noqa: E402
 from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
 from trl.trainer.utils import use_adapter  # noqa: E402
-
-logger = logging.getLogger(__name__)
 
 
 class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
@@ -75,7 +72,8 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         adapted = hasattr(model, "peft_config")
         inner = model.get_base_model() if adapted else model
         install_scorer(inner)
-        self.notes = {"share_prefix": self._choose_layout(inner)}
+        self._trees, layout = choose_layout(inner, settings.share_prefix)
+        self.notes = {"share_prefix": layout}
         with _without_hash():
             super().__init__(
                 model=model,
@@ -93,23 +91,6 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         self._equip_reference()
         if adapted:
             self._settle_reference_adapter()
-
-    def _choose_layout(self, model: Any) -> str:
-        """Decide whether rows become trees; return that, with the reason where it was not asked.
-
-        Raises:
-            EtoGymError: Trees are demanded, and the model cannot take them.
-        """
-        wanted = self._settings.share_prefix
-        obstacle = install_trees(model) if wanted != "off" else None
-        self._trees = wanted != "off" and obstacle is None
-        if obstacle is None:
-            return "on" if self._trees else "off"
-        problem = f"{type(model).__name__} cannot share what sides have in common: {obstacle}"
-        if wanted == "on":
-            raise EtoGymError(f"{problem}. Set share_prefix to 'off' or 'auto'.")
-        logger.warning("%s. Prompts are computed twice.", problem)
-        return f"off: {obstacle}"
 
     def _equip_reference(self) -> None:
         """Let the reference model, where there is one, score as the policy does."""
@@ -139,12 +120,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         return batch
 
     def _batch(self, sides: Sequence[Row]) -> dict[str, Any]:
-        """Return sides as a tree or as padded rows, with "trained" and "tokens" as in a tree."""
-        if self._trees:
-            return build_tree(sides)
-        batch = pad_rows(sides, self._tokenizer.pad_token_id)
-        tokens = batch.pop("attention_mask").sum()
-        return {**batch, "trained": batch["labels"].ne(IGNORED).sum(dim=1), "tokens": tokens}
+        return lay_out(sides, trees=self._trees, pad_id=self._tokenizer.pad_token_id)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Leave the rows as they are: they are tokenised and masked."""

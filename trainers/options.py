@@ -168,3 +168,17 @@ class TrainSettings:
                 f"expected batch_size ({self.batch_size}) to be a multiple of micro_batch_size "
                 f"({self.micro_batch_size})"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharingSettings(TrainSettings):
+    """What methods have in common that can compute the common beginning of their rows once."""
+
+    share_prefix: str = option(
+        "auto",
+        "compute what the rows of a micro-batch (the sides of its pairs) share at their beginnings "
+        "once: same result, less memory and time; 'auto': where the model's attention allows it, "
+        "else a warning says why not, and for conversations where enough tokens are saved; 'on': "
+        "always, with an error instead of the warning; 'off': never",
+        choices=("auto", "on", "off"),
+    )

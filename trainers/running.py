@@ -117,6 +117,20 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
     }
 
 
+def bucket_sampler(
+    lengths: list[int], settings: TrainSettings, *, rank: int = 0, world: int = 1
+) -> BucketSampler:
+    """Return what decides which rows are in each micro-batch of a process."""
+    return BucketSampler(
+        lengths,
+        batch_size=settings.batch_size,
+        micro_batch_size=min(settings.micro_batch_size, settings.batch_size),
+        seed=settings.seed,
+        rank=rank,
+        world=world,
+    )
+
+
 def bucket_loader(
     trainer: Any, lengths: list[int], settings: TrainSettings
 ) -> DataLoader[dict[str, torch.Tensor]]:
@@ -125,14 +139,8 @@ def bucket_loader(
     Of several processes each gets its own micro-batches of every optimizer batch, so that together
     they see what one process sees.
     """
-    sampler = BucketSampler(
-        lengths,
-        batch_size=settings.batch_size,
-        micro_batch_size=min(settings.micro_batch_size, settings.batch_size),
-        seed=settings.seed,
-        rank=trainer.args.process_index,
-        world=trainer.args.world_size,
-    )
+    rank, world = trainer.args.process_index, trainer.args.world_size
+    sampler = bucket_sampler(lengths, settings, rank=rank, world=world)
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
         Fillable(trainer.train_dataset),
         batch_sampler=sampler,

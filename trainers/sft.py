@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from eto_gym.trainers.encoding import encode_trajectories
 from eto_gym.trainers.job import DataArguments, DataJob, prepared
-from eto_gym.trainers.options import TrainSettings, option
+from eto_gym.trainers.options import SharingSettings, option
 from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories import Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTSettings(TrainSettings):
+class SFTSettings(SharingSettings):
     """Settings of supervised fine-tuning; the defaults are the paper's."""
 
     train_on: str = option(
@@ -45,7 +44,6 @@ def run_sft(
     """
     job = DataJob(**arguments)
     with prepared(settings, job) as (tokenizer, codec):
-        from eto_gym.trainers.batching import Rows, collate_rows
         from eto_gym.trainers.sft_trainer import TurnSFTTrainer
 
         rows, data = encode_trajectories(
@@ -60,8 +58,7 @@ def run_sft(
             return TurnSFTTrainer(
                 settings,
                 model=loaded,
-                rows=Rows(rows),
-                collate=partial(collate_rows, pad_id=tokenizer.pad_token_id),
+                rows=rows,
                 tokenizer=tokenizer,
                 workspace=workspace,
             )

@@ -43,8 +43,9 @@ class TrainReport:
         fingerprint: Hash of data, settings and model.
         kept_step: Step of the weights that were written, where these are not the last.
         warnings: Why a run was stopped early, in words.
-        notes: What the method decided by itself. For DPO: "share_prefix" is "on" or "off", with the
-            reason where that was not asked for; "reference" is "computed" or "cached".
+        notes: What the method decided by itself. For SFT and DPO: "share_prefix" is "on" or "off",
+            with the reason where that was not asked for. For DPO: "reference" is "computed" or
+            "cached".
     """
 
     output: str

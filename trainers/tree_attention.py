@@ -49,16 +49,17 @@ def _attend(
     if window is not None:
         token_tree.windows.add(window)
     outputs = []
-    for chain in token_tree.chains:
+    states = (token_tree.own(query), token_tree.reach(key), token_tree.reach(value))
+    for chain, queries, keys, values in zip(token_tree.chains, *states, strict=True):
         reach = chain.depth + chain.stop - chain.start
         narrow = window if window is not None and window < reach else None
         # Without a mask, the kernels know a causal one, and skip half of the work.
         plain = not chain.depth and narrow is None and not masked
         output, _ = inner(
             module,
-            query[:, :, chain.start : chain.stop],
-            chain.reach(key),
-            chain.reach(value),
+            queries,
+            keys,
+            values,
             None if plain else token_tree.mask(chain, narrow, query),
             **kwargs,
         )

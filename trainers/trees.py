@@ -12,8 +12,9 @@ and there is no padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,6 @@ class Chain:
     spans: tuple[tuple[int, int], ...]
     depth: int
 
-    def reach(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the keys or values that its tokens may attend to, out of those of all tokens."""
-        spans = [*self.spans, (self.start, self.stop)]
-        parts = [states[:, :, start:stop] for start, stop in spans]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
 
 @dataclass(eq=False, slots=True)
 class TokenTree:
@@ -57,6 +52,26 @@ class TokenTree:
     chains: tuple[Chain, ...]
     windows: set[int] = field(default_factory=set)
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    def own(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the queries, keys or values of each chain's own tokens, out of those of all."""
+        lengths = [chain.stop - chain.start for chain in self.chains]
+        parts: tuple[torch.Tensor, ...] = torch.split(states, lengths, dim=2)
+        return parts
+
+    def reach(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the keys or values that the tokens of each chain may attend to.
+
+        All are taken from two divisions of the whole: the gradient of a slice would be as large as
+        the whole, for every slice.
+        """
+        places = {place for chain in self.chains for span in chain.spans for place in span}
+        cuts = sorted(places | {0, self.chains[-1].stop})
+        lengths = [stop - start for start, stop in pairwise(cuts)]
+        parts = dict(zip(cuts, torch.split(states, lengths, dim=2), strict=False))
+        for chain, own in zip(self.chains, self.own(states), strict=True):
+            before = [parts[c] for span in chain.spans for c in cuts if span[0] <= c < span[1]]
+            yield torch.cat([*before, own], dim=2) if before else own
 
     def mask(self, chain: Chain, window: int | None, like: torch.Tensor) -> torch.Tensor:
         """Return what is added to the attention scores of a chain; the layers share it."""

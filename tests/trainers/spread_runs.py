@@ -21,6 +21,11 @@ QUICK: dict[str, Any] = {
 ROWS = 5
 """A whole batch, in two passes; and one of a single row, where the second process has nothing."""
 
+SFT_RUNS: dict[str, dict[str, Any]] = {
+    "sft": {"share_prefix": "off"},
+    "shared": {"share_prefix": "on", "micro_batch_size": 2},
+}
+
 RUNS: dict[str, dict[str, Any]] = {
     "dpo": {},
     "lora": {"lora_r": 2, "precompute_reference": False},
@@ -38,7 +43,9 @@ def train_all(model: str, output: Path, runs: dict[str, dict[str, Any]]) -> None
     """Train on demonstrations, and on pairs in every way that `runs` name."""
     watch = Watch(progress=False)
     experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
-    run_sft(SFTSettings(**QUICK), experts, model=model, output=output / "sft", watch=watch)
+    for name, changes in SFT_RUNS.items():
+        demonstrated = SFTSettings(**{**QUICK, **changes})
+        run_sft(demonstrated, experts, model=model, output=output / name, watch=watch)
     pairs, _ = make_pairs([play(n, good=False) for n in range(ROWS)], experts)
     for name, changes in runs.items():
         settings = DPOSettings(**QUICK, **changes, reference_cache="none")
@@ -47,13 +54,15 @@ def train_all(model: str, output: Path, runs: dict[str, dict[str, Any]]) -> None
 
 def compare_all(one: Path, two: Path, runs: dict[str, dict[str, Any]]) -> None:
     """Check that two processes learnt what one did."""
-    for name in ("sft", *runs):
+    for name in (*SFT_RUNS, *runs):
         loose: dict[str, Any] = {}
         if name == "bf16":  # other sums are rounded; where a gradient is nearly 0, that decides
             loose = {"rel": 0.02, "near": 5e-4, "apart": 0.05}
         first, second = compare(one / name, two / name, entries=2, **loose)
         assert (first["data"], first["notes"]) == (second["data"], second["notes"])
-        if name != "sft":  # the policy is still the reference, to the last digit of their scores
+        if (
+            name not in SFT_RUNS
+        ):  # the policy is still the reference, to the last digit of their scores
             assert second["metrics"][0]["rewards/margins"] == pytest.approx(0, abs=1e-5), name
 
 

@@ -33,12 +33,14 @@ def run_all(model: str, player: str, output: str) -> None:
     out = Path(output)
     experts = [play(n, rounds=1 + n % 3) for n in range(ROWS)]
     watch = Watch(progress=False, every=2, on_evaluate=lambda step, _: -abs(step - 4))
-    run_sft(SFTSettings(**QUICK), experts, model=model, output=out / "sft", watch=watch)
+    for name, sharing in (("sft", "off"), ("shared", "on")):
+        settings = SFTSettings(**QUICK, share_prefix=sharing)
+        run_sft(settings, experts, model=model, output=out / name, watch=watch)
     agent = [play(n, good=False, rounds=1 + n % 2) for n in range(ROWS)]
     pairs, _ = make_pairs(agent, experts)
     for name, changes in (("dpo", {}), ("lora", {"lora_r": 2, "precompute_reference": False})):
-        settings = DPOSettings(**{**QUICK, **changes})
-        run_dpo(settings, pairs, model=model, output=out / name, watch=Watch(progress=False))
+        preferred = DPOSettings(**{**QUICK, **changes})
+        run_dpo(preferred, pairs, model=model, output=out / name, watch=Watch(progress=False))
     for name in ("grpo", "rloo"):
         run_locks(name, player, out / name)
     run_rounds(player, out / "ppo")
@@ -92,7 +94,7 @@ def test_two_processes_equal_one(tiny: Path, locksmith: Path, tmp_path: Path) ->
     words = (str(tiny), str(locksmith))
     launch(run_all, *words, str(two), folder=tmp_path)
     run_all(*words, str(one))
-    for name in ("sft", "dpo", "lora"):
+    for name in ("sft", "shared", "dpo", "lora"):
         first, second = compare(one / name, two / name, entries=6, near=1e-4)
         for key in ("data", "best", "scores"):
             assert first[key] == second[key], (name, key)

@@ -68,11 +68,11 @@ def test_a_model_that_cannot_share_is_trained_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "eto_gym.trainers.dpo_trainer.install_trees", lambda _: "it has layers of type conv"
+        "eto_gym.trainers.layout.install_trees", lambda _: "it has layers of type conv"
     )
     with caplog.at_level(logging.WARNING):
         report = _run(QUICK, pairs, tiny, tmp_path / "auto")
-    assert "cannot share what sides have in common: it has layers of type conv" in caplog.text
+    assert "cannot share what rows have in common: it has layers of type conv" in caplog.text
     assert report.notes["share_prefix"] == "off: it has layers of type conv"
     with pytest.raises(EtoGymError, match="layers of type conv"):
         _run(replace(QUICK, share_prefix="on"), pairs, tiny, tmp_path / "on")
