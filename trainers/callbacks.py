@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import tqdm
@@ -32,6 +32,15 @@ Evaluate = Callable[[int, Any], float]
 """Takes the optimizer step and the model, and returns a score: higher is better."""
 
 
+class Course(Protocol):
+    """How far a training is, in what it is counted in: mostly optimizer steps."""
+
+    unit: str
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many units are done, and how many there are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Watchers:
     """The callbacks of a run that decide which weights are written in the end."""
@@ -52,14 +61,16 @@ class Watchers:
             if self.keeper is None:
                 self.guard.load_kept(model)
                 kept = self.guard.kept_step
+        unit = "step"
         if self.keeper is not None:
+            unit = self.keeper.unit
             if self.keeper.reason:
                 warnings.append(self.keeper.reason)
             self.keeper.load_best(model)
             assert self.keeper.best is not None  # scored before the first step
             kept = self.keeper.best[0]
         if warnings:
-            warnings[-1] += f"; the weights of step {kept} are kept"
+            warnings[-1] += f"; the weights of {unit} {kept} are kept"
         return kept, warnings
 
 
@@ -89,13 +100,15 @@ def attach(
     """
     set_callbacks(
         trainer,
-        ProgressBar(title, enabled=watch.progress),
+        ProgressBar(title, trainer, enabled=watch.progress),
         guards.NumbersGuard(settings.grad_norm_limit),
     )
     spread.check_spread(trainer, settings, scored=watch.on_evaluate is not None)
     keeper = guard = None
     if watch.on_evaluate is not None:
-        keeper = KeepBest(watch.on_evaluate, workspace, every=watch.every, patience=watch.patience)
+        keeper = KeepBest(
+            watch.on_evaluate, workspace, trainer, every=watch.every, patience=watch.patience
+        )
         trainer.add_callback(keeper)
         if checkpoint is not None:
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -113,7 +126,7 @@ def attach(
         trainer.add_callback(guard)
     # Last, so that the marker comes after whatever the others write.
     trainer.add_callback(MarkComplete())
-    trainer.add_callback(StopWhenDone())
+    trainer.add_callback(StopWhenDone(trainer))
     return Watchers(keeper, guard)
 
 
@@ -132,6 +145,9 @@ class AlreadyTrainedError(EtoGymError):
 class StopWhenDone(TrainerCallback):
     """Leaves a run that is resumed from its last step; the Trainer would take one more."""
 
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
@@ -140,8 +156,9 @@ class StopWhenDone(TrainerCallback):
         Raises:
             AlreadyTrainedError: All are done; the model is loaded.
         """
-        if state.global_step >= state.max_steps:
-            raise AlreadyTrainedError(f"all {state.max_steps} steps are done")
+        done, total = self._course.progress()
+        if done >= total or state.global_step >= state.max_steps:
+            raise AlreadyTrainedError(f"all {total} {self._course.unit}s are done")
 
 
 class MarkComplete(TrainerCallback):
@@ -163,23 +180,25 @@ class MarkComplete(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Shows one bar over the optimizer steps, with the last loss, on stderr."""
+    """Shows one bar over the course, with the last loss, on stderr."""
 
-    def __init__(self, title: str, *, enabled: bool) -> None:
+    def __init__(self, title: str, course: Course, *, enabled: bool) -> None:
         self._title = title
+        self._course = course
         self._enabled = enabled
         self._bar: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Open the bar at the step from which training goes on."""
+        """Open the bar at the place from which training goes on."""
         shown = self._enabled and state.is_world_process_zero
+        done, total = self._course.progress()
         self._bar = tqdm.tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
+            total=total,
+            initial=done,
             desc=self._title,
-            unit="step",
+            unit=self._course.unit,
             disable=None if shown else True,
             dynamic_ncols=True,
         )
@@ -188,7 +207,7 @@ class ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Advance."""
-        self._bar.update(state.global_step - self._bar.n)
+        self._bar.update(self._course.progress()[0] - self._bar.n)
 
     def on_log(
         self,
@@ -198,9 +217,11 @@ class ProgressBar(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Show the loss."""
-        if self._bar is not None and logs and "loss" in logs:
-            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        """Show the loss, and the success of what was played."""
+        shown = {name: logs[name] for name in ("success", "loss") if logs and name in logs}
+        if self._bar is not None and "loss" in shown:
+            postfix = {name: f"{value:.3f}" for name, value in shown.items()}
+            self._bar.set_postfix(postfix, refresh=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -218,17 +239,21 @@ class KeepBest(TrainerCallback, ExportableState):
 
     FILE = "best.safetensors"
 
-    def __init__(self, evaluate: Evaluate, workspace: Path, *, every: int, patience: int) -> None:
+    def __init__(
+        self, evaluate: Evaluate, workspace: Path, course: Course, *, every: int, patience: int
+    ) -> None:
         """Prepare.
 
         Args:
             evaluate: Called with the step and the model, in evaluation mode and without gradients.
             workspace: Where the best weights are kept.
-            every: Optimizer steps between two scores; 0: at the end of each epoch.
+            course: What "step" means here.
+            every: Steps between two scores; 0: at the end of each epoch.
             patience: Stop after this many scores in a row without a new best; 0: never.
         """
         self._evaluate = evaluate
         self._file = workspace / self.FILE
+        self._course = course
         self._every = every
         self._patience = patience
         self.scores: list[tuple[int, float]] = []
@@ -237,6 +262,11 @@ class KeepBest(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return {"args": {}, "attributes": {"scores": [list(item) for item in self.scores]}}
+
+    @property
+    def unit(self) -> str:
+        """What its steps are."""
+        return self._course.unit
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -258,7 +288,7 @@ class KeepBest(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
     ) -> None:
         """Score every so many steps."""
-        if self._every and state.global_step % self._every == 0:
+        if self._every and self._now % self._every == 0:
             self._score(state, control, kw["model"])
 
     def on_epoch_end(
@@ -272,31 +302,36 @@ class KeepBest(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
     ) -> None:
         """Score the last weights, unless that was just done."""
-        if self.scores[-1][0] != state.global_step:
+        if self.scores[-1][0] != self._now:
             self._score(state, control, kw["model"])
 
     def load_best(self, model: Any) -> None:
         """Put the best weights into `model`."""
         load_weights(model, self._file)
 
+    @property
+    def _now(self) -> int:
+        return self._course.progress()[0]
+
     def _score(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
         """Score on the first process; the others wait for its verdict."""
-        if self.scores and self.scores[-1][0] == state.global_step:
+        now = self._now
+        if self.scores and self.scores[-1][0] == now:
             return
         before = self.best
         verdict = [0.0]
         if state.is_world_process_zero:
             with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
-                verdict[0] = float(self._evaluate(state.global_step, model))
+                verdict[0] = float(self._evaluate(now, model))
         (score,) = broadcast_object_list(verdict)
-        self.scores.append((state.global_step, score))
+        self.scores.append((now, score))
         if state.is_world_process_zero and (before is None or score > before[1]):
             save_weights(model, self._file)
         best = self.best
         since = sum(step > best[0] for step, _ in self.scores) if best else 0
         if self._patience and since >= self._patience and not self.reason:
             self.reason = (
-                f"stopped at step {state.global_step}: the score did not rise above "
+                f"stopped at {self._course.unit} {now}: the score did not rise above "
                 f"{best[1] if best else 0:.3g} in the last {since} evaluations"
             )
             control.should_training_stop = True

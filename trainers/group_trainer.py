@@ -25,7 +25,8 @@ from eto_gym.trainers.group import GroupSettings
 from eto_gym.trainers.job import PlayJob
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.ppo import EpisodePlayer
-from eto_gym.trainers.spread import is_spread
+from eto_gym.trainers.scoring import without_dropout
+from eto_gym.trainers.spread import refuse_spread
 from eto_gym.trainers.training import TrainReport, train
 from eto_gym.trajectories import Trajectory
 
@@ -70,11 +71,7 @@ def train_group(
             trainer = trainer_class(
                 settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
             )
-        if is_spread(trainer):
-            raise SettingsError(
-                f"{algorithm} plays with the whole model on each device: FSDP and DeepSpeed spread "
-                "it; train with plain data parallelism, with lora_r where memory is short"
-            )
+        refuse_spread(trainer, algorithm)
         return trainer
 
     return train(
@@ -109,13 +106,10 @@ class EpisodeSource:
         """
         wrapped = trainer.accelerator.unwrap_model(trainer.model)
         model = wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped
-        training = model.training
         place = trainer.accelerator.process_index * len(task_ids)
         first = trainer.state.global_step * self._settings.batch_size + place
-        try:
+        with without_dropout(wrapped):
             played = self.player.play(model, self._codec, task_ids, first)
-        finally:
-            wrapped.train(training)
         report = TokenReport()
         rows = [self._row(trajectory, report) for trajectory in played]
         self.rewards = [

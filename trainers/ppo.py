@@ -7,7 +7,7 @@ Sources: Schulman et al., "Proximal Policy Optimization Algorithms", 2017
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -24,8 +24,9 @@ from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.training import TrainReport
 from eto_gym.trajectories import Trajectory
 
-Play = Callable[[Any, Any, int], Sequence[Trajectory]]
-"""Takes the model, its codec and the number of the round, and returns the episodes of the round."""
+Play = Callable[[Any, Any, int, range], Sequence[Trajectory]]
+"""Takes the model, its codec, the number of the round and which of its episodes to play, counted
+from 0: of several processes each plays a part. Returns these episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,9 @@ class PPOSettings(TrainSettings):
         True, "scale the advantages of a round to mean 0 and deviation 1"
     )
     save_every: int = option(
-        10, "rounds between checkpoints that a killed run resumes from; 0: only at the end"
+        10, "rounds between checkpoints that a killed run resumes from; 0: only after the last"
     )
+    log_every: int = option(1, "rounds between two entries of the metrics, each of its own round")
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
@@ -120,19 +122,21 @@ def run_ppo(
             `resume`, `watch`, which counts rounds: see `PlayArguments`.
 
     Returns:
-        The report; its metrics have one entry per round: "success", "reward", "turns" of the
-        episodes, "errors" (episodes that failed to run, which are not learnt from), "loss"
-        (policy), "value_loss", "kl" (nats per token that the round moved the policy),
-        "kl_reference" (nats per token between the player and the reference) and "clipped" (share
-        of ratios outside the clip).
+        The report; its metrics have one entry per round: "epoch" (the round), "step" (optimizer
+        steps so far), "success", "reward", "turns" of the episodes, "errors" (episodes that failed
+        to run, which are not learnt from), "kl_reference" (nats per token between the player and
+        the reference), and means over the round's steps: "loss" (policy), "value_loss", "kl" (nats
+        per token that the round moved the policy), "clipped" (share of ratios outside the clip),
+        "grad_norm". Scores and `kept_step` count rounds, `steps` counts optimizer steps.
 
     Raises:
         DataError: The folders cannot be used.
-        EtoGymError: A round has no episode to learn from, or there are several processes.
+        SettingsError: The weights are spread over devices.
+        EtoGymError: A round has no episode to learn from.
     """
     job = PlayJob(**arguments)
     with prepared(settings, job) as (tokenizer, codec):
-        from eto_gym.trainers.ppo_run import train_ppo
+        from eto_gym.trainers.ppo_trainer import train_ppo
 
         return train_ppo(settings, play, job, tokenizer, codec)
 
@@ -265,11 +269,11 @@ class EpisodePlayer:
             "temperature": 1.0,
         }
 
-    def __call__(self, model: Any, codec: Any, number: int) -> list[Trajectory]:
-        """Play round `number`, which decides tasks and seeds."""
+    def __call__(self, model: Any, codec: Any, number: int, part: range) -> list[Trajectory]:
+        """Play a part of round `number`; the number of an episode decides its task and seed."""
         first = number * self._episodes
-        tasks = [self._task(first + i) for i in range(self._episodes)]
-        return self.play(model, codec, tasks, first)
+        tasks = [self._task(first + i) for i in part]
+        return self.play(model, codec, tasks, first + part.start)
 
     def play(self, model: Any, codec: Any, task_ids: Sequence[str], first: int) -> list[Trajectory]:
         """Play one episode of every task named, in order; `first` numbers the first of them."""
@@ -297,13 +301,3 @@ class EpisodePlayer:
         order = list(self.task_ids)
         random.Random(f"{self._seed}:{turn}").shuffle(order)
         return order[place]
-
-
-def batches(count: int, size: int, seed: str) -> Iterator[list[int]]:
-    """Yield the indices 0..count-1 in an order set by `seed`, `size` at a time."""
-    import random
-
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    for start in range(0, count, size):
-        yield order[start : start + size]

@@ -1,311 +1,344 @@
-"""The learner behind PPO: turns as actions, tokens as ratios, a value before every turn."""
+"""transformers' Trainer around PPO's rounds: the model with its value head learns from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import ExportableState
 
-from eto_gym.trainers import models
-from eto_gym.trainers.batching import IGNORED, pad_rows
-from eto_gym.trainers.encoding import Row
-from eto_gym.trainers.optimizers import build_optimizer, warmup_schedule
-from eto_gym.trainers.ppo import PPOSettings, batches
-from eto_gym.trainers.scoring import install_scorer, without_dropout
+from eto_gym.agents.adapters import is_adapter
+from eto_gym.trainers import models, running
+from eto_gym.trainers.batching import pad_rows
+from eto_gym.trainers.encoding import Codec, Row, TokenReport
+from eto_gym.trainers.job import PlayJob
+from eto_gym.trainers.offload import activations_of
+from eto_gym.trainers.optimizers import build_optimizer
+from eto_gym.trainers.ppo import Play, PPOSettings
+from eto_gym.trainers.ppo_losses import (
+    ValueHead,
+    divergence,
+    policy_losses,
+    turn_starts,
+    value_losses,
+)
+from eto_gym.trainers.ppo_rounds import Rounds, Scores
+from eto_gym.trainers.scoring import VALUE_HEAD, install_scorer, without_dropout
+from eto_gym.trainers.spread import refuse_spread
+from eto_gym.trainers.training import TrainReport, train
+from eto_gym.trainers.weights import load_weights, save_weights
 
-
-class ValueHead(torch.nn.Module):
-    """Predicts what is still to be earned from the state before a turn; starts at zero."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(width, 1)
-        torch.nn.init.zeros_(self.linear.weight)
-        torch.nn.init.zeros_(self.linear.bias)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Return one value per state."""
-        values: torch.Tensor = self.linear(states.float()).squeeze(-1)
-        return values
-
-
-@dataclass(slots=True)
-class Played:
-    """One episode as the learner sees it; tensors have one entry per trained token or per turn.
-
-    Attributes:
-        row: Its tokens.
-        turns: For every trained token, the number of its turn.
-        rewards: Reward of every turn.
-        logps: Log-probability of every trained token when it was played.
-        values: Value before every turn, when it was played.
-        advantages: Of every turn.
-        returns: What the value head should have said before every turn.
-    """
-
-    row: Row
-    turns: torch.Tensor
-    rewards: torch.Tensor
-    logps: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
+HEAD_FILE = "value_head.safetensors"
+NOTES = ("loss", "value_loss", "kl", "clipped")
+"""Means over an optimizer batch that are reported beside the norm of its gradient."""
 
 
-def turn_numbers(mask: Sequence[bool]) -> torch.Tensor:
-    """Return the number of its turn for every trained token: a run of marks is a turn."""
-    starts = [kept and not before for before, kept in zip([False, *mask], mask, strict=False)]
-    numbers = torch.tensor(starts).cumsum(0) - 1
-    return numbers[torch.tensor(mask)]
+def train_ppo(
+    settings: PPOSettings, play: Play, job: PlayJob, tokenizer: Any, codec: Codec
+) -> TrainReport:
+    """Run one training; see `run_ppo`."""
+    watch = job.watched
+    job = dataclasses.replace(job, watch=dataclasses.replace(watch, every=watch.every or 1))
+    data = TokenReport()
+
+    def build(loaded: Any, workspace: Path) -> PPOTrainer:
+        # New adapters switched off are the model that training starts from.
+        switched = settings.lora_r and not is_adapter(job.model)
+        apart = bool(settings.kl_weight) and not switched
+        trainer = PPOTrainer(
+            settings,
+            model=loaded,
+            reference=models.load_model(job.model, settings) if apart else None,
+            play=play,
+            codec=codec,
+            data=data,
+            tokenizer=tokenizer,
+            workspace=workspace,
+        )
+        refuse_spread(trainer, "ppo")
+        return trainer
+
+    return train(
+        "ppo", settings, [], data, build=build, tokenizer=tokenizer, job=job, plan=job.plan
+    )
 
 
-def advantages_of(
-    rewards: torch.Tensor, values: torch.Tensor, *, gamma: float, gae_lambda: float
-) -> torch.Tensor:
-    """Return the generalised advantage estimate of every turn of one episode, which ends there."""
-    advantages = torch.zeros_like(rewards)
-    ahead = torch.zeros(())
-    for turn in reversed(range(len(rewards))):
-        following = values[turn + 1] if turn + 1 < len(rewards) else 0.0
-        surprise = rewards[turn] + gamma * following - values[turn]
-        ahead = surprise + gamma * gae_lambda * ahead
-        advantages[turn] = ahead
-    return advantages
+class PPOTrainer(running.Recipe):
+    """Minimises the clipped loss of tokens and the squared error of values, round by round."""
+
+    # The loss below is already divided by the tokens and turns of the whole optimizer batch.
+    loss_is_scaled_for_ga = True
+    unit = "round"
+    _settings: PPOSettings
+
+    def __init__(
+        self,
+        settings: PPOSettings,
+        *,
+        model: Any,
+        reference: Any,
+        play: Play,
+        codec: Codec,
+        data: TokenReport,
+        tokenizer: Any,
+        workspace: Path,
+    ) -> None:
+        """Prepare the model, its value head, and transformers' Trainer around them.
+
+        Args:
+            settings: How to learn.
+            model: What learns, without new adapters.
+            reference: A copy of the model for the KL price; None where the price is 0, or where
+                switching new adapters off gives the reference.
+            play: Plays the episodes of a round.
+            codec: Tokenises them.
+            data: Where what tokenisation did is counted.
+            tokenizer: The model's.
+            workspace: Where checkpoints go.
+        """
+        set_seed(settings.seed)
+        self._settings = settings
+        if settings.lora_r and not hasattr(model, "peft_config"):
+            from peft import get_peft_model
+
+            model = get_peft_model(model, models.lora_config(settings))
+        if settings.gradient_checkpointing and hasattr(model, "peft_config"):
+            model.enable_input_require_grads()
+        self.bare = _bare(model)
+        install_scorer(self.bare)
+        head = ValueHead(self.bare.config.get_text_config().hidden_size)
+        self.head = head.to(self.bare.get_input_embeddings().weight.device)
+        # A part of the model: it is moved, wrapped for several devices and clipped with the rest.
+        self.bare.add_module(VALUE_HEAD, self.head)
+        self.rounds = Rounds(settings, play, codec, self, tokenizer.pad_token_id, data)
+        super().__init__(
+            model=model,
+            args=TrainingArguments(**_arguments(settings, workspace)),
+            train_dataset=self.rounds,
+            processing_class=tokenizer,
+            callbacks=[RoundKeeper(self, every=settings.save_every)],
+        )
+        self._pad_id = tokenizer.pad_token_id
+        self._notes = torch.zeros(len(NOTES), device=self.args.device)
+        self._steps: list[dict[str, float]] = []
+        self._reference = reference
+        if reference is not None:
+            if not settings.qlora:
+                reference.to(self.args.device)
+            reference.requires_grad_(False)
+            install_scorer(_bare(reference))
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of the rows that this process has learnt from."""
+        return self.rounds.tokens_seen
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many rounds are done, and how many there are."""
+        return self.rounds.done, self._settings.rounds
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the micro-batches of all rounds, one by one."""
+        # With a generator of its own, it draws nothing from that of dropout.
+        return DataLoader(self.rounds, batch_size=None, generator=torch.Generator())
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer; the value head has a learning rate of its own."""
+        if self.optimizer is None:
+            optimizer = build_optimizer(model or self.model, self._settings)
+            own = {id(weight) for weight in self.head.parameters()}
+            for group in optimizer.param_groups:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in own]
+            optimizer.add_param_group(
+                {
+                    "params": list(self.head.parameters()),
+                    "lr": self._settings.value_learning_rate,
+                    "weight_decay": 0.0,
+                }
+            )
+            self.optimizer = optimizer
+        return self.optimizer
+
+    # --- scoring ---------------------------------------------------------------------------------
+
+    def score(self, rows: Sequence[Row]) -> list[Scores]:
+        """Score rows with the policy, its value head and the reference, without gradients."""
+        with without_dropout(self.model):
+            own = self._by_length(self.model, rows)
+            if not self._settings.kl_weight:
+                references: list[Any] = [(None, None)] * len(rows)
+            elif self._reference is not None:
+                with without_dropout(self._reference):
+                    references = self._by_length(self._reference, rows)
+            else:
+                with self.model.disable_adapter():
+                    references = self._by_length(self.model, rows)
+        return [
+            Scores(logps, values, reference)
+            for (logps, values), (reference, _) in zip(own, references, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _by_length(self, model: Any, rows: Sequence[Row]) -> list[tuple[torch.Tensor, Any]]:
+        """Score rows in order of length; return log-probabilities and values in the given order."""
+        scores: list[Any] = [None] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        size = 2 * self._settings.micro_batch_size
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            batch = pad_rows([rows[i] for i in chunk], self._pad_id)
+            labels = batch["labels"].to(self.args.device)
+            with self.accelerator.autocast():
+                found = model(input_ids=batch["input_ids"].to(self.args.device), score=labels)
+            logps = found["token_logps"].cpu().split([rows[i].trained for i in chunk])
+            values: Sequence[Any] = [None] * len(chunk)
+            if "values" in found:
+                turns = turn_starts(batch["labels"]).sum(1)
+                values = found["values"].cpu().split(turns.tolist())
+            for i, one, value in zip(chunk, logps, values, strict=True):
+                scores[i] = (one, value)
+        return scores
+
+    # --- learning --------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Return this micro-batch's share of the batch's loss, and note the metrics."""
+        s = self._settings
+        with activations_of(self.model, self.args.device, offload=s.activation_offload):
+            scores = model(input_ids=inputs["input_ids"], score=inputs["score"])
+        logps, values = scores["token_logps"], scores["values"]
+        if "filler" in inputs:  # keeps this process in step with the others, and adds nothing
+            nothing: torch.Tensor = 0.0 * (logps.sum() + values.sum())
+            return nothing
+        old, tokens, turns = inputs["logps"], inputs["tokens"], inputs["turns"]
+        losses, outside = policy_losses(logps, old, inputs["advantages"], s.clip)
+        errors = value_losses(values, inputs["values"], inputs["returns"], s.value_clip)
+        policy, value = losses.sum() / tokens, errors.sum() / turns
+        moved = divergence(logps, old).sum() / tokens
+        self._notes += torch.stack([policy, value, moved, outside.sum() / tokens]).detach()
+        # Gradients are averaged over devices, and the sum is wanted.
+        loss: torch.Tensor = (policy + s.value_weight * value) * self.args.world_size
+        return loss
+
+    def end_step(self) -> bool:
+        """Take stock of an optimizer step; return whether it ends a round."""
+        totals = self.accelerator.reduce(self._notes, reduction="sum").tolist()
+        self._notes.zero_()
+        if self.rounds.over:
+            self._steps = []
+        self._steps.append(dict(zip(NOTES, totals, strict=True)))
+        last = self.state.global_step >= self.state.max_steps
+        return self.rounds.end_step(self._steps[-1]["kl"], last=last)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report rounds, where transformers reports steps: the means of the steps of each."""
+        sound = all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm"))
+        if "loss" not in logs or not sound:  # how long all took, or what a guard stops at here
+            super().log(logs, start_time)
+            return
+        self._steps[-1]["grad_norm"] = logs["grad_norm"]
+        due = self.rounds.done % self._settings.log_every == 0 or self.control.should_save
+        if not self.rounds.over or not (due or self.control.should_training_stop):
+            return
+        means = {
+            name: sum(step[name] for step in self._steps) / len(self._steps)
+            for name in (*NOTES, "grad_norm")
+        }
+        self.state.epoch = float(self.rounds.done)
+        entry = {**self.rounds.entry, **means, "learning_rate": logs["learning_rate"]}
+        super().log(entry, start_time)
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def load_rounds(self, folder: Path) -> None:
+        """Go on from the round of a checkpoint, whose weights are loaded already."""
+        load_weights(self.head, folder / HEAD_FILE)
+        kept: Any = self.state.stateful_callbacks
+        self.rounds.restore(kept[RoundKeeper.__name__]["attributes"])
+
+    def drop_head(self) -> None:
+        """Take the value head off the model, which is then one as any other."""
+        if hasattr(self.bare, VALUE_HEAD):
+            delattr(self.bare, VALUE_HEAD)
 
 
-def policy_loss(
-    logps: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return PPO's clipped loss of every token, and whether its ratio was outside the clip."""
-    ratios = torch.exp(logps - old)
-    clipped = ratios.clamp(1 - clip, 1 + clip)
-    losses = -torch.minimum(ratios * advantages, clipped * advantages)
-    return losses, (ratios - 1).abs() > clip
+class RoundKeeper(TrainerCallback, ExportableState):
+    """Ends steps as rounds demand, and keeps in checkpoints what transformers does not know of."""
+
+    def __init__(self, trainer: PPOTrainer, *, every: int) -> None:
+        """Prepare; `every` is the number of rounds between checkpoints, 0: only the last."""
+        self._trainer = trainer
+        self._every = every
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {}, "attributes": self._trainer.rounds.state()}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Go on from a checkpoint."""
+        if state.global_step:
+            self._trainer.load_rounds(_checkpoint(args, state))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Save after every so many rounds, and after the last."""
+        if self._trainer.end_step():
+            done, total = self._trainer.progress()
+            control.should_training_stop |= done == total
+            due = self._every > 0 and done % self._every == 0
+            control.should_save = control.should_training_stop or due
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Add the value head to a checkpoint; one of adapters has them alone."""
+        if state.is_world_process_zero:
+            save_weights(self._trainer.head, _checkpoint(args, state) / HEAD_FILE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Leave the model without the value head."""
+        self._trainer.drop_head()
+
+
+def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
+    """Return the keyword arguments of `TrainingArguments`; the rounds decide when to save."""
+    steps = -(-settings.episodes // settings.batch_size) * int(settings.epochs) * settings.rounds
+    return {
+        **running.training_arguments(settings, workspace),
+        "max_steps": min(steps, settings.max_steps or steps),
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "ignore_data_skip": True,  # a checkpoint is from between two rounds
+    }
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def _bare(model: Any) -> Any:
     """Return the model without PEFT's wrapper; its layers keep their adapters."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
-class PPOLearner:
-    """The model with its value head, and one round of learning at a time."""
-
-    def __init__(
-        self, settings: PPOSettings, model: Any, tokenizer: Any, *, reference: Any = None
-    ) -> None:
-        """Prepare the model for scoring, and the optimizer.
-
-        Args:
-            settings: How to learn.
-            model: What learns, without new adapters.
-            tokenizer: Its tokenizer.
-            reference: A copy of the model for the KL price; None where the price is 0, or where
-                switching new adapters off gives the reference.
-        """
-        self.settings = settings
-        if settings.lora_r and not hasattr(model, "peft_config"):
-            from peft import get_peft_model
-
-            model = get_peft_model(model, models.lora_config(settings))
-        self.model = model
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if not settings.qlora:
-            self.model.to(self.device)
-        self.bare = _bare(model)
-        if settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
-            if hasattr(model, "peft_config"):
-                model.enable_input_require_grads()
-        install_scorer(self.bare)
-        self._reference = reference
-        if reference is not None:
-            reference.to(self.device).eval().requires_grad_(False)
-            install_scorer(
-                reference.get_base_model() if hasattr(reference, "peft_config") else reference
-            )
-        self.head = ValueHead(self.bare.config.get_text_config().hidden_size).to(self.device)
-        self._pad = tokenizer.pad_token_id
-        self.optimizer = build_optimizer(model, settings)
-        self.optimizer.add_param_group(
-            {"params": list(self.head.parameters()), "lr": settings.value_learning_rate}
-        )
-        steps = -(-settings.episodes // settings.batch_size) * int(settings.epochs)
-        self.scheduler = warmup_schedule(self.optimizer, settings, steps * settings.rounds)
-        self.steps = 0
-        self.tokens_seen = 0
-
-    # --- scoring ---------------------------------------------------------------------------------
-
-    def score(self, rows: Sequence[Row]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return, for every row, its tokens' log-probabilities and the values before its turns."""
-        seen: list[torch.Tensor] = []
-        hook = self.bare.base_model.register_forward_hook(
-            lambda _, __, output: seen.append(output.last_hidden_state)
-        )
-        try:
-            logps, trained = self._token_logps(self.model, rows)
-        finally:
-            hook.remove()
-        (states,) = seen
-        # The state that predicts the first token of a turn.
-        before = trained[:, 1:] & ~trained[:, :-1]
-        values = self.head(states[:, :-1][before])
-        return logps, list(torch.split(values, before.sum(1).tolist()))
-
-    def _token_logps(
-        self, model: Any, rows: Sequence[Row]
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the log-probabilities of each row's trained tokens, and which tokens these are."""
-        batch = {name: x.to(self.device) for name, x in pad_rows(rows, self._pad).items()}
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=models.uses_bf16(self.settings)
-        ):
-            flat = model(input_ids=batch["input_ids"], score=batch["labels"])["token_logps"]
-        trained = batch["labels"].ne(IGNORED)
-        return list(torch.split(flat.float(), trained.sum(1).tolist())), trained
-
-    @torch.no_grad()
-    def _by_length(self, score: Callable[[Sequence[Row]], Any], rows: Sequence[Row]) -> list[Any]:
-        """Score rows in order of length, without gradients; return them in the given order."""
-        results: list[Any] = [None] * len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        size = 2 * self.settings.micro_batch_size
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            scored = score([rows[i] for i in chunk])
-            for i, *parts in zip(chunk, *scored, strict=True):
-                results[i] = [part.cpu() for part in parts]
-        return results
-
-    def _reference_scores(self, rows: Sequence[Row]) -> list[Any]:
-        """Return the log-probabilities under the model that training started from."""
-        if self._reference is not None:
-            reference = self._reference
-            return self._by_length(lambda part: (self._token_logps(reference, part)[0],), rows)
-        with self.model.disable_adapter():
-            return self._by_length(lambda part: (self._token_logps(self.model, part)[0],), rows)
-
-    def prepare(
-        self, rows: Sequence[Row], rewards: Sequence[Sequence[float]]
-    ) -> tuple[list[Played], float]:
-        """Score played episodes and estimate their advantages.
-
-        Args:
-            rows: Their tokens.
-            rewards: The rewards of their turns.
-
-        Returns:
-            The episodes, and the mean log-ratio to the reference per token.
-        """
-        s = self.settings
-        moved, tokens = 0.0, 0
-        played = []
-        with without_dropout(self.model):
-            scores = self._by_length(self.score, rows)
-            references = self._reference_scores(rows) if s.kl_weight else [[None]] * len(rows)
-        for row, earned, (old, value), (ref,) in zip(
-            rows, rewards, scores, references, strict=True
-        ):
-            turns = turn_numbers(row.mask)
-            reward = torch.tensor(list(earned[: len(value)]), dtype=torch.float32)
-            if ref is not None:
-                ratio = old - ref
-                moved, tokens = moved + float(ratio.sum()), tokens + len(ratio)
-                reward = reward.index_add(0, turns, -s.kl_weight * ratio)
-            advantages = advantages_of(reward, value, gamma=s.gamma, gae_lambda=s.gae_lambda)
-            played.append(Played(row, turns, reward, old, value, advantages, advantages + value))
-        if s.normalize_advantages:
-            everything = torch.cat([episode.advantages for episode in played])
-            spread = everything.std(correction=0) + 1e-8
-            for episode in played:
-                episode.advantages = (episode.advantages - everything.mean()) / spread
-        return played, moved / max(1, tokens)
-
-    # --- learning --------------------------------------------------------------------------------
-
-    def learn(self, played: Sequence[Played], number: int) -> dict[str, float]:
-        """Take the optimizer steps of a round; return its mean metrics."""
-        s = self.settings
-        self.model.train()
-        totals: dict[str, float] = {}
-        steps = 0
-        for epoch in range(int(s.epochs)):
-            for batch in batches(len(played), s.batch_size, f"{s.seed}:{number}:{epoch}"):
-                notes = self._step([played[i] for i in batch])
-                steps += 1
-                for name, value in notes.items():
-                    totals[name] = totals.get(name, 0.0) + value
-                if self._finished():
-                    break
-            if self._finished() or (s.target_kl and notes["kl"] > s.target_kl):
-                break
-        self.model.eval()
-        return {name: value / steps for name, value in totals.items()}
-
-    def _finished(self) -> bool:
-        return bool(self.settings.max_steps) and self.steps >= self.settings.max_steps
-
-    def _step(self, batch: list[Played]) -> dict[str, float]:
-        s = self.settings
-        batch.sort(key=lambda episode: len(episode.row.ids))
-        tokens = sum(len(episode.logps) for episode in batch)
-        turns = sum(len(episode.returns) for episode in batch)
-        notes = dict.fromkeys(("loss", "value_loss", "kl", "clipped"), 0.0)
-        for start in range(0, len(batch), s.micro_batch_size):
-            micro = batch[start : start + s.micro_batch_size]
-            self.tokens_seen += sum(len(episode.row.ids) for episode in micro)
-            logps, values = (torch.cat(x) for x in self.score([episode.row for episode in micro]))
-            old, returns, before = (
-                torch.cat([getattr(episode, name) for episode in micro]).to(self.device)
-                for name in ("logps", "returns", "values")
-            )
-            spread = torch.cat([episode.advantages[episode.turns] for episode in micro])
-            losses, outside = policy_loss(logps, old, spread.to(self.device), s.clip)
-            errors = (values - returns) ** 2
-            if s.value_clip:
-                held = before + (values - before).clamp(-s.value_clip, s.value_clip)
-                errors = torch.maximum(errors, (held - returns) ** 2)
-            loss = losses.sum() / tokens + s.value_weight * errors.sum() / turns
-            loss.backward()  # type: ignore[no-untyped-call]
-            moved = (logps - old).detach()
-            notes["loss"] += float(losses.detach().sum()) / tokens
-            notes["value_loss"] += float(errors.detach().sum()) / turns
-            # Schulman's estimator of the divergence: never negative, low variance.
-            notes["kl"] += float((torch.exp(moved) - 1 - moved).sum()) / tokens
-            notes["clipped"] += float(outside.sum()) / tokens
-        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
-        notes["grad_norm"] = float(
-            torch.nn.utils.clip_grad_norm_(weights, s.max_grad_norm or float("inf"))
-        )
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad()
-        self.steps += 1
-        return notes
-
-    # --- checkpoints -----------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """Return all that decides how learning goes on."""
-        return {
-            "weights": {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad},
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "steps": self.steps,
-            "random": torch.get_rng_state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                parameter.data.copy_(state["weights"][name])
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.steps = state["steps"]
-        torch.set_rng_state(state["random"])

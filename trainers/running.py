@@ -40,6 +40,11 @@ class Recipe(Trainer):
 
     _settings: TrainSettings
     model: Any
+    unit = "step"
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many units are done, and how many there are."""
+        return self.state.global_step, self.state.max_steps
 
     def create_accelerator_and_postprocess(self) -> None:
         """Prepare for many devices; see `keep_precise`."""

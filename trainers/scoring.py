@@ -28,6 +28,9 @@ and computed again in the backward pass."""
 Score = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 """Labels as transformers has them, or places of states and the tokens that they predict."""
 
+VALUE_HEAD = "value_head"
+"""Name of the module of a model that predicts values, where it has one."""
+
 _MARK = "_scores_tokens"
 
 
@@ -36,9 +39,10 @@ def install_scorer(model: PreTrainedModel) -> None:
 
     With `score` the call returns `{"token_logps": ...}`, a float32 vector with one entry per label
     other than -100, row by row. `score` may also be two vectors: places of states in a batch of one
-    row, and the token that each predicts. Without it the model does what it did before. The call
-    goes through the model's own forward, so that wrappers for many devices and adapters still see
-    it.
+    row, and the token that each predicts. A model with a value head returns "values" too: what the
+    head makes of the last hidden states and the labels. Without `score` the model does what it did
+    before. The call goes through the model's own forward, so that wrappers for many devices and
+    adapters still see it.
 
     Args:
         model: The model itself, not a wrapper of PEFT around it.
@@ -56,7 +60,10 @@ def install_scorer(model: PreTrainedModel) -> None:
             return original(*args, **kwargs)
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state
-        return {"token_logps": _score(self, hidden, score)}
+        scores = {"token_logps": _score(self, hidden, score)}
+        if (head := getattr(self, VALUE_HEAD, None)) is not None:
+            scores["values"] = head(hidden, score)
+        return scores
 
     model.forward = types.MethodType(forward, model)
     setattr(model, _MARK, True)
@@ -68,16 +75,20 @@ def without_dropout(model: Any) -> Iterator[None]:
     """Put a model into evaluation mode for a while, except its four-bit layers.
 
     On a CPU, bitsandbytes repacks a four-bit layer in place at its first call in evaluation mode,
-    with rounded scales and for inference only: training could not go on with it.
+    with rounded scales and for inference only: training could not go on with it. So these layers
+    stay in training mode, whatever mode their model is put into meanwhile.
     """
     before = [(module, module.training) for module in model.modules()]
     model.eval()
-    for module, _ in before:
-        if type(module).__name__ == "Linear4bit":
-            module.training = True
+    four_bit = [module for module, _ in before if type(module).__name__ == "Linear4bit"]
+    for module in four_bit:
+        module.training = True
+        module.train = types.MethodType(lambda self, mode=True: self, module)
     try:
         yield
     finally:
+        for module in four_bit:
+            del module.train
         for module, training in before:
             module.training = training
 

@@ -42,6 +42,19 @@ def check_precision(*, bf16: bool) -> None:
         )
 
 
+def refuse_spread(trainer: Any, method: str) -> None:
+    """Refuse to train by a method that plays, where no device holds the whole model.
+
+    Raises:
+        SettingsError: The weights are spread over devices.
+    """
+    if is_spread(trainer):
+        raise SettingsError(
+            f"{method} plays with the whole model on each device: FSDP and DeepSpeed spread "
+            "it; train with plain data parallelism, with lora_r where memory is short"
+        )
+
+
 def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None:
     """Refuse what does not work where weights are spread over devices.
 

@@ -43,24 +43,48 @@ def run_all(model: str, player: str, output: str) -> None:
         run_dpo(preferred, pairs, model=model, output=out / name, watch=Watch(progress=False))
     for name in ("grpo", "rloo"):
         run_locks(name, player, out / name)
+    run_rounds(player, out / "ppo")
+    run_rounds(player, out / "ppo-lora", lora_r=2, learning_rate=1e-2)
+
+
+def locks_player(episodes: int, *, seed: int = 0) -> Any:
+    """Return what plays locks, so many episodes at a time."""
+    from eto_gym.agents.collect import RolloutSpec
+    from eto_gym.agents.policies import expert_policy
+    from eto_gym.trainers.ppo import EpisodePlayer
+    from tests.trainers.locks import LOCKS_ID, LocksEnv
+
+    return EpisodePlayer(
+        RolloutSpec(LOCKS_ID, expert_policy, prompt_style="none", slots=16),
+        LocksEnv().task_set.ids, episodes=episodes, seed=seed, max_new_tokens=12, context=256,
+    )  # fmt: skip
+
+
+def run_rounds(model: str, out: Path, **changes: Any) -> None:
+    """Learn by PPO from two rounds of 21 episodes, of which the second batch has 5."""
+    from eto_gym.trainers.ppo import PPOSettings, run_ppo
+
+    settings: dict[str, Any] = {
+        "learning_rate": 1e-3, "value_learning_rate": 1e-2, "rounds": 2, "episodes": 21,
+        "batch_size": 16, "micro_batch_size": 4, "max_length": 256, "warmup_ratio": 0,
+        "target_kl": 0, "kl_weight": 0.1, "value_clip": 0.5,
+    }  # fmt: skip
+    watch = Watch(progress=False, on_evaluate=lambda round, _: -abs(round - 1))
+    run_ppo(
+        PPOSettings(**{**settings, **changes}),
+        locks_player(21, seed=1), model=model, output=out, watch=watch,
+    )  # fmt: skip
 
 
 def run_locks(algorithm: str, model: str, out: Path) -> None:
     """Learn from 16 episodes at each of two steps."""
-    from eto_gym.agents.collect import RolloutSpec
-    from eto_gym.agents.policies import expert_policy
     from eto_gym.trainers.group import GroupSettings, run_group
-    from eto_gym.trainers.ppo import EpisodePlayer
-    from tests.trainers.locks import LOCKS_ID, LocksEnv
 
     settings = GroupSettings(
         learning_rate=1e-3, max_steps=2, batch_size=16, micro_batch_size=4, generations=8,
         max_length=256, warmup_ratio=0,
     )  # fmt: skip
-    player = EpisodePlayer(
-        RolloutSpec(LOCKS_ID, expert_policy, prompt_style="none", slots=16),
-        LocksEnv().task_set.ids, episodes=16, seed=0, max_new_tokens=12, context=256,
-    )  # fmt: skip
+    player = locks_player(16)
     run_group(algorithm, settings, player, model=model, output=out, watch=Watch(progress=False))
 
 
@@ -82,6 +106,19 @@ def test_two_processes_equal_one(tiny: Path, locksmith: Path, tmp_path: Path) ->
         assert any(entry["reward"] > 0 for entry in first["metrics"]), name
         assert {**first["data"], "losses": 0} == {**second["data"], "losses": 0}
         assert first["data"]["rows"] == 32
+
+    rounds = (
+        "epoch", "step", "success", "reward", "turns", "errors", "kl_reference", "loss",
+        "value_loss", "kl", "clipped", "grad_norm",
+    )  # fmt: skip
+    for name in ("ppo", "ppo-lora"):
+        first, second = compare(
+            one / name, two / name, entries=2, keys=rounds, near=1e-4, apart=0.01
+        )
+        assert all(entry["success"] > 0 for entry in first["metrics"]), name
+        for key in ("data", "steps", "scores", "best", "kept_step"):
+            assert first[key] == second[key], (name, key)
+        assert first["data"]["rows"] == 42
 
 
 def test_processes_share_each_batch_without_overlap() -> None:

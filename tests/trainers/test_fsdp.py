@@ -42,7 +42,7 @@ def train_spread(model: str, player: str, output: str) -> None:
 
 def refuse_all(model: str, player: str, out: Path) -> None:
     """Ask for what needs the whole weights."""
-    from tests.trainers.test_distributed import run_locks
+    from tests.trainers.test_distributed import run_locks, run_rounds
 
     refuse(model, out, r"muon needs whole .* use adamw", optimizer="muon")
     refuse(model, out, r"adamw8bit of bitsandbytes .* use adamw", optimizer="adamw8bit")
@@ -51,6 +51,8 @@ def refuse_all(model: str, player: str, out: Path) -> None:
     refuse(model, out, "scores during training need the whole model", scored)
     with pytest.raises(SettingsError, match="grpo plays with the whole model"):
         run_locks("grpo", player, out / "grpo")
+    with pytest.raises(SettingsError, match="ppo plays with the whole model"):
+        run_rounds(player, out / "ppo")
 
 
 @pytest.mark.timeout(600)

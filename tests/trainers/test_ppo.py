@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,23 +13,28 @@ from hypothesis import strategies as st
 
 from eto_gym.agents.collect import RolloutSpec
 from eto_gym.errors import EtoGymError
+from eto_gym.trainers.faults import DiskFullError, TrainingError
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.ppo import EpisodePlayer, PPOLoop, PPOLoopSettings, PPOSettings, run_ppo
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.training import TrainReport, Watch
 from eto_gym.trajectories import Trajectory
+from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, rates, success_of
 
 torch = pytest.importorskip("torch")
 
 from eto_gym.trainers.encoding import Row  # noqa: E402
-from eto_gym.trainers.ppo_run import turn_rewards  # noqa: E402
-from eto_gym.trainers.ppo_trainer import (  # noqa: E402
-    PPOLearner,
+from eto_gym.trainers.ppo_losses import (  # noqa: E402
     advantages_of,
-    policy_loss,
+    divergence,
+    policy_losses,
     turn_numbers,
+    value_losses,
 )
+from eto_gym.trainers.ppo_rounds import estimate, turn_rewards  # noqa: E402
+from eto_gym.trainers.ppo_trainer import PPOTrainer  # noqa: E402
+from eto_gym.trainers.weights import save_weights  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -45,14 +51,20 @@ def _player(episodes: int) -> EpisodePlayer:
     )
 
 
-def _learner(tiny: Path, settings: PPOSettings, *, reference: bool = True) -> PPOLearner:
-    from eto_gym.trainers.models import load_model, load_tokenizer
+def _trainer(tiny: Path, folder: Path, settings: PPOSettings, play: Any = None) -> PPOTrainer:
+    from eto_gym.trainers.encoding import TokenReport
+    from eto_gym.trainers.models import default_codec, load_model, load_tokenizer
 
-    return PPOLearner(
+    tokenizer = load_tokenizer(tiny)
+    return PPOTrainer(
         settings,
-        load_model(tiny, settings),
-        load_tokenizer(tiny),
-        reference=load_model(tiny, settings) if reference else None,
+        model=load_model(tiny, settings),
+        reference=load_model(tiny, settings),
+        play=play,
+        codec=default_codec(tokenizer),
+        data=TokenReport(),
+        tokenizer=tokenizer,
+        workspace=folder,
     )
 
 
@@ -100,7 +112,7 @@ def test_clipped_loss_has_no_gradient_outside_the_clip() -> None:
     old = torch.zeros(4)
     logps = torch.tensor([math.log(1.5), math.log(1.5), math.log(0.5), math.log(0.5)])
     logps.requires_grad_()
-    losses, outside = policy_loss(logps, old, torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
+    losses, outside = policy_losses(logps, old, torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
     assert losses.tolist() == pytest.approx([-1.2, 1.5, -0.5, 0.8])
     assert outside.all()
     losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -108,62 +120,90 @@ def test_clipped_loss_has_no_gradient_outside_the_clip() -> None:
     assert logps.grad.tolist() == pytest.approx([0.0, 1.5, -0.5, 0.0])
 
 
-def test_scores_equal_hand_computed_doubles(tiny: Path, make_play: Play) -> None:
+def test_values_gain_nothing_by_a_move_beyond_the_clip() -> None:
+    values, before = torch.tensor([0.9, 0.9, 0.1]), torch.tensor([0.0, 0.0, 0.0])
+    returns = torch.tensor([1.0, -1.0, 1.0])
+    assert value_losses(values, before, returns, 0.0).tolist() == pytest.approx([0.01, 3.61, 0.81])
+    clipped = value_losses(values, before, returns, 0.2).tolist()
+    assert clipped == pytest.approx([0.64, 3.61, 0.81])
+
+
+def test_divergence_is_estimated_from_tokens_of_the_old_policy() -> None:
+    now, old = torch.tensor([0.7, 0.3]), torch.tensor([0.5, 0.5])
+    exact = (old * (old / now).log()).sum()
+    assert (old * divergence(now.log(), old.log())).sum().item() == pytest.approx(exact.item())
+    assert (divergence(now.log(), old.log()) > 0).all()
+
+
+def test_scores_equal_hand_computed_doubles(tiny: Path, make_play: Play, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     plays = [make_play(n, rounds=1 + n) for n in range(3)]
     rows = _rows(tiny, plays)
-    learner = _learner(tiny, QUICK)
-    torch.nn.init.normal_(learner.head.linear.weight, generator=torch.Generator().manual_seed(0))
-    logps, values = learner.score(rows)
+    trainer = _trainer(tiny, tmp_path, QUICK)
+    torch.nn.init.normal_(trainer.head.linear.weight, generator=torch.Generator().manual_seed(0))
     exact: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float64)
-    weight = learner.head.linear.weight.double()[0]
-    for row, one, value in zip(rows, logps, values, strict=True):
+    weight = trainer.head.linear.weight.double()[0]
+    for row, scores in zip(rows, trainer.score(rows), strict=True):
         output = exact(input_ids=torch.tensor([row.ids]), output_hidden_states=True)
         logits, states = output.logits[0].log_softmax(-1), output.hidden_states[-1][0]
         marked = [i for i, kept in enumerate(row.mask) if kept]
-        assert one.tolist() == pytest.approx(
+        assert scores.logps.tolist() == pytest.approx(
             [logits[i - 1, row.ids[i]].item() for i in marked], rel=1e-4
         )
         starts = [i for i in marked if not row.mask[i - 1]]
-        assert value.tolist() == pytest.approx(
+        assert scores.values.tolist() == pytest.approx(
             [(states[i - 1] @ weight).item() for i in starts], abs=1e-4
         )
+        assert scores.reference is not None
+        assert torch.equal(scores.reference, scores.logps)
 
 
-def test_the_kl_price_is_taken_off_the_turn_that_moved(tiny: Path, make_play: Play) -> None:
+def test_the_kl_price_is_taken_off_the_turn_that_moved(
+    tiny: Path, make_play: Play, tmp_path: Path
+) -> None:
     rows = _rows(tiny, [make_play(0, rounds=2)])
     settings = replace(QUICK, kl_weight=0.5, normalize_advantages=False)
-    learner = _learner(tiny, settings)
-    played, moved = learner.prepare(rows, [[0.0, 1.0]])
+    trainer = _trainer(tiny, tmp_path, settings)
+    played, moved = estimate(rows, [[0.0, 1.0]], trainer.score(rows), settings)
     assert moved == pytest.approx(0, abs=1e-6)
     assert played[0].rewards.tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
-    for parameter in learner.model.parameters():
+    for parameter in trainer.bare.parameters():
         parameter.data += 0.02 * torch.randn(
             parameter.shape, generator=torch.Generator().manual_seed(1)
         )
-    before = learner._reference_scores(rows)[0][0]
-    (now,), _ = learner.score(rows)
-    played, moved = learner.prepare(rows, [[0.0, 1.0]])
-    ratio = now.detach() - before
+    (scores,) = trainer.score(rows)
+    played, moved = estimate(rows, [[0.0, 1.0]], [scores], settings)
+    assert scores.reference is not None
+    ratio = scores.logps - scores.reference
     assert moved == pytest.approx(ratio.mean().item(), abs=1e-5)
     turns = turn_numbers(rows[0].mask)
     price = [0.5 * ratio[turns == turn].sum().item() for turn in (0, 1)]
     assert played[0].rewards.tolist() == pytest.approx([-price[0], 1.0 - price[1]], abs=1e-4)
 
 
-def test_micro_batches_do_not_change_a_round(tiny: Path, make_play: Play) -> None:
-    plays = [make_play(n, rounds=1 + n % 3, good=n % 2 == 0) for n in range(8)]
-    rows, rewards = _rows(tiny, plays), [[0.0] * (n % 3) + [float(n % 2)] for n in range(8)]
-    weights = []
-    for micro in (8, 1):
-        learner = _learner(tiny, replace(QUICK, micro_batch_size=micro))
-        played, _ = learner.prepare(rows, rewards)
-        learner.learn(played, 0)
-        weights.append([p.detach().clone() for p in learner.model.parameters()])
+def _rewarded(play: Trajectory, last: float) -> Trajectory:
+    steps = [replace(step, reward=0.0) for step in play.steps]
+    return replace(play, steps=(*steps[:-1], replace(steps[-1], reward=last)))
+
+
+def test_micro_batches_do_not_change_a_round(tiny: Path, make_play: Play, tmp_path: Path) -> None:
+    plays = [make_play(n, rounds=1 + n % 3, good=n % 2 == 0) for n in range(10)]
+    plays = [_rewarded(play, float(n % 2)) for n, play in enumerate(plays)]
+    weights, entries = [], []
+    for micro in (8, 1):  # of 10 episodes the second batch leaves 6 passes without any
+        settings = replace(QUICK, micro_batch_size=micro, rounds=1, episodes=10, max_length=512)
+        trainer = _trainer(tiny, tmp_path / str(micro), settings, lambda *_: plays)
+        trainer.train()
+        assert trainer.state.global_step == 4
+        entries.append(trainer.state.log_history[0])
+        weights.append([p.detach().clone() for p in trainer.model.parameters()])
     for one, other in zip(*weights, strict=True):
         # Adam divides by the size of a gradient: where that is nearly 0, rounding decides.
         assert ((one - other).abs() > 1e-4).float().mean() < 0.01
+    assert entries[0]["clipped"] > 0
+    for name, value in entries[0].items():
+        assert entries[1][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
 
 
 def test_rewards_beyond_a_cut_are_earned_by_the_last_turn_that_is_left(make_play: Play) -> None:
@@ -187,12 +227,16 @@ def _run(model: Path, output: Path, settings: PPOSettings = QUICK, **options: An
     )
 
 
-def test_a_killed_run_ends_with_the_same_weights(locksmith: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_a_killed_run_ends_with_the_same_weights(
+    locksmith: Path, tmp_path: Path, lora_r: int
+) -> None:
     from safetensors.torch import load_file
 
-    whole = _run(locksmith, tmp_path / "whole")
-    assert len(whole.metrics) == 4
-    assert whole.steps == 4 * 2 * 2
+    settings = replace(QUICK, lora_r=lora_r, lora_dropout=0.1)
+    whole = _run(locksmith, tmp_path / "whole", settings)
+    assert [entry["epoch"] for entry in whole.metrics] == [1, 2, 3, 4]
+    assert whole.steps == whole.metrics[-1]["step"] == 4 * 2 * 2
 
     def score(step: int, _: Any) -> float:
         if step == 3:
@@ -200,25 +244,132 @@ def test_a_killed_run_ends_with_the_same_weights(locksmith: Path, tmp_path: Path
         return float(step)
 
     with pytest.raises(KeyboardInterrupt):
-        _run(locksmith, tmp_path / "parts", on_evaluate=score)
+        _run(locksmith, tmp_path / "parts", settings, on_evaluate=score)
     assert not (tmp_path / "parts").exists()
-    parts = _run(
-        locksmith, tmp_path / "parts", resume=True, on_evaluate=lambda step, _: float(step)
-    )
+    with noted_checkpoints() as starts:
+        parts = _run(
+            locksmith, tmp_path / "parts", settings, resume=True,
+            on_evaluate=lambda step, _: float(step),
+        )  # fmt: skip
+    assert starts == [tmp_path / "parts.work" / "checkpoint-8"]
     assert parts.metrics == whole.metrics
+    assert parts.data == whole.data
     assert [step for step, _ in parts.scores] == [0, 1, 2, 3, 4]
-    first = load_file(tmp_path / "whole" / "model.safetensors")
-    second = load_file(tmp_path / "parts" / "model.safetensors")
+    name = "adapter_model.safetensors" if lora_r else "model.safetensors"
+    first, second = (load_file(tmp_path / run / name) for run in ("whole", "parts"))
+    assert not any("value_head" in name for name in first)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert _run(locksmith, tmp_path / "whole", resume=True).metrics == whole.metrics
+    if not lora_r:
+        assert _run(locksmith, tmp_path / "whole", settings, resume=True) == whole
 
 
-def test_adapters_learn_and_are_their_own_reference(locksmith: Path, tmp_path: Path) -> None:
-    settings = replace(QUICK, lora_r=4, rounds=2, episodes=64, learning_rate=1e-2)
+def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
+    locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eto_gym.trainers import ppo_trainer
+
+    saves: list[Path] = []
+
+    def refuse(head: Any, path: Path) -> None:
+        saves.append(path)
+        if len(saves) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_weights(head, path)
+
+    settings = replace(QUICK, rounds=2, save_every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ppo_trainer, "save_weights", refuse)
+        with pytest.raises(DiskFullError, match="start again with resume"):
+            _run(locksmith, tmp_path / "out", settings)
+    with noted_checkpoints() as starts:
+        assert _run(locksmith, tmp_path / "out", settings, resume=True).steps == 8
+    assert starts == [tmp_path / "out.work" / "checkpoint-4"]
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
+    locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eto_gym.trainers import running
+
+    settings = replace(QUICK, rounds=1)
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            _run(locksmith, tmp_path / "out", settings)
+    report = _run(locksmith, tmp_path / "out", settings, resume=True, play=die)
+    assert (report.steps, len(report.metrics), report.data.rows) == (4, 1, 16)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("qlora", [False, True])
+def test_adapters_learn_and_are_their_own_reference(
+    locksmith: Path, tmp_path: Path, qlora: bool
+) -> None:
+    if qlora:
+        pytest.importorskip("bitsandbytes")
+    settings = replace(QUICK, lora_r=4, qlora=qlora, rounds=2, episodes=64, learning_rate=1e-2)
     report = _run(locksmith, tmp_path / "out", settings)
     assert report.metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6)
     assert abs(report.metrics[1]["kl_reference"]) > 1e-4
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_a_round_ends_early_where_the_policy_moved_too_far(
+    tiny: Path, make_play: Play, tmp_path: Path
+) -> None:
+    plays = [_rewarded(make_play(n), float(n % 2)) for n in range(10)]
+    settings = replace(
+        QUICK, rounds=3, epochs=3, episodes=10, max_length=512, target_kl=1e-6, log_every=2
+    )
+    report = _run(tiny, tmp_path / "out", settings, play=lambda *_: plays)
+    assert report.steps == 3 * 2  # one pass of two batches in each round
+    assert [(entry["epoch"], entry["step"]) for entry in report.metrics] == [(2, 4), (3, 6)]
+    settings = replace(settings, target_kl=0, max_steps=7)
+    report = _run(
+        tiny, tmp_path / "steps", settings, play=lambda *_: plays, on_evaluate=lambda n, _: -n
+    )
+    assert [entry["step"] for entry in report.metrics] == [7]
+    assert ([step for step, _ in report.scores], report.kept_step) == ([0, 1, 2], 0)
+
+
+def test_scores_that_do_not_rise_end_the_run_with_the_best_round(
+    locksmith: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    report = _run(
+        locksmith, tmp_path / "out", on_evaluate=lambda step, _: -step, every=1, patience=1
+    )
+    assert (report.steps, report.kept_step, report.best) == (4, 0, (0, 0.0))
+    (warning,) = report.warnings
+    assert warning.startswith("stopped at round 1: the score did not rise above 0")
+    assert warning.endswith("the weights of round 0 are kept")
+    first = load_file(locksmith / "model.safetensors")
+    kept = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(first[name], kept[name]) for name in first)
+
+
+def test_rounds_are_reported_where_it_is_asked_for(
+    locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    told: list[dict[str, Any]] = []
+
+    class Reporter(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            told.append(kwargs["logs"])
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Reporter)
+    report = _run(locksmith, tmp_path / "out", replace(QUICK, rounds=2, report_to="wandb"))
+    rounds = [logs for logs in told if "loss" in logs]
+    assert [logs["success"] for logs in rounds] == [e["success"] for e in report.metrics]
 
 
 def test_it_learns_from_rewards_alone(locksmith: Path, tmp_path: Path) -> None:
@@ -240,15 +391,14 @@ def test_it_learns_from_rewards_alone(locksmith: Path, tmp_path: Path) -> None:
     assert success_of(folder / "model") == success["PPO"]
 
 
-def test_what_cannot_work_is_refused(
-    locksmith: Path, make_play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_work_is_refused(locksmith: Path, make_play: Play, tmp_path: Path) -> None:
     broken = [make_play(n, error=True) for n in range(3)]
     with pytest.raises(EtoGymError, match=r"round 1 has no episode to learn from: \{'policy': 3\}"):
         _run(locksmith, tmp_path / "out", play=lambda *_: broken)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(EtoGymError, match="one process"):
-        _run(locksmith, tmp_path / "out")
+    endless = [_rewarded(make_play(n), math.inf) for n in range(3)]
+    with pytest.raises(TrainingError, match="step 1: loss is nan"):
+        _run(locksmith, tmp_path / "out", play=lambda *_: endless)
+    assert not list(tmp_path.glob("out.work/checkpoint-*"))
     for changes in ({"epochs": 1.5}, {"clip": 0}, {"gamma": 2.0}, {"optimizer": "muon"}):
         with pytest.raises(SettingsError):
             PPOSettings(**changes)
