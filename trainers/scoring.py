@@ -76,11 +76,15 @@ def without_dropout(model: Any) -> Iterator[None]:
 
     On a CPU, bitsandbytes repacks a four-bit layer in place at its first call in evaluation mode,
     with rounded scales and for inference only: training could not go on with it. So these layers
-    stay in training mode, whatever mode their model is put into meanwhile.
+    stay in training mode, whatever mode their model is put into meanwhile. May be nested.
     """
     before = [(module, module.training) for module in model.modules()]
     model.eval()
-    four_bit = [module for module, _ in before if type(module).__name__ == "Linear4bit"]
+    four_bit = [
+        module
+        for module, _ in before
+        if type(module).__name__ == "Linear4bit" and "train" not in vars(module)
+    ]
     for module in four_bit:
         module.training = True
         module.train = types.MethodType(lambda self, mode=True: self, module)

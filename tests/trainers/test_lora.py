@@ -119,6 +119,22 @@ def test_eight_bit_optimizers(make_play: Play, tiny: Path, tmp_path: Path, optim
     assert report.metrics[-1]["loss"] < report.metrics[0]["loss"] - 0.2
 
 
+def test_four_bit_layers_stay_in_training_mode_however_deep_the_scoring() -> None:
+    from eto_gym.trainers.scoring import without_dropout
+
+    layer: Any = type("Linear4bit", (torch.nn.Linear,), {})(2, 2)  # known by its name
+    model = torch.nn.Sequential(layer, torch.nn.Dropout())
+    with without_dropout(model):
+        with without_dropout(model):
+            model.eval()
+            assert [part.training for part in model] == [True, False]
+        model.eval()  # as a policy does that plays with it
+        assert [part.training for part in model] == [True, False]
+    assert [part.training for part in model] == [True, True]
+    model.eval()
+    assert [part.training for part in model] == [False, False]
+
+
 def test_gradient_checkpointing_changes_no_loss(
     make_play: Play, tiny: Path, tmp_path: Path
 ) -> None:
