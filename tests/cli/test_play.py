@@ -6,7 +6,6 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,26 +145,25 @@ def test_in_a_terminal() -> None:
     seen = ""
 
     def until(text: str, within: float = 60.0) -> None:
+        """Wait for a text; what comes next has to come after it."""
         nonlocal seen
         deadline = time.monotonic() + within
         while text not in seen:
             assert time.monotonic() < deadline, seen
             if select.select([master], [], [], 0.2)[0]:
                 seen += os.read(master, 65536).decode(errors="replace")
+        seen = seen.partition(text)[2]
 
-    def type_line(text: str) -> Callable[[str], None]:
-        nonlocal seen
-        seen = ""
-        os.write(master, f"{text}\n".encode())
-        return until
+    def type_line(line: str, *, answer: str) -> None:
+        os.write(master, f"{line}\n".encode())
+        until(answer)
+        until("> ")  # what is typed before the program reads may be lost
 
     try:
         until("> ")
-        type_line(":a")("1  ")
-        until("> ")
-        type_line("look")("look")
-        type_line(":u")("[1 undone]")
-        until("> ")
+        type_line(":a", answer="1  ")
+        type_line("look", answer="you see nothing")
+        type_line(":u", answer="[1 undone]")
         os.write(master, b"\x04")  # end of input
         with contextlib.suppress(OSError):  # the terminal is gone once the program has ended
             until("no such text", within=30)
