@@ -24,7 +24,7 @@ from eto_gym.trainers import reference, running
 from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.encoding import PairRow, Row
 from eto_gym.trainers.layout import choose_layout, lay_out
-from eto_gym.trainers.models import lora_config, uses_bf16
+from eto_gym.trainers.models import bare_model, lora_config, uses_bf16
 from eto_gym.trainers.offload import activations_of
 from eto_gym.trainers.scoring import install_scorer, row_sums, without_dropout
 from eto_gym.trainers.tree_attention import install_trees
@@ -70,7 +70,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         self._workspace = workspace
         self.tokens_seen = 0
         adapted = hasattr(model, "peft_config")
-        inner = model.get_base_model() if adapted else model
+        inner = bare_model(model)
         install_scorer(inner)
         self._trees, layout = choose_layout(inner, settings.share_prefix)
         self.notes = {"share_prefix": layout}

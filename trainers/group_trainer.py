@@ -105,7 +105,7 @@ class EpisodeSource:
         several processes each plays its part of the tasks, with the seeds that one would give them.
         """
         wrapped = trainer.accelerator.unwrap_model(trainer.model)
-        model = wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped
+        model = models.bare_model(wrapped)
         place = trainer.accelerator.process_index * len(task_ids)
         first = trainer.state.global_step * self._settings.batch_size + place
         with without_dropout(wrapped):

@@ -103,6 +103,24 @@ def lora_config(settings: TrainSettings) -> LoraConfig:
     return config
 
 
+def with_adapters(model: Any, settings: TrainSettings) -> Any:
+    """Return the model with the adapters of the settings, for a Trainer that adds none itself.
+
+    A model that has adapters already keeps them.
+    """
+    if settings.lora_r and not hasattr(model, "peft_config"):
+        peft = require("peft", feature="LoRA adapters", extra="train")
+        model = peft.get_peft_model(model, lora_config(settings))
+    if settings.gradient_checkpointing and hasattr(model, "peft_config"):
+        model.enable_input_require_grads()
+    return model
+
+
+def bare_model(model: Any) -> Any:
+    """Return the model without PEFT's wrapper; its layers keep their adapters."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def uses_bf16(settings: TrainSettings) -> bool:
     """Whether this machine trains in bf16 under these settings."""
     torch = require("torch", feature="training", extra="train")

@@ -110,13 +110,8 @@ class PPOTrainer(running.Recipe):
         """
         set_seed(settings.seed)
         self._settings = settings
-        if settings.lora_r and not hasattr(model, "peft_config"):
-            from peft import get_peft_model
-
-            model = get_peft_model(model, models.lora_config(settings))
-        if settings.gradient_checkpointing and hasattr(model, "peft_config"):
-            model.enable_input_require_grads()
-        self.bare = _bare(model)
+        model = models.with_adapters(model, settings)
+        self.bare = models.bare_model(model)
         install_scorer(self.bare)
         head = ValueHead(self.bare.config.get_text_config().hidden_size)
         self.head = head.to(self.bare.get_input_embeddings().weight.device)
@@ -138,7 +133,7 @@ class PPOTrainer(running.Recipe):
             if not settings.qlora:
                 reference.to(self.args.device)
             reference.requires_grad_(False)
-            install_scorer(_bare(reference))
+            install_scorer(models.bare_model(reference))
 
     @property
     def tokens_seen(self) -> int:
@@ -337,8 +332,3 @@ def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-
-
-def _bare(model: Any) -> Any:
-    """Return the model without PEFT's wrapper; its layers keep their adapters."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model

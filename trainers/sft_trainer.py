@@ -18,7 +18,7 @@ from eto_gym.trainers import running
 from eto_gym.trainers.batching import Rows
 from eto_gym.trainers.encoding import Row
 from eto_gym.trainers.layout import choose_layout, lay_out, saving_of_trees
-from eto_gym.trainers.models import lora_config
+from eto_gym.trainers.models import bare_model, with_adapters
 from eto_gym.trainers.offload import activations_of
 from eto_gym.trainers.scoring import install_scorer
 from eto_gym.trainers.sft import SFTSettings
@@ -47,13 +47,8 @@ class TurnSFTTrainer(running.Recipe):
         self._pad_id = tokenizer.pad_token_id
         self.tokens_seen = 0
         set_seed(settings.seed)
-        if settings.lora_r and not hasattr(model, "peft_config"):
-            from peft import get_peft_model
-
-            model = get_peft_model(model, lora_config(settings))
-        if settings.gradient_checkpointing and hasattr(model, "peft_config"):
-            model.enable_input_require_grads()
-        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        model = with_adapters(model, settings)
+        inner = bare_model(model)
         install_scorer(inner)
         saving = None
         if settings.share_prefix == "auto":
