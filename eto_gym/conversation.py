@@ -10,6 +10,7 @@ import gymnasium as gym
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Reply
+from eto_gym.history import FULL, bounded, check_history
 from eto_gym.prompt import Message, Prompt
 from eto_gym.reasoning import split_reasoning
 from eto_gym.trajectories.record import Step
@@ -124,18 +125,21 @@ class Dialogue:
     Both return what the agent reads, as `step` does.
 
     Attributes:
+        history: How much of the conversation is to be read for a reply.
         head: The messages that precede the first observation.
         info: The info of the last reset, or of the last step that reached the environment.
         step_limit: Replies after which the episode is truncated, malformed ones included.
     """
 
-    def __init__(self, prompt: Prompt, prompt_style: PromptStyle) -> None:
+    def __init__(self, prompt: Prompt, prompt_style: PromptStyle, *, history: str = FULL) -> None:
         """Create a dialogue that has not begun.
 
         Args:
             prompt: The benchmark's prompt.
             prompt_style: See `prompt_messages`.
+            history: How much of the conversation is to be read; see `eto_gym.history`.
         """
+        self.history = check_history(history)
         self.head = prompt_messages(prompt, prompt_style)
         self.info: dict[str, Any] = {}
         self.step_limit: int | None = None
@@ -149,6 +153,11 @@ class Dialogue:
     def messages(self) -> tuple[Message, ...]:
         """The messages so far; the last is the observation to answer, or the final reply."""
         return tuple(self._messages)
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The messages to read for the next reply: all, or what the history setting leaves."""
+        return bounded(self._messages, len(self.head), self.history)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -269,6 +278,7 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         *,
         prompt_style: PromptStyle = "one-shot",
         prompt: Prompt | None = None,
+        history: str = FULL,
     ) -> None:
         """Wrap a text environment.
 
@@ -276,17 +286,27 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
             env: A registered environment or a `TextEnv`, with any wrappers around it.
             prompt_style: What precedes the first observation; "one-shot" as in the paper.
             prompt: Replaces the benchmark's own prompt.
+            history: How much of the conversation `prompt` holds: "full" (the default, as in the
+                paper), or "last:K" for the instruction, the task and the last K exchanges.
+
+        Raises:
+            EtoGymError: It is no text environment, or the history setting is none.
         """
         super().__init__(env)
         inner = env.unwrapped
         if not isinstance(inner, TextEnv):
             raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
-        self._dialogue = Dialogue(prompt or inner.prompt(), prompt_style)
+        self._dialogue = Dialogue(prompt or inner.prompt(), prompt_style, history=history)
 
     @property
     def conversation(self) -> tuple[Message, ...]:
         """The messages so far; the last is the observation to answer, or the final reply."""
         return self._dialogue.messages
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The messages to read for the next reply: all, or what the history setting leaves."""
+        return self._dialogue.prompt
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -175,6 +175,7 @@ def encode_trajectories(
     rows: list[Row] = []
     too_long: list[tuple[str, int]] = []
     for trajectory in trajectories:
+        trajectory.check_whole()
         fitted = _fit(codec, (), trajectory.messages, max_length, truncation)
         if fitted.row is None:
             too_long.append((trajectory.task_id, fitted.length))

@@ -25,6 +25,7 @@ from eto_gym.cli.arguments import (
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
+from eto_gym.history import FULL, check_history
 from eto_gym.tasks import TaskSet
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
 
@@ -73,6 +74,12 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(PromptStyle),
         default="one-shot",
         help="what precedes the first observation (default one-shot, as in the paper)",
+    )
+    parser.add_argument(
+        "--history",
+        default=FULL,
+        help="how much of the conversation the policy reads: full (default, as in the paper), or "
+        "last:K for the instruction, the task and the last K exchanges",
     )
     parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
     parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")
@@ -174,6 +181,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
+        history=check_history(args.history),
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()
@@ -188,6 +196,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
             "env": env_id,
             "env_kwargs": env_kwargs,
             "prompt_style": args.prompt_style,
+            **({"history": args.history} if args.history != FULL else {}),
             "seed": args.seed,
             **policy,
         },

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
+from eto_gym.history import FULL, check_history
 from eto_gym.prompt import ROLES, Message
 
 Outcome = Literal["terminated", "truncated", "error"]
@@ -51,6 +52,7 @@ class Trajectory:
         reasoning: What a server's reasoning parser took out of the replies, one text per step, for
             reading; empty where there was none. Reasoning that a reply itself holds is in its
             message.
+        history: How much of the conversation each reply was given to; see `eto_gym.history`.
     """
 
     task_id: str
@@ -67,6 +69,7 @@ class Trajectory:
     seed: int = 0
     usage: dict[str, int] = field(default_factory=dict)
     reasoning: tuple[str, ...] = ()
+    history: str = FULL
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
@@ -87,6 +90,18 @@ class Trajectory:
     def failed_to_run(self) -> bool:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
+
+    def check_whole(self) -> None:
+        """Raise `DataError` unless each reply was given to the whole conversation before it.
+
+        Conversations as they stand are what is trained on: with a shorter history a model would be
+        trained on prompts that it never met.
+        """
+        if self.history != FULL:
+            raise DataError(
+                f"{self.task_id} was played with history {self.history!r}: only episodes played "
+                "with history 'full' can be trained on as whole conversations"
+            )
 
     @property
     def step_count(self) -> int:
@@ -115,7 +130,9 @@ class Trajectory:
             "sample": self.sample,
             "seed": self.seed,
             "usage": self.usage,
+            # Only where they say something, so that files stay what they were.
             **({"reasoning": list(self.reasoning)} if self.reasoning else {}),
+            **({"history": self.history} if self.history != FULL else {}),
         }
 
     @classmethod
@@ -130,10 +147,13 @@ class Trajectory:
             fields["messages"] = tuple(_message(item) for item in fields["messages"])
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
             fields["reasoning"] = _texts(fields.get("reasoning", ()))
+            check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r}")
             return cls(**fields)
-        except (TypeError, KeyError, ValueError) as err:
+        except DataError:
+            raise
+        except (TypeError, KeyError, ValueError, EtoGymError) as err:
             raise DataError(f"not a trajectory: {type(err).__name__}: {err}") from err
 
 
