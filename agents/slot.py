@@ -174,7 +174,12 @@ class Slot:
         if reply.error is not None:
             return self._end("error", error=reply.error)
         action = self._dialogue.read(reply.text)
-        return self._turn(*self._dialogue.complain()) if action is None else action
+        if action is not None:
+            return action
+        complaint = self._dialogue.complain()
+        if complaint[-1].get("cut_in_reasoning"):
+            self._usage["cut_in_reasoning"] = self._usage.get("cut_in_reasoning", 0) + 1
+        return self._turn(*complaint)
 
     def observe(self, result: SlotResult) -> Trajectory | None:
         """Take the answer to the step; return the trajectory if the episode ended."""

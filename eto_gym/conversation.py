@@ -11,6 +11,7 @@ from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Reply
 from eto_gym.prompt import Message, Prompt
+from eto_gym.reasoning import split_reasoning
 from eto_gym.trajectories.record import Step
 
 PromptStyle = Literal["none", "instruction", "one-shot"]
@@ -42,14 +43,18 @@ def parse_reply(text: str) -> Reply | None:
     The action is what follows the first `Action:` that starts a line, else the first that stands
     inside one; if nothing follows it on its line, the next line that is not empty. Case, markdown,
     quotes, code marks and a final full stop around it do not matter. Everything after the action
-    is ignored.
+    is ignored, and so is all that stands in a reasoning block (see `eto_gym.reasoning`), one that
+    never closes included.
 
     Example:
         >>> parse_reply("Thought: I need light.\n**Action:** `use desklamp 1`.")
         Reply(thought='I need light.', action='use desklamp 1')
         >>> parse_reply("I would go to the desk.") is None
         True
+        >>> parse_reply("<think>Action: look</think>Action: go to desk 1").action
+        'go to desk 1'
     """
+    text = split_reasoning(text).spoken
     for pattern in (_ACTION_LINE, _ACTION_INLINE):
         for match in pattern.finditer(text):
             action = _clean(match.group(1)) or _next_line(text, match.end())
@@ -184,6 +189,8 @@ class Dialogue:
     def complain(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Answer a reply without an action: it costs a step, and the environment knows nothing."""
         info = {**self.info, "format_error": True}
+        if split_reasoning(self._reply).cut:
+            info["cut_in_reasoning"] = True
         return self._turn(FORMAT_ERROR, 0.0, False, False, info)
 
     def _turn(
@@ -240,8 +247,9 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
 
     The reply's action goes to the environment. A reply without an action costs a step, does not
     touch the environment, and gets `FORMAT_ERROR` for its observation; it never raises. `info` then
-    holds `format_error: True`. Steps are counted here, malformed ones included, against the
-    environment's step limit.
+    holds `format_error: True`, and `cut_in_reasoning: True` where the reply ended inside a
+    reasoning block. Steps are counted here, malformed ones included, against the environment's step
+    limit.
 
     Example:
         >>> import gymnasium as gym

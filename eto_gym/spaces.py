@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import Space
+from gymnasium.wrappers.utils import create_zero_array
 
 # Sampled strings mix plain letters with characters that break naive text handling.
 _SAMPLE_ALPHABET = "abcdefghijklmnopqrstuvwxyz 0123456789[]:.,'\n\té’–日本😀"
@@ -72,3 +73,11 @@ class UnicodeText(Space[str]):
             if self.max_length is None
             else f"UnicodeText(max_length={self.max_length})"
         )
+
+
+def _empty_text(space: Space[Any]) -> str:
+    """Return what pads stacked and delayed observations: the empty string."""
+    return ""
+
+
+create_zero_array.register(UnicodeText, _empty_text)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import configparser
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import pytest
+from gymnasium.wrappers import DelayObservation, FrameStackObservation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +72,21 @@ def test_text_space_samples_are_seeded_members() -> None:
     assert all(text in a for text in drawn)
     assert len(set(drawn)) > 10
     assert UnicodeText() != UnicodeText(max_length=9) == a
+
+
+@pytest.mark.parametrize("padding", ["reset", "zero"])
+def test_stacked_and_delayed_observations(padding: str) -> None:
+    actions = ["look", "inventory", "look"]
+
+    def play(env: Any) -> list[Any]:
+        seen = [env.reset(seed=0)[0]]
+        return [*seen, *(env.step(action)[0] for action in actions)]
+
+    plain = play(gym.make("ETO/ALFWorld-v0"))
+    stacked = play(FrameStackObservation(gym.make("ETO/ALFWorld-v0"), 2, padding_type=padding))
+    first = plain[0] if padding == "reset" else ""
+    assert stacked == [(before, now) for before, now in zip([first, *plain], plain, strict=False)]
+    assert play(DelayObservation(gym.make("ETO/ALFWorld-v0"), 1)) == ["", *plain[:-1]]
 
 
 def test_errors_say_what_to_do() -> None:

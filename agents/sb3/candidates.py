@@ -169,6 +169,10 @@ class Candidates:
         self._taken[action] += 1
         return action
 
+    def mask(self) -> NDArray[np.bool_]:
+        """Return which places hold a candidate, shape `(max_candidates,)`."""
+        return np.arange(self.max_candidates) < len(self.actions)
+
     def texts(self) -> list[str]:
         """Return the texts whose features `arrays` needs, in order."""
         described = [self._describe(action, self._observation) for action in self.actions]
@@ -182,15 +186,13 @@ class Candidates:
         candidates[:count] = rows[3:]
         taken = np.zeros(self.max_candidates, np.int8)
         taken[:count] = [min(self._taken[action], 127) for action in self.actions]
-        mask = np.zeros(self.max_candidates, np.int8)
-        mask[:count] = 1
         return {
             "task": rows[0],
             "observation": rows[1],
             "history": rows[2],
             "candidates": candidates.reshape(-1),
             "taken": taken,
-            "mask": mask,
+            "mask": self.mask().astype(np.int8),
         }
 
 
@@ -245,6 +247,10 @@ class CandidatesEnv(gym.Wrapper[Arrays, int, str, str]):
         self.choices.advance(observation, info, self._rng)
         noted = self._noted(info, invalid=bool(invalid))
         return self._described(), float(reward), terminated, truncated, noted
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions may be taken now, under the name that sb3-contrib asks for."""
+        return self.choices.mask()
 
     def _described(self) -> Arrays:
         return self.choices.arrays(self.choices.features(self.choices.texts()))

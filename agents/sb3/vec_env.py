@@ -21,6 +21,9 @@ from eto_gym.vector import SlotResult, TextVectorEnv
 
 logger = logging.getLogger(__name__)
 
+_MASKS = "action_masks"
+"""The method by which sb3-contrib asks what may be done."""
+
 _RESETS = 3
 """How often an environment is reset before it is given up."""
 
@@ -143,11 +146,21 @@ class CandidatesVecEnv(VecEnv):
         chosen = self._chosen(indices)
         self.text.set_attr(attr_name, [value] * len(chosen), chosen)
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Tell whether every environment has an attribute; `action_masks` is one of them."""
+        return attr_name == _MASKS or bool(super().has_attr(attr_name))
+
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Call a method of the environments."""
+        """Call a method of the environments.
+
+        `action_masks`, which sb3-contrib's MaskablePPO calls, gives for each environment which
+        places hold a candidate, shape `(max_candidates,)`.
+        """
         chosen = self._chosen(indices)
+        if method_name == _MASKS:
+            return [self.states[i].mask() for i in chosen]
         return list(self.text.call_slots(chosen, method_name, *method_args, **kwargs))
 
     def env_is_wrapped(

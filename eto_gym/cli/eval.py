@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
-    require("scipy", feature="eto-gym eval", extra="train")
+    require("scipy", feature="eto-gym eval", extra="openai")
     from eto_gym.agents.evaluation import compare
     from eto_gym.agents.report import evaluate, render
 

@@ -53,6 +53,22 @@ def test_expert_policy_solves_the_toy() -> None:
     assert (sample.policy, sample.env["benchmark"]) == ("expert", "corridor")
 
 
+def test_replies_cut_in_their_reasoning_are_counted_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Thinking(CoinPolicy):
+        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+            cut = "<think>Perhaps\nAction: go"
+            whole = "<think>Action: go</think>\nAction: open"
+            return [PolicyReply(cut if len(c.messages) < 5 else whole) for c in conversations]
+
+    results = play(Thinking(), 2, plan_episodes(TASKS[:4]))
+    for trajectory in results.values():
+        assert [s.action for s in trajectory.steps[:3]] == [None, None, "open"]
+        assert trajectory.usage["cut_in_reasoning"] == 2
+    assert sum("max_new_tokens" in record.message for record in caplog.records) == 1
+
+
 def test_a_policy_failure_is_recorded_and_spares_the_others() -> None:
     policy = CoinPolicy(fail_on=TASKS[3])
     results = play(policy, 1, plan_episodes(TASKS[:6]))

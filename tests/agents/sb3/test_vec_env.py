@@ -206,3 +206,32 @@ def test_other_policies_of_sb3_can_train_on_it() -> None:
 
     model = A2C("MultiInputPolicy", make_vec(2), n_steps=4, device="cpu", seed=0).learn(16)
     assert model.num_timesteps == 16
+
+
+def test_masks_are_those_of_the_observations() -> None:
+    alone, many = make_one(), make_vec()
+    observation, _ = alone.reset(seed=0)
+    np.testing.assert_array_equal(alone.action_masks(), observation["mask"] == 1)
+    many.seed(0)
+    stacked = cast(dict[str, Any], many.reset())
+    assert many.has_attr("action_masks")
+    assert not many.has_attr("no_such_attribute")
+    np.testing.assert_array_equal(np.stack(many.env_method("action_masks")), stacked["mask"] == 1)
+    np.testing.assert_array_equal(many.env_method("action_masks", indices=1)[0], stacked["mask"][1])
+
+
+@pytest.mark.parametrize("make", [make_one, make_vec])
+def test_maskable_ppo_takes_only_candidates(make: Any) -> None:
+    contrib = pytest.importorskip("sb3_contrib")
+    env = make()
+    model = contrib.MaskablePPO("MultiInputPolicy", env, n_steps=16, batch_size=16, seed=0)
+    model.learn(64)
+    invalid = [info["invalid_choice"] for info in model.ep_info_buffer if "invalid_choice" in info]
+    assert not any(invalid)
+    vec = model.get_env()
+    observation = vec.reset()
+    for _ in range(20):
+        masks = np.stack(vec.env_method("action_masks"))
+        actions, _ = model.predict(observation, action_masks=masks)
+        assert all(mask[action] for mask, action in zip(masks, actions, strict=True))
+        observation, *_ = vec.step(actions)
