@@ -160,7 +160,7 @@ def _play(method: str, argv: Sequence[str]) -> int:
     env = settings.env.split("/")[-1].split(":")[-1]
     out = Path(options.out or f"runs/{method}-{env}-{settings.preset}".lower())
     report = loop(settings, out).run()
-    print(f"\n{render(report)}\n\nRun folder: {out.resolve()}")
+    print(f"\nRun folder: {out.resolve()}\n\n{render(report)}")
     return 0
 
 

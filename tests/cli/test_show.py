@@ -1,0 +1,67 @@
+"""`eto-gym show` prints episodes, and nothing that a model wrote steers the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eto_gym.cli.main import main
+from eto_gym.prompt import Message
+from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    with TrajectoryStore(tmp_path / "t.jsonl") as store:
+        for number, success in enumerate((True, False, False)):
+            store.add(
+                Trajectory(
+                    task_id=f"task-{number}",
+                    task_type="coin",
+                    messages=(
+                        Message("user", "Instruction"),
+                        Message("assistant", "OK"),
+                        Message("user", "You see a coin."),
+                        Message("assistant", "Thought: \x1b[2J\nAction: take", True),
+                    ),
+                    steps=(Step("take", "Taken.", 1.0 if success else 0.0),),
+                    outcome="terminated",
+                    reward=float(success),
+                    success=success,
+                )
+            )
+    return tmp_path / "t.jsonl"
+
+
+def test_an_episode_is_printed_with_its_actions_and_rewards(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "[episode 1 of 3" in shown
+    assert "Action: take\n[action: take; reward 1]" in shown
+    assert "OK\n[action" not in shown  # the acknowledgement is no step
+    assert "Taken." in shown
+    assert "\x1b" not in shown
+
+
+def test_episodes_are_listed_and_chosen(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(file), "--failed", "--list"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == [
+        "task-1",
+        "task-2",
+    ]
+    assert main(["show", str(file), "--task", "task-2"]) == 0
+    assert "task-2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["4"], "expected an episode in 1..3, got 4"), (["--task", "x"], "none that was chosen")],
+)
+def test_a_wrong_choice_gets_one_line(
+    file: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", str(file), *options]) == 2
+    assert message in capsys.readouterr().err
