@@ -129,6 +129,7 @@ class Rollout:
         self.retry = retry or RetryPolicy()
         self.step_timeout = step_timeout
         self.env_workers = env_workers if step_timeout is None else max(1, env_workers)
+        self._told_of_cuts = False
         self._make_env = make_env
         self._prompt_style: PromptStyle = prompt_style
         self._prompt = prompt
@@ -166,6 +167,18 @@ class Rollout:
             Slot(i, Dialogue(prompt, self._prompt_style), policy_name=self.policy.name, card=card)
             for i in range(vector.num_envs)
         ]
+
+    def tell_of_cuts(self, trajectory: Trajectory) -> None:
+        """Warn, once, where replies ended inside their reasoning, or else before any action."""
+        counts = [n for n in ("cut_in_reasoning", "cut_before_action") if trajectory.usage.get(n)]
+        if counts and not self._told_of_cuts:
+            self._told_of_cuts = True
+            logger.warning(
+                "%s#%d: a reply was cut before its action: a larger max_new_tokens gives it room "
+                "(usage counts these as %s; this is said once)",
+                *trajectory.key,
+                " and ".join(counts),
+            )
 
     def _new_vector(self, count: int) -> TextVectorEnv:
         options: dict[str, Any] = {}
@@ -304,6 +317,7 @@ class _Play:
 
     def _end(self, slot: Slot, trajectory: Trajectory) -> Trajectory | None:
         """Free the slot; return the trajectory unless the episode is to be played again."""
+        self._rollout.tell_of_cuts(trajectory)
         del self._busy[slot]
         self._idle.append(slot)
         self._release(slot)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym import Message, Reply, UnknownNameError, get_state, set_state
+from eto_gym import (
+    EpisodeResult,
+    EtoGymError,
+    Message,
+    Reply,
+    UnknownNameError,
+    get_state,
+    set_state,
+)
 from eto_gym.conversation import FORMAT_ERROR, ConversationEnv, parse_reply, prompt_messages
 from eto_gym.prompt import Prompt
+from eto_gym.reasoning import split_reasoning
 from tests.toy import CorridorEnv, make_corridor
 
 
@@ -47,6 +57,55 @@ def test_parse_what_a_person_would_call_right(text: str, thought: str, action: s
 )
 def test_parse_finds_no_action(text: str) -> None:
     assert parse_reply(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "action"),
+    [
+        ("<think>\nAction: no\n</think>\nThought: t\nAction: go", "t", "go"),
+        ("Action: no\n</think>\n\nAction: go", "", "go"),  # the template has opened the block
+        ("<think>Action: a</think>Action: b<think>c</think>Action: go", "", "go"),
+        ("Thought: t\nAction: go\n<think>Action: no", "t", "go"),
+        ("[THINK]Action: no[/THINK]Action: go", "", "go"),
+        ("◁think▷Action: no◁/think▷Action: go", "", "go"),
+        (
+            "<|channel|>analysis<|message|>Action: no<|end|><|start|>assistant"
+            "<|channel|>final<|message|>Action: go",
+            "",
+            "go",
+        ),
+        (
+            "I think: Thought: t\nAction: search[think tank]",
+            "I think: Thought: t",
+            "search[think tank]",
+        ),
+    ],
+)
+def test_an_action_in_a_reasoning_block_is_none(text: str, thought: str, action: str) -> None:
+    assert parse_reply(text) == Reply(thought, action)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>\nAction: open fridge 1\nThought: t\nAction: go to desk 1",
+        "Action: go\n</think>",
+        "<think>a</think>\n<think>Action: go",
+        "<|channel|>analysis<|message|>Action: go",
+    ],
+)
+def test_a_reply_that_is_all_reasoning_holds_no_action(text: str) -> None:
+    assert parse_reply(text) is None
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "[THINK]", "Action: go\n", "a "])))
+def test_the_parts_of_a_reply_make_up_the_whole(parts: list[str]) -> None:
+    text = "".join(parts)
+    reasoning, spoken, cut = split_reasoning(text)
+    assert len(reasoning) + len(spoken) == len(text)
+    assert sorted(reasoning + spoken) == sorted(text)
+    assert not any(mark in spoken for mark in ("<think>", "</think>", "[THINK]"))
+    assert cut == (max(text.rfind("<think>"), text.rfind("[THINK]")) > text.rfind("</think>"))
 
 
 @given(st.text())
@@ -93,6 +152,40 @@ def test_conversation_grows_by_turns() -> None:
     assert env.steps[-1].observation == "Well done."
 
 
+def test_the_result_tells_what_the_episode_came_to() -> None:
+    env = ConversationEnv(make_corridor(max_episode_steps=3), prompt_style="none")
+    with pytest.raises(EtoGymError, match="before reset"):
+        env.result()
+    first, _ = env.reset(options={"task": 1})
+    assert env.result() == EpisodeResult(0.0, False, 0.0, 0, None)
+    env.step("Action: go")
+    env.step("Action: open")
+    assert env.result() == EpisodeResult(1.0, True, 1.0, 2, "terminated")
+    assert env.chat_messages()[0] == {"role": "user", "content": first}
+    ended = json.loads(json.dumps(get_state(env)))
+    env.reset(options={"task": 1})
+    for _ in range(3):
+        env.step("Nothing that I know.")
+    assert env.result() == EpisodeResult(0.0, False, 0.0, 3, "truncated")
+    set_state(env, ended)
+    assert env.result() == EpisodeResult(1.0, True, 1.0, 2, "terminated")
+
+
+@pytest.mark.parametrize("at", ["reset", "step"])
+def test_the_result_of_an_engine_that_failed_is_an_error(at: str) -> None:
+    class Failing(CorridorEnv):
+        def _info(self) -> dict[str, Any]:
+            failed = at == "reset" or self.position > 0
+            return {**super()._info(), **({"error": "environment"} if failed else {})}
+
+    env = ConversationEnv(Failing(), prompt_style="none")
+    env.reset(options={"task": 1})
+    if at == "step":
+        assert env.result().outcome is None
+        env.step("Action: go")
+    assert (env.result().outcome, env.result().success) == ("error", False)
+
+
 def test_malformed_reply_costs_a_step_and_spares_the_engine() -> None:
     env = ConversationEnv(make_corridor(max_episode_steps=3), prompt_style="none")
     env.reset(options={"task": 2})
@@ -107,6 +200,15 @@ def test_malformed_reply_costs_a_step_and_spares_the_engine() -> None:
     assert inner.position == 1
     *_, truncated, _ = env.step("")
     assert truncated, "malformed replies count against the step limit"
+
+
+def test_a_reply_cut_in_its_reasoning_is_told_from_other_malformed_ones() -> None:
+    env = ConversationEnv(make_corridor(), prompt_style="none")
+    env.reset(options={"task": 2})
+    *_, info = env.step("<think>Perhaps\nAction: go")
+    assert (info["format_error"], info["cut_in_reasoning"]) == (True, True)
+    *_, info = env.step("<think>Done.</think> Nothing.")
+    assert "cut_in_reasoning" not in info
 
 
 @given(st.lists(st.text() | st.sampled_from(["Action: go", "Action: open"]), max_size=12))

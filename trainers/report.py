@@ -102,8 +102,34 @@ def render(report: dict[str, Any]) -> str:
         *_paired(rows, "paired", _short(reference)),
         *_paired(rows, "paired_with_control", "the control"),
         *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
+        "",
+        conclusion(report),
     ]
     return "\n".join(lines)
+
+
+def conclusion(report: dict[str, Any]) -> str:
+    """Say in one line what became of the last policy that the method made.
+
+    A run may end with a model that is worse than the one that it began with, whatever its losses
+    said; this line says so first.
+    """
+    reference = _short(report["reference"])
+    labels = [row["policy"] for row in report["policies"]]
+    later = report["policies"][labels.index(report["reference"]) + 1 :]
+    own = [row for row in later if row["policy"] != CONTROL]
+    if not own:
+        return f"Nothing was trained beyond {reference}."
+    row = own[-1]
+    test = row["paired"]
+    if test["p"] >= 0.05:
+        words = f"No gain shown: {row['policy']} is neither better nor worse than {reference}"
+    elif test["gained"] < test["lost"]:
+        words = f"WORSE: {row['policy']} lost to {reference}; keep {reference}'s model"
+    else:
+        words = f"Better: {row['policy']} beats {reference}"
+    counts = f"{test['gained']} episodes gained, {test['lost']} lost, p {test['p']:.2g}"
+    return f"{words} ({counts})."
 
 
 def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from eto_gym.agents.evaluation import compare, summarise
-from eto_gym.trainers.report import render, write_report
+from eto_gym.trainers.report import CONTROL, conclusion, render, write_report
 from eto_gym.trainers.run_folder import RunFolder
 from eto_gym.trajectories import Trajectory
 
@@ -47,3 +49,29 @@ def test_a_report_of_one_episode_and_of_none(
     assert "None" not in text
     assert "1.000 [0.207, 1.000] | 1.000 " in text  # an interval of one success, none of one mean
     assert render(report()) + "\n" == text  # the same from summaries that were read back
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p", "start"),
+    [
+        (9, 52, 2e-8, "WORSE: ETO, iteration 2 lost to SFT"),
+        (52, 9, 2e-8, "Better: ETO, iteration 2 beats SFT"),
+        (20, 22, 0.9, "No gain shown"),
+    ],
+)
+def test_the_last_line_says_what_became_of_the_method(
+    gained: int, lost: int, p: float, start: str
+) -> None:
+    test = {"gained": gained, "lost": lost, "p": p}
+    other = {"gained": 50, "lost": 50, "p": 1.0}
+    policies = [
+        {"policy": "untrained (tiny)", "paired": other},
+        {"policy": "SFT"},
+        {"policy": "ETO, iteration 1", "paired": other},
+        {"policy": "ETO, iteration 2", "paired": test},
+        {"policy": CONTROL, "paired": other},
+    ]
+    line = conclusion({"reference": "SFT", "policies": policies})
+    assert line.startswith(start)
+    assert line.endswith(f"({gained} episodes gained, {lost} lost, p {p:.2g}).")
+    assert "\n" not in line
