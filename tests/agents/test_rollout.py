@@ -17,12 +17,12 @@ import pytest
 from eto_gym import EngineError, EtoGymError, UnknownNameError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
+from eto_gym.agents.rollout.engine import Episode, RetryPolicy, Rollout, plan_episodes
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import DataError
 from eto_gym.history import bounded
 from eto_gym.prompt import Message
-from eto_gym.trainers.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CorridorEnv, LanedCorridorEnv, make_corridor

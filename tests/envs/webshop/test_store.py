@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym.envs.webshop.build import build_catalog
-from eto_gym.envs.webshop.catalog import Catalog
-from eto_gym.envs.webshop.search import Search
+from eto_gym.envs.webshop.catalog.build import build_catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.search.search import Search
 from eto_gym.envs.webshop.store import MANIFEST, FolderWriter, MemoryWriter, Store, read_manifest
 from eto_gym.errors import DataError
 from tests.envs.webshop.support import record
