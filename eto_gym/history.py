@@ -57,3 +57,38 @@ def bounded(messages: Sequence[Message], head: int, history: str) -> tuple[Messa
     task = messages[head]
     shortened = Message(task.role, task.content + OMISSION, task.train)
     return (*messages[:head], shortened, *messages[-kept:])
+
+
+def as_sampled(messages: Sequence[Message], head: int, history: str) -> list[tuple[Message, ...]]:
+    """Return the conversations in which an episode's replies were sampled, to train on them.
+
+    A reply stands after the messages that were read for it. Where these go on from the conversation
+    of the reply before, both are in one; with "full" all are. Each reply is marked for training
+    once, if it was, and what follows the last reply is left out.
+
+    Args:
+        messages: The whole conversation.
+        head: Messages that precede the first observation.
+        history: How much of it each reply was given to.
+
+    Example:
+        >>> talk = [Message("user", "task")]
+        >>> for turn in "abc":
+        ...     talk += [Message("assistant", turn, train=True), Message("user", turn.upper())]
+        >>> rows = as_sampled(talk, 0, "last:1")
+        >>> [[m.content[:4] for m in row if m.train or m.role == "user"] for row in rows]
+        [['task', 'a', 'A', 'b'], ['task', 'B', 'c']]
+    """
+    found: list[tuple[Message, ...]] = []
+    for place in range(head + 1, len(messages), 2):
+        before = bounded(messages[:place], head, history)
+        known = len(found[-1]) if found else 0
+        if found and _texts(before[:known]) == _texts(found[-1]):
+            found[-1] = (*found[-1], *before[known:], messages[place])
+        else:
+            found.append((*(Message(m.role, m.content) for m in before), messages[place]))
+    return found
+
+
+def _texts(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(m.role, m.content) for m in messages]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from eto_gym.errors import DataError, EtoGymError
-from eto_gym.history import FULL, check_history
+from eto_gym.history import FULL, as_sampled, check_history
 from eto_gym.prompt import ROLES, Message
 
 Outcome = Literal["terminated", "truncated", "error"]
@@ -91,16 +91,35 @@ class Trajectory:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
 
+    def as_sampled(self) -> list[tuple[Message, ...]]:
+        """Return the conversations in which the replies were sampled; see `history.as_sampled`.
+
+        Raises:
+            DataError: With a bounded history, the steps are not those of the conversation.
+        """
+        if self.history == FULL:
+            return [self.messages]
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        if not self.steps:
+            return []
+        if len(replies) < len(self.steps) or replies[-len(self.steps)] < 1:
+            raise DataError(
+                f"{self.task_id} has {len(self.steps)} steps and {len(replies)} replies: what each "
+                f"reply was given to cannot be told for history {self.history!r}"
+            )
+        return as_sampled(self.messages, replies[-len(self.steps)] - 1, self.history)
+
     def check_whole(self) -> None:
         """Raise `DataError` unless each reply was given to the whole conversation before it.
 
-        Conversations as they stand are what is trained on: with a shorter history a model would be
-        trained on prompts that it never met.
+        For methods that train on conversations as they stand: with a shorter history they would
+        train on prompts that the model never met.
         """
         if self.history != FULL:
             raise DataError(
-                f"{self.task_id} was played with history {self.history!r}: only episodes played "
-                "with history 'full' can be trained on as whole conversations"
+                f"{self.task_id} was played with history {self.history!r}: this method trains on "
+                "whole conversations, and so on episodes played with history 'full' only; sft "
+                "trains on the others too"
             )
 
     @property
