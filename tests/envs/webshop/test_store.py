@@ -230,7 +230,8 @@ def test_a_missing_source(sources: dict[str, Path], tmp_path: Path) -> None:
 def test_a_killed_build_never_looks_finished(sources: dict[str, Path], tmp_path: Path) -> None:
     script = """
         import os, signal, sys
-        from eto_gym.envs.webshop import build, store
+        from eto_gym.envs.webshop import store
+        from eto_gym.envs.webshop.catalog import build
         products, attributes, out = sys.argv[1:]
         def dies(path):
             os.kill(os.getpid(), signal.SIGKILL)
