@@ -85,7 +85,7 @@ def read_in_training(trajectory: Trajectory) -> list[tuple[list[tuple[str, str]]
     for row in trajectory.as_sampled():
         for place, message in enumerate(row):
             if message.train:
-                before = [(m.role, m.content) for m in row[:place]]
+                before: list[tuple[str, str]] = [(m.role, m.content) for m in row[:place]]
                 found.append((before, message.content))
     return found
 
@@ -137,7 +137,7 @@ def test_worker_processes_and_snapshots_give_the_same_prompts(history: str) -> N
     check_training(apart, reader)
 
     env = ConversationEnv(make_counted(), prompt_style="instruction", history=history)
-    assert env.prompt == ()
+    assert list(env.prompt) == []
     env.reset(options={"task": TASKS[3]})
     for _ in range(3):
         env.step("Action: dance")
