@@ -58,7 +58,8 @@ def test_it_names_no_product_that_was_not_read() -> None:
     rng = np.random.default_rng(1)
     for task in range(4):
         first, info = env.reset(options={"task": task})
-        seen, exchanges, done = first, [], False
+        exchanges: list[Exchange] = []
+        seen, done = first, False
         while not done and len(exchanges) < 30:
             actions = [*info["admissible_actions"], "click[no such thing]", "dance"]
             action = actions[int(rng.integers(len(actions)))].replace("<query>", "red shoe")
