@@ -18,8 +18,6 @@ function replyParts(turn) {
     thought && h("div", { class: "thought" }, h("span", { class: "what" }, "thought"),
       h("pre", {}, thought)),
     h("div", { class: "action" }, h("span", { class: "what" }, "action"), h("pre", {}, action)),
-    h("details", { class: "whole" }, h("summary", {}, "as it was said"),
-      h("pre", { class: "raw" }, text)),
   ];
 }
 
@@ -32,9 +30,12 @@ function message(turn, step, meta, extra = "") {
   const told = meta ? facts(meta) : [];
   return h("div", { class: `turn assistant ${mask} ${extra}` },
     h("span", { class: "who" }, "agent"), replyParts(turn),
-    h("p", { class: "facts" },
-      step && h("span", { class: step[2] ? "reward" : "" }, `reward ${short(step[2])}`),
-      told.map((fact) => h("span", {}, fact))),
+    h("details", { class: "whole" },
+      h("summary", { class: "facts" },
+        step && h("span", { class: step[2] ? "reward" : "" }, `reward ${short(step[2])}`),
+        told.map((fact) => h("span", {}, fact)),
+        h("span", { class: "hint" }, "as it was said")),
+      h("pre", { class: "raw" }, text)),
     meta && meta.actions && h("details", { class: "admissible" },
       h("summary", {}, `${meta.actions.length} admissible actions`),
       h("ul", {}, meta.actions.map((action) => h("li", {}, action)))));
@@ -85,8 +86,9 @@ async function episodeView(store, row) {
         row.inadmissible > 0 && `${row.inadmissible} inadmissible actions`,
         row.repeated > 0 && `${row.repeated} repeated actions`]
         .filter(Boolean).map((fact) => h("span", {}, fact))),
+    row.replaced && h("p", { class: "fault" }, "it was played again; the later episode counts"),
     samples.length > 1 && h("p", {}, h("a", { id: "samples",
-      href: `#/task/${encodeURIComponent(row.task)}` },
+      href: `#/task/${encoded(row.task)}` },
       `all ${samples.length} episodes of this task`)),
     h("label", { class: "toggle" }, h("input", { type: "checkbox", id: "shade",
       onchange: (event) => document.getElementById("conversation")
@@ -138,7 +140,7 @@ async function pairView(store, row) {
       `chosen ${row.chosen} turns`, `rejected ${row.rejected} turns`]
       .map((fact) => h("span", {}, fact))),
     store.byTask.has(row.task) && h("p", {}, h("a", {
-      href: `#/task/${encodeURIComponent(row.task)}` }, "episodes of this task")),
+      href: `#/task/${encoded(row.task)}` }, "episodes of this task")),
     headPart(body.head),
     sideBySide({ turns: body.chosen }, { turns: body.rejected },
       [h("strong", { class: "chosen" }, "chosen"), h("strong", { class: "rejected" }, "rejected")]),
