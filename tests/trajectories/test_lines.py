@@ -33,6 +33,7 @@ def test_encoded_trajectories_come_back_the_same(
         seed=seed,
         usage={"tokens": 3},
         reasoning=(text or "why",),
+        history="last:3",
     )
     assert trajectory.to_json() == asdict(trajectory) | {
         "messages": list(asdict(trajectory)["messages"]),
