@@ -10,8 +10,12 @@ function facts(meta) {
   return told;
 }
 
+// The text of a turn; what says no more than thought and action is not stored.
+const textOf = (turn) => (turn[1] === null ? `Thought: ${turn[3]}\nAction: ${turn[4]}` : turn[1]);
+
 function replyParts(turn) {
-  const [, text, , thought, action] = turn;
+  const [, , , thought, action] = turn;
+  const text = textOf(turn);
   if (action === null || action === undefined)
     return [h("pre", { class: "raw" }, text), h("p", { class: "fault" }, "no action was found")];
   return [
@@ -21,8 +25,9 @@ function replyParts(turn) {
   ];
 }
 
-function message(turn, step, meta, extra = "") {
-  const [role, text, trained] = turn;
+function message(turn, reward, meta, extra = "") {
+  const [role, , trained] = turn;
+  const text = textOf(turn);
   const mask = trained ? "trained" : "masked";
   if (role !== "assistant")
     return h("div", { class: `turn ${role} ${mask} ${extra}` },
@@ -32,7 +37,8 @@ function message(turn, step, meta, extra = "") {
     h("span", { class: "who" }, "agent"), replyParts(turn),
     h("details", { class: "whole" },
       h("summary", { class: "facts" },
-        step && h("span", { class: step[2] ? "reward" : "" }, `reward ${short(step[2])}`),
+        reward !== undefined && reward !== null &&
+          h("span", { class: reward ? "reward" : "" }, `reward ${short(reward)}`),
         told.map((fact) => h("span", {}, fact)),
         h("span", { class: "hint" }, "as it was said")),
       h("pre", { class: "raw" }, text)),
@@ -46,19 +52,19 @@ function headPart(head) {
   const letters = head.reduce((sum, [, text]) => sum + text.length, 0);
   return h("details", { class: "head" },
     h("summary", {}, `what precedes it: ${head.length} messages, ${letters} characters`),
-    head.map(([role, text]) => message([role, text, 0, null, null].slice(0, 3), null, null)));
+    head.map(([role, text]) => message([role, text, 0])));
 }
 
-// Rounds of an episode: each reply with the message before it, its step and its facts.
-function roundsOf(turns, steps = [], metas = []) {
+// Rounds of an episode: each reply with the message before it, its reward and its facts.
+function roundsOf({ turns, rewards = [], metas = [] }) {
   const rounds = [];
   let waiting = [];
   const replies = turns.filter((turn) => turn[0] === "assistant").length;
-  let at = steps.length - replies;  // replies before the first step are no steps
+  let at = rewards.length - replies;  // replies before the first step are no steps
   for (const turn of turns) {
     waiting.push({ turn });
     if (turn[0] === "assistant") {
-      Object.assign(waiting[waiting.length - 1], { step: steps[at], meta: metas[at] });
+      Object.assign(waiting[waiting.length - 1], { reward: rewards[at], meta: metas[at] });
       at += 1;
       rounds.push(waiting);
       waiting = [];
@@ -69,13 +75,12 @@ function roundsOf(turns, steps = [], metas = []) {
 }
 
 function roundPart(round, extra) {
-  return round.map(({ turn, step, meta }) => message(turn, step, meta, extra));
+  return round.map(({ turn, reward, meta }) => message(turn, reward, meta, extra));
 }
 
 async function episodeView(store, row) {
   const body = await store.body("episodes", row);
   const samples = store.byTask.get(row.task);
-  const last = body.steps.length ? body.steps[body.steps.length - 1][1] : "";
   return [
     h("h1", {}, row.task, " ", outcome(row)),
     h("p", { class: "facts" },
@@ -96,9 +101,9 @@ async function episodeView(store, row) {
       " shade what is not trained on"),
     headPart(body.head),
     h("div", { id: "conversation", class: "conversation" },
-      roundsOf(body.turns, body.steps, body.metas).map((round) => roundPart(round, "")),
-      body.turns.length > 0 && body.turns[body.turns.length - 1][0] === "assistant" && last &&
-        message(["user", last, 0], null, null, "end")),
+      roundsOf(body).map((round) => roundPart(round, "")),
+      body.turns.length > 0 && body.turns[body.turns.length - 1][0] === "assistant" && body.end &&
+        message(["user", body.end, 0], null, null, "end")),
     h("details", { class: "card" }, h("summary", {}, "where it was played"),
       h("pre", {}, JSON.stringify({ env: body.env, usage: body.usage, seed: body.seed }, null, 1))),
   ];
@@ -106,11 +111,11 @@ async function episodeView(store, row) {
 
 // Two sides, aligned round by round; the first round whose actions differ is marked.
 function sideBySide(left, right, names) {
-  const sides = [left, right].map((side) => roundsOf(side.turns, side.steps, side.metas));
+  const sides = [left, right].map(roundsOf);
   const actionOf = (round) => {
     const reply = round && round[round.length - 1].turn;
     if (!reply || reply[0] !== "assistant") return undefined;
-    return reply[4] === null || reply[4] === undefined ? reply[1] : reply[4];
+    return reply[4] === null || reply[4] === undefined ? textOf(reply) : reply[4];
   };
   const length = Math.max(sides[0].length, sides[1].length);
   let divergence = 0;
