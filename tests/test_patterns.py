@@ -21,8 +21,8 @@ CALLS = {"compile", "match", "fullmatch", "search", "sub", "subn", "split", "fin
 ANCHORED = {"match", "fullmatch"}
 # Patterns that are put together in a function, and why they are linear: looked at by hand.
 BY_HAND = {
-    "agents/codec.py": "alternatives of literal texts",
-    "eto_gym/envs/alfworld/wording.py": "the shape of _TASK there, for the name of a rule",
+    "agents/models/codec.py": "alternatives of literal texts",
+    "eto_gym/envs/alfworld/engine/wording.py": "the shape of _TASK there, for the name of a rule",
 }
 
 

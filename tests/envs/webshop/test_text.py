@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eto_gym.envs.webshop import tokenizer
-from eto_gym.envs.webshop.analysis import STOP_WORDS, analyze
-from eto_gym.envs.webshop.stemmer import stem
-from eto_gym.envs.webshop.tokenizer import MAX_TOKEN, tokenize
+from eto_gym.envs.webshop.search import tokenizer
+from eto_gym.envs.webshop.search.analysis import STOP_WORDS, analyze
+from eto_gym.envs.webshop.search.stemmer import stem
+from eto_gym.envs.webshop.search.tokenizer import MAX_TOKEN, tokenize
 from tests.growth import check_linear
 
 DATA = Path(__file__).parent / "data"
