@@ -163,6 +163,9 @@ class PPOLoopSettings(OnPolicySettings):
 
 
 PRESETS = narrowed(PPOLoopSettings, **sourced(ALONE, workers=1))
+PRESETS["quickstart"].update(
+    sourced(UNTRIED + ": dev tasks cost less than the rounds between", dev_every=25)
+)
 PRESETS["quickstart"]["ppo"] = sourced(
     UNTRIED,
     learning_rate=1e-4,

@@ -38,6 +38,11 @@ def test_every_value_has_a_source_that_the_dry_run_prints(
     from_preset(ETOSettings, name)  # all values are legal together
 
 
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"paper", "script", "llama-2-7b"}))
+def test_presets_that_are_not_the_papers_guard_by_success(name: str) -> None:
+    assert from_preset(ETOSettings, name).dev_tasks >= 100
+
+
 def test_paper_and_script_differ_where_they_do() -> None:
     paper = from_preset(ETOSettings, "paper", env="ETO/WebShop-v0")
     script = from_preset(ETOSettings, "script", env="ETO/WebShop-v0")
