@@ -307,7 +307,14 @@ class EndpointPolicy:
             return self._count(PolicyReply("", usage, error="context"))
         text = completion.text
         ends = [text.find(stop) for stop in self._sampling.stop if stop in text]
-        return self._count(PolicyReply(text[: min(ends, default=len(text))], usage))
+        return self._count(
+            PolicyReply(
+                text[: min(ends, default=len(text))],
+                usage,
+                truncated=completion.finish_reason == "length",
+                reasoning=completion.reasoning,
+            )
+        )
 
     def _count(self, reply: PolicyReply) -> PolicyReply:
         self._totals.update(reply.usage)

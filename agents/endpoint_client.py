@@ -26,9 +26,13 @@ _CONNECT_TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a server said, and the tokens that it counted (None where it counted none)."""
+    """What a server said, and the tokens that it counted (None where it counted none).
+
+    `reasoning` is what its reasoning parser took out of the text.
+    """
 
     text: str
+    reasoning: str
     finish_reason: str
     prompt_tokens: int | None
     cached_tokens: int | None
@@ -208,11 +212,18 @@ def _completion(body: bytes) -> Completion:
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     return Completion(
         text,
+        _reasoning(message),
         str(choices[0].get("finish_reason")),
         _count(usage, "prompt_tokens"),
         _count(details, "cached_tokens"),
         _count(usage, "completion_tokens"),
     )
+
+
+def _reasoning(message: dict[str, Any]) -> str:
+    """Return the reasoning of a message: SGLang and older vLLM name it `reasoning_content`."""
+    fields = (message.get("reasoning"), message.get("reasoning_content"))
+    return next((text for text in fields if isinstance(text, str) and text), "")
 
 
 def _parse(body: bytes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from eto_gym.agents.kv import KVRow
 from eto_gym.agents.loading import load_model, load_tokenizer
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError
+from eto_gym.trajectories import ErrorKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -177,7 +178,9 @@ class LocalPolicy:
             usage["decoded_tokens"] = len(job.generated)
             full = not job.ended and job.limit < self._max_new_tokens
             text = "" if full else self._text(job.generated)
-            replies.append(PolicyReply(text, usage, error="context" if full else None))
+            error: ErrorKind | None = "context" if full else None
+            truncated = not (job.ended or full)
+            replies.append(PolicyReply(text, usage, error=error, truncated=truncated))
         self._evict()
         return replies
 

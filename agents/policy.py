@@ -49,11 +49,15 @@ class PolicyReply:
         error: Why there is no reply ("context": the conversation is full; "policy": the policy has
             given up or failed; "timeout": it took too long; "format": what came back is no reply),
             or None.
+        truncated: Whether the reply ended at its limit of tokens, not by itself.
+        reasoning: What a server's reasoning parser took out of the reply; "" where there is none.
     """
 
     text: str
     usage: dict[str, int] = field(default_factory=dict)
     error: ErrorKind | None = None
+    truncated: bool = False
+    reasoning: str = ""
 
 
 class Policy(Protocol):

@@ -169,14 +169,15 @@ class Rollout:
         ]
 
     def tell_of_cuts(self, trajectory: Trajectory) -> None:
-        """Warn, once, where replies ended inside their reasoning."""
-        if trajectory.usage.get("cut_in_reasoning") and not self._told_of_cuts:
+        """Warn, once, where replies ended inside their reasoning, or else before any action."""
+        counts = [n for n in ("cut_in_reasoning", "cut_before_action") if trajectory.usage.get(n)]
+        if counts and not self._told_of_cuts:
             self._told_of_cuts = True
             logger.warning(
-                "%s#%d: a reply ended inside its reasoning, and so holds no action: a larger "
-                "max_new_tokens gives it room (usage counts these as cut_in_reasoning; this is "
-                "said once)",
+                "%s#%d: a reply was cut before its action: a larger max_new_tokens gives it room "
+                "(usage counts these as %s; this is said once)",
                 *trajectory.key,
+                " and ".join(counts),
             )
 
     def _new_vector(self, count: int) -> TextVectorEnv:

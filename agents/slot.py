@@ -118,6 +118,7 @@ class Slot:
         self._info: dict[str, Any] = {}
         self._reward = 0.0
         self._usage: dict[str, int] = {}
+        self._reasoning: list[str] = []
 
     def start(self, episode: Episode) -> dict[str, Any]:
         """Take an episode; return the options for `EpisodeEnv.reset`.
@@ -126,7 +127,7 @@ class Slot:
             EtoGymError: The episode is to go on from something else than a conversation.
         """
         self.episode, self.conversation = episode, None
-        self._info, self._reward, self._usage = {}, 0.0, {}
+        self._info, self._reward, self._usage, self._reasoning = {}, 0.0, {}, []
         if episode.state is None:
             return {"task": episode.task_id}
         outermost, *wrappers = episode.state["wrappers"] or (None,)
@@ -170,16 +171,23 @@ class Slot:
             once; or the trajectory, if the episode has ended.
         """
         for name, count in reply.usage.items():
-            self._usage[name] = self._usage.get(name, 0) + count
+            self._add(name, count)
         if reply.error is not None:
             return self._end("error", error=reply.error)
+        self._reasoning.append(reply.reasoning)
         action = self._dialogue.read(reply.text)
         if action is not None:
             return action
         complaint = self._dialogue.complain()
-        if complaint[-1].get("cut_in_reasoning"):
-            self._usage["cut_in_reasoning"] = self._usage.get("cut_in_reasoning", 0) + 1
+        silent = reply.truncated and bool(reply.reasoning) and not reply.text.strip()
+        if silent or complaint[-1].get("cut_in_reasoning"):
+            self._add("cut_in_reasoning", 1)
+        elif reply.truncated:
+            self._add("cut_before_action", 1)
         return self._turn(*complaint)
+
+    def _add(self, name: str, count: int) -> None:
+        self._usage[name] = self._usage.get(name, 0) + count
 
     def observe(self, result: SlotResult) -> Trajectory | None:
         """Take the answer to the step; return the trajectory if the episode ended."""
@@ -210,11 +218,16 @@ class Slot:
     def _end(self, outcome: Outcome, *, error: ErrorKind | None = None) -> Trajectory:
         assert self.episode is not None
         begun = self.conversation is not None
+        steps = self._dialogue.steps if begun else ()
+        reasoning: tuple[str, ...] = ()
+        if any(self._reasoning):  # an episode that goes on from a snapshot has earlier steps
+            earlier = ("",) * (len(steps) - len(self._reasoning))
+            reasoning = (*earlier, *self._reasoning)
         return Trajectory(
             task_id=self.episode.task_id,
             task_type=str(self._info.get("task_type", "")),
             messages=self._dialogue.messages if begun else (),
-            steps=self._dialogue.steps if begun else (),
+            steps=steps,
             outcome=outcome,
             reward=self._reward,
             success=outcome != "error" and bool(self._info["success"]),
@@ -224,4 +237,5 @@ class Slot:
             sample=self.episode.sample,
             seed=self.episode.seed,
             usage=self._usage,
+            reasoning=reasoning,
         )

@@ -4,7 +4,7 @@ Importing this package registers the environments and nothing else: engines, tor
 are imported when they are first used.
 """
 
-from eto_gym.conversation import ConversationEnv
+from eto_gym.conversation import ConversationEnv, EpisodeResult
 from eto_gym.env import TextEnv
 from eto_gym.errors import (
     DataError,
@@ -27,6 +27,7 @@ __all__ = [
     "ConversationEnv",
     "DataError",
     "EngineError",
+    "EpisodeResult",
     "EtoGymError",
     "Expert",
     "Message",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Reply
 from eto_gym.prompt import Message, Prompt
 from eto_gym.reasoning import split_reasoning
-from eto_gym.trajectories.record import Step
+from eto_gym.trajectories.record import Outcome, Step
 
 PromptStyle = Literal["none", "instruction", "one-shot"]
 
@@ -116,6 +117,27 @@ def prompt_messages(prompt: Prompt, style: PromptStyle) -> tuple[Message, ...]:
     return (Message("user", text), Message("assistant", ACKNOWLEDGEMENT))
 
 
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """What an episode has come to so far.
+
+    Attributes:
+        reward: Sum of the step rewards.
+        success: Whether the task is solved.
+        score: The benchmark's score after the last step that reached the environment (0..1 unless
+            the benchmark documents otherwise).
+        steps: Replies given, malformed ones included.
+        outcome: "terminated" by the task, "truncated" by the step limit, "error" if the
+            environment failed, None while the episode goes on.
+    """
+
+    reward: float
+    success: bool
+    score: float
+    steps: int
+    outcome: Outcome | None
+
+
 class Dialogue:
     """The conversation of one episode: messages, steps and the step limit, without an environment.
 
@@ -127,6 +149,7 @@ class Dialogue:
         head: The messages that precede the first observation.
         info: The info of the last reset, or of the last step that reached the environment.
         step_limit: Replies after which the episode is truncated, malformed ones included.
+        outcome: How the episode ended; None while it goes on.
     """
 
     def __init__(self, prompt: Prompt, prompt_style: PromptStyle) -> None:
@@ -139,6 +162,7 @@ class Dialogue:
         self.head = prompt_messages(prompt, prompt_style)
         self.info: dict[str, Any] = {}
         self.step_limit: int | None = None
+        self.outcome: Outcome | None = None
         self._prefix = prompt.observation_prefix
         self._messages: list[Message] = []
         self._steps: list[Step] = []
@@ -166,6 +190,7 @@ class Dialogue:
         self._steps = []
         self.info = info
         self.step_limit = step_limit
+        self.outcome = "error" if info.get("error") is not None else None
 
     def read(self, reply: str) -> str | None:
         """Take the agent's reply; return the action that it holds, if it holds one."""
@@ -206,6 +231,10 @@ class Dialogue:
         limit = self.step_limit
         truncated = truncated or (limit is not None and len(self._steps) >= limit)
         text = self._prefix + observation
+        if info.get("error") is not None:
+            self.outcome = "error"
+        elif terminated or truncated:
+            self.outcome = "terminated" if terminated else "truncated"
         if not (terminated or truncated):
             self._messages.append(Message("user", text))
         return text, reward, terminated, truncated, info
@@ -216,6 +245,7 @@ class Dialogue:
             "messages": [[m.role, m.content, m.train] for m in self._messages],
             "steps": [[s.action, s.observation, s.reward] for s in self._steps],
             "info": dict(self.info),
+            "outcome": self.outcome,
         }
 
     def set_state(self, state: dict[str, Any], step_limit: int | None) -> None:
@@ -224,6 +254,7 @@ class Dialogue:
         self._steps = [Step(*item) for item in state["steps"]]
         self.info = dict(state["info"])
         self.step_limit = step_limit
+        self.outcome = state.get("outcome")  # snapshots of earlier versions do not hold it
 
 
 def episode_step_limit(env: gym.Env[Any, Any]) -> int | None:
@@ -261,6 +292,8 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         >>> observation, *_ = env.step("Thought: Let me look around.\nAction: look")
         >>> observation.startswith("Observation: ")
         True
+        >>> env.result()
+        EpisodeResult(reward=0.0, success=False, score=0.0, steps=1, outcome=None)
     """
 
     def __init__(
@@ -292,6 +325,26 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
     def steps(self) -> tuple[Step, ...]:
         """The steps so far: one per reply."""
         return self._dialogue.steps
+
+    def chat_messages(self) -> list[dict[str, str]]:
+        """Return the messages as dicts with `role` and `content`, as chat templates take them."""
+        return [{"role": m.role, "content": m.content} for m in self.conversation]
+
+    def result(self) -> EpisodeResult:
+        """Return what the episode has come to so far.
+
+        Raises:
+            EtoGymError: `reset` was never called.
+        """
+        if not self.conversation:
+            raise EtoGymError("there is no result before reset")
+        return EpisodeResult(
+            reward=float(sum(step.reward for step in self.steps)),
+            success=self._dialogue.outcome != "error" and bool(self.info["success"]),
+            score=float(self.info["score"]),
+            steps=len(self.steps),
+            outcome=self._dialogue.outcome,
+        )
 
     @property
     def info(self) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 
 from eto_gym.errors import EtoGymError, UnknownNameError
-from eto_gym.expert import Expert
+from eto_gym.expert import Expert, RandomPlayer
 from eto_gym.prompt import Prompt
 from eto_gym.spaces import UnicodeText
 from eto_gym.tasks import Task, TaskSet
@@ -35,6 +36,8 @@ class TextEnv(gym.Env[str, str], ABC):
     and may override the other underscore methods.
     """
 
+    data_argument: ClassVar[str | None] = None
+    """Name of the argument that takes `"builtin"` or a folder of data; None: there is none."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space: UnicodeText
     action_space: UnicodeText
@@ -162,12 +165,16 @@ class TextEnv(gym.Env[str, str], ABC):
         raise EtoGymError(f"{type(self).__name__} has no scripted expert")
 
     def make_player(self, seed: int) -> Expert:
-        """Return a scripted player of varied, aimless play, where the benchmark has one.
+        """Return a scripted player of varied, aimless play; the default acts at random.
 
         Its play shows how the world answers, not how the task is solved: a small language model
-        can learn the world's language from it before it sees any demonstration.
+        can learn the world's language from it before it sees any demonstration. The default needs
+        `admissible_actions=True`.
+
+        Args:
+            seed: Decides what is played.
         """
-        raise EtoGymError(f"{type(self).__name__} has no scripted player")
+        return RandomPlayer(np.random.default_rng(seed))
 
     def get_state(self) -> dict[str, Any]:
         """Return a JSON-serialisable snapshot of the episode, `np_random` excluded.

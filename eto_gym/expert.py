@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
+
+from eto_gym.errors import EtoGymError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +32,42 @@ class Expert(Protocol):
     def act(self, observation: str, info: dict[str, Any]) -> Reply | None:
         """Return the next reply, or None when the expert has given up on the episode."""
         ...
+
+
+class RandomPlayer:
+    """Takes an admissible action at random each turn; gives up where nothing is admissible."""
+
+    def __init__(
+        self, rng: np.random.Generator, *, fill: Callable[[str, str], str] | None = None
+    ) -> None:
+        """Create the player.
+
+        Args:
+            rng: Draws the actions.
+            fill: Makes a playable action of a drawn one, given the first observation; for
+                environments that list actions with an open place, such as `search[<query>]`.
+        """
+        self._rng = rng
+        self._fill = fill
+        self._task: str | None = None
+
+    def act(self, observation: str, info: dict[str, Any]) -> Reply | None:
+        """Return the next reply.
+
+        Raises:
+            EtoGymError: `info` lists no admissible actions.
+        """
+        if self._task is None:
+            self._task = observation
+        actions = info.get("admissible_actions")
+        if actions is None:
+            raise EtoGymError(
+                "a random player needs info['admissible_actions']: make the environment with "
+                "admissible_actions=True"
+            )
+        if not actions:
+            return None
+        action = actions[int(self._rng.integers(len(actions)))]
+        if self._fill is not None:
+            action = self._fill(action, self._task)
+        return Reply(f"I will try to {action}.", action)

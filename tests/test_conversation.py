@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym import Message, Reply, UnknownNameError, get_state, set_state
+from eto_gym import (
+    EpisodeResult,
+    EtoGymError,
+    Message,
+    Reply,
+    UnknownNameError,
+    get_state,
+    set_state,
+)
 from eto_gym.conversation import FORMAT_ERROR, ConversationEnv, parse_reply, prompt_messages
 from eto_gym.prompt import Prompt
 from eto_gym.reasoning import split_reasoning
@@ -141,6 +150,40 @@ def test_conversation_grows_by_turns() -> None:
     assert env.conversation[-1].content == "Thought: here\nAction: open"
     assert [s.action for s in env.steps] == ["go", "open"]
     assert env.steps[-1].observation == "Well done."
+
+
+def test_the_result_tells_what_the_episode_came_to() -> None:
+    env = ConversationEnv(make_corridor(max_episode_steps=3), prompt_style="none")
+    with pytest.raises(EtoGymError, match="before reset"):
+        env.result()
+    first, _ = env.reset(options={"task": 1})
+    assert env.result() == EpisodeResult(0.0, False, 0.0, 0, None)
+    env.step("Action: go")
+    env.step("Action: open")
+    assert env.result() == EpisodeResult(1.0, True, 1.0, 2, "terminated")
+    assert env.chat_messages()[0] == {"role": "user", "content": first}
+    ended = json.loads(json.dumps(get_state(env)))
+    env.reset(options={"task": 1})
+    for _ in range(3):
+        env.step("Nothing that I know.")
+    assert env.result() == EpisodeResult(0.0, False, 0.0, 3, "truncated")
+    set_state(env, ended)
+    assert env.result() == EpisodeResult(1.0, True, 1.0, 2, "terminated")
+
+
+@pytest.mark.parametrize("at", ["reset", "step"])
+def test_the_result_of_an_engine_that_failed_is_an_error(at: str) -> None:
+    class Failing(CorridorEnv):
+        def _info(self) -> dict[str, Any]:
+            failed = at == "reset" or self.position > 0
+            return {**super()._info(), **({"error": "environment"} if failed else {})}
+
+    env = ConversationEnv(Failing(), prompt_style="none")
+    env.reset(options={"task": 1})
+    if at == "step":
+        assert env.result().outcome is None
+        env.step("Action: go")
+    assert (env.result().outcome, env.result().success) == ("error", False)
 
 
 def test_malformed_reply_costs_a_step_and_spares_the_engine() -> None:

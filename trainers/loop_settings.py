@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from eto_gym.conversation import PromptStyle
+from eto_gym.registration import data_kwargs
 from eto_gym.trainers.base import BaseSettings
 from eto_gym.trainers.options import SettingsError, option
 
@@ -29,11 +30,14 @@ _LEAST = {
 class WorldSettings:
     """What every loop needs: an environment, a model, and how episodes are played and scored."""
 
-    env: str = option("ETO/ALFWorld-v0", "registered id of the environment")
+    env: str = option(
+        "ETO/ALFWorld-v0",
+        "environment: a registered id, `module:id`, or alfworld, webshop, scienceworld",
+    )
     data: str = option(
         "builtin",
-        "'builtin' for the benchmark's generated tasks, or a folder of official data; empty for an "
-        "environment that takes no such argument",
+        "'builtin' for the benchmark's own tasks, or a folder of official data (ALFWorld's games, "
+        "WebShop's catalog)",
     )
     env_options: dict[str, Any] = field(
         default_factory=dict,
@@ -99,10 +103,13 @@ class WorldSettings:
             )
 
     def env_kwargs(self) -> dict[str, Any]:
-        """Return the arguments of `gym.make`, the split excepted."""
+        """Return the arguments of `gym.make`, the split excepted.
+
+        Raises:
+            UnknownNameError: There is no such environment, or it takes no data.
+        """
         limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
-        data = {"data": self.data} if self.data else {}
-        return {**data, **limit, **self.env_options}
+        return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form."""

@@ -95,13 +95,15 @@ def _guard(tasks: int) -> dict[str, Any]:
     """Keep the weights that play best: losses and margins say nothing about success."""
     return sourced(UNTRIED + ": a guard against training that harms", dev_tasks=tasks)
 
+# Tokens of a conversation: pages of the shop and rooms of ScienceWorld are long.
+_LENGTH = {"ETO/ALFWorld-v0": 2048, "": 4096}
 
 # Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
 _QUICKSTART: dict[str, Any] = {
     **sourced(
         SIZE,
         model="tiny",
-        data="builtin:small",
+        data={"ETO/ALFWorld-v0": "builtin:small", "": "builtin"},
         train_tasks=2400,
         explore_tasks=400,
         explore_samples=4,
@@ -109,12 +111,13 @@ _QUICKSTART: dict[str, Any] = {
         max_steps=20,
         prompt_style="none",
         max_new_tokens=48,
-        max_context=2048,
+        max_context=_LENGTH,
         slots=256,
         workers=2,
     ),
     **sourced(TUNED, explore_temperature=0.7, control_epochs=1.0),
     **_guard(300),
+    "base": sourced(SIZE, context=_LENGTH),
     "sft": {
         **sourced(
             TUNED,
@@ -126,13 +129,13 @@ _QUICKSTART: dict[str, Any] = {
             batch_size=4,
             schedule="linear",
         ),
-        **sourced(SIZE, micro_batch_size=4, max_length=2048),
+        **sourced(SIZE, micro_batch_size=4, max_length=_LENGTH),
     },
     # The agent's own success against its own failure: see benchmarks/results.md.
     "pairing": sourced(TUNED, contrast="self", cut_after_divergence=1, max_pairs_per_task=2),
     "dpo": {
         **sourced(TUNED, learning_rate=5e-5, epochs=2.0, batch_size=8),
-        **sourced(SIZE, micro_batch_size=4, max_length=2048),
+        **sourced(SIZE, micro_batch_size=4, max_length=_LENGTH),
     },
 }
 

@@ -10,27 +10,8 @@ from typing import Any
 import gymnasium as gym
 
 from eto_gym.env import TextEnv
-from eto_gym.errors import EtoGymError, UnknownNameError, unknown_name
-from eto_gym.registration import NAMESPACE, registered_ids
+from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.tasks import TaskSet
-
-
-def resolve_env_id(name: str) -> str:
-    """Return the id for a registered id, `module:id`, or a benchmark's name in any case.
-
-    Example:
-        >>> resolve_env_id("alfworld")
-        'ETO/ALFWorld-v0'
-    """
-    ids = registered_ids()
-    short = {
-        env_id.removeprefix(f"{NAMESPACE}/").rpartition("-v")[0].lower(): env_id for env_id in ids
-    }
-    if name in gym.registry or ":" in name:
-        return name
-    if name.lower() in short:
-        return short[name.lower()]
-    raise unknown_name("environment", name, [*short, *ids])
 
 
 def add_env_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from eto_gym.cli.arguments import (
     add_env_arguments,
     env_arguments,
-    resolve_env_id,
     task_set_of,
 )
 from eto_gym.cli.playing import SCRIPTED, read_policy
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import replacing, write_json
+from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
     from eto_gym.agents.slot import Episode

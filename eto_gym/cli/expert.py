@@ -18,11 +18,11 @@ from eto_gym.cli.arguments import (
     add_task_arguments,
     choose_tasks,
     env_arguments,
-    resolve_env_id,
     task_set_of,
 )
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError
+from eto_gym.registration import resolve_env_id
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 
 

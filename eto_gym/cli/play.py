@@ -15,11 +15,12 @@ from typing import Any, get_args
 
 import gymnasium as gym
 
-from eto_gym.cli.arguments import add_env_arguments, env_arguments, resolve_env_id
+from eto_gym.cli.arguments import add_env_arguments, env_arguments
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError
 from eto_gym.expert import Expert, Reply
+from eto_gym.registration import resolve_env_id
 from eto_gym.snapshot import get_state, set_state
 from eto_gym.trajectories import Outcome, Trajectory, TrajectoryStore
 

@@ -19,12 +19,12 @@ from eto_gym.cli.arguments import (
     choose_tasks,
     env_arguments,
     parse_pairs,
-    resolve_env_id,
     task_set_of,
 )
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
+from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import check_choice, require
+from eto_gym.registration import resolve_env_id
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,14 @@ def _play(method: str, argv: Sequence[str]) -> int:
     parser.add_class_arguments(settings_class, as_group=False)
     add_help(parser, settings_class)
     chosen = _value_of("--preset", argv)
-    env = _value_of("--env", argv) or settings_class.env
+    env = resolve_env_id(_value_of("--env", argv) or settings_class.env)
     if chosen:
         parser.set_defaults(_flatten(preset_values(chosen, env, presets), settings_class))
     add_adapters(parser, settings_class, argv)
     options = parser.parse_args(argv)
+    options.env = resolve_env_id(options.env)
     settings = build_settings(parser, options, settings_class)
+    settings.env_kwargs()  # refuses an environment or data that cannot be
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         for name, value, source in preset_sources(chosen, env, presets) if chosen else ():

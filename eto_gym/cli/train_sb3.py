@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eto_gym.cli.arguments import resolve_env_id
 from eto_gym.errors import require
+from eto_gym.registration import resolve_env_id
 
 
 def main(argv: Sequence[str]) -> int:

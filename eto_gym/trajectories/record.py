@@ -48,6 +48,9 @@ class Trajectory:
         sample: Index among several episodes of the same task by the same policy.
         seed: Seed of the episode's sampling.
         usage: Token counts and other measurements of the policy ("prompt_tokens", ...).
+        reasoning: What a server's reasoning parser took out of the replies, one text per step, for
+            reading; empty where there was none. Reasoning that a reply itself holds is in its
+            message.
     """
 
     task_id: str
@@ -63,11 +66,17 @@ class Trajectory:
     sample: int = 0
     seed: int = 0
     usage: dict[str, int] = field(default_factory=dict)
+    reasoning: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
         if (self.outcome == "error") != (self.error is not None):
             raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
+        if self.reasoning and len(self.reasoning) != len(self.steps):
+            raise DataError(
+                f"expected a reasoning text per step, got {len(self.reasoning)} for "
+                f"{len(self.steps)} steps"
+            )
 
     @property
     def key(self) -> tuple[str, int]:
@@ -106,6 +115,7 @@ class Trajectory:
             "sample": self.sample,
             "seed": self.seed,
             "usage": self.usage,
+            **({"reasoning": list(self.reasoning)} if self.reasoning else {}),
         }
 
     @classmethod
@@ -119,11 +129,18 @@ class Trajectory:
             fields = dict(data)
             fields["messages"] = tuple(_message(item) for item in fields["messages"])
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
+            fields["reasoning"] = _texts(fields.get("reasoning", ()))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r}")
             return cls(**fields)
         except (TypeError, KeyError, ValueError) as err:
             raise DataError(f"not a trajectory: {type(err).__name__}: {err}") from err
+
+
+def _texts(items: Any) -> tuple[str, ...]:
+    if isinstance(items, str) or not all(isinstance(item, str) for item in items):
+        raise DataError("reasoning is no list of texts")
+    return tuple(items)
 
 
 def _message(item: dict[str, Any]) -> Message:

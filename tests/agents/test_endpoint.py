@@ -106,6 +106,25 @@ def test_any_reply_is_a_reply(
     assert connect(fake).act([talk()])[0].text == text
 
 
+@pytest.mark.parametrize(
+    ("fields", "reasoning"),
+    [
+        ({"reasoning": "Hm", "reasoning_content": None}, "Hm"),
+        ({"reasoning_content": "Hm"}, "Hm"),
+        ({"reasoning": {"effort": "low"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_reasoning_is_kept_apart_from_the_reply(
+    fake: FakeEndpoint, connect: Any, fields: dict[str, Any], reasoning: str
+) -> None:
+    fake.message = {"content": None, **fields}
+    reply = connect(fake).act([talk()])[0]
+    assert (reply.text, reply.reasoning, reply.truncated) == ("", reasoning, False)
+    fake.finish_reason = "length"
+    assert connect(fake, max_new_tokens=3).act([talk()])[0].truncated
+
+
 def test_full_contexts_are_told_by_tokens(fake: FakeEndpoint, connect: Any) -> None:
     conversation = talk()
     for prompt, decoded, error in ((60, 4, None), (60, 5, "context"), (64, 0, "context")):

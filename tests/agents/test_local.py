@@ -339,6 +339,9 @@ def test_stop_strings_end_a_reply_and_are_no_part_of_it() -> None:
     reply = policy(max_new_tokens=20, stop=[stop, "never"]).act([Conversation("a", talk)])[0]
     assert reply.text == free.text[: free.text.index(stop)]
     assert reply.usage["decoded_tokens"] < free.usage["decoded_tokens"]
+    assert not reply.truncated
+    assert {s.usage["decoded_tokens"] for s in said if s.truncated} <= {20}
+    assert all(s.truncated or s.usage["decoded_tokens"] < 20 for s in said)
 
 
 def test_sampling_follows_the_distribution() -> None:

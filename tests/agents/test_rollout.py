@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from eto_gym import EngineError, EtoGymError, UnknownNameError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
+from eto_gym.errors import DataError
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CorridorEnv, LanedCorridorEnv, make_corridor
@@ -67,6 +69,31 @@ def test_replies_cut_in_their_reasoning_are_counted_and_told_once(
         assert [s.action for s in trajectory.steps[:3]] == [None, None, "open"]
         assert trajectory.usage["cut_in_reasoning"] == 2
     assert sum("max_new_tokens" in record.message for record in caplog.records) == 1
+
+
+def test_replies_cut_at_their_limit_and_a_servers_reasoning_are_recorded() -> None:
+    replies = [
+        PolicyReply("", truncated=True, reasoning="Perhaps"),
+        PolicyReply("Thought: I would", truncated=True),
+        PolicyReply("Well."),
+        PolicyReply("Action: open\nand so", truncated=True, reasoning="Surely"),
+    ]
+
+    class Cut(CoinPolicy):
+        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+            return [replies[sum(m.train for m in c.messages) % 4] for c in conversations]
+
+    (trajectory,) = play(Cut(), 1, plan_episodes(TASKS[:1])).values()
+    assert trajectory.usage["cut_in_reasoning"] == trajectory.usage["cut_before_action"]
+    assert trajectory.usage["cut_in_reasoning"] == len(trajectory.reasoning[::4])
+    assert trajectory.reasoning[:4] == ("Perhaps", "", "", "Surely")[: trajectory.step_count]
+    assert Trajectory.from_json(json.loads(json.dumps(trajectory.to_json()))) == trajectory
+    plain = replace(trajectory, reasoning=())
+    assert "reasoning" not in plain.to_json()
+    assert Trajectory.from_json(plain.to_json()) == plain
+    for wrong in ("abcd", ["a"], [1] * trajectory.step_count):
+        with pytest.raises(DataError, match="reasoning"):
+            Trajectory.from_json({**plain.to_json(), "reasoning": wrong})
 
 
 def test_a_policy_failure_is_recorded_and_spares_the_others() -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from eto_gym.cli.arguments import parse_pairs, resolve_env_id
+from eto_gym.cli.arguments import parse_pairs
 from eto_gym.cli.expert import default_out, summary
 from eto_gym.cli.main import main
 from eto_gym.errors import UnknownNameError
+from eto_gym.registration import resolve_env_id
 from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
 
 

@@ -32,10 +32,12 @@ def test_encoded_trajectories_come_back_the_same(
         env={"split": text, "settings": {"a": [1, None]}},
         seed=seed,
         usage={"tokens": 3},
+        reasoning=(text or "why",),
     )
     assert trajectory.to_json() == asdict(trajectory) | {
         "messages": list(asdict(trajectory)["messages"]),
         "steps": list(asdict(trajectory)["steps"]),
+        "reasoning": list(trajectory.reasoning),
     }
     encoded = encode(trajectory)
     assert decode(encoded) == trajectory

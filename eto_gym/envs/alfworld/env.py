@@ -70,6 +70,8 @@ class ALFWorldEnv(TextEnv):
     * v0: first version.
     """
 
+    data_argument = "data"
+
     def __init__(
         self,
         data: str | Path = "builtin",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 import eto_gym
 from eto_gym.env import TextEnv
@@ -15,7 +18,7 @@ from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
 from eto_gym.envs.webshop.tasks import goal_index, split_rule
 from eto_gym.errors import EtoGymError, check_choice
-from eto_gym.expert import Expert
+from eto_gym.expert import Expert, RandomPlayer
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -69,6 +72,8 @@ class WebShopEnv(TextEnv):
     ## Version History
     * v0: first version.
     """
+
+    data_argument = "catalog"
 
     def __init__(
         self,
@@ -150,6 +155,20 @@ class WebShopEnv(TextEnv):
             raise EtoGymError(f"the expert reads observation 'text', not {self._mode!r}")
         budget = self.step_limit or PAPER_STEPS
         return WebShopExpert(budget=budget, taken=self._elapsed_steps)
+
+    def make_player(self, seed: int) -> Expert:
+        """Return a player that roams the shop: random clicks, and searches for words of the task.
+
+        It needs `admissible_actions=True`.
+        """
+        rng = np.random.default_rng(seed)
+
+        def fill(action: str, task: str) -> str:
+            words = re.findall(r"[a-z]+", task.lower()) or ["shirt"]
+            first = int(rng.integers(len(words)))
+            return action.replace("<query>", " ".join(words[first : first + 3]))
+
+        return RandomPlayer(rng, fill=fill)
 
     def _reset(self, task: Task, options: dict[str, Any]) -> str:
         seed = int(self.np_random.integers(2**32))
