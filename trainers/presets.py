@@ -93,7 +93,12 @@ def _stages(values: dict[str, Any]) -> dict[str, Any]:
 
 def _guard(tasks: int) -> dict[str, Any]:
     """Keep the weights that play best: losses and margins say nothing about success."""
-    return sourced(UNTRIED + ": a guard against training that harms", dev_tasks=tasks)
+    return sourced(
+        UNTRIED + ": a guard against training that harms",
+        dev_tasks=tasks,
+        dev_split={"ETO/ALFWorld-v0": "dev", "ETO/ScienceWorld-v0": "dev", "": "train"},
+    )
+
 
 # Tokens of a conversation: pages of the shop and rooms of ScienceWorld are long.
 _LENGTH = {"ETO/ALFWorld-v0": 2048, "": 4096}

@@ -182,6 +182,13 @@ def test_presets_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert preset_values(name)["preset"] == name
 
 
+def test_dev_tasks_of_the_training_split_are_its_last(tmp_path: Path) -> None:
+    loop = ETOLoop(small_settings(dev_tasks=2, dev_split="train"), tmp_path)
+    every = loop._task_ids("train", 0)
+    assert loop._dev_ids() == every[-2:]
+    assert not set(every[-2:]) & set(loop._task_ids("train", loop.settings.train_tasks))
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match="iterations"):
         ETOSettings(iterations=-1)
