@@ -229,7 +229,7 @@ class EndpointPolicy:
     async def _reply(self, conversation: Conversation) -> PolicyReply:
         # The conversation may go on while this waits for its turn: fix what is to be answered.
         messages = tuple(conversation.messages)
-        seed = _seed(conversation.seed, len(messages))
+        seed = _seed(conversation.seed, conversation.position)
         async with self._gate:
             avoid = None
             for attempt in range(1, self._attempts + 1):

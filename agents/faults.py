@@ -77,7 +77,7 @@ class FaultyPolicy:
             raise ConnectionError("the connection was refused, on purpose")
         replies = self._policy.act(conversations)
         for i, conversation in enumerate(conversations):
-            chance = np.random.default_rng([conversation.seed, len(conversation.messages), 1])
+            chance = np.random.default_rng([conversation.seed, conversation.position, 1])
             if chance.random() < rates.nonsense:
                 replies[i] = PolicyReply(NONSENSE[int(chance.integers(len(NONSENSE)))])
             if draws[i, 2] < rates.give_up:

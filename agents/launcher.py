@@ -12,6 +12,7 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import unknown_name
+from eto_gym.history import FULL
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, Trajectory
 from eto_gym.vector import EnvMaker
 
@@ -32,6 +33,7 @@ class RolloutSpec:
         env_workers: Processes for the environments alone, beside each of the `workers`; see
             `Rollout`. With 0 (the default) environments and policy are in the same process.
         step_timeout: Seconds that a step or reset of the environment may take; see `Rollout`.
+        history: How much of a conversation the policy reads; see `ConversationEnv`.
     """
 
     env_id: str
@@ -43,6 +45,7 @@ class RolloutSpec:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     env_workers: int = 0
     step_timeout: float | None = None
+    history: str = FULL
 
     def rollout(self, *, slots: int | None = None) -> Rollout:
         """Build the policy and the engine in this process.
@@ -58,6 +61,7 @@ class RolloutSpec:
             retry=self.retry,
             env_workers=self.env_workers,
             step_timeout=self.step_timeout,
+            history=self.history,
         )
 
     def make_env(self) -> gym.Env[str, str]:

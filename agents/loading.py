@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.adapters import base_of, is_adapter
+from eto_gym.agents.model_names import resolve_model
 from eto_gym.errors import check_choice, require
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     require("transformers", feature="a local language model", extra="train")
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(name))
     return tokenizer
 
 
@@ -47,7 +48,8 @@ def load_model(
     """Load a causal language model in eval mode.
 
     Args:
-        name: Folder, or name on the Hugging Face hub. Code that comes with a model is never run.
+        name: What `resolve_model` takes: a folder, a GGUF file, "smollm2", or a name on the Hugging
+            Face hub. Code that comes with a model is never run.
             The folder of a LoRA adapter stands for its base with the adapter on top.
         adapter: Folder or name of a LoRA adapter, put on top.
         dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
@@ -65,6 +67,7 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    name = resolve_model(name)
     if is_adapter(name):
         require("peft", feature="a LoRA adapter", extra="train")
         base_of(name)  # tells what is missing, where transformers would not

@@ -214,7 +214,7 @@ class LocalPolicy:
         limit = min(self._max_new_tokens, self.context - len(ids))
         uniforms = None
         if self._sampled:
-            seed = [conversation.seed, len(conversation.messages)]
+            seed = [conversation.seed, conversation.position]
             uniforms = np.random.default_rng(seed).random(limit).tolist()
         return Job(ids, row, limit, uniforms)
 

@@ -20,13 +20,14 @@ class Conversation:
     Attributes:
         key: Names the episode while it runs. Policies keep caches and generators by it, until
             `Policy.release`.
-        messages: The conversation so far; it ends with an observation.
+        messages: What is to be read of the conversation so far; it ends with an observation.
         observation: The bare observation to answer, without the prefix that messages give it.
         seed: Seed of the episode's sampling. A reply depends on the messages and this seed, not on
             the other conversations of the batch.
         info: The info of the last `reset` or `step`; scripted policies read it, models do not.
         env: The episode's environment, for scripted policies, where it is in the same process; a
             policy that cannot do without says so by an attribute `needs_env = True`.
+        whole: The whole conversation, where `messages` leave some of it out; None: they are all.
     """
 
     key: str
@@ -35,6 +36,12 @@ class Conversation:
     seed: int = 0
     info: dict[str, Any] = field(default_factory=dict)
     env: gym.Env[Any, Any] | None = None
+    whole: Sequence[Message] | None = None
+
+    @property
+    def position(self) -> int:
+        """How many messages the whole conversation has; with the seed, it seeds one reply."""
+        return len(self.messages if self.whole is None else self.whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from eto_gym.agents.policy_caller import PolicyCaller
 from eto_gym.agents.slot import Episode, EpisodeEnv, Slot, plan_episodes
 from eto_gym.conversation import Dialogue, PromptStyle
 from eto_gym.errors import EtoGymError
+from eto_gym.history import FULL, StateWriter, check_history, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.trajectories import ErrorKind, Trajectory
 from eto_gym.vector import SlotResult, TextVectorEnv
@@ -95,6 +96,7 @@ class Rollout:
         retry: RetryPolicy | None = None,
         env_workers: int = 0,
         step_timeout: float | None = None,
+        history: str = FULL,
     ) -> None:
         """Prepare a rollout; environments are made when they are first needed.
 
@@ -113,6 +115,7 @@ class Rollout:
                 implies one worker process at least; the episodes of the other environments there
                 are played again from their beginning, of which there are fewer in each the more
                 workers there are. None (the default) sets no limit.
+            history: How much of a conversation the policy reads; see `ConversationEnv`.
 
         Raises:
             EtoGymError: The policy looks into its environments, or `make_env` cannot be sent, but
@@ -132,6 +135,7 @@ class Rollout:
         self._told_of_cuts = False
         self._make_env = make_env
         self._prompt_style: PromptStyle = prompt_style
+        self._history = check_history(history)
         self._prompt = prompt
         if self.env_workers:
             self._check_workers()
@@ -163,9 +167,16 @@ class Rollout:
         """Return a slot for each of a vector's."""
         prompt = self._prompt or vector.call_slots([0], "prompt")[0]
         (card,) = vector.call_slots([0], "card")
+        writer: StateWriter = no_state
+        if self._history.startswith("state"):
+            (writer,) = vector.call_slots([0], "state_writer")
+        dialogues = [
+            Dialogue(prompt, self._prompt_style, history=self._history, state_writer=writer)
+            for _ in range(vector.num_envs)
+        ]
         return [
-            Slot(i, Dialogue(prompt, self._prompt_style), policy_name=self.policy.name, card=card)
-            for i in range(vector.num_envs)
+            Slot(i, dialogue, policy_name=self.policy.name, card=card)
+            for i, dialogue in enumerate(dialogues)
         ]
 
     def tell_of_cuts(self, trajectory: Trajectory) -> None:

@@ -111,7 +111,7 @@ class RandomPolicy(_Scripted):
             )
         if not actions:
             return PolicyReply("", error="policy")
-        draw = np.random.default_rng([conversation.seed, len(conversation.messages)])
+        draw = np.random.default_rng([conversation.seed, conversation.position])
         action = actions[int(draw.integers(len(actions)))]
         return PolicyReply(str(Reply(self._thought(action), action)))
 
@@ -146,7 +146,7 @@ class ReplayPolicy(_Scripted):
         replies = self._replies.get(conversation.info["task_id"])
         if replies is None:
             raise EtoGymError(f"no trajectory of task {conversation.info['task_id']!r} to replay")
-        spoken = sum(m.role == "assistant" for m in conversation.messages)
+        spoken = sum(m.role == "assistant" for m in conversation.whole or conversation.messages)
         turn = spoken - self._first.setdefault(conversation.key, spoken)
         if turn >= len(replies):
             return PolicyReply("", error="policy")

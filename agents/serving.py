@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from eto_gym.agents.adapters import base_of, is_adapter, link_whole
+from eto_gym.agents.model_names import resolve_model
 from eto_gym.errors import EtoGymError, require
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class ModelServers:
             raise EtoGymError("expected at least one entry in gpus, got none")
         if command is None and "--trust-remote-code" in arguments:
             raise EtoGymError("code that comes with a model is never run: drop --trust-remote-code")
+        if command is None:
+            model = resolve_model(model)
         if Path(model).exists():
             model = str(Path(model).resolve())
         self.model = model

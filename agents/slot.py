@@ -155,11 +155,12 @@ class Slot:
         self._reward = sum(step.reward for step in self._dialogue.steps)
         self.conversation = Conversation(
             key=f"{self.episode.task_id}#{self.episode.sample}",
-            messages=self._dialogue.messages,
+            messages=self._dialogue.prompt,
             observation=self._dialogue.observation,
             seed=self.episode.seed,
             info=self._info,
             env=env,
+            whole=self._dialogue.messages,
         )
         return None
 
@@ -204,7 +205,8 @@ class Slot:
             return self._fail(info)
         if terminated or truncated:
             return self._end("terminated" if terminated else "truncated")
-        self.conversation.messages = self._dialogue.messages
+        self.conversation.messages = self._dialogue.prompt
+        self.conversation.whole = self._dialogue.messages
         self.conversation.observation = self._dialogue.observation
         self.conversation.info = info
         return None
@@ -238,4 +240,6 @@ class Slot:
             seed=self.episode.seed,
             usage=self._usage,
             reasoning=reasoning,
+            history=self._dialogue.history,
+            states=self._dialogue.states if begun else (),
         )

@@ -159,7 +159,10 @@ def encode_trajectories(
     truncation: str = "refuse",
     train_on: str = "assistant",
 ) -> tuple[list[Row], TokenReport]:
-    """Tokenise whole conversations for SFT.
+    """Tokenise conversations for SFT.
+
+    Of an episode that was played with a bounded history there is a row for each reply, after what
+    was read for it; replies that were given to one growing prompt share a row.
 
     Args:
         codec: Tokenises and marks.
@@ -174,13 +177,14 @@ def encode_trajectories(
     report = TokenReport()
     rows: list[Row] = []
     too_long: list[tuple[str, int]] = []
-    for trajectory in trajectories:
-        fitted = _fit(codec, (), trajectory.messages, max_length, truncation)
+    sampled = ((t.task_id, messages) for t in trajectories for messages in t.as_sampled())
+    for task_id, messages in sampled:
+        fitted = _fit(codec, (), messages, max_length, truncation)
         if fitted.row is None:
-            too_long.append((trajectory.task_id, fitted.length))
+            too_long.append((task_id, fitted.length))
             continue
         row = fitted.row
-        report._note_cut(trajectory.task_id, "conversation", fitted)
+        report._note_cut(task_id, "conversation", fitted)
         if not row.trained:
             report.dropped += 1
             continue

@@ -130,6 +130,7 @@ class EpisodeSource:
 
     def _row(self, trajectory: Trajectory, report: TokenReport) -> Row:
         s = self._settings
+        trajectory.check_whole()
         if any(message.train for message in trajectory.messages):
             try:
                 (row, *_), data = encode_trajectories(

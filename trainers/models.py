@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.adapters import CONFIG_FILE, base_of, is_adapter
+from eto_gym.agents.model_names import resolve_model
 from eto_gym.errors import DataError, require
 from eto_gym.files import write_json
 from eto_gym.trainers.faults import disk_errors
@@ -36,7 +37,7 @@ def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
         DataError: There is no such file.
     """
     transformers = require("transformers", feature="training", extra="train")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(model))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_model(model))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
@@ -63,6 +64,7 @@ def load_model(model: str | Path, settings: TrainSettings) -> Any:
     """
     torch = require("torch", feature="training", extra="train")
     transformers = require("transformers", feature="training", extra="train")
+    model = resolve_model(model)
     bf16 = uses_bf16(settings)
     dtype = torch.bfloat16 if bf16 and settings.lora_r else torch.float32
     options: dict[str, Any] = {"dtype": dtype}
@@ -131,7 +133,7 @@ def uses_bf16(settings: TrainSettings) -> bool:
 
 def hash_model(model: str | Path) -> str:
     """Return a hash of a model folder's configuration and weights; of the name for a hub model."""
-    folder = Path(model)
+    folder = Path(resolve_model(model))
     digest = hashlib.sha256()
     if not folder.is_dir():
         digest.update(str(model).encode())

@@ -199,6 +199,7 @@ def _by_task(
 ) -> dict[str, list[_Side]]:
     tasks: dict[str, list[_Side]] = defaultdict(list)
     for trajectory in trajectories:
+        trajectory.check_whole()
         if trajectory.failed_to_run:
             report.skipped[error_reason] += 1
             continue

@@ -204,6 +204,7 @@ class Rounds(IterableDataset[dict[str, Any]]):
         rewards: list[list[float]] = []
         report = TokenReport()
         for trajectory in trajectories:
+            trajectory.check_whole()
             try:
                 encoded, data = encode_trajectories(
                     self._codec, [trajectory], max_length=s.max_length, truncation=s.truncation

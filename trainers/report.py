@@ -15,6 +15,7 @@ from eto_gym.files import write_json, write_text
 from eto_gym.trainers.loop_settings import WorldSettings
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.stage_data import load_trajectories
+from eto_gym.view import write_view
 
 CONTROL = "control: SFT continued"
 
@@ -71,16 +72,23 @@ def make_report(
         "reference": reference,
         "policies": rows,
         "stages": [
-            {"name": x.name, "seconds": x.seconds, "reused": x.reused, "result": x.result}
+            {
+                "name": x.name,
+                "key": x.key,
+                "seconds": x.seconds,
+                "reused": x.reused,
+                "result": x.result,
+            }
             for x in stages
         ],
     }
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write `report.json` and `report.md` into a run folder."""
+    """Write `report.json`, `report.md`, and `report.html` with all episodes, into a run folder."""
     write_json(folder / "report.json", json.loads(json.dumps(report, default=str)))
     write_text(folder / "report.md", render(report) + "\n")
+    write_view([folder], folder / "report.html")
 
 
 def render(report: dict[str, Any]) -> str:

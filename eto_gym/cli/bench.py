@@ -25,6 +25,7 @@ from eto_gym.cli.playing import SCRIPTED, read_policy
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import replacing, write_json
+from eto_gym.history import FULL, check_history
 from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=float, default=None, help="default 0: greedy")
     parser.add_argument("--prompt-style", choices=get_args(PromptStyle), default="one-shot")
+    parser.add_argument("--history", default=FULL, help="as for `eval`: full, last:K or state")
     parser.add_argument(
         "--episodes", type=int, default=64, help="episodes of the policy (default 64)"
     )
@@ -155,6 +157,7 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
         env_kwargs=kwargs,
         prompt_style=args.prompt_style,
         env_workers=args.env_workers,
+        history=check_history(args.history),
     )
     rows = [
         measured(replace(spec, slots=num, workers=workers), episodes, "engine")

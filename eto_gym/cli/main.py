@@ -21,6 +21,7 @@ COMMANDS = {
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
     "expert": ("eto_gym.cli.expert", "write trajectories of a benchmark's scripted expert"),
     "play": ("eto_gym.cli.play", "play an environment in the terminal"),
+    "view": ("eto_gym.cli.view", "write a page to browse episodes, pairs and runs"),
     "merge": ("eto_gym.cli.merge", "write a whole model from an adapter and its base"),
     "train": ("eto_gym.cli.train", "train a policy: the ETO loop and its parts"),
 }

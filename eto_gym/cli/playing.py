@@ -24,6 +24,7 @@ from eto_gym.cli.arguments import (
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
+from eto_gym.history import FULL, check_history
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
@@ -40,8 +41,8 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of both commands."""
     parser.add_argument(
         "--policy",
-        help="expert, player, random; a model's folder or its name on the Hugging Face hub; or "
-        "endpoint:URL[,URL...] of OpenAI-compatible servers",
+        help="expert, player, random; a model's folder, a GGUF file, smollm2, or a name on the "
+        "Hugging Face hub; or endpoint:URL[,URL...] of OpenAI-compatible servers",
     )
     parser.add_argument(
         "--temperature", type=float, default=None, help="of a model's replies (default 0: greedy)"
@@ -73,6 +74,13 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(PromptStyle),
         default="one-shot",
         help="what precedes the first observation (default one-shot, as in the paper)",
+    )
+    parser.add_argument(
+        "--history",
+        default=FULL,
+        help="how much of the conversation the policy reads: full (default, as in the paper); "
+        "last:K for the instruction, the task and the last K exchanges; or state for these and "
+        "what the environment writes of what was seen so far",
     )
     parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
     parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")
@@ -174,6 +182,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
+        history=check_history(args.history),
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()
@@ -188,6 +197,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
             "env": env_id,
             "env_kwargs": env_kwargs,
             "prompt_style": args.prompt_style,
+            **({"history": args.history} if args.history != FULL else {}),
             "seed": args.seed,
             **policy,
         },
@@ -206,6 +216,7 @@ def read_policy(
         more: Arguments of a model's policy that take precedence.
     """
     from eto_gym.agents import policies
+    from eto_gym.agents.model_names import resolve_model
 
     if args.policy is None:
         raise EtoGymError("--policy is missing: expert, player, random, a model, or endpoint:URL")
@@ -226,10 +237,15 @@ def read_policy(
             functools.partial(policies.endpoint_policy, rest, **options),
             {"policy": args.policy, **options},
         )
-    folder = Path(args.policy)
-    if not folder.exists() and ("/" not in args.policy or args.policy.startswith((".", "/"))):
-        raise unknown_name("a folder, a name on the hub (OWNER/NAME), or", args.policy, SCRIPTED)
-    model = str(folder.resolve()) if folder.exists() else args.policy
+    if args.policy == "smollm2" or Path(args.policy).suffix == ".gguf":
+        model = resolve_model(args.policy)
+    elif Path(args.policy).exists():
+        model = str(Path(resolve_model(args.policy)).resolve())
+    elif "/" not in args.policy or args.policy.startswith((".", "/")):
+        kinds = "a folder, a GGUF file, a name on the hub (OWNER/NAME), or"
+        raise unknown_name(kinds, args.policy, (*SCRIPTED, "smollm2"))
+    else:
+        model = args.policy
     return (
         functools.partial(policies.local_policy, model, name=args.policy, **options),
         {"policy": model, **options},

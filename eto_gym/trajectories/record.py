@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
+from eto_gym.history import FULL, as_sampled, check_history
 from eto_gym.prompt import ROLES, Message
 
 Outcome = Literal["terminated", "truncated", "error"]
@@ -51,6 +52,9 @@ class Trajectory:
         reasoning: What a server's reasoning parser took out of the replies, one text per step, for
             reading; empty where there was none. Reasoning that a reply itself holds is in its
             message.
+        history: How much of the conversation each reply was given to; see `eto_gym.history`.
+        states: The state block that was read for each reply, one text per step; empty where there
+            was none.
     """
 
     task_id: str
@@ -67,16 +71,19 @@ class Trajectory:
     seed: int = 0
     usage: dict[str, int] = field(default_factory=dict)
     reasoning: tuple[str, ...] = ()
+    history: str = FULL
+    states: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
         if (self.outcome == "error") != (self.error is not None):
             raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
-        if self.reasoning and len(self.reasoning) != len(self.steps):
-            raise DataError(
-                f"expected a reasoning text per step, got {len(self.reasoning)} for "
-                f"{len(self.steps)} steps"
-            )
+        for name, texts in (("reasoning", self.reasoning), ("states", self.states)):
+            if texts and len(texts) != len(self.steps):
+                raise DataError(
+                    f"expected a text of {name} per step, got {len(texts)} for "
+                    f"{len(self.steps)} steps"
+                )
 
     @property
     def key(self) -> tuple[str, int]:
@@ -87,6 +94,38 @@ class Trajectory:
     def failed_to_run(self) -> bool:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
+
+    def as_sampled(self) -> list[tuple[Message, ...]]:
+        """Return the conversations in which the replies were sampled; see `history.as_sampled`.
+
+        Raises:
+            DataError: With a bounded history, the steps are not those of the conversation.
+        """
+        if self.history == FULL:
+            return [self.messages]
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        if not self.steps:
+            return []
+        if len(replies) < len(self.steps) or replies[-len(self.steps)] < 1:
+            raise DataError(
+                f"{self.task_id} has {len(self.steps)} steps and {len(replies)} replies: what each "
+                f"reply was given to cannot be told for history {self.history!r}"
+            )
+        head = replies[-len(self.steps)] - 1
+        return as_sampled(self.messages, head, self.history, self.states)
+
+    def check_whole(self) -> None:
+        """Raise `DataError` unless each reply was given to the whole conversation before it.
+
+        For methods that train on conversations as they stand: with a shorter history they would
+        train on prompts that the model never met.
+        """
+        if self.history != FULL:
+            raise DataError(
+                f"{self.task_id} was played with history {self.history!r}: this method trains on "
+                "whole conversations, and so on episodes played with history 'full' only; sft "
+                "trains on the others too"
+            )
 
     @property
     def step_count(self) -> int:
@@ -115,7 +154,10 @@ class Trajectory:
             "sample": self.sample,
             "seed": self.seed,
             "usage": self.usage,
+            # Only where they say something, so that files stay what they were.
             **({"reasoning": list(self.reasoning)} if self.reasoning else {}),
+            **({"history": self.history} if self.history != FULL else {}),
+            **({"states": list(self.states)} if self.states else {}),
         }
 
     @classmethod
@@ -129,17 +171,21 @@ class Trajectory:
             fields = dict(data)
             fields["messages"] = tuple(_message(item) for item in fields["messages"])
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
-            fields["reasoning"] = _texts(fields.get("reasoning", ()))
+            for name in ("reasoning", "states"):
+                fields[name] = _texts(name, fields.get(name, ()))
+            check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r}")
             return cls(**fields)
-        except (TypeError, KeyError, ValueError) as err:
+        except DataError:
+            raise
+        except (TypeError, KeyError, ValueError, EtoGymError) as err:
             raise DataError(f"not a trajectory: {type(err).__name__}: {err}") from err
 
 
-def _texts(items: Any) -> tuple[str, ...]:
+def _texts(name: str, items: Any) -> tuple[str, ...]:
     if isinstance(items, str) or not all(isinstance(item, str) for item in items):
-        raise DataError("reasoning is no list of texts")
+        raise DataError(f"{name} is no list of texts")
     return tuple(items)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from eto_gym.errors import DataError, UnknownNameError
+from eto_gym.history import bounded
 from eto_gym.trainers import SFTSettings, run_sft
 from eto_gym.trainers.encoding import encode_trajectories
 from eto_gym.trainers.options import SettingsError
@@ -128,6 +129,43 @@ def test_tokens_and_cuts_are_reported(tiny: Path, make_play: Play) -> None:
     cut, report = encode_trajectories(codec, [long, short], max_length=tight, truncation="cut")
     assert len(cut) + report.dropped == 2
     assert all(len(row.ids) <= tight for row in cut)
+
+
+def test_a_bounded_history_is_trained_on_as_it_was_read(tiny: Path, make_play: Play) -> None:
+    codec = _codec(tiny)
+    play = make_play(0, rounds=6)
+    short = replace(play, history="last:2")
+    rows, report = encode_trajectories(codec, [short], max_length=512)
+    assert (report.rows, len(rows)) == (4, 4), "three replies to a growing prompt, then one each"
+    replies = [codec.encode(play.messages[: i + 1]) for i in (3, 5, 7)]
+    assert rows[0].ids == replies[-1].input_ids
+    for row, last in zip(rows[1:], (9, 11, 13), strict=True):
+        read = bounded(play.messages[:last], 2, "last:2")
+        prompt = codec.generation_prompt(read)
+        assert row.ids[: len(prompt)] == prompt
+        assert not any(row.mask[: len(prompt)])
+        assert all(row.mask[len(prompt) :])
+        assert codec.decode_reply(row.ids[len(prompt) :]) == play.messages[last].content
+    whole, _ = encode_trajectories(codec, [play], max_length=512)
+    assert sum(row.trained for row in rows) == whole[0].trained
+    wide, _ = encode_trajectories(codec, [replace(play, history="last:9")], max_length=512)
+    assert wide == whole, "nothing was left out"
+
+    tight = max(len(row.ids) for row in rows) - 1
+    with pytest.raises(DataError, match="longer than max_length"):
+        encode_trajectories(codec, [short], max_length=tight)
+    bare = replace(short, messages=play.messages[:1], steps=play.steps[:1])
+    with pytest.raises(DataError, match="1 steps and 0 replies"):
+        encode_trajectories(codec, [bare], max_length=512)
+
+
+def test_sharing_prefixes_of_step_rows_changes_no_loss(
+    tiny: Path, make_play: Play, tmp_path: Path
+) -> None:
+    short = [replace(make_play(n, rounds=5), history="last:1") for n in range(4)]
+    shared = _losses(tiny, short, tmp_path / "a", replace(QUICK, share_prefix="on"))
+    apart = _losses(tiny, short, tmp_path / "b", replace(QUICK, share_prefix="off"))
+    assert shared == pytest.approx(apart, rel=1e-4)
 
 
 def test_nothing_to_train_on_is_refused(tiny: Path, make_play: Play) -> None:

@@ -1,0 +1,148 @@
+"""What the page holds, before any browser looks at it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.cli.main import main
+from eto_gym.errors import DataError
+from eto_gym.prompt import Message
+from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
+from eto_gym.view import packing, write_view
+from tests.view.hostile import ATTACKS, write_hostile
+
+
+def episode(number: int, **changes: Any) -> Trajectory:
+    values: dict[str, Any] = {
+        "task_id": f"task-{number}",
+        "task_type": "coin",
+        "messages": (
+            Message("user", "Instruction"),
+            Message("assistant", "OK."),
+            Message("user", "Your task is to: take the coin."),
+            Message("assistant", "Thought: easy\nAction: take", True),
+            Message("user", "Observation: Nothing."),
+            Message("assistant", "Thought: again\nAction: take", True),
+        ),
+        "steps": (Step("take", "Nothing.", 0.0), Step("take", "Taken.", 1.0)),
+        "outcome": "terminated",
+        "reward": 1.0,
+        "success": True,
+        "policy": "p",
+    }
+    return Trajectory(**{**values, **changes})
+
+
+def write(path: Path, *episodes: Trajectory) -> Path:
+    with TrajectoryStore(path) as store:
+        for item in episodes:
+            store.add(item)
+    return path
+
+
+def unpacked(page: str, name: str) -> Any:
+    match = re.search(rf'id="{name}">([^<]*)</script>', page)
+    assert match is not None
+    return json.loads(gzip.decompress(base64.b64decode(match.group(1))))
+
+
+def test_an_episode_is_packed_with_its_head_turns_and_steps(tmp_path: Path) -> None:
+    out = write_view([write(tmp_path / "t.jsonl", episode(0))], tmp_path / "v.html")
+    page = out.read_text()
+    index = unpacked(page, "index")
+    columns = index["episodes"]["columns"]
+    assert columns["task"] == ["task-0"]
+    assert columns["goal"] == ["take the coin."]
+    assert columns["repeated"] == [1]
+    chunk = unpacked(page, "episodes-0")
+    assert chunk["heads"] == [[["user", "Instruction"], ["assistant", "OK."]]]
+    body = chunk["bodies"][0]
+    assert [turn[0] for turn in body["turns"]] == ["user", "assistant", "user", "assistant"]
+    assert body["turns"][1][3:] == ["easy", "take"]
+    assert (body["rewards"], body["end"]) == ([0.0, 1.0], "Taken.")
+
+
+def test_chunks_hold_all_episodes_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHUNK", 3000)
+    file = write(tmp_path / "t.jsonl", *(episode(i) for i in range(50)))
+    page = write_view([file], tmp_path / "v.html").read_text()
+    starts = unpacked(page, "index")["starts"]["episodes"]
+    assert starts[0] == 0
+    assert len(starts) > 3
+    sizes = [len(unpacked(page, f"episodes-{i}")["bodies"]) for i in range(len(starts))]
+    assert [sum(sizes[:i]) for i in range(len(sizes))] == starts
+    assert sum(sizes) == 50
+
+
+def test_nothing_that_was_said_is_in_the_page_as_it_was_said(tmp_path: Path) -> None:
+    page = write_view([write_hostile(tmp_path)], tmp_path / "v.html").read_text()
+    assert not any(attack in page for attack in ATTACKS)
+    assert page.count("<script") == page.count("</script>")
+    assert "default-src 'none'" in page.replace("&#x27;", "'")
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in page
+
+
+def test_the_title_is_text(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", episode(0))
+    page = write_view([file], tmp_path / "v.html", title="</title><b>\u00e9").read_text()
+    assert "<title>&lt;/title&gt;&lt;b&gt;&#233;</title>" in page
+
+
+def test_stages_of_the_last_run_are_shown_in_its_order(tmp_path: Path) -> None:
+    for key, name in (("aaa", "explore"), ("bbb", "sft"), ("ccc", "explore")):
+        stage = tmp_path / "stages" / f"{name}-{key}"
+        write(stage / "trajectories.jsonl", episode(0))
+        (stage / "finished.json").write_text('{"seconds": 1.0}')
+        os.utime(stage, (1, 1))
+    report = {"stages": [{"name": "sft", "key": "bbb"}, {"name": "explore", "key": "ccc"}]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    page = write_view([tmp_path], tmp_path / "v.html").read_text()
+    index = unpacked(page, "index")
+    assert [stage["name"] for stage in index["runs"][0]["stages"]] == ["sft", "explore"]
+    assert index["episodes"]["values"]["source"] == ["sft", "explore"]
+    write(tmp_path / "stages" / "eval-ddd" / "trajectories.jsonl", episode(0))
+    page = write_view([tmp_path], tmp_path / "v.html").read_text()
+    told = unpacked(page, "index")["runs"][0]["stages"]
+    assert [(stage["name"], stage["finished"]) for stage in told] == [
+        ("sft", True),
+        ("explore", True),
+        ("eval", False),  # begun since: the run goes on
+    ]
+
+
+def test_records_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", episode(0))
+    with file.open("a") as more:
+        more.write('{"messages": 3, "steps": []}\n{"messages"\n')
+    page = write_view([file], tmp_path / "v.html").read_text()
+    assert unpacked(page, "index")["skipped"] == {"t": 2}
+
+
+def test_what_cannot_be_shown_gets_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    with pytest.raises(DataError, match="neither trajectories nor pairs"):
+        write_view([tmp_path / "x.json"], tmp_path / "v.html")
+    with pytest.raises(DataError, match="nothing to show"):
+        write_view([tmp_path], tmp_path / "v.html")
+    assert main(["view", str(tmp_path / "none")]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err
+
+
+def test_the_command_writes_beside_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "t.jsonl", episode(0))
+    assert main(["view", str(file)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "t.html")
+    assert (tmp_path / "t.html").is_file()
