@@ -23,7 +23,7 @@ from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.stage_data import PAIRS, TRAJECTORIES
 from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.formats import read_pair, read_records
-from tests.trainers.locks import GENTLE, MUON, PLAY, rates
+from tests.trainers.locks import GENTLE, MUON, PLAY, assert_learnt
 
 STAGES = [
     "base-play", "base", "eval-untrained", "experts", "sft", "eval-sft",
@@ -207,7 +207,6 @@ def test_it_learns_from_failures_against_successes(locksmith: Path, tmp_path: Pa
         sft=short,
         dpo=DPOSettings(**GENTLE, epochs=3),
     )  # fmt: skip
-    success = rates(ETOLoop(settings, tmp_path).run())
-    assert success["SFT"] < 0.25
-    assert success["control: SFT continued"] < 0.4
-    assert success["ETO, iteration 1"] > 0.5
+    report = ETOLoop(settings, tmp_path).run()
+    assert_learnt(report, "ETO, iteration 1")
+    assert_learnt(report, "ETO, iteration 1", than_control=True)
