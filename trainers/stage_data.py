@@ -9,6 +9,7 @@ from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trajectories import Trajectory, TrajectoryStore
+from eto_gym.trajectories.eto_experts import POLICY
 from eto_gym.trajectories.formats import read_pair, read_records, to_paper_dpo
 from eto_gym.trajectories.pairs import PreferencePair
 
@@ -20,6 +21,14 @@ MODEL = "model"
 def load_trajectories(*stages: Stage) -> list[Trajectory]:
     """Return the trajectories of some stages, one stage after the other."""
     return [t for stage in stages for t in TrajectoryStore(stage.path / TRAJECTORIES).load()]
+
+
+def is_demonstration(trajectory: Trajectory) -> bool:
+    """Whether a trajectory is to be imitated: it succeeded, or it is one of the paper's experts.
+
+    The paper's WebShop experts did not all buy exactly what was wanted; it imitates them all.
+    """
+    return trajectory.success or trajectory.policy == POLICY
 
 
 def write_trajectories(folder: Path, trajectories: Iterable[Trajectory]) -> None:

@@ -13,7 +13,7 @@ from eto_gym.errors import EtoGymError
 from eto_gym.trainers.loop import Loop
 from eto_gym.trainers.loop_settings import WorldSettings
 from eto_gym.trainers.run_folder import Stage
-from eto_gym.trainers.stage_data import load_trajectories, write_pairs
+from eto_gym.trainers.stage_data import is_demonstration, load_trajectories, write_pairs
 from eto_gym.trainers.steps import (
     StepSettings,
     find_alternatives,
@@ -85,7 +85,7 @@ class StepLoop(Loop[S]):
         """Return one success per task, of as many tasks as asked for."""
         successes: dict[str, Trajectory] = {}
         for trajectory in load_trajectories(experts):
-            if trajectory.success:
+            if is_demonstration(trajectory):
                 successes.setdefault(trajectory.task_id, trajectory)
         chosen = list(successes.values())
         random.Random(self.settings.seed).shuffle(chosen)

@@ -17,7 +17,13 @@ from eto_gym.trainers.options import TrainSettings, deciding
 from eto_gym.trainers.play_stages import PlayStages
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.sft import SFTSettings, run_sft
-from eto_gym.trainers.stage_data import MODEL, load_pairs, load_trajectories, model_of
+from eto_gym.trainers.stage_data import (
+    MODEL,
+    is_demonstration,
+    load_pairs,
+    load_trajectories,
+    model_of,
+)
 from eto_gym.trajectories.formats import to_paper_sft
 
 S = TypeVar("S", bound=WorldSettings)
@@ -66,7 +72,7 @@ class TrainStages(PlayStages[S]):
         """Fine-tune `start` on the successes among the trajectories of some stages."""
 
         def work(folder: Path) -> Any:
-            chosen = [t for t in load_trajectories(*demonstrations) if t.success]
+            chosen = [t for t in load_trajectories(*demonstrations) if is_demonstration(t)]
             if not chosen:
                 raise EtoGymError("there is no successful trajectory to learn from")
             self.ranks.first(
