@@ -82,6 +82,7 @@ def _record(
     over = False
     while not over:
         reply = expert.act(bare, info)
+        assert reply is not None
         turns.append({"from": "gpt", "value": f"Thought: {reply.thought}\nAction: {reply.action}"})
         seen, _, terminated, truncated, info = talk.step(turns[-1]["value"])
         over = terminated or truncated
