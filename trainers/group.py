@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Unpack
 from eto_gym.trainers.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.options import SettingsError, TrainSettings, option
 from eto_gym.trainers.ppo import EpisodePlayer, OnPolicyLoop, OnPolicySettings
-from eto_gym.trainers.presets import ALONE, UNTRIED, narrowed, sourced
+from eto_gym.trainers.presets import ALONE, LENGTH, UNTRIED, narrowed, sourced
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.training import TrainReport
 
@@ -113,7 +113,7 @@ PRESETS["quickstart"]["group"] = sourced(
     max_steps=100,
     batch_size=64,
     micro_batch_size=16,
-    max_length=2048,
+    max_length=LENGTH,
 )
 
 

@@ -18,7 +18,7 @@ from eto_gym.trainers.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.loop import Loop
 from eto_gym.trainers.loop_settings import ExpertSettings, WorldSettings
 from eto_gym.trainers.options import SettingsError, TrainSettings, option
-from eto_gym.trainers.presets import ALONE, UNTRIED, narrowed, sourced
+from eto_gym.trainers.presets import ALONE, LENGTH, UNTRIED, narrowed, sourced
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.sft import SFTSettings
 from eto_gym.trainers.training import TrainReport
@@ -169,7 +169,7 @@ PRESETS["quickstart"]["ppo"] = sourced(
     value_learning_rate=1e-3,
     rounds=40,
     episodes=128,
-    max_length=2048,
+    max_length=LENGTH,
 )
 """Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from eto_gym.agents.evaluation import compare
 from eto_gym.agents.report import table
 from eto_gym.files import write_json, write_text
+from eto_gym.registration import env_class
 from eto_gym.trainers.loop_settings import WorldSettings
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.stage_data import load_trajectories
@@ -34,6 +35,7 @@ def make_report(
     reference: str,
     policies: Sequence[Evaluated],
     stages: Sequence[Stage],
+    ended: str | None = None,
 ) -> dict[str, Any]:
     """Put together what a run found.
 
@@ -44,6 +46,7 @@ def make_report(
             Those that the method made are compared with the control, too, where there is one.
         policies: What was evaluated, in order.
         stages: All stages, in order.
+        ended: Why the run ended before its last stage; None: it did not.
     """
     evaluations = {label: evaluation for label, _, evaluation in policies}
     before = load_trajectories(evaluations[reference])
@@ -69,6 +72,7 @@ def make_report(
         "model": settings.model,
         "seed": settings.seed,
         "reference": reference,
+        "ended": ended,
         "policies": rows,
         "stages": [
             {"name": x.name, "seconds": x.seconds, "reused": x.reused, "result": x.result}
@@ -118,6 +122,8 @@ def conclusion(report: dict[str, Any]) -> str:
     labels = [row["policy"] for row in report["policies"]]
     later = report["policies"][labels.index(report["reference"]) + 1 :]
     own = [row for row in later if row["policy"] != CONTROL]
+    if report.get("ended"):
+        return f"ENDED EARLY: {report['ended']}."
     if not own:
         return f"Nothing was trained beyond {reference}."
     row = own[-1]
@@ -182,7 +188,8 @@ def _policy_row(row: dict[str, Any]) -> list[str]:
 
 
 def _data(report: dict[str, Any]) -> str:
-    data = report["env_kwargs"].get("data", "")
+    name = env_class(report["env"]).data_argument
+    data = report["env_kwargs"].get(name, "builtin")
     return "built-in tasks" if data == "builtin" else str(data)
 
 

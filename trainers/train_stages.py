@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.policies import expert_policy, player_policy
-from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 from eto_gym.trainers.base import train_base
 from eto_gym.trainers.dpo import DPOSettings, run_dpo
@@ -17,7 +16,13 @@ from eto_gym.trainers.options import TrainSettings, deciding
 from eto_gym.trainers.play_stages import PlayStages
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.sft import SFTSettings, run_sft
-from eto_gym.trainers.stage_data import MODEL, load_pairs, load_trajectories, model_of
+from eto_gym.trainers.stage_data import (
+    MODEL,
+    NothingToLearn,
+    load_pairs,
+    load_trajectories,
+    model_of,
+)
 from eto_gym.trajectories.formats import to_paper_sft
 
 S = TypeVar("S", bound=WorldSettings)
@@ -66,9 +71,14 @@ class TrainStages(PlayStages[S]):
         """Fine-tune `start` on the successes among the trajectories of some stages."""
 
         def work(folder: Path) -> Any:
-            chosen = [t for t in load_trajectories(*demonstrations) if t.success]
+            offered = load_trajectories(*demonstrations)
+            chosen = [t for t in offered if t.success]
             if not chosen:
-                raise EtoGymError("there is no successful trajectory to learn from")
+                names = " and ".join(stage.name for stage in demonstrations)
+                raise NothingToLearn(
+                    f"{name} has no successful trajectory to learn from: none of the "
+                    f"{len(offered)} of {names} is one. Demonstrate or explore more tasks"
+                )
             self.ranks.first(
                 lambda: write_json(folder / "sft.json", [to_paper_sft(t) for t in chosen])
             )
