@@ -21,7 +21,7 @@ from eto_gym.agents.policy_caller import PolicyCaller
 from eto_gym.agents.slot import Episode, EpisodeEnv, Slot, plan_episodes
 from eto_gym.conversation import Dialogue, PromptStyle
 from eto_gym.errors import EtoGymError
-from eto_gym.history import FULL, check_history
+from eto_gym.history import FULL, StateWriter, check_history, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.trajectories import ErrorKind, Trajectory
 from eto_gym.vector import SlotResult, TextVectorEnv
@@ -167,8 +167,11 @@ class Rollout:
         """Return a slot for each of a vector's."""
         prompt = self._prompt or vector.call_slots([0], "prompt")[0]
         (card,) = vector.call_slots([0], "card")
+        writer: StateWriter = no_state
+        if self._history.startswith("state"):
+            (writer,) = vector.call_slots([0], "state_writer")
         dialogues = [
-            Dialogue(prompt, self._prompt_style, history=self._history)
+            Dialogue(prompt, self._prompt_style, history=self._history, state_writer=writer)
             for _ in range(vector.num_envs)
         ]
         return [

@@ -241,4 +241,5 @@ class Slot:
             usage=self._usage,
             reasoning=reasoning,
             history=self._dialogue.history,
+            states=self._dialogue.states if begun else (),
         )

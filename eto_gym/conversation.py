@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ import gymnasium as gym
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Reply
-from eto_gym.history import FULL, bounded, check_history
+from eto_gym.history import FULL, Exchange, StateWriter, bounded, check_history, no_state
 from eto_gym.prompt import Message, Prompt
 from eto_gym.reasoning import split_reasoning
 from eto_gym.trajectories.record import Outcome, Step
@@ -27,16 +28,18 @@ FORMAT_ERROR = (
 )
 """What a reply without an action gets for an observation."""
 
-# A label at the start of a line, with the decorations that models put around it (markdown bold,
-# quotes, list marks), or anywhere else if no line starts with one.
-_DECORATION = r"[\s>*_#`\-\"']*"
-_ACTION_LINE = re.compile(rf"^{_DECORATION}action[*_`\s]*[::](.*)$", re.IGNORECASE | re.MULTILINE)
-_ACTION_INLINE = re.compile(r"\baction[*_`]*\s?[::](.*)$", re.IGNORECASE | re.MULTILINE)
-_THOUGHT = re.compile(rf"^{_DECORATION}thought[*_`\s]*[::][*_ ]*", re.IGNORECASE)
-_OTHER_LABEL = re.compile(
-    rf"^{_DECORATION}(thought|observation|action)\b[*_`\s]*[::]", re.IGNORECASE
-)
-_WRAPPERS = ("`", '"', "'", "**", "*", "_", "“”", "‘’")
+# Labels are looked for by their word, and the decoration before one (markdown, quotes, list marks)
+# is read backwards from it: a pattern that began with the decoration would start anew at every mark
+# of a long run.
+_BLANK = "".join(filter(str.isspace, map(chr, range(0x3001))))
+_DECORATION = _BLANK + ">*_#`-\"'"
+_MARKS = r"[\s>*_#`\-\"']*"
+_COLON = r"[:\uff1a]"  # the second is full-width, as Chinese and Japanese text has it
+_LABEL = re.compile(rf"action[*_`\s]*{_COLON}", re.IGNORECASE)
+_INLINE_LABEL = re.compile(rf"\baction[*_`]*\s?{_COLON}", re.IGNORECASE)
+_THOUGHT = re.compile(rf"{_MARKS}thought[*_`\s]*{_COLON}[*_ ]*", re.IGNORECASE)
+_ANY_LABEL = re.compile(rf"{_MARKS}(?:thought|observation|action)\b[*_`\s]*{_COLON}", re.IGNORECASE)
+_WRAPPERS = (*((mark, mark) for mark in ("`", '"', "'", "**", "*", "_")), ("“", "”"), ("‘", "’"))
 
 
 def parse_reply(text: str) -> Reply | None:
@@ -44,7 +47,8 @@ def parse_reply(text: str) -> Reply | None:
 
     The action is what follows the first `Action:` that starts a line, else the first that stands
     inside one; if nothing follows it on its line, the next line that is not empty. Case, markdown,
-    quotes, code marks and a final full stop around it do not matter. Everything after the action
+    quotes, code marks and a final full stop around it do not matter; a full-width colon is a colon.
+    The time is linear in the length of the text, whatever it holds. Everything after the action
     is ignored, and so is all that stands in a reasoning block (see `eto_gym.reasoning`), one that
     never closes included.
 
@@ -57,45 +61,86 @@ def parse_reply(text: str) -> Reply | None:
         'go to desk 1'
     """
     text = split_reasoning(text).spoken
-    for pattern in (_ACTION_LINE, _ACTION_INLINE):
-        for match in pattern.finditer(text):
-            action = _clean(match.group(1)) or _next_line(text, match.end())
+    for labels in (_line_labels, _inline_labels):
+        done = 0
+        for start, end in labels(text):
+            if start < done:  # inside the line of a label that held nothing
+                continue
+            done = _line_end(text, end)
+            action = _clean(text[end:done]) or _next_line(text, done)
             if action:
-                return Reply(_thought(text[: match.start()]), action)
+                return Reply(_thought(text[:start]), action)
     return None
 
 
+def _line_labels(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the labels that start a line begin, with their decoration, and end.
+
+    The decoration may reach over several lines.
+    """
+    previous = 0
+    for match in _LABEL.finditer(text):
+        before = text[previous : match.start()]
+        run = previous + len(before.rstrip(_DECORATION))
+        start = 0 if run == 0 else text.find("\n", run, match.start()) + 1
+        if start or run == 0:
+            yield start, match.end()
+        previous = match.end()
+
+
+def _inline_labels(text: str) -> Iterator[tuple[int, int]]:
+    return (match.span() for match in _INLINE_LABEL.finditer(text))
+
+
+def _line_end(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
+
+
 def _next_line(text: str, position: int) -> str:
+    """Return the action on the first line after `position` that says something."""
     in_fence = False
-    for line in text[position:].split("\n"):
-        stripped = line.strip()
-        if stripped.startswith("```") and not in_fence:
+    while position < len(text):
+        end = _line_end(text, position)
+        line = text[position:end].strip()
+        position = end + 1
+        if line.startswith("```") and not in_fence:
             in_fence = True
-            continue
-        if stripped:
-            return "" if _OTHER_LABEL.match(line) else _clean(stripped)
+        elif line:
+            return "" if _ANY_LABEL.match(line) else _clean(line)
     return ""
 
 
 def _clean(text: str) -> str:
     """Take off white space, matching quotes and marks, and one full stop."""
     text = text.strip().removeprefix("**").strip()
-    while True:
-        before = text
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1].rstrip()
-        for mark in _WRAPPERS:
-            opening, closing = (mark[0], mark[1]) if mark in ("“”", "‘’") else (mark, mark)
-            longer = len(text) > len(opening) + len(closing)
-            if longer and text.startswith(opening) and text.endswith(closing):
-                text = text[len(opening) : -len(closing)].strip()
-        if text == before:
-            break
-    return "" if not text.strip("`*_\"'.") else text
+    start, end, before = 0, len(text), -1
+    while before != end - start:
+        before = end - start
+        if text.endswith(".", start, end) and not text.endswith("..", start, end):
+            start, end = _strip(text, start, end - 1)
+        for opening, closing in _WRAPPERS:
+            longer = end - start > len(opening) + len(closing)
+            opens = text.startswith(opening, start, end)
+            if longer and opens and text.endswith(closing, start, end):
+                start, end = _strip(text, start + len(opening), end - len(closing))
+    action = text[start:end]
+    return action if action.strip("`*_\"'.") else ""
+
+
+def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+    """Move the bounds inwards over white space."""
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    return start, end
 
 
 def _thought(text: str) -> str:
-    return _THOUGHT.sub("", text.strip(), count=1).strip()
+    text = text.strip()
+    label = _THOUGHT.match(text)
+    return text[label.end() :].strip() if label else text
 
 
 def prompt_messages(prompt: Prompt, style: PromptStyle) -> tuple[Message, ...]:
@@ -154,15 +199,25 @@ class Dialogue:
         outcome: How the episode ended; None while it goes on.
     """
 
-    def __init__(self, prompt: Prompt, prompt_style: PromptStyle, *, history: str = FULL) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        prompt_style: PromptStyle,
+        *,
+        history: str = FULL,
+        state_writer: StateWriter = no_state,
+    ) -> None:
         """Create a dialogue that has not begun.
 
         Args:
             prompt: The benchmark's prompt.
             prompt_style: See `prompt_messages`.
             history: How much of the conversation is to be read; see `eto_gym.history`.
+            state_writer: The environment's, for the history "state".
         """
         self.history = check_history(history)
+        self._write = state_writer if history.startswith("state") else no_state
+        self._states: list[str] = []
         self.head = prompt_messages(prompt, prompt_style)
         self.info: dict[str, Any] = {}
         self.step_limit: int | None = None
@@ -180,8 +235,18 @@ class Dialogue:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The messages to read for the next reply: all, or what the history setting leaves."""
-        return bounded(self._messages, len(self.head), self.history)
+        """What is to be read for the next reply (or was for the last, where there is no next)."""
+        if not self._messages:
+            return ()
+        ended = len(self._states) == len(self._steps)
+        talk = self._messages[:-1] if ended else self._messages
+        return bounded(talk, len(self.head), self.history, self._states[-1])
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The state blocks that were read for the replies; empty if none was written."""
+        read = tuple(self._states[: len(self._steps)])
+        return read if any(read) else ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -197,6 +262,7 @@ class Dialogue:
         """Start an episode; the first observation stands without a prefix."""
         self._messages = [*self.head, Message("user", observation)]
         self._steps = []
+        self._states = [self._state()]
         self.info = info
         self.step_limit = step_limit
         self.outcome = "error" if info.get("error") is not None else None
@@ -246,7 +312,13 @@ class Dialogue:
             self.outcome = "terminated" if terminated else "truncated"
         if not (terminated or truncated):
             self._messages.append(Message("user", text))
+            self._states.append(self._state())
         return text, reward, terminated, truncated, info
+
+    def _state(self, count: int | None = None) -> str:
+        """Write the state block after so many steps (None: all), from what was seen alone."""
+        seen = [Exchange(step.action, step.observation) for step in self._steps[:count]]
+        return self._write(self._messages[len(self.head)].content, seen)
 
     def get_state(self) -> dict[str, Any]:
         """Return the dialogue in a JSON-serialisable form, the step limit excluded."""
@@ -261,6 +333,9 @@ class Dialogue:
         """Go on from what `get_state` returned."""
         self._messages = [Message(*item) for item in state["messages"]]
         self._steps = [Step(*item) for item in state["steps"]]
+        replies = sum(m.role == "assistant" for m in self._messages[len(self.head) :])
+        ended = self._messages[-1].role == "assistant"
+        self._states = [self._state(count) for count in range(replies + 1 - ended)]
         self.info = dict(state["info"])
         self.step_limit = step_limit
         self.outcome = state.get("outcome")  # snapshots of earlier versions do not hold it
@@ -320,7 +395,8 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
             prompt_style: What precedes the first observation; "one-shot" as in the paper.
             prompt: Replaces the benchmark's own prompt.
             history: How much of the conversation `prompt` holds: "full" (the default, as in the
-                paper), or "last:K" for the instruction, the task and the last K exchanges.
+                paper), "last:K" for the instruction, the task and the last K exchanges, or "state"
+                for these and a block that the environment writes; see `eto_gym.history`.
 
         Raises:
             EtoGymError: It is no text environment, or the history setting is none.
@@ -329,7 +405,12 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         inner = env.unwrapped
         if not isinstance(inner, TextEnv):
             raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
-        self._dialogue = Dialogue(prompt or inner.prompt(), prompt_style, history=history)
+        self._dialogue = Dialogue(
+            prompt or inner.prompt(),
+            prompt_style,
+            history=history,
+            state_writer=inner.state_writer(),
+        )
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -338,7 +419,7 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The messages to read for the next reply: all, or what the history setting leaves."""
+        """What is to be read for the next reply (or was for the last, where there is no next)."""
         return self._dialogue.prompt
 
     @property

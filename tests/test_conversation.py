@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eto_gym import (
@@ -21,6 +21,8 @@ from eto_gym import (
 from eto_gym.conversation import FORMAT_ERROR, ConversationEnv, parse_reply, prompt_messages
 from eto_gym.prompt import Prompt
 from eto_gym.reasoning import split_reasoning
+from tests.growth import check_linear
+from tests.plain_replies import read_plainly
 from tests.toy import CorridorEnv, make_corridor
 
 
@@ -45,6 +47,9 @@ from tests.toy import CorridorEnv, make_corridor
         ("Thought: the next\naction is clear\nAction: go", "the next\naction is clear", "go"),
         ("Thought: a\nAction: put mug 1 in/on desk 1", "a", "put mug 1 in/on desk 1"),
         ("Thought: a\nAction:go", "a", "go"),
+        ("Thought：a\nAction：go", "a", "go"),
+        ("Thought: a\nAction: \nThought：b\nAction：go", "a\nAction: \nThought：b", "go"),
+        ("a, Action ：go", "a,", "go"),
     ],
 )
 def test_parse_what_a_person_would_call_right(text: str, thought: str, action: str) -> None:
@@ -114,11 +119,77 @@ def test_parse_never_raises_and_never_returns_an_empty_action(text: str) -> None
     assert reply is None or (reply.action and reply.action == reply.action.strip())
 
 
+PIECES = [
+    *("Action:", "action", "ACTION：", "Thought:", "Observation:", "go to desk 1", "a", "\u0131"),
+    *("\n", "\n", "\r\n", " ", "\t", "\u2028", "\u3000", "```", "`", '"', "'", "**", "*", "_", ">"),
+    *("#", "-", ".", "..", ":", "：", "“", "”", "‘", "’", "[", "é"),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+@settings(max_examples=2000)
+def test_parse_reads_what_plain_patterns_read(text: str) -> None:
+    assert parse_reply(text) == read_plainly(text)
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join), st.data())
+@settings(max_examples=100, deadline=None)
+def test_any_repetition_is_read_in_linear_time(unit: str, data: st.DataObject) -> None:
+    ends = st.sampled_from(["", "Action:", "\nAction:", "action", "x", "Thought: t\nAction: go"])
+    head, tail = data.draw(ends), data.draw(ends)
+    check_linear(
+        parse_reply, lambda length: head + unit * (length // len(unit)) + tail, length=1_000
+    )
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(
+            "\n",
+            " ",
+            "*",
+            "`",
+            '"',
+            "'",
+            "_",
+            ".",
+            ">",
+            "-",
+            "“",
+            "```",
+            "```\n",
+            "Action:",
+            "action",
+        ),
+        *("Action:\n", "Action: **\n", "Action:\n\n", "\nAction", "Action:\n```\n", "Thought:\n"),
+        *("* \n", "action`", "\n**Action**\n", "<think>", "</think>", "<think></think>", "<", "日"),
+    ],
+)
+@pytest.mark.parametrize("tail", ["", "Action:", "\nAction: go", "x"])
+@pytest.mark.parametrize("head", ["", "Action:", "Action: x", "Thought: t"])
+def test_no_reply_takes_more_than_linear_time(head: str, unit: str, tail: str) -> None:
+    check_linear(
+        parse_reply, lambda length: head + unit * (length // len(unit)) + tail, length=2_000
+    )
+
+
+def test_matching_quotes_come_off_to_any_depth_in_linear_time() -> None:
+    def nested(length: int) -> str:
+        return "Action: " + "'\"" * (length // 4) + "go" + "\"'" * (length // 4)
+
+    assert parse_reply(nested(400)) == Reply("", "go")
+    check_linear(parse_reply, nested, length=2_000)
+
+
 words = st.text("abcdefgh 0123[]/,'é日", min_size=1).map(str.strip).filter(bool)
 plain = words.filter(lambda text: not (text.startswith("'") or text.endswith("'")))
 
+# All that stands before the mark that closes a reasoning block is reasoning.
+tails = st.text().filter(lambda text: not split_reasoning(text).reasoning)
 
-@given(thought=plain, action=plain, tail=st.text())
+
+@given(thought=plain, action=plain, tail=tails)
 def test_parse_reads_back_what_a_reply_writes(thought: str, action: str, tail: str) -> None:
     reply = Reply(thought, action)
     assert parse_reply(str(reply)) == reply

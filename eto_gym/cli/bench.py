@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=float, default=None, help="default 0: greedy")
     parser.add_argument("--prompt-style", choices=get_args(PromptStyle), default="one-shot")
-    parser.add_argument("--history", default=FULL, help="as for `eval`: full or last:K")
+    parser.add_argument("--history", default=FULL, help="as for `eval`: full, last:K or state")
     parser.add_argument(
         "--episodes", type=int, default=64, help="episodes of the policy (default 64)"
     )

@@ -78,8 +78,9 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history",
         default=FULL,
-        help="how much of the conversation the policy reads: full (default, as in the paper), or "
-        "last:K for the instruction, the task and the last K exchanges",
+        help="how much of the conversation the policy reads: full (default, as in the paper); "
+        "last:K for the instruction, the task and the last K exchanges; or state for these and "
+        "what the environment writes of what was seen so far",
     )
     parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
     parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")

@@ -53,6 +53,8 @@ class Trajectory:
             reading; empty where there was none. Reasoning that a reply itself holds is in its
             message.
         history: How much of the conversation each reply was given to; see `eto_gym.history`.
+        states: The state block that was read for each reply, one text per step; empty where there
+            was none.
     """
 
     task_id: str
@@ -70,16 +72,18 @@ class Trajectory:
     usage: dict[str, int] = field(default_factory=dict)
     reasoning: tuple[str, ...] = ()
     history: str = FULL
+    states: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
         if (self.outcome == "error") != (self.error is not None):
             raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
-        if self.reasoning and len(self.reasoning) != len(self.steps):
-            raise DataError(
-                f"expected a reasoning text per step, got {len(self.reasoning)} for "
-                f"{len(self.steps)} steps"
-            )
+        for name, texts in (("reasoning", self.reasoning), ("states", self.states)):
+            if texts and len(texts) != len(self.steps):
+                raise DataError(
+                    f"expected a text of {name} per step, got {len(texts)} for "
+                    f"{len(self.steps)} steps"
+                )
 
     @property
     def key(self) -> tuple[str, int]:
@@ -107,7 +111,8 @@ class Trajectory:
                 f"{self.task_id} has {len(self.steps)} steps and {len(replies)} replies: what each "
                 f"reply was given to cannot be told for history {self.history!r}"
             )
-        return as_sampled(self.messages, replies[-len(self.steps)] - 1, self.history)
+        head = replies[-len(self.steps)] - 1
+        return as_sampled(self.messages, head, self.history, self.states)
 
     def check_whole(self) -> None:
         """Raise `DataError` unless each reply was given to the whole conversation before it.
@@ -152,6 +157,7 @@ class Trajectory:
             # Only where they say something, so that files stay what they were.
             **({"reasoning": list(self.reasoning)} if self.reasoning else {}),
             **({"history": self.history} if self.history != FULL else {}),
+            **({"states": list(self.states)} if self.states else {}),
         }
 
     @classmethod
@@ -165,7 +171,8 @@ class Trajectory:
             fields = dict(data)
             fields["messages"] = tuple(_message(item) for item in fields["messages"])
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
-            fields["reasoning"] = _texts(fields.get("reasoning", ()))
+            for name in ("reasoning", "states"):
+                fields[name] = _texts(name, fields.get(name, ()))
             check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r}")
@@ -176,9 +183,9 @@ class Trajectory:
             raise DataError(f"not a trajectory: {type(err).__name__}: {err}") from err
 
 
-def _texts(items: Any) -> tuple[str, ...]:
+def _texts(name: str, items: Any) -> tuple[str, ...]:
     if isinstance(items, str) or not all(isinstance(item, str) for item in items):
-        raise DataError("reasoning is no list of texts")
+        raise DataError(f"{name} is no list of texts")
     return tuple(items)
 
 

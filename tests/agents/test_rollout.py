@@ -18,11 +18,7 @@ from eto_gym import EngineError, EtoGymError, UnknownNameError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
-from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import DataError
-from eto_gym.history import bounded
-from eto_gym.prompt import Message
-from eto_gym.trainers.pairing import PairingSettings, make_pairs
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CorridorEnv, LanedCorridorEnv, make_corridor
@@ -313,61 +309,3 @@ def test_closing_a_rollout_releases_and_closes_everything() -> None:
     playing.close()  # type: ignore[attr-defined]
     assert len(set(closed)) == len(closed) == 4
     assert not policy.live
-
-
-def test_a_bounded_history_shortens_prompts_and_nothing_else() -> None:
-    class Reading(CoinPolicy):
-        def __init__(self) -> None:
-            super().__init__()
-            self.read: dict[str, list[tuple[Message, ...]]] = {}
-
-        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
-            for c in conversations:
-                self.read.setdefault(c.key, []).append(tuple(c.messages))
-            words = ("go", "open")
-            return [
-                PolicyReply(f"Action: {words[(c.seed >> c.position) & 1]}") for c in conversations
-            ]
-
-    episodes = plan_episodes(TASKS, seed=1)
-    full, short = Reading(), Reading()
-    played = [
-        {
-            t.key: t
-            for t in Rollout(make_corridor, p, slots=4, prompt_style="instruction", history=h).play(
-                episodes
-            )
-        }
-        for p, h in ((full, "full"), (short, "last:2"))
-    ]
-    assert played[0] == {k: replace(t, history="full") for k, t in played[1].items()}
-    assert {t.history for t in played[1].values()} == {"last:2"}
-    lengths = set()
-    for key, prompts in short.read.items():
-        for read, whole in zip(prompts, full.read[key], strict=True):
-            assert read == bounded(whole, 2, "last:2")
-            assert (read == whole) == (len(whole) <= 7)
-            assert read[-4:] == whole[-4:]
-            lengths.add(len(read))
-    assert lengths == {3, 5, 7}
-
-
-@pytest.mark.parametrize(
-    "wrong", ["", "last", "last:0", "last:-1", "last:x", "LAST:2", "last:\u0663"]
-)
-def test_an_unknown_history_is_refused(wrong: str) -> None:
-    with pytest.raises(EtoGymError, match="expected history"):
-        Rollout(make_corridor, CoinPolicy(), history=wrong)
-    with pytest.raises(EtoGymError, match="expected history"):
-        ConversationEnv(make_corridor(), history=wrong)
-
-
-def test_episodes_with_a_bounded_history_are_not_trained_on_as_if_they_were_whole() -> None:
-    rollout = Rollout(make_corridor, CoinPolicy(), prompt_style="none", history="last:1")
-    trajectory = next(iter(rollout.play(plan_episodes(TASKS[:1]))))
-    again = Trajectory.from_json(json.loads(json.dumps(trajectory.to_json())))
-    assert again == trajectory
-    with pytest.raises(DataError, match="last:1"):
-        make_pairs([trajectory], [], PairingSettings())
-    with pytest.raises(DataError, match="history"):
-        Trajectory.from_json({**trajectory.to_json(), "history": "none"})

@@ -33,12 +33,14 @@ def test_encoded_trajectories_come_back_the_same(
         seed=seed,
         usage={"tokens": 3},
         reasoning=(text or "why",),
-        history="last:3",
+        history="state",
+        states=(text or "here",),
     )
     assert trajectory.to_json() == asdict(trajectory) | {
         "messages": list(asdict(trajectory)["messages"]),
         "steps": list(asdict(trajectory)["steps"]),
         "reasoning": list(trajectory.reasoning),
+        "states": list(trajectory.states),
     }
     encoded = encode(trajectory)
     assert decode(encoded) == trajectory

@@ -11,9 +11,11 @@ from eto_gym.env import TextEnv
 from eto_gym.envs.alfworld.backends import Backend, EngineBackend, TextWorldBackend
 from eto_gym.envs.alfworld.games import GAMES, open_games, tasks_digest
 from eto_gym.envs.alfworld.prompt import make_prompt
+from eto_gym.envs.alfworld.recap import write_state
 from eto_gym.envs.alfworld.wording import ActionGrammar
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.expert import Expert
+from eto_gym.history import StateWriter
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -153,6 +155,10 @@ class ALFWorldEnv(TextEnv):
         episode that of the split's first game.
         """
         return make_prompt(self._verb(), self._observation_style)
+
+    def state_writer(self) -> StateWriter:
+        """Return what tells where the agent is, what it holds and what was found where."""
+        return write_state
 
     def make_expert(self) -> Expert:
         """Return the scripted expert, which sees no more than an agent does.
