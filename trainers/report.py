@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from eto_gym.agents.evaluation import compare
 from eto_gym.agents.report import table
 from eto_gym.files import write_json, write_text
-from eto_gym.registration import env_class
 from eto_gym.trainers.loop_settings import WorldSettings
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.stage_data import load_trajectories
@@ -68,6 +67,7 @@ def make_report(
         "method": method,
         "env": settings.env,
         "env_kwargs": settings.env_kwargs(),
+        "data": settings.data,
         "preset": settings.preset,
         "model": settings.model,
         "seed": settings.seed,
@@ -188,8 +188,7 @@ def _policy_row(row: dict[str, Any]) -> list[str]:
 
 
 def _data(report: dict[str, Any]) -> str:
-    name = env_class(report["env"]).data_argument
-    data = report["env_kwargs"].get(name, "builtin")
+    data = report.get("data") or "builtin"
     return "built-in tasks" if data == "builtin" else str(data)
 
 
