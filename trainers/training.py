@@ -173,5 +173,7 @@ def settle(report: TrainReport, watchers: Watchers, model: Any, method: str) -> 
 
 
 def _chosen_tokens(rows: list[Row] | list[PairRow]) -> float:
-    chosen = [row.chosen.trained for row in rows if isinstance(row, PairRow)]
+    chosen = [
+        sum(side.trained for side in row.sides[0]) for row in rows if isinstance(row, PairRow)
+    ]
     return sum(chosen) / len(chosen) if chosen else 0.0
