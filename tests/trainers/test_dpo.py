@@ -13,7 +13,7 @@ import pytest
 from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
-from eto_gym.trainers.encoding import PairRow, TokenReport, encode_pairs
+from eto_gym.trainers.encoding import PairRow, Row, TokenReport, encode_pairs
 from eto_gym.trainers.options import SettingsError
 from eto_gym.trainers.pairing import PairingSettings
 from eto_gym.trainers.training import Watch
@@ -207,7 +207,8 @@ def test_rows_and_conversations_have_the_same_loss_where_both_are_defined(
     expert = [make_play(n, rounds=3) for n in range(3)]
     whole, _ = make_pairs(agent, expert)
     wide, _ = make_pairs(
-        *([replace(t, history="last:9") for t in part] for part in (agent, expert))
+        [replace(t, history="last:9") for t in agent],
+        [replace(t, history="last:9") for t in expert],
     )
     assert _rows(tiny, wide) == _rows(tiny, whole)
 
@@ -296,15 +297,11 @@ def test_counting_observations_would_change_the_loss(
 ) -> None:
     """The check above has teeth: marking observations as trained moves the loss."""
     rows = [row for row in _rows(tiny, pairs) if len(row.rejected.ids) > 80][:3]
-    wrong = [
-        PairRow(
-            *(
-                side._replace(mask=[False] + [True] * (len(side.ids) - 1))
-                for side in (row.chosen, row.rejected)
-            )
-        )
-        for row in rows
-    ]
+
+    def everything(side: Row) -> Row:
+        return side._replace(mask=[False] + [True] * (len(side.ids) - 1))
+
+    wrong = [PairRow(everything(row.chosen), everything(row.rejected)) for row in rows]
     losses = []
     for name, chosen_rows in (("right", rows), ("wrong", wrong)):
         trainer = _trainer(tiny, chosen_rows, QUICK, tmp_path / name)
