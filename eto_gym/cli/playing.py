@@ -30,9 +30,9 @@ from eto_gym.tasks import TaskSet
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
 
 if TYPE_CHECKING:
-    from eto_gym.agents.launcher import RolloutSpec
     from eto_gym.agents.policy import Policy
-    from eto_gym.agents.slot import Episode
+    from eto_gym.agents.rollout.slot import Episode
+    from eto_gym.agents.rollout.spec import RolloutSpec
 
 SCRIPTED = ("expert", "player", "random")
 
@@ -147,9 +147,9 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         command: Name of the command; where trajectories go by default.
         samples: Episodes per task.
     """
-    from eto_gym.agents.launcher import RolloutSpec
-    from eto_gym.agents.rollout import RetryPolicy
-    from eto_gym.agents.slot import plan_episodes
+    from eto_gym.agents.rollout.engine import RetryPolicy
+    from eto_gym.agents.rollout.slot import plan_episodes
+    from eto_gym.agents.rollout.spec import RolloutSpec
 
     for name in ("slots", "workers", "attempts"):
         if getattr(args, name) < 1:
@@ -216,7 +216,7 @@ def read_policy(
         more: Arguments of a model's policy that take precedence.
     """
     from eto_gym.agents import policies
-    from eto_gym.agents.model_names import resolve_model
+    from eto_gym.agents.models.model_names import resolve_model
 
     if args.policy is None:
         raise EtoGymError("--policy is missing: expert, player, random, a model, or endpoint:URL")
@@ -282,8 +282,8 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
     Raises:
         EtoGymError: The file belongs to another run, or the run cannot go on.
     """
-    from eto_gym.agents.collect import gather
-    from eto_gym.agents.launcher import get_launcher
+    from eto_gym.agents.rollout.collect import gather
+    from eto_gym.agents.rollout.spec import get_launcher
 
     with _owned(plan.out):
         _check_settings(plan)

@@ -14,13 +14,13 @@ import eto_gym
 from eto_gym import EtoGymError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Rollout, plan_episodes
-from eto_gym.agents.slot import Episode
+from eto_gym.agents.rollout.engine import Rollout, plan_episodes
+from eto_gym.agents.rollout.slot import Episode
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import DataError
 from eto_gym.history import OMISSION, Exchange, StateWriter, bounded, check_history
 from eto_gym.prompt import Message
-from eto_gym.trainers.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CorridorEnv, make_corridor

@@ -17,7 +17,7 @@ import pytest
 from eto_gym import EngineError, EtoGymError, UnknownNameError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
+from eto_gym.agents.rollout.engine import Episode, RetryPolicy, Rollout, plan_episodes
 from eto_gym.errors import DataError
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.evaluation import compare, mean, success_rate
+from eto_gym.agents.evaluation.statistics import compare, mean, success_rate
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
 from eto_gym.view import write_view
