@@ -55,6 +55,10 @@ class Trajectory:
         history: How much of the conversation each reply was given to; see `eto_gym.history`.
         states: The state block that was read for each reply, one text per step; empty where there
             was none.
+        facts: What is known of each reply, one entry per step, or empty: "finish" ("stop" or
+            "length"), the reply's token counts, "seconds" until it was there, whether its action
+            was "admissible", and the "admissible_actions" where they were to be recorded. They are
+            no part of what was played: two trajectories are equal whatever these say.
     """
 
     task_id: str
@@ -73,15 +77,17 @@ class Trajectory:
     reasoning: tuple[str, ...] = ()
     history: str = FULL
     states: tuple[str, ...] = ()
+    facts: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
         if (self.outcome == "error") != (self.error is not None):
             raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
-        for name, texts in (("reasoning", self.reasoning), ("states", self.states)):
-            if texts and len(texts) != len(self.steps):
+        given = {"reasoning": self.reasoning, "states": self.states, "facts": self.facts}
+        for name, entries in given.items():
+            if entries and len(entries) != len(self.steps):
                 raise DataError(
-                    f"expected a text of {name} per step, got {len(texts)} for "
+                    f"expected an entry of {name} per step, got {len(entries)} for "
                     f"{len(self.steps)} steps"
                 )
 
@@ -167,6 +173,7 @@ class Trajectory:
             **({"reasoning": list(self.reasoning)} if self.reasoning else {}),
             **({"history": self.history} if self.history != FULL else {}),
             **({"states": list(self.states)} if self.states else {}),
+            **({"facts": list(self.facts)} if self.facts else {}),
         }
 
     @classmethod
@@ -182,6 +189,7 @@ class Trajectory:
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
             for name in ("reasoning", "states"):
                 fields[name] = _texts(name, fields.get(name, ()))
+            fields["facts"] = tuple(dict(item) for item in fields.get("facts", ()))
             check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r}")
