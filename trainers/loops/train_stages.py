@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,8 +79,9 @@ class TrainStages(PlayStages[S]):
                     f"{name} has no successful trajectory to learn from: none of the "
                     f"{len(offered)} of {names} is one. Demonstrate or explore more tasks"
                 )
+            rows = [replace(t, messages=talk) for t in chosen for talk in t.as_sampled()]
             self.ranks.first(
-                lambda: write_json(folder / "sft.json", [to_paper_sft(t) for t in chosen])
+                lambda: write_json(folder / "sft.json", [to_paper_sft(row) for row in rows])
             )
             report = run_sft(
                 settings,
