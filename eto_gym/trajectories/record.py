@@ -101,6 +101,22 @@ class Trajectory:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
 
+    @property
+    def head(self) -> int:
+        """Messages that precede the first observation.
+
+        Raises:
+            DataError: The steps are not those of the conversation.
+        """
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        steps = len(self.steps)
+        if not steps or len(replies) < steps or replies[-steps] < 1:
+            raise DataError(
+                f"{self.task_id} has {steps} steps and {len(replies)} replies: what each reply was "
+                f"given to cannot be told for history {self.history!r}"
+            )
+        return replies[-steps] - 1
+
     def as_sampled(self) -> list[tuple[Message, ...]]:
         """Return the conversations in which the replies were sampled; see `history.as_sampled`.
 
@@ -109,16 +125,9 @@ class Trajectory:
         """
         if self.history == FULL:
             return [self.messages]
-        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
         if not self.steps:
             return []
-        if len(replies) < len(self.steps) or replies[-len(self.steps)] < 1:
-            raise DataError(
-                f"{self.task_id} has {len(self.steps)} steps and {len(replies)} replies: what each "
-                f"reply was given to cannot be told for history {self.history!r}"
-            )
-        head = replies[-len(self.steps)] - 1
-        return as_sampled(self.messages, head, self.history, self.states)
+        return as_sampled(self.messages, self.head, self.history, self.states)
 
     def check_whole(self) -> None:
         """Raise `DataError` unless each reply was given to the whole conversation before it.

@@ -13,6 +13,11 @@ from eto_gym.trajectories.eto_experts import POLICY
 from eto_gym.trajectories.formats import read_pair, read_records, to_paper_dpo
 from eto_gym.trajectories.pairs import PreferencePair
 
+
+class NothingToLearn(EtoGymError):
+    """What was played holds nothing that the next training could learn from."""
+
+
 TRAJECTORIES = "trajectories.jsonl"
 PAIRS = "pairs.json"
 MODEL = "model"
@@ -43,11 +48,20 @@ def load_pairs(stage: Stage) -> list[PreferencePair]:
     """Return the pairs of a stage.
 
     Raises:
-        EtoGymError: There are none.
+        NothingToLearn: There are none.
     """
     pairs = [read_pair(record) for record in read_records(stage.path / PAIRS)]
     if not pairs:
-        raise EtoGymError(f"no pair to learn from: {stage.result}. Explore more tasks or samples")
+        found = dict(stage.result)
+        reasons = found.pop("skipped", {})
+        why = ", ".join(f"{name} {count}" for name, count in reasons.items()) or "no candidates"
+        counts = ", ".join(f"{name} {count}" for name, count in found.items() if count)
+        raise NothingToLearn(
+            f"{stage.name} holds no pair to learn from. Not paired: {why}"
+            + (f" ({counts})" if counts else "")
+            + ". Explore more tasks or samples, at another temperature; where all of the agent's "
+            "own episodes end alike, --pairing.contrast expert pairs them with the expert's"
+        )
     return pairs
 
 
