@@ -14,7 +14,6 @@ from eto_gym.errors import DataError
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-# ruff: noqa: E402
 from eto_gym.agents.models import loading
 from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
 from eto_gym.trainers.model import models
