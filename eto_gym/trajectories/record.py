@@ -106,13 +106,29 @@ class Trajectory:
         """Index of the first message that is no prompt: the observation of the first reply.
 
         The replies are those that steps were made of; of an imported conversation, those that are
-        trained on.
+        trained on. Where both say nothing, it is a guess for showing; `head` raises there.
         """
         replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
         if self.steps and len(replies) >= len(self.steps):
             return max(0, replies[-len(self.steps)] - 1)
         trained = [i for i in replies if self.messages[i].train]
         return max(0, trained[0] - 1) if trained else max(replies, default=-1) + 1
+
+    @property
+    def head(self) -> int:
+        """Messages that precede the first observation.
+
+        Raises:
+            DataError: The steps are not those of the conversation.
+        """
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        steps = len(self.steps)
+        if not steps or len(replies) < steps or replies[-steps] < 1:
+            raise DataError(
+                f"{self.task_id} has {steps} steps and {len(replies)} replies: what each reply was "
+                f"given to cannot be told for history {self.history!r}"
+            )
+        return replies[-steps] - 1
 
     def as_sampled(self) -> list[tuple[Message, ...]]:
         """Return the conversations in which the replies were sampled; see `history.as_sampled`.
@@ -122,16 +138,9 @@ class Trajectory:
         """
         if self.history == FULL:
             return [self.messages]
-        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
         if not self.steps:
             return []
-        if len(replies) < len(self.steps) or replies[-len(self.steps)] < 1:
-            raise DataError(
-                f"{self.task_id} has {len(self.steps)} steps and {len(replies)} replies: what each "
-                f"reply was given to cannot be told for history {self.history!r}"
-            )
-        head = replies[-len(self.steps)] - 1
-        return as_sampled(self.messages, head, self.history, self.states)
+        return as_sampled(self.messages, self.head, self.history, self.states)
 
     def check_whole(self) -> None:
         """Raise `DataError` unless each reply was given to the whole conversation before it.
