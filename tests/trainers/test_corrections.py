@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,9 +18,11 @@ from eto_gym.conversation import ConversationEnv, parse_reply
 from eto_gym.testing import text_env
 from eto_gym.trainers.data.corrections import Coach, correct_failures
 from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 from tests.trainers.locks import KEYS, LOCKS_ID, play_locks
+from tests.trainers.test_eto import small_settings
 
 SETTINGS = PairingSettings(contrast="correction")
 HOUSE: dict[str, Any] = {"data": "builtin:small", "split": "train", "max_episode_steps": 8}
@@ -116,3 +119,11 @@ def test_every_failure_is_paired_or_counted(wandering: Sequence[Trajectory]) -> 
 def test_trajectories_alone_cannot_be_corrected(wandering: Sequence[Trajectory]) -> None:
     with pytest.raises(SettingsError, match="asks the expert in the environment"):
         make_pairs(wandering, wandering, SETTINGS)
+
+
+def test_a_loop_trains_on_corrections(tmp_path: Path) -> None:
+    settings = small_settings(max_steps=4, pairing=SETTINGS, control=False, eval_tasks=2)
+    report = ETOLoop(settings, tmp_path).run()
+    stages = {stage["name"]: stage["result"] for stage in report["stages"]}
+    assert stages["pairs-1"]["pairs"] == stages["pairs-1"]["expert_chosen"] > 0
+    assert stages["eto-1"]["steps"] > 0
