@@ -21,8 +21,10 @@ from eto_gym.agents.policies import expert_policy, local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.conversation import ConversationEnv
 from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
+from eto_gym.trainers.data.corrections import correct_failures
 from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
 from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
 from eto_gym.trainers.loops.ranks import launched
@@ -211,6 +213,8 @@ class PlayStages(Generic[S]):
         self, name: str, settings: PairingSettings, experts: Stage | None, explored: Stage
     ) -> Stage:
         """Pair what a model did with the experts' trajectories, or with what else it did."""
+        if settings.contrast == "correction":
+            return self._correct(name, settings, explored)
 
         def work(folder: Path) -> Any:
             agent = load_trajectories(explored)
@@ -221,6 +225,29 @@ class PlayStages(Generic[S]):
 
         inputs = (explored,) if experts is None else (experts, explored)
         return self.folder.run(name, work, settings=asdict(settings), inputs=inputs, by_first=True)
+
+    def _correct(self, name: str, settings: PairingSettings, explored: Stage) -> Stage:
+        """Pair a model's replies in its failures with what the environment's expert would say."""
+        s = self.settings
+        spec = self._spec(expert_policy, s.train_split)
+
+        def work(folder: Path) -> Any:
+            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style)
+            try:
+                pairs, report = correct_failures(env, load_trajectories(explored), settings)
+            finally:
+                env.close()
+            write_pairs(folder, pairs)
+            return {**asdict(report), "skipped": dict(report.skipped)}
+
+        depends_on = {
+            "env": s.env,
+            "env_kwargs": s.env_kwargs(),
+            "prompt_style": s.prompt_style,
+            "version": eto_gym.__version__,
+            **asdict(settings),
+        }
+        return self.folder.run(name, work, settings=depends_on, inputs=(explored,), by_first=True)
 
     # --- what the stages share --------------------------------------------------------------------
 
