@@ -17,6 +17,9 @@ from eto_gym.prompt import Message, Prompt
 from eto_gym.reasoning import split_reasoning
 from eto_gym.trajectories.record import Outcome, Step
 
+PARSER_VERSION = 1
+"""Version of `parse_reply`: recorded with scores, and raised when a reply is read differently."""
+
 PromptStyle = Literal["none", "instruction", "one-shot"]
 
 ACKNOWLEDGEMENT = "OK."

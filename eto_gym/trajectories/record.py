@@ -102,6 +102,19 @@ class Trajectory:
         return self.outcome == "error"
 
     @property
+    def start(self) -> int:
+        """Index of the first message that is no prompt: the observation of the first reply.
+
+        The replies are those that steps were made of; of an imported conversation, those that are
+        trained on. Where both say nothing, it is a guess for showing; `head` raises there.
+        """
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        if self.steps and len(replies) >= len(self.steps):
+            return max(0, replies[-len(self.steps)] - 1)
+        trained = [i for i in replies if self.messages[i].train]
+        return max(0, trained[0] - 1) if trained else max(replies, default=-1) + 1
+
+    @property
     def head(self) -> int:
         """Messages that precede the first observation.
 

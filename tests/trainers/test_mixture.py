@@ -21,7 +21,7 @@ from eto_gym.trainers.methods.sft import SFTSettings
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-from tests.trainers.locks import MUON, PLAY, rates
+from tests.trainers.locks import MUON, PLAY, assert_learnt
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -129,6 +129,4 @@ def test_it_learns_from_both_kinds(locksmith: Path, tmp_path: Path) -> None:
         ),
     )  # fmt: skip
     report = MixtureLoop(settings, tmp_path).run()
-    success = rates(report)
-    assert success["SFT"] < 0.25
-    assert success["mixture, iteration 1"] > 0.8
+    assert_learnt(report, "mixture, iteration 1")

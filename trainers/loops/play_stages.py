@@ -7,6 +7,7 @@ device. What is chosen from them is chosen by the first.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,11 @@ from eto_gym.agents.policies import expert_policy, local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.conversation import ConversationEnv
 from eto_gym.history import FULL
 from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
+from eto_gym.trainers.data.corrections import correct_failures
 from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
 from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
@@ -39,7 +42,11 @@ from eto_gym.trainers.loops.stage_data import (
 )
 from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.eto_experts import read_experts
+from eto_gym.trajectories.eto_files import PREFIX, find_file
 from eto_gym.trajectories.formats import read_demonstrations
+
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=WorldSettings)
 
@@ -66,6 +73,8 @@ class PlayStages(Generic[S]):
     def _experts(self, source: ExpertSettings) -> Stage:
         """Return demonstrations of the training tasks."""
         s = self.settings
+        if source.expert_file.startswith(PREFIX):
+            return self._paper_experts(source.expert_file)
         if source.expert_file:
             return self._given_experts(Path(source.expert_file), strict=source.strict)
         return self._rollouts(
@@ -170,6 +179,33 @@ class PlayStages(Generic[S]):
 
         return self.folder.run("experts", work, settings=self.ranks.first(describe), by_first=True)
 
+    def _paper_experts(self, name: str) -> Stage:
+        """Take the paper's own demonstrations, as episodes of this environment's tasks."""
+        s = self.settings
+        path = self.ranks.first(lambda: find_file(name))
+        making = {**s.env_kwargs(), "split": s.train_split}
+
+        def work(folder: Path) -> Any:
+            env = gym.make(s.env, **{**making, "admissible_actions": True})
+            try:
+                taken, report = read_experts(path, name, env, prompt_style=s.prompt_style)
+            finally:
+                env.close()
+            logger.info("%s: %s", name, report)
+            write_trajectories(folder, taken)
+            return {**summarise(taken).to_json(), **report.to_json()}
+
+        stamp = path.stat()
+        settings = {
+            "file": str(path),
+            "size": stamp.st_size,
+            "mtime": stamp.st_mtime_ns,
+            "env": s.env,
+            "env_kwargs": making,
+            "prompt_style": s.prompt_style,
+        }
+        return self.folder.run("experts", work, settings=settings, by_first=True)
+
     def _keep(self, name: str, settings: RejectionSettings, *explored: Stage) -> Stage:
         """Keep the best successes of each task among the trajectories of some stages."""
 
@@ -186,6 +222,8 @@ class PlayStages(Generic[S]):
         self, name: str, settings: PairingSettings, experts: Stage | None, explored: Stage
     ) -> Stage:
         """Pair what a model did with the experts' trajectories, or with what else it did."""
+        if settings.contrast == "correction":
+            return self._correct(name, settings, explored)
 
         def work(folder: Path) -> Any:
             agent = load_trajectories(explored)
@@ -196,6 +234,29 @@ class PlayStages(Generic[S]):
 
         inputs = (explored,) if experts is None else (experts, explored)
         return self.folder.run(name, work, settings=asdict(settings), inputs=inputs, by_first=True)
+
+    def _correct(self, name: str, settings: PairingSettings, explored: Stage) -> Stage:
+        """Pair a model's replies in its failures with what the environment's expert would say."""
+        s = self.settings
+        spec = self._spec(expert_policy, s.train_split)
+
+        def work(folder: Path) -> Any:
+            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
+            try:
+                pairs, report = correct_failures(env, load_trajectories(explored), settings)
+            finally:
+                env.close()
+            write_pairs(folder, pairs)
+            return {**asdict(report), "skipped": dict(report.skipped)}
+
+        depends_on = {
+            "env": s.env,
+            "env_kwargs": s.env_kwargs(),
+            "prompt_style": s.prompt_style,
+            "version": eto_gym.__version__,
+            **asdict(settings),
+        }
+        return self.folder.run(name, work, settings=depends_on, inputs=(explored,), by_first=True)
 
     # --- what the stages share --------------------------------------------------------------------
 

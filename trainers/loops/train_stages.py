@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.policies import expert_policy, player_policy
-from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.loops.stage_data import MODEL, load_pairs, load_trajectories, model_of
+from eto_gym.trainers.loops.stage_data import (
+    MODEL,
+    NothingToLearn,
+    is_demonstration,
+    load_pairs,
+    load_trajectories,
+    model_of,
+)
 from eto_gym.trainers.loops.tiny_stage import train_base
 from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
 from eto_gym.trainers.methods.sft import SFTSettings, run_sft
@@ -66,9 +72,14 @@ class TrainStages(PlayStages[S]):
         """Fine-tune `start` on the successes among the trajectories of some stages."""
 
         def work(folder: Path) -> Any:
-            chosen = [t for t in load_trajectories(*demonstrations) if t.success]
+            offered = load_trajectories(*demonstrations)
+            chosen = [t for t in offered if is_demonstration(t)]
             if not chosen:
-                raise EtoGymError("there is no successful trajectory to learn from")
+                names = " and ".join(stage.name for stage in demonstrations)
+                raise NothingToLearn(
+                    f"{name} has no successful trajectory to learn from: none of the "
+                    f"{len(offered)} of {names} is one. Demonstrate or explore more tasks"
+                )
             rows = [replace(t, messages=talk) for t in chosen for talk in t.as_sampled()]
             self.ranks.first(
                 lambda: write_json(folder / "sft.json", [to_paper_sft(row) for row in rows])
@@ -115,13 +126,20 @@ class TrainStages(PlayStages[S]):
 
         score = DevSuccess(
             self._spec(expert_policy, s.dev_split, workers=1),
-            self._task_ids(s.dev_split, s.dev_tasks),
+            self._dev_ids(),
             tokenizer=model_of(model),
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             seed=s.seed,
         )
         return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
+
+    def _dev_ids(self) -> tuple[str, ...]:
+        """Return the dev tasks; of the training split the last ones, which are trained on last."""
+        s = self.settings
+        if s.dev_split == s.train_split:
+            return self._task_ids(s.dev_split, 0)[-s.dev_tasks :]
+        return self._task_ids(s.dev_split, s.dev_tasks)
 
     def _watched(self, settings: TrainSettings) -> dict[str, Any]:
         """Return what decides the result of a training that `_watch` watches."""

@@ -55,7 +55,12 @@ class WorldSettings:
         "tasks of the dev split that are played while a preference or a reward is trained on: the "
         "weights with the best success are kept, and they may be those that it began with; 0: none",
     )
-    dev_split: str = option("dev", "split of these tasks: neither trained on nor reported")
+    dev_split: str = option(
+        "dev",
+        "split of these tasks, not the one that is reported. Where it is the training split, for "
+        "an environment that has no other, the last of its tasks are taken: they are held out as "
+        "long as train_tasks and explore_tasks leave so many over",
+    )
     dev_every: int = option(
         0, "optimizer steps (rounds, for PPO) between two such evaluations; 0: each epoch (round)"
     )
@@ -103,6 +108,12 @@ class WorldSettings:
             value = getattr(self, name, least)
             if value < least:
                 raise SettingsError(f"expected {name} >= {least}, got {value}")
+        if self.dev_tasks and self.dev_split == self.eval_split:
+            raise SettingsError(
+                f"dev tasks choose the weights, so the split that is reported ({self.eval_split!r})"
+                " cannot be theirs: set dev_split to another one, such as the training split "
+                f"({self.train_split!r}), or dev_tasks to 0"
+            )
         parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         ranks = {name: part.lora_r for name, part in parts.items() if getattr(part, "lora_r", 0)}
         if len(set(ranks.values())) > 1:
@@ -150,7 +161,9 @@ class ExpertSettings:
 
     train_tasks: int = option(0, "tasks to demonstrate; 0: all", paper="all")
     expert_file: str = option(
-        "", "demonstrations in the paper's SFT form or as stored trajectories; empty: own expert"
+        "",
+        "demonstrations in the paper's SFT form or as stored trajectories; eto:webshop, "
+        "eto:sciworld or eto:alfworld: those of the paper; empty: own expert",
     )
     strict: bool = option(
         False, "refuse an expert file with corrupt lines instead of skipping them"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from eto_gym.envs.webshop.catalog.goals import GOAL_KINDS, Goal, GoalKind, Goals
 from eto_gym.envs.webshop.catalog.nouns import RULES, TaggerFunction
-from eto_gym.envs.webshop.search.search import Search
+from eto_gym.envs.webshop.search.search import MAX_QUERY, Search
 from eto_gym.envs.webshop.store import MANIFEST, Store
 from eto_gym.errors import UnknownNameError, check_choice
 
@@ -232,7 +232,11 @@ class Catalog:
         )
 
     def search(self, query: str, k: int = 50) -> list[int]:
-        """Return the indices of the `k` best products for a query, best first."""
+        """Return the indices of the `k` best products for a query, best first.
+
+        Of a longer query, the first `MAX_QUERY` characters count.
+        """
+        query = query[:MAX_QUERY]
         found = self._searched.get((query, k))
         if found is None:
             found = self._searched[query, k] = self._engine.top_products(query, k)
