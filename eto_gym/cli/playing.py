@@ -191,6 +191,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         step_timeout=args.step_timeout,
         history=check_history(args.history),
         record_admissible=args.record_admissible,
+        record_seconds=True,
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()
