@@ -148,6 +148,10 @@ def _play(method: str, argv: Sequence[str]) -> int:
     options.env = resolve_env_id(options.env)
     settings = build_settings(parser, options, settings_class)
     settings.env_kwargs()  # refuses an environment or data that cannot be
+    if settings.model != "tiny":
+        from eto_gym.agents.models.model_names import check_model
+
+        check_model(settings.model, ask_hub=not options.dry_run)
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         for name, value, source in preset_sources(chosen, env, presets) if chosen else ():

@@ -44,7 +44,9 @@ class WorldSettings:
         metadata={"help": "further arguments of gym.make, such as {'action_grammar': 'put'}"},
     )
     model: str = option(
-        "tiny", "'tiny' builds a small model from scratch; else a model folder or hub name"
+        "tiny",
+        "'tiny' builds a small model from scratch; else a model folder, a GGUF file, smollm2, or a "
+        "hub name",
     )
     train_split: str = option("train", "split that is demonstrated and explored")
     eval_split: str = option("test", "held-out split that every policy is evaluated on")
