@@ -54,7 +54,11 @@ class WorldSettings:
         "tasks of the dev split that are played while a preference or a reward is trained on: the "
         "weights with the best success are kept, and they may be those that it began with; 0: none",
     )
-    dev_split: str = option("dev", "split of these tasks: neither trained on nor reported")
+    dev_split: str = option(
+        "dev",
+        "split of these tasks: neither trained on nor reported. The train split's own name sets "
+        "its last tasks aside, for environments without such a split (WebShop)",
+    )
     dev_every: int = option(
         0, "optimizer steps (rounds, for PPO) between two such evaluations; 0: each epoch (round)"
     )

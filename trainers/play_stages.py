@@ -12,16 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import gymnasium as gym
-
 import eto_gym
 from eto_gym.agents.collect import RolloutSpec
 from eto_gym.agents.evaluation import summarise
 from eto_gym.agents.policies import expert_policy, local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout import Episode, plan_episodes
-from eto_gym.tasks import TaskSet
-from eto_gym.testing import text_env
 from eto_gym.trainers.loop_settings import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trainers.pairing import PairingSettings, make_pairs
 from eto_gym.trainers.ranks import launched
@@ -36,6 +32,7 @@ from eto_gym.trainers.stage_data import (
     write_pairs,
     write_trajectories,
 )
+from eto_gym.trainers.world import open_world
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.formats import read_demonstrations
 
@@ -57,6 +54,8 @@ class PlayStages(Generic[S]):
         self.ranks = launched()
         self.folder = RunFolder(out, self.ranks)
         self._tasks: dict[str, tuple[str, ...]] = {}
+        self._dev_aside: tuple[str, ...] = ()
+        self._lists_actions = False
         self._evaluated: list[Evaluated] = []
 
     # --- stages that play -------------------------------------------------------------------------
@@ -224,17 +223,29 @@ class PlayStages(Generic[S]):
 
     def _task_ids(self, split: str, count: int) -> tuple[str, ...]:
         """Return the ids of `count` tasks of a split in an order fixed by the seed; 0: all."""
-        if split not in self._tasks:
-            # The first looks them up, for all: it may have to build what an environment reads.
-            self._tasks[split] = self.ranks.first(lambda: self._shuffled(split))
         ids = self._tasks[split]
         return ids[:count] if count else ids
 
-    def _shuffled(self, split: str) -> tuple[str, ...]:
-        env = gym.make(self.settings.env, **{**self.settings.env_kwargs(), "split": split})
-        tasks: TaskSet = text_env(env).task_set
-        env.close()
-        return tasks.shuffle(self.settings.seed).ids
+    def _dev_ids(self) -> tuple[str, ...]:
+        """Return the ids of the dev tasks; of a split that is trained on, those set aside."""
+        s = self.settings
+        return self._dev_aside or self._task_ids(s.dev_split, s.dev_tasks)
+
+    def _open(self) -> None:
+        """Look the tasks up, in an order fixed by the seed, and refuse a world that will not do."""
+
+        s = self.settings
+
+        def look_up() -> tuple[dict[str, tuple[str, ...]], bool]:
+            world = open_world(s)
+            ids = {split: tasks.shuffle(s.seed).ids for split, tasks in world.tasks.items()}
+            return ids, world.lists_actions
+
+        # The first looks them up, for all: it may have to build what an environment reads.
+        self._tasks, self._lists_actions = self.ranks.first(look_up)
+        if s.dev_tasks and s.dev_split == s.train_split:
+            ids = self._tasks[s.train_split]
+            self._tasks[s.train_split], self._dev_aside = ids[: -s.dev_tasks], ids[-s.dev_tasks :]
 
     def _policy_maker(self, model: Stage, name: str, *, temperature: float) -> Callable[[], Policy]:
         s = self.settings

@@ -41,13 +41,14 @@ class TrainStages(PlayStages[S]):
 
     def _base_model(self) -> Stage:
         s = self.settings
+        listed = {"admissible_actions": True} if self._lists_actions else {}
         play = self._rollouts(
             "base-play",
             player_policy,
             split=s.train_split,
             episodes=self._plan(s.train_split, s.base.tasks, s.base.samples),
             depends_on={"tasks": s.base.tasks, "samples": s.base.samples},
-            env_options={"admissible_actions": True, "max_episode_steps": s.base.steps},
+            env_options={**listed, "max_episode_steps": s.base.steps},
         )
 
         def work(folder: Path) -> Any:
@@ -114,7 +115,7 @@ class TrainStages(PlayStages[S]):
 
         score = DevSuccess(
             self._spec(expert_policy, s.dev_split, workers=1),
-            self._task_ids(s.dev_split, s.dev_tasks),
+            self._dev_ids(),
             tokenizer=model_of(model),
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,

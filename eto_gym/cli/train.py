@@ -147,8 +147,10 @@ def _play(method: str, argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     options.env = resolve_env_id(options.env)
     settings = build_settings(parser, options, settings_class)
-    settings.env_kwargs()  # refuses an environment or data that cannot be
     if options.dry_run:
+        from eto_gym.trainers.world import open_world
+
+        open_world(settings)  # refuses here what the run would refuse
         print(parser.dump(options, skip_none=False))
         for name, value, source in preset_sources(chosen, env, presets) if chosen else ():
             print(f"# {name}: {value}   <- {source}")
