@@ -226,8 +226,17 @@ def _paired_line(test: PairedTest) -> str:
     verdict = "no more than noise" if test.p >= 0.05 else "more than noise"
     return (
         f"Against the other on {test.episodes} common episodes: gained {test.gained}, lost "
-        f"{test.lost}, p {test.p:.2g} ({verdict}); reward {words(test.reward, 3)} higher."
+        f"{test.lost}, p {test.p:.2g} ({verdict}); {_change(test.reward)}."
     )
+
+
+def _change(reward: Estimate) -> str:
+    """Say by how much the mean reward is higher or lower."""
+    if math.isnan(reward.mean) or reward.mean == 0:
+        return "mean reward the same"
+    if reward.mean > 0:
+        return f"mean reward higher by {words(reward, 3)}"
+    return f"mean reward lower by {words(Estimate(-reward.mean, -reward.high, -reward.low), 3)}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

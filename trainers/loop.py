@@ -18,6 +18,7 @@ from eto_gym.trainers.loop_settings import ControlSettings, ExpertSettings, Worl
 from eto_gym.trainers.report import CONTROL, make_report, write_report
 from eto_gym.trainers.run_folder import FINISHED, Stage
 from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trainers.stage_data import NothingToLearnError
 from eto_gym.trainers.train_stages import TrainStages
 
 S = TypeVar("S", bound=WorldSettings)
@@ -42,6 +43,9 @@ class Loop(TrainStages[S], ABC):
     def run(self) -> dict[str, Any]:
         """Run all stages and return the report, which is also written to the run folder.
 
+        A run that finds nothing to learn from ends there: its report tells of what was evaluated
+        until then, and why it ended, as `report["stopped"]`.
+
         Raises:
             EtoGymError: A stage cannot be done.
         """
@@ -49,8 +53,14 @@ class Loop(TrainStages[S], ABC):
         self.ranks.first(lambda: write_json(config, self._given.to_json()))
         self._evaluated = []
         self._open()
-        self._run_stages()
-        return self.ranks.first(self._report)
+        stopped = ""
+        try:
+            self._run_stages()
+        except NothingToLearnError as err:
+            if not self._evaluated:
+                raise
+            stopped = str(err)
+        return self.ranks.first(lambda: self._report(stopped))
 
     @abstractmethod
     def _run_stages(self) -> None:
@@ -74,16 +84,20 @@ class Loop(TrainStages[S], ABC):
             stage = self._sft("control", longer, first.sft, first.experts)
             self._evaluate(CONTROL, "control", stage)
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self, stopped: str) -> dict[str, Any]:
         """Make the report and write it; the marker that all is done comes last."""
         folder = self.folder
+        labels = [policy.label for policy in self._evaluated]
         report = make_report(
             self.settings,
             method=self.method,
-            reference=self.reference or self._evaluated[0].label,
+            reference=self.reference if self.reference in labels else labels[0],
             policies=self._evaluated,
             stages=folder.stages,
+            stopped=stopped,
         )
         write_report(folder.path, report)
-        write_json(folder.path / FINISHED, {"stages": [stage.key for stage in folder.stages]})
+        if not stopped:
+            keys = [stage.key for stage in folder.stages]
+            write_json(folder.path / FINISHED, {"stages": keys})
         return report

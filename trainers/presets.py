@@ -94,6 +94,10 @@ def _stages(values: dict[str, Any]) -> dict[str, Any]:
 # Tokens of a conversation: pages of the shop and rooms of ScienceWorld are long.
 _LENGTH = {"ETO/ALFWorld-v0": 2048, "": 4096}
 
+# WebShop has no dev split, and another package's environment may have none: what `dev_tasks` asks
+# for is then set aside of the training tasks.
+_DEV_SPLIT = {"ETO/ALFWorld-v0": "dev", "ETO/ScienceWorld-v0": "dev", "": "train"}
+
 # Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
 _QUICKSTART: dict[str, Any] = {
     **sourced(
@@ -104,6 +108,7 @@ _QUICKSTART: dict[str, Any] = {
         explore_tasks=400,
         explore_samples=4,
         eval_tasks=1000,
+        dev_split=_DEV_SPLIT,
         max_steps=20,
         prompt_style="none",
         max_new_tokens=48,

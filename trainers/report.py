@@ -34,6 +34,7 @@ def make_report(
     reference: str,
     policies: Sequence[Evaluated],
     stages: Sequence[Stage],
+    stopped: str = "",
 ) -> dict[str, Any]:
     """Put together what a run found.
 
@@ -44,6 +45,7 @@ def make_report(
             Those that the method made are compared with the control, too, where there is one.
         policies: What was evaluated, in order.
         stages: All stages, in order.
+        stopped: Why the run ended before its time; empty if it did not.
     """
     evaluations = {label: evaluation for label, _, evaluation in policies}
     before = load_trajectories(evaluations[reference])
@@ -65,10 +67,12 @@ def make_report(
         "method": method,
         "env": settings.env,
         "env_kwargs": settings.env_kwargs(),
+        "data": settings.data,
         "preset": settings.preset,
         "model": settings.model,
         "seed": settings.seed,
         "reference": reference,
+        "stopped": stopped,
         "policies": rows,
         "stages": [
             {"name": x.name, "seconds": x.seconds, "reused": x.reused, "result": x.result}
@@ -114,6 +118,8 @@ def conclusion(report: dict[str, Any]) -> str:
     A run may end with a model that is worse than the one that it began with, whatever its losses
     said; this line says so first.
     """
+    if report.get("stopped"):
+        return f"STOPPED before its end: {report['stopped']}."
     reference = _short(report["reference"])
     labels = [row["policy"] for row in report["policies"]]
     later = report["policies"][labels.index(report["reference"]) + 1 :]
@@ -122,14 +128,24 @@ def conclusion(report: dict[str, Any]) -> str:
         return f"Nothing was trained beyond {reference}."
     row = own[-1]
     test = row["paired"]
-    if test["p"] >= 0.05:
+    change = _significant(test)
+    if change == 0:
         words = f"No gain shown: {row['policy']} is neither better nor worse than {reference}"
-    elif test["gained"] < test["lost"]:
+    elif change < 0:
         words = f"WORSE: {row['policy']} lost to {reference}; keep {reference}'s model"
     else:
         words = f"Better: {row['policy']} beats {reference}"
     counts = f"{test['gained']} episodes gained, {test['lost']} lost, p {test['p']:.2g}"
-    return f"{words} ({counts})."
+    return f"{words} ({counts}; {_reward(test['reward'])})."
+
+
+def _significant(test: dict[str, Any]) -> float:
+    """Return by how much a paired test differs, in successes or else in reward; 0: by noise."""
+    if test["p"] < 0.05:
+        return float(test["gained"] - test["lost"])
+    reward = test["reward"]
+    apart = reward["low"] is not None and (reward["low"] > 0 or reward["high"] < 0)
+    return float(reward["mean"]) if apart else 0.0
 
 
 def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
@@ -151,16 +167,28 @@ def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
 
 
 def _verdicts(tests: list[tuple[str, dict[str, Any]]], reference: str) -> list[str]:
-    """Say in words what each paired test shows; a p-value of 0.05 and more is called noise."""
+    """Say in words what each paired test shows.
+
+    A p-value of 0.05 and more of the successes is called noise, unless the interval of the rewards
+    leaves out 0: where an episode earns parts of a reward, they tell more than its success.
+    """
     verdicts = []
     for name, test in tests:
-        change = test["gained"] - test["lost"]
-        if test["p"] >= 0.05:
+        change = _significant(test)
+        if change == 0:
             words = f"differs from {reference} by no more than noise"
         else:
             words = f"is {'better' if change > 0 else 'worse'} than {reference}"
-        verdicts.append(f"- {name} {words} ({change:+d} episodes, p {test['p']:.2g}).")
+        counts = f"{test['gained'] - test['lost']:+d} episodes, p {test['p']:.2g}"
+        verdicts.append(f"- {name} {words} ({counts}; {_reward(test['reward'])}).")
     return verdicts
+
+
+def _reward(change: dict[str, float | None]) -> str:
+    mean, low, high = (_number(change[name], 3) for name in ("mean", "low", "high"))
+    interval = "" if "-" in (low, high) else f" [{low}, {high}]"
+    sign = "" if mean.startswith("-") else "+"
+    return f"mean reward {sign}{mean}{interval}"
 
 
 def _short(label: str) -> str:
@@ -182,7 +210,7 @@ def _policy_row(row: dict[str, Any]) -> list[str]:
 
 
 def _data(report: dict[str, Any]) -> str:
-    data = report["env_kwargs"].get("data", "")
+    data = report.get("data", "") or "its own tasks"
     return "built-in tasks" if data == "builtin" else str(data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
@@ -15,6 +16,10 @@ from eto_gym.trajectories.pairs import PreferencePair
 TRAJECTORIES = "trajectories.jsonl"
 PAIRS = "pairs.json"
 MODEL = "model"
+
+
+class NothingToLearnError(EtoGymError):
+    """What was played holds nothing that the next training could learn from."""
 
 
 def load_trajectories(*stages: Stage) -> list[Trajectory]:
@@ -34,12 +39,43 @@ def load_pairs(stage: Stage) -> list[PreferencePair]:
     """Return the pairs of a stage.
 
     Raises:
-        EtoGymError: There are none.
+        NothingToLearnError: There are none.
     """
     pairs = [read_pair(record) for record in read_records(stage.path / PAIRS)]
     if not pairs:
-        raise EtoGymError(f"no pair to learn from: {stage.result}. Explore more tasks or samples")
+        raise NothingToLearnError(_why_no_pair(stage.result))
     return pairs
+
+
+_WHY = {
+    "tie": "earned as much as what they were to be paired with",
+    "single_sample": "tasks with a single usable episode",
+    "no_expert": "of a task without an expert's episode",
+    "agent_error": "failed to run",
+    "expert_error": "experts' episodes that failed to run",
+    "identical": "did the same as what they were to be paired with",
+    "different_prompt": "began otherwise than the expert's episode",
+    "nothing_trained": "without a reply",
+    "below_threshold": "steps worth about as much as the expert's",
+    "same_outcome": "steps that led to the same rewards",
+    "no_value": "steps whose episodes all failed to run",
+}
+
+
+def _why_no_pair(result: dict[str, Any]) -> str:
+    """Say what was explored, why nothing of it made a pair, and what would change that."""
+    reasons = [f"{count} {_WHY.get(name, name)}" for name, count in result["skipped"].items()]
+    why = "; ".join(reasons) or "there was nothing to compare"
+    if "alternatives" in result:
+        explored = f"{result['steps']} steps of {result['experts']} experts' episodes"
+        change = "more --explore_tasks, more --steps.rollouts or a higher --steps.temperature"
+    else:
+        explored = f"{result['trajectories']} explored trajectories"
+        change = (
+            "--pairing.contrast expert (failures against the experts' successes, where there are "
+            "experts), more --explore_samples or --explore_tasks, or a higher --explore_temperature"
+        )
+    return f"{explored} made no pair ({why}). What may change that: {change}"
 
 
 def write_pairs(folder: Path, pairs: Iterable[PreferencePair]) -> None:

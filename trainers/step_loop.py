@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 
 import eto_gym
 from eto_gym.conversation import ConversationEnv
-from eto_gym.errors import EtoGymError
 from eto_gym.trainers.loop import Loop
 from eto_gym.trainers.loop_settings import WorldSettings
 from eto_gym.trainers.run_folder import Stage
-from eto_gym.trainers.stage_data import load_trajectories, write_pairs
+from eto_gym.trainers.stage_data import NothingToLearnError, load_trajectories, write_pairs
 from eto_gym.trainers.steps import (
     StepSettings,
     find_alternatives,
@@ -55,7 +54,7 @@ class StepLoop(Loop[S]):
                 repeated = [repeat_expert(env, expert) for expert in chosen]
                 paths = [path for path in repeated if path is not None]
                 if not paths:
-                    raise EtoGymError(
+                    raise NothingToLearnError(
                         f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
                     )
                 plan = plan_branches(paths, settings, seed=s.seed)

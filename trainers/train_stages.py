@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.policies import expert_policy, player_policy
-from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 from eto_gym.trainers.base import train_base
 from eto_gym.trainers.dpo import DPOSettings, run_dpo
@@ -17,7 +16,13 @@ from eto_gym.trainers.options import TrainSettings, deciding
 from eto_gym.trainers.play_stages import PlayStages
 from eto_gym.trainers.run_folder import Stage
 from eto_gym.trainers.sft import SFTSettings, run_sft
-from eto_gym.trainers.stage_data import MODEL, load_pairs, load_trajectories, model_of
+from eto_gym.trainers.stage_data import (
+    MODEL,
+    NothingToLearnError,
+    load_pairs,
+    load_trajectories,
+    model_of,
+)
 from eto_gym.trajectories.formats import to_paper_sft
 
 S = TypeVar("S", bound=WorldSettings)
@@ -69,7 +74,12 @@ class TrainStages(PlayStages[S]):
         def work(folder: Path) -> Any:
             chosen = [t for t in load_trajectories(*demonstrations) if t.success]
             if not chosen:
-                raise EtoGymError("there is no successful trajectory to learn from")
+                played = len(load_trajectories(*demonstrations))
+                raise NothingToLearnError(
+                    f"none of {played} trajectories is a success to learn from. What may change "
+                    "that: more tasks or samples, a higher --explore_temperature, or demonstrations "
+                    "by --expert_file, where the method takes some"
+                )
             self.ranks.first(
                 lambda: write_json(folder / "sft.json", [to_paper_sft(t) for t in chosen])
             )

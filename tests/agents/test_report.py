@@ -113,3 +113,21 @@ def test_the_report_is_json_and_a_table() -> None:
     assert "| other " in text
     assert "Not scored, because they could not be played out: timeout 1." in text
     assert "Left out: 1 tasks" in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (1.0, 0.5, "mean reward lower by 0.500 [0.500, 0.500]."),
+        (0.25, 0.5, "mean reward higher by 0.250 [0.250, 0.250]."),
+        (0.5, 0.5, "mean reward the same."),
+    ],
+)
+def test_the_comparison_says_in_which_direction_the_reward_went(
+    before: float, after: float, says: str
+) -> None:
+    first = [episode(f"t{i}", before == 1, reward=before) for i in range(3)]
+    second = [episode(f"t{i}", after == 1, reward=after) for i in range(3)]
+    text = render(evaluate(second, paired=compare(first, second)))
+    assert says in text
+    assert "-0." not in text

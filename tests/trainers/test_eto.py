@@ -17,6 +17,7 @@ from eto_gym.trainers.dpo import DPOSettings
 from eto_gym.trainers.eto import ETOLoop
 from eto_gym.trainers.eto_settings import ETOSettings
 from eto_gym.trainers.options import SettingsError
+from eto_gym.trainers.pairing import PairingSettings
 from eto_gym.trainers.presets import PRESETS, preset_values
 from eto_gym.trainers.run_folder import FINISHED
 from eto_gym.trainers.sft import SFTSettings
@@ -204,3 +205,20 @@ def test_it_learns_from_failures_against_successes(locksmith: Path, tmp_path: Pa
     assert success["SFT"] < 0.25
     assert success["control: SFT continued"] < 0.4
     assert success["ETO, iteration 1"] > 0.5
+
+
+def test_a_run_without_pairs_ends_with_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The untrained agent only fails: its own episodes make no pair."""
+    settings = small_settings(pairing=PairingSettings(contrast="self"), explore_samples=2)
+    report = ETOLoop(settings, tmp_path).run()
+    assert [row["policy"] for row in report["policies"]][-1] == "SFT"
+    last = (tmp_path / "report.md").read_text().splitlines()[-1]
+    assert last.startswith("STOPPED before its end: 12 explored trajectories made no pair (6 earned")
+    assert "--pairing.contrast expert" in last
+    assert not (tmp_path / FINISHED).exists()
+    # Another setting goes on from there.
+    again = ETOLoop(small_settings(explore_samples=2), tmp_path).run()
+    assert not again["stopped"]
+    assert [item["name"] for item in again["stages"] if not item["reused"]] == STAGES[7:]
