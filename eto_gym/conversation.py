@@ -12,7 +12,7 @@ import gymnasium as gym
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Reply
-from eto_gym.history import FULL, bounded, check_history
+from eto_gym.history import FULL, Exchange, StateWriter, bounded, check_history, no_state
 from eto_gym.prompt import Message, Prompt
 from eto_gym.reasoning import split_reasoning
 from eto_gym.trajectories.record import Outcome, Step
@@ -199,15 +199,25 @@ class Dialogue:
         outcome: How the episode ended; None while it goes on.
     """
 
-    def __init__(self, prompt: Prompt, prompt_style: PromptStyle, *, history: str = FULL) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        prompt_style: PromptStyle,
+        *,
+        history: str = FULL,
+        state_writer: StateWriter = no_state,
+    ) -> None:
         """Create a dialogue that has not begun.
 
         Args:
             prompt: The benchmark's prompt.
             prompt_style: See `prompt_messages`.
             history: How much of the conversation is to be read; see `eto_gym.history`.
+            state_writer: The environment's, for the history "state".
         """
         self.history = check_history(history)
+        self._write = state_writer if history.startswith("state") else no_state
+        self._states: list[str] = []
         self.head = prompt_messages(prompt, prompt_style)
         self.info: dict[str, Any] = {}
         self.step_limit: int | None = None
@@ -225,8 +235,18 @@ class Dialogue:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The messages to read for the next reply: all, or what the history setting leaves."""
-        return bounded(self._messages, len(self.head), self.history)
+        """What is to be read for the next reply (or was for the last, where there is no next)."""
+        if not self._messages:
+            return ()
+        ended = len(self._states) == len(self._steps)
+        talk = self._messages[:-1] if ended else self._messages
+        return bounded(talk, len(self.head), self.history, self._states[-1])
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The state blocks that were read for the replies; empty if none was written."""
+        read = tuple(self._states[: len(self._steps)])
+        return read if any(read) else ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -242,6 +262,7 @@ class Dialogue:
         """Start an episode; the first observation stands without a prefix."""
         self._messages = [*self.head, Message("user", observation)]
         self._steps = []
+        self._states = [self._state()]
         self.info = info
         self.step_limit = step_limit
         self.outcome = "error" if info.get("error") is not None else None
@@ -291,7 +312,13 @@ class Dialogue:
             self.outcome = "terminated" if terminated else "truncated"
         if not (terminated or truncated):
             self._messages.append(Message("user", text))
+            self._states.append(self._state())
         return text, reward, terminated, truncated, info
+
+    def _state(self, count: int | None = None) -> str:
+        """Write the state block after so many steps (None: all), from what was seen alone."""
+        seen = [Exchange(step.action, step.observation) for step in self._steps[:count]]
+        return self._write(self._messages[len(self.head)].content, seen)
 
     def get_state(self) -> dict[str, Any]:
         """Return the dialogue in a JSON-serialisable form, the step limit excluded."""
@@ -306,6 +333,9 @@ class Dialogue:
         """Go on from what `get_state` returned."""
         self._messages = [Message(*item) for item in state["messages"]]
         self._steps = [Step(*item) for item in state["steps"]]
+        replies = sum(m.role == "assistant" for m in self._messages[len(self.head) :])
+        ended = self._messages[-1].role == "assistant"
+        self._states = [self._state(count) for count in range(replies + 1 - ended)]
         self.info = dict(state["info"])
         self.step_limit = step_limit
         self.outcome = state.get("outcome")  # snapshots of earlier versions do not hold it
@@ -365,7 +395,8 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
             prompt_style: What precedes the first observation; "one-shot" as in the paper.
             prompt: Replaces the benchmark's own prompt.
             history: How much of the conversation `prompt` holds: "full" (the default, as in the
-                paper), or "last:K" for the instruction, the task and the last K exchanges.
+                paper), "last:K" for the instruction, the task and the last K exchanges, or "state"
+                for these and a block that the environment writes; see `eto_gym.history`.
 
         Raises:
             EtoGymError: It is no text environment, or the history setting is none.
@@ -374,7 +405,12 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         inner = env.unwrapped
         if not isinstance(inner, TextEnv):
             raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
-        self._dialogue = Dialogue(prompt or inner.prompt(), prompt_style, history=history)
+        self._dialogue = Dialogue(
+            prompt or inner.prompt(),
+            prompt_style,
+            history=history,
+            state_writer=inner.state_writer(),
+        )
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -383,7 +419,7 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The messages to read for the next reply: all, or what the history setting leaves."""
+        """What is to be read for the next reply (or was for the last, where there is no next)."""
         return self._dialogue.prompt
 
     @property

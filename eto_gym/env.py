@@ -11,6 +11,7 @@ import numpy as np
 
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.expert import Expert, RandomPlayer
+from eto_gym.history import StateWriter, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.spaces import UnicodeText
 from eto_gym.tasks import Task, TaskSet
@@ -159,6 +160,13 @@ class TextEnv(gym.Env[str, str], ABC):
     @abstractmethod
     def prompt(self) -> Prompt:
         """Return the instruction and worked example that introduce this benchmark to an agent."""
+
+    def state_writer(self) -> StateWriter:
+        """Return what writes the state block of `history="state"`, see `eto_gym.history`.
+
+        The default writes none: the agent then reads the task and the last exchanges.
+        """
+        return no_state
 
     def make_expert(self) -> Expert:
         """Return a scripted expert for the current episode, where the benchmark has one."""

@@ -1,9 +1,19 @@
-"""How much of a conversation the agent reads when it replies: all of it, or the last exchanges."""
+"""How much of a conversation the agent reads when it replies: all of it, or a bounded part.
+
+Three settings, the same for play and for training:
+
+- "full": the whole conversation, as in the paper.
+- "last:K": what precedes the first observation, the first observation (which tells the task), and
+  the last K exchanges of a reply and what came of it.
+- "state", or "state:K": the same with K exchanges (2 by default), and after the last observation a
+  block that the environment writes: where the agent is, what it holds, what was found where.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Message
@@ -14,31 +24,65 @@ FULL = "full"
 OMISSION = "\n\n(What happened between this and what follows is left out.)"
 """Ends the task's message where exchanges after it are left out."""
 
-_LAST = re.compile(r"last:([1-9][0-9]{0,8})")
+_STATE_EXCHANGES = 2
+
+
+class Exchange(NamedTuple):
+    """One step as the agent saw it: its bare action (None: it gave none), and what came of it."""
+
+    action: str | None
+    observation: str
+
+
+StateWriter: TypeAlias = Callable[[str, Sequence[Exchange]], str]
+"""Writes the state block from the first observation and the exchanges since; "" for none.
+
+It is a function of a module, so that it can be sent to other processes; and of what was seen, so
+that it cannot tell what is hidden.
+"""
+
+
+def no_state(first: str, exchanges: Sequence[Exchange]) -> str:
+    """Write no block: the state is then the task and the last exchanges."""
+    return ""
 
 
 def check_history(history: str) -> str:
     """Return a history setting if it is one.
 
     Raises:
-        EtoGymError: It is neither "full" nor "last:K" with K of 1 or more.
+        EtoGymError: It is not "full", "last:K", "state" or "state:K", with K of 1 or more.
     """
-    if history != FULL and not _LAST.fullmatch(history):
-        raise EtoGymError(
-            f"expected history 'full', or 'last:K' with K of 1 or more, got {history!r}"
-        )
+    _exchanges(history)
     return history
 
 
-def bounded(messages: Sequence[Message], head: int, history: str) -> tuple[Message, ...]:
+def _exchanges(history: str) -> int | None:
+    """Return how many exchanges a setting leaves; None for all."""
+    if history == FULL:
+        return None
+    if history == "state":
+        return _STATE_EXCHANGES
+    kind, _, count = history.partition(":")
+    if kind not in ("last", "state") or not re.fullmatch("[1-9][0-9]{0,8}", count):
+        raise EtoGymError(
+            "expected history 'full', 'last:K' or 'state' ('state:K'), with K of 1 or more, got "
+            f"{history!r}"
+        )
+    return int(count)
+
+
+def bounded(
+    messages: Sequence[Message], head: int, history: str, state: str = ""
+) -> tuple[Message, ...]:
     """Return the messages that the agent reads of a conversation that ends with an observation.
 
     Args:
         messages: The conversation: the head, the first observation, then a reply and an observation
             for every step.
         head: Messages that precede the first observation.
-        history: "full" for all; "last:K" for the head, the first observation (which tells the task)
-            and the last K exchanges of a reply and what came of it.
+        history: The setting.
+        state: The state block as of now, which ends the last message; "" for none.
 
     Example:
         >>> talk = [Message("user", "task")]
@@ -47,19 +91,28 @@ def bounded(messages: Sequence[Message], head: int, history: str) -> tuple[Messa
         >>> [m.content for m in bounded(talk, 0, "last:1")][1:]
         ['c', 'C']
     """
-    if history == FULL:
-        return tuple(messages)
-    found = _LAST.fullmatch(check_history(history))
-    assert found is not None
-    start, kept = head + 1, 2 * int(found[1])
-    if len(messages) - start <= kept:
-        return tuple(messages)
-    task = messages[head]
-    shortened = Message(task.role, task.content + OMISSION, task.train)
-    return (*messages[:head], shortened, *messages[-kept:])
+    exchanges = _exchanges(history)
+    start = head + 1
+    if exchanges is None or len(messages) - start <= 2 * exchanges:
+        read = list(messages)
+    else:
+        task = messages[head]
+        shortened = Message(task.role, task.content + OMISSION, task.train)
+        read = [*messages[:head], shortened, *messages[-2 * exchanges :]]
+    if state:
+        last = read[-1]
+        read[-1] = Message(last.role, f"{last.content}\n\n{state}", last.train)
+    return tuple(read)
 
 
-def as_sampled(messages: Sequence[Message], head: int, history: str) -> list[tuple[Message, ...]]:
+def as_sampled(
+    messages: Sequence[Message],
+    head: int,
+    history: str,
+    states: Sequence[str] = (),
+    *,
+    start: int | None = None,
+) -> list[tuple[Message, ...]]:
     """Return the conversations in which an episode's replies were sampled, to train on them.
 
     A reply stands after the messages that were read for it. Where these go on from the conversation
@@ -70,6 +123,8 @@ def as_sampled(messages: Sequence[Message], head: int, history: str) -> list[tup
         messages: The whole conversation.
         head: Messages that precede the first observation.
         history: How much of it each reply was given to.
+        states: The state block that was read for each reply; empty where there was none.
+        start: Place of the first reply that is wanted; None for the first after the head.
 
     Example:
         >>> talk = [Message("user", "task")]
@@ -80,8 +135,10 @@ def as_sampled(messages: Sequence[Message], head: int, history: str) -> list[tup
         [['task', 'a', 'A', 'b'], ['task', 'B', 'c']]
     """
     found: list[tuple[Message, ...]] = []
-    for place in range(head + 1, len(messages), 2):
-        before = bounded(messages[:place], head, history)
+    first = head + 1 if start is None else start
+    for turn, place in enumerate(range(first, len(messages), 2)):
+        state = states[turn] if states else ""
+        before = bounded(messages[:place], head, history, state)
         known = len(found[-1]) if found else 0
         if found and _texts(before[:known]) == _texts(found[-1]):
             found[-1] = (*found[-1], *before[known:], messages[place])

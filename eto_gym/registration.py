@@ -164,9 +164,11 @@ def check_arguments(env_id: str, names: Iterable[str]) -> None:
 def _parameters(creator: Any) -> set[str] | None:
     """Name the keyword arguments of a class or function; None where it takes any."""
     names = set(_OF_MAKE)
-    inits = [kind.__dict__.get("__init__") for kind in inspect.getmro(creator)] if isinstance(
-        creator, type
-    ) else [creator]
+    inits = (
+        [kind.__dict__.get("__init__") for kind in inspect.getmro(creator)]
+        if isinstance(creator, type)
+        else [creator]
+    )
     for init in filter(None, inits):
         parameters = inspect.signature(init).parameters.values()
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

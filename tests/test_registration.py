@@ -142,9 +142,7 @@ def maze(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ["Maze/Corridor-v3", "corridor", "Corridor"])
-def test_an_installed_package_offers_its_environment_by_its_plain_id(
-    maze: Path, name: str
-) -> None:
+def test_an_installed_package_offers_its_environment_by_its_plain_id(maze: Path, name: str) -> None:
     assert resolve_env_id(name) == "maze_package:Maze/Corridor-v3"
     assert "maze_package" not in sys.modules, "nothing is imported before it is used"
     env = make_text_env(resolve_env_id(name), split="dev")

@@ -29,8 +29,8 @@ from eto_gym.history import FULL, check_history
 from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
-    from eto_gym.agents.slot import Episode
-    from eto_gym.agents.throughput import Scheme, Throughput
+    from eto_gym.agents.rollout.slot import Episode
+    from eto_gym.agents.rollout.throughput import Scheme, Throughput
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--temperature", type=float, default=None, help="default 0: greedy")
     parser.add_argument("--prompt-style", choices=get_args(PromptStyle), default="one-shot")
-    parser.add_argument("--history", default=FULL, help="as for `eval`: full or last:K")
+    parser.add_argument("--history", default=FULL, help="as for `eval`: full, last:K or state")
     parser.add_argument(
         "--episodes", type=int, default=64, help="episodes of the policy (default 64)"
     )
@@ -124,7 +124,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
-    from eto_gym.agents.throughput import in_own_process, measure_environment
+    from eto_gym.agents.rollout.throughput import in_own_process, measure_environment
 
     kwargs = env_arguments(args)
     return [
@@ -136,9 +136,9 @@ def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
 
 
 def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
-    from eto_gym.agents.launcher import RolloutSpec
-    from eto_gym.agents.slot import plan_episodes
-    from eto_gym.agents.throughput import in_own_process, measure_policy
+    from eto_gym.agents.rollout.slot import plan_episodes
+    from eto_gym.agents.rollout.spec import RolloutSpec
+    from eto_gym.agents.rollout.throughput import in_own_process, measure_policy
 
     make_policy, policy = read_policy(args)
     kwargs = env_arguments(args)
@@ -175,7 +175,7 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
 
 def render(rows: Sequence[Throughput]) -> list[str]:
     """Lay out the measurements as a table."""
-    from eto_gym.agents.report import table
+    from eto_gym.agents.evaluation.report import table
 
     header = ["scheme", "processes", "envs", "episodes", "steps", "wall s", "CPU s", "steps/s"]
     header += ["episodes/h", "prefilled", "decoded", "memory MB"]

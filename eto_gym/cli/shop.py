@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 
 from eto_gym.errors import EtoGymError, require
 
@@ -53,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
         reveal=args.reveal,
     )
     try:
-        server = make_server(HOST, args.port, app, threaded=True)
-    except (OSError, SystemExit) as err:
-        raise EtoGymError(f"cannot listen on {HOST}:{args.port}: {err}") from err
-    print(f"The shop is open at http://{HOST}:{server.server_port}/ - press Ctrl-C to close it.")
+        # Werkzeug would print its own lines about a port that is taken, and exit.
+        listening = socket.create_server((HOST, args.port))
+    except OSError as err:
+        raise EtoGymError(f"cannot listen on {HOST}:{args.port}: {err.strerror}") from err
+    with listening:
+        port = listening.getsockname()[1]
+        server = make_server(HOST, port, app, threaded=True, fd=listening.fileno())
+    print(f"The shop is open at http://{HOST}:{port}/ - press Ctrl-C to close it.")
     try:
         server.serve_forever()
     finally:

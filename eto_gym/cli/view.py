@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
+from eto_gym.errors import EtoGymError
 from eto_gym.view import write_view
 
 
@@ -24,10 +26,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help="the page (default: view.html in the first folder, or beside the first file)",
     )
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="serve the page on this machine, and reload it while a run goes on; writes no file",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8732, help="port of --serve; 0: any free one (default 8732)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page."""
+    """Write the page, or serve it until it is interrupted."""
+    if args.serve:
+        if args.out is not None:
+            raise EtoGymError("--serve writes no file: leave out --out")
+        if not 0 <= args.port <= 65535:
+            raise EtoGymError(f"expected a port in 0..65535, got {args.port}")
+        from eto_gym.view.serve import make_server
+
+        with make_server(args.paths, port=args.port) as server:
+            print(f"http://127.0.0.1:{server.server_port}/   (Ctrl-C ends it)", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+        return 0
     first = args.paths[0]
     out = args.out or (first / "view.html" if first.is_dir() else first.with_suffix(".html"))
     print(f"{write_view(args.paths, out).resolve()}")

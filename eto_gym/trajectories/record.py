@@ -53,6 +53,12 @@ class Trajectory:
             reading; empty where there was none. Reasoning that a reply itself holds is in its
             message.
         history: How much of the conversation each reply was given to; see `eto_gym.history`.
+        states: The state block that was read for each reply, one text per step; empty where there
+            was none.
+        facts: What is known of each reply, one entry per step, or empty: "finish" ("stop" or
+            "length"), the reply's token counts, "seconds" until it was there, whether its action
+            was "admissible", and the "admissible_actions" where they were to be recorded. They are
+            no part of what was played: two trajectories are equal whatever these say.
     """
 
     task_id: str
@@ -70,16 +76,20 @@ class Trajectory:
     usage: dict[str, int] = field(default_factory=dict)
     reasoning: tuple[str, ...] = ()
     history: str = FULL
+    states: tuple[str, ...] = ()
+    facts: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
         if (self.outcome == "error") != (self.error is not None):
             raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
-        if self.reasoning and len(self.reasoning) != len(self.steps):
-            raise DataError(
-                f"expected a reasoning text per step, got {len(self.reasoning)} for "
-                f"{len(self.steps)} steps"
-            )
+        given = {"reasoning": self.reasoning, "states": self.states, "facts": self.facts}
+        for name, entries in given.items():
+            if entries and len(entries) != len(self.steps):
+                raise DataError(
+                    f"expected an entry of {name} per step, got {len(entries)} for "
+                    f"{len(self.steps)} steps"
+                )
 
     @property
     def key(self) -> tuple[str, int]:
@@ -91,6 +101,22 @@ class Trajectory:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
 
+    @property
+    def head(self) -> int:
+        """Messages that precede the first observation.
+
+        Raises:
+            DataError: The steps are not those of the conversation.
+        """
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        steps = len(self.steps)
+        if not steps or len(replies) < steps or replies[-steps] < 1:
+            raise DataError(
+                f"{self.task_id} has {steps} steps and {len(replies)} replies: what each reply was "
+                f"given to cannot be told for history {self.history!r}"
+            )
+        return replies[-steps] - 1
+
     def as_sampled(self) -> list[tuple[Message, ...]]:
         """Return the conversations in which the replies were sampled; see `history.as_sampled`.
 
@@ -99,15 +125,9 @@ class Trajectory:
         """
         if self.history == FULL:
             return [self.messages]
-        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
         if not self.steps:
             return []
-        if len(replies) < len(self.steps) or replies[-len(self.steps)] < 1:
-            raise DataError(
-                f"{self.task_id} has {len(self.steps)} steps and {len(replies)} replies: what each "
-                f"reply was given to cannot be told for history {self.history!r}"
-            )
-        return as_sampled(self.messages, replies[-len(self.steps)] - 1, self.history)
+        return as_sampled(self.messages, self.head, self.history, self.states)
 
     def check_whole(self) -> None:
         """Raise `DataError` unless each reply was given to the whole conversation before it.
@@ -152,6 +172,8 @@ class Trajectory:
             # Only where they say something, so that files stay what they were.
             **({"reasoning": list(self.reasoning)} if self.reasoning else {}),
             **({"history": self.history} if self.history != FULL else {}),
+            **({"states": list(self.states)} if self.states else {}),
+            **({"facts": list(self.facts)} if self.facts else {}),
         }
 
     @classmethod
@@ -165,7 +187,9 @@ class Trajectory:
             fields = dict(data)
             fields["messages"] = tuple(_message(item) for item in fields["messages"])
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
-            fields["reasoning"] = _texts(fields.get("reasoning", ()))
+            for name in ("reasoning", "states"):
+                fields[name] = _texts(name, fields.get(name, ()))
+            fields["facts"] = tuple(dict(item) for item in fields.get("facts", ()))
             check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r}")
@@ -176,9 +200,9 @@ class Trajectory:
             raise DataError(f"not a trajectory: {type(err).__name__}: {err}") from err
 
 
-def _texts(items: Any) -> tuple[str, ...]:
+def _texts(name: str, items: Any) -> tuple[str, ...]:
     if isinstance(items, str) or not all(isinstance(item, str) for item in items):
-        raise DataError("reasoning is no list of texts")
+        raise DataError(f"{name} is no list of texts")
     return tuple(items)
 
 

@@ -11,16 +11,16 @@ import gzip
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from eto_gym.conversation import parse_reply
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
-from eto_gym.trajectories import Trajectory
-from eto_gym.trajectories.formats import read_pair, read_records, read_trajectory
+from eto_gym.trajectories import Step, Trajectory
+from eto_gym.trajectories.formats import read_pair, read_trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-from eto_gym.view.sources import Source
+from eto_gym.view.sources import Source, records
 
 CHUNK = 1 << 20
 """Characters of JSON after which a chunk ends."""
@@ -97,19 +97,22 @@ class Packer:
 
     def _bodies(self, kind: str, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
         for source in sources:
-            for record in read_records(source.path):
+            unread: list[int] = []
+            for record in records(source.path, unread):
                 try:
                     if kind == "episodes":
                         row, body = _episode(read_trajectory(record))
                     else:
                         row, body = _pair(read_pair(record))
                 except DataError:
-                    self.skipped[source.name] = self.skipped.get(source.name, 0) + 1
+                    unread.append(0)
                     continue
                 (self.episodes if kind == "episodes" else self.pairs).add(
                     {**row, "source": source.name}
                 )
                 yield body
+            if unread:
+                self.skipped[source.name] = len(unread)
 
     def index(self) -> dict[str, Any]:
         """Return what the page knows before it opens a chunk."""
@@ -141,7 +144,7 @@ def _chunk_text(heads: dict[str, int], bodies: list[str]) -> str:
 def _episode(t: Trajectory) -> tuple[dict[str, Any], dict[str, Any]]:
     start = _first_turn(t)
     actions = [step.action for step in t.steps]
-    metas = [getattr(step, "meta", {}) for step in t.steps]
+    facts = t.facts
     row = {
         "task": t.task_id,
         "type": t.task_type,
@@ -154,16 +157,17 @@ def _episode(t: Trajectory) -> tuple[dict[str, Any], dict[str, Any]]:
         "steps": len(t.steps),
         "tokens": t.usage.get("decoded_tokens"),
         "bad": actions.count(None),
-        "cut": sum(meta.get("finish") == "length" for meta in metas),
-        "inadmissible": sum(meta.get("admissible") is False for meta in metas),
+        "cut": sum(item.get("finish") == "length" for item in facts),
+        "inadmissible": sum(item.get("admissible") is False for item in facts),
         "repeated": sum(a is not None and a == b for a, b in itertools.pairwise(actions)),
         "goal": _goal(t.messages, start),
     }
     body = {
         "head": [[m.role, m.content] for m in t.messages[:start]],
-        "turns": list(_turns(t.messages[start:])),
-        "steps": [[s.action, s.observation, _finite(s.reward)] for s in t.steps],
-        "metas": metas if any(metas) else [],
+        "turns": list(_turns(t.messages[start:], t.steps)),
+        "rewards": [_finite(step.reward) for step in t.steps],
+        "facts": facts,
+        "end": t.steps[-1].observation if t.steps else "",
         "env": t.env,
         "usage": t.usage,
         "seed": t.seed,
@@ -187,15 +191,22 @@ def _goal(messages: tuple[Message, ...], start: int) -> str:
     return (match.group(1) if match else text)[:_GOAL_LENGTH]
 
 
-def _turns(messages: Iterable[Message]) -> Iterator[list[Any]]:
-    """Yield role, text, whether it is trained on, and of a reply its thought and action."""
+def _turns(messages: Sequence[Message], steps: Sequence[Step] = ()) -> Iterator[list[Any]]:
+    """Yield role, text, whether it is trained on, and of a reply its thought and action.
+
+    The text of a reply that says no more than that is None: files get smaller.
+    """
+    replies = sum(m.role == "assistant" for m in messages)
+    played = iter([*[None] * (replies - len(steps)), *steps])
     for m in messages:
         if m.role != "assistant":
             yield [m.role, m.content, int(m.train)]
             continue
-        reply = parse_reply(m.content)
-        said = [reply.thought, reply.action] if reply is not None else [None, None]
-        yield [m.role, m.content, int(m.train), *said]
+        reply, step = parse_reply(m.content), next(played, None)
+        thought = reply.thought if reply is not None else None
+        action = step.action if step is not None else reply.action if reply is not None else None
+        plain = f"Thought: {thought}\nAction: {action}" == m.content
+        yield [m.role, None if plain else m.content, int(m.train), thought, action]
 
 
 def _finite(value: float) -> float | None:

@@ -99,14 +99,14 @@ def _folder(folder: Path, found: Found) -> None:
 
 
 def _run_folder(folder: Path, found: Found) -> None:
-    """Take a run folder: the stages of its last run, or all while none has ended."""
+    """Take a run folder: the stages of its report, and those that were begun after it."""
     report = _json_object(folder / "report.json")
-    keys = _json_object(folder / "finished.json").get("stages")
-    stages = sorted((folder / "stages").iterdir(), key=_begun)
-    if isinstance(keys, list):
+    stages = sorted((s for s in (folder / "stages").iterdir() if s.is_dir()), key=_begun)
+    if keys := [stage.get("key") for stage in report.get("stages", [])]:
+        ended = (folder / "report.json").stat().st_mtime
         order = {key: i for i, key in enumerate(keys)}
-        stages = [s for s in stages if s.name.rpartition("-")[2] in order]
-        stages.sort(key=lambda s: order[s.name.rpartition("-")[2]])
+        stages = [s for s in stages if _key(s) in order or _begun(s) > ended]
+        stages.sort(key=lambda s: order.get(_key(s), len(order)))
     told, curves = [], []
     for stage in stages:
         finished = _json_object(stage / "finished.json")
@@ -125,16 +125,34 @@ def _run_folder(folder: Path, found: Found) -> None:
     found.runs.append(Run(str(folder), report, told, curves))
 
 
+def _key(stage: Path) -> str:
+    return stage.name.rpartition("-")[2]
+
+
 def _begun(stage: Path) -> float:
     settings = stage / "settings.json"
     return settings.stat().st_mtime if settings.exists() else stage.stat().st_mtime
+
+
+def watched(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield every file that a page of these paths may depend on, in an order that stays."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for item in sorted(path.iterdir()):
+            if item.is_dir():
+                if not item.name.startswith("."):
+                    yield from watched([item])
+            elif item.suffix in (".json", ".jsonl"):
+                yield item
 
 
 def kind_of(path: Path) -> Kind | None:
     """Tell by its first record what a file holds; None if that is nothing to show."""
     if path.suffix not in (".jsonl", ".json"):
         return None
-    for record in _records(path):
+    for record in records(path):
         if isinstance(record, dict):
             if {"prompt", "chosen", "rejected"} <= set(record):
                 return "pairs"
@@ -144,9 +162,13 @@ def kind_of(path: Path) -> Kind | None:
     return None
 
 
-def _records(path: Path) -> Iterator[Any]:
+def records(path: Path, skipped: list[int] | None = None) -> Iterator[Any]:
+    """Yield the records of a file; the numbers of lines that are no JSON go into `skipped`."""
     if path.suffix == ".jsonl":
-        yield from JsonlFile(path).read()
+        lines = JsonlFile(path)
+        yield from lines.read()
+        if skipped is not None:
+            skipped += lines.corrupt_lines
         return
     with path.open("rb") as file:
         if not file.read(256).lstrip().startswith(b"["):

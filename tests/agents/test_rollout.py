@@ -17,12 +17,8 @@ import pytest
 from eto_gym import EngineError, EtoGymError, UnknownNameError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
-from eto_gym.conversation import ConversationEnv
+from eto_gym.agents.rollout.engine import Episode, RetryPolicy, Rollout, plan_episodes
 from eto_gym.errors import DataError
-from eto_gym.history import bounded
-from eto_gym.prompt import Message
-from eto_gym.trainers.pairing import PairingSettings, make_pairs
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CorridorEnv, LanedCorridorEnv, make_corridor
@@ -315,59 +311,35 @@ def test_closing_a_rollout_releases_and_closes_everything() -> None:
     assert not policy.live
 
 
-def test_a_bounded_history_shortens_prompts_and_nothing_else() -> None:
-    class Reading(CoinPolicy):
-        def __init__(self) -> None:
-            super().__init__()
-            self.read: dict[str, list[tuple[Message, ...]]] = {}
+class Wordy:
+    """A policy that counts tokens, and is cut at every second reply."""
 
-        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
-            for c in conversations:
-                self.read.setdefault(c.key, []).append(tuple(c.messages))
-            words = ("go", "open")
-            return [
-                PolicyReply(f"Action: {words[(c.seed >> c.position) & 1]}") for c in conversations
-            ]
+    name = "wordy"
 
-    episodes = plan_episodes(TASKS, seed=1)
-    full, short = Reading(), Reading()
-    played = [
-        {
-            t.key: t
-            for t in Rollout(make_corridor, p, slots=4, prompt_style="instruction", history=h).play(
-                episodes
-            )
-        }
-        for p, h in ((full, "full"), (short, "last:2"))
-    ]
-    assert played[0] == {k: replace(t, history="full") for k, t in played[1].items()}
-    assert {t.history for t in played[1].values()} == {"last:2"}
-    lengths = set()
-    for key, prompts in short.read.items():
-        for read, whole in zip(prompts, full.read[key], strict=True):
-            assert read == bounded(whole, 2, "last:2")
-            assert (read == whole) == (len(whole) <= 7)
-            assert read[-4:] == whole[-4:]
-            lengths.add(len(read))
-    assert lengths == {3, 5, 7}
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        self.asked += 1
+        usage = {"prompt_tokens": 7, "decoded_tokens": 3}
+        reply = PolicyReply("Action: heads", usage, truncated=self.asked % 2 == 0)
+        return [reply] * len(conversations)
+
+    def release(self, key: str) -> None:
+        pass
 
 
-@pytest.mark.parametrize(
-    "wrong", ["", "last", "last:0", "last:-1", "last:x", "LAST:2", "last:\u0663"]
-)
-def test_an_unknown_history_is_refused(wrong: str) -> None:
-    with pytest.raises(EtoGymError, match="expected history"):
-        Rollout(make_corridor, CoinPolicy(), history=wrong)
-    with pytest.raises(EtoGymError, match="expected history"):
-        ConversationEnv(make_corridor(), history=wrong)
+@pytest.mark.parametrize("record", [False, True])
+def test_what_is_known_of_each_reply_stands_with_its_step(record: bool) -> None:
+    def make_env() -> gym.Env[str, str]:
+        return gym.make("ETO/ALFWorld-v0", admissible_actions=True, max_episode_steps=3)
 
-
-def test_episodes_with_a_bounded_history_are_not_trained_on_as_if_they_were_whole() -> None:
-    rollout = Rollout(make_corridor, CoinPolicy(), prompt_style="none", history="last:1")
-    trajectory = next(iter(rollout.play(plan_episodes(TASKS[:1]))))
-    again = Trajectory.from_json(json.loads(json.dumps(trajectory.to_json())))
-    assert again == trajectory
-    with pytest.raises(DataError, match="last:1"):
-        make_pairs([trajectory], [], PairingSettings())
-    with pytest.raises(DataError, match="history"):
-        Trajectory.from_json({**trajectory.to_json(), "history": "none"})
+    rollout = Rollout(make_env, Wordy(), slots=1, record_admissible=record)
+    task = make_env().unwrapped.task_set.ids[0]  # type: ignore[attr-defined]
+    (played,) = rollout.play(plan_episodes([task]))
+    assert [facts["finish"] for facts in played.facts] == ["stop", "length", "stop"]
+    assert all(facts["decoded_tokens"] == 3 for facts in played.facts)
+    assert all(facts["seconds"] >= 0 for facts in played.facts)
+    assert all(facts["admissible"] is False for facts in played.facts)
+    assert all(("look" in facts.get("admissible_actions", ())) is record for facts in played.facts)
+    assert Trajectory.from_json(json.loads(json.dumps(played.to_json()))).facts == played.facts

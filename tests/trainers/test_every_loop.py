@@ -13,9 +13,9 @@ import pytest
 import eto_gym
 from eto_gym.cli import train
 from eto_gym.registration import resolve_env_id
-from eto_gym.trainers.options import TrainSettings
-from eto_gym.trainers.presets import from_preset
-from eto_gym.trainers.report import render
+from eto_gym.trainers.loops.report import render
+from eto_gym.trainers.settings.base import TrainSettings
+from eto_gym.trainers.settings.presets import from_preset
 from tests.toy import CORRIDOR
 
 IDS = ["alfworld", "webshop", CORRIDOR]
@@ -93,9 +93,9 @@ def test_every_loop_ends_with_a_report(
     assert all(row["episodes"] == SMALL["eval_tasks"] for row in report["policies"])
     assert not any(row["errors"] for row in report["policies"])
     if method == "self-play":  # a model that has learnt nothing succeeds in nothing
-        assert "trajectories is a success to learn from" in report["stopped"]
+        assert "no successful trajectory to learn from" in report["ended"]
     else:
-        assert not report["stopped"]
+        assert not report["ended"]
         assert len(report["policies"]) >= 3, "untrained, SFT, and what the method made"
     assert (folder / "report.md").read_text() == render(report) + "\n"
 

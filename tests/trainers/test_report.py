@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.evaluation import compare, summarise
-from eto_gym.trainers.report import CONTROL, conclusion, render, write_report
-from eto_gym.trainers.run_folder import RunFolder
+from eto_gym.agents.evaluation.statistics import compare, summarise
+from eto_gym.trainers.loops.report import CONTROL, conclusion, render, write_report
+from eto_gym.trainers.loops.run_folder import RunFolder
 from eto_gym.trajectories import Trajectory
 
 
@@ -77,10 +77,7 @@ def test_the_last_line_says_what_became_of_the_method(
     ]
     line = conclusion({"reference": "SFT", "policies": policies})
     assert line.startswith(start)
-    assert f"({gained} episodes gained, {lost} lost, p {p:.2g}; mean reward {reward[0]:+.3f}" in line
+    assert (
+        f"({gained} episodes gained, {lost} lost, p {p:.2g}; mean reward {reward[0]:+.3f}" in line
+    )
     assert "\n" not in line
-
-
-def test_a_run_that_found_nothing_to_learn_from_says_so_last() -> None:
-    line = conclusion({"reference": "SFT", "stopped": "nothing paired", "policies": []})
-    assert line == "STOPPED before its end: nothing paired."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_an_episode_is_packed_with_its_head_turns_and_steps(tmp_path: Path) -> N
     body = chunk["bodies"][0]
     assert [turn[0] for turn in body["turns"]] == ["user", "assistant", "user", "assistant"]
     assert body["turns"][1][3:] == ["easy", "take"]
-    assert body["steps"][1] == ["take", "Taken.", 1.0]
+    assert (body["rewards"], body["end"]) == ([0.0, 1.0], "Taken.")
 
 
 def test_chunks_hold_all_episodes_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,19 +102,29 @@ def test_stages_of_the_last_run_are_shown_in_its_order(tmp_path: Path) -> None:
         stage = tmp_path / "stages" / f"{name}-{key}"
         write(stage / "trajectories.jsonl", episode(0))
         (stage / "finished.json").write_text('{"seconds": 1.0}')
-    (tmp_path / "finished.json").write_text('{"stages": ["bbb", "ccc"]}')
+        os.utime(stage, (1, 1))
+    report = {"stages": [{"name": "sft", "key": "bbb"}, {"name": "explore", "key": "ccc"}]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
     page = write_view([tmp_path], tmp_path / "v.html").read_text()
     index = unpacked(page, "index")
     assert [stage["name"] for stage in index["runs"][0]["stages"]] == ["sft", "explore"]
     assert index["episodes"]["values"]["source"] == ["sft", "explore"]
+    write(tmp_path / "stages" / "eval-ddd" / "trajectories.jsonl", episode(0))
+    page = write_view([tmp_path], tmp_path / "v.html").read_text()
+    told = unpacked(page, "index")["runs"][0]["stages"]
+    assert [(stage["name"], stage["finished"]) for stage in told] == [
+        ("sft", True),
+        ("explore", True),
+        ("eval", False),  # begun since: the run goes on
+    ]
 
 
 def test_records_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     file = write(tmp_path / "t.jsonl", episode(0))
     with file.open("a") as more:
-        more.write('{"messages": 3, "steps": []}\n')
+        more.write('{"messages": 3, "steps": []}\n{"messages"\n')
     page = write_view([file], tmp_path / "v.html").read_text()
-    assert unpacked(page, "index")["skipped"] == {"t": 1}
+    assert unpacked(page, "index")["skipped"] == {"t": 2}
 
 
 def test_what_cannot_be_shown_gets_one_line(

@@ -10,6 +10,7 @@ from eto_gym.env import TextEnv
 from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, Solution, solve
 from eto_gym.envs.scienceworld.instructions import build_prompt
 from eto_gym.envs.scienceworld.jvm import FLAGS, engine_version
+from eto_gym.envs.scienceworld.recap import write_state
 from eto_gym.envs.scienceworld.session import EngineSession, EngineStep, Isolation
 from eto_gym.envs.scienceworld.simplifications import expand, parse
 from eto_gym.envs.scienceworld.tasks import (
@@ -20,6 +21,7 @@ from eto_gym.envs.scienceworld.tasks import (
     step_limit,
 )
 from eto_gym.errors import EngineError, check_choice
+from eto_gym.history import StateWriter
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -150,6 +152,10 @@ class ScienceWorldEnv(TextEnv):
         if self._task_step_limits and self._task is not None:
             limits.append(step_limit(self._task.type, self.split_scheme))
         return min((limit for limit in limits if limit is not None), default=None)
+
+    def state_writer(self) -> StateWriter:
+        """Return what tells where the agent is, what it carries and what was found where."""
+        return write_state
 
     def make_expert(self) -> ScienceWorldExpert:
         """Return an expert that follows the engine's own solution of the current task.

@@ -10,15 +10,17 @@ import numpy as np
 
 import eto_gym
 from eto_gym.env import TextEnv
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.goals import Goal, GoalKind
 from eto_gym.envs.webshop.expert import PAPER_STEPS, WebShopExpert
-from eto_gym.envs.webshop.goals import Goal, GoalKind
 from eto_gym.envs.webshop.prompt import PROMPT
+from eto_gym.envs.webshop.recap import write_state
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
 from eto_gym.envs.webshop.tasks import goal_index, split_rule
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Expert, RandomPlayer
+from eto_gym.history import StateWriter, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -119,7 +121,7 @@ class WebShopEnv(TextEnv):
         self._mode = observation
         self._session: Session | None = None
         if observation == "html":
-            from eto_gym.envs.webshop.html import HtmlPages
+            from eto_gym.envs.webshop.site.html import HtmlPages
 
             self._html = HtmlPages()
 
@@ -148,6 +150,13 @@ class WebShopEnv(TextEnv):
     def prompt(self) -> Prompt:
         """Return the rules of the shop and one worked purchase."""
         return PROMPT
+
+    def state_writer(self) -> StateWriter:
+        """Return what tells the page, the searches and the products opened, in mode "text".
+
+        In the other observation modes there is no state block.
+        """
+        return write_state if self._mode == "text" else no_state
 
     def make_expert(self) -> Expert:
         """Return an expert that reads pages in observation mode "text"."""

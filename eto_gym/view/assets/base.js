@@ -44,13 +44,20 @@ class Store {
     this.pairs = rowsOf(index.pairs);
     this.byTask = new Map();
     this.groups = new Map();
+    this.byPath = new Map();
     for (const row of this.episodes) {
       row.group = row.policy ? `${row.source} \u00b7 ${row.policy}` : row.source;
-      row.path = `#/episode/${encodeURIComponent(row.source)}/${encodeURIComponent(row.task)}/` +
-        `${row.sample}`;
+      row.path = `#/episode/${encoded(row.source)}/${encoded(row.task)}/${row.sample}`;
+      const earlier = this.byPath.get(row.path);
+      if (earlier) {  // played again, after an error: the last one counts
+        earlier.replaced = true;
+        earlier.path += `?earlier=${earlier.number}`;
+        this.byPath.set(earlier.path, earlier);
+      }
+      this.byPath.set(row.path, row);
       add(this.byTask, row.task, row);
-      add(this.groups, row.group, row);
     }
+    for (const row of this.episodes) if (!row.replaced) add(this.groups, row.group, row);
   }
 
   async body(kind, row) {
@@ -105,6 +112,10 @@ function address() {
     query: new URLSearchParams(query || ""),
   };
 }
+
+// Half of a character, which a model may write, has no place in an address.
+const encoded = (text) =>
+  encodeURIComponent(text.replace(/[\ud800-\udfff]/gu, "\ufffd"));
 
 function decoded(text) {
   try {

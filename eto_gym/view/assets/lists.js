@@ -53,7 +53,8 @@ function episodeRow(row) {
     h("span", { class: "cell task" }, row.task, h("small", {}, row.goal)),
     h("span", { class: "cell" }, row.type),
     h("span", { class: "cell" }, row.group),
-    h("span", { class: "cell" }, outcome(row)),
+    h("span", { class: "cell" }, outcome(row),
+      row.replaced && h("span", { class: "tag" }, "played again")),
     h("span", { class: "cell figure" }, short(row.reward)),
     h("span", { class: "cell figure" }, `${row.steps} steps`),
     h("span", { class: "cell flags" }, FLAGS.filter(([name]) => row[name] > 0)
@@ -81,8 +82,7 @@ function growing(rows, make) {
 function listView(store, query) {
   const rows = chosen(store, query);
   store.listed = rows;
-  const played = rows.filter(scored);
-  const rate = successRate(played);
+  const rate = successRate(rows.filter((row) => scored(row) && !row.replaced));
   return [
     h("h1", {}, "Episodes"),
     filterBar(store, query),
@@ -92,7 +92,8 @@ function listView(store, query) {
   ];
 }
 
-function taskView(store, task) {
+function taskView(store, part) {
+  const task = [...store.byTask.keys()].find((name) => encoded(name) === encoded(part)) || part;
   const rows = store.byTask.get(task) || [];
   store.listed = rows;
   return [

@@ -16,8 +16,7 @@ async function viewOf(store, { parts, query }) {
   if (name === "pairs") return pairsView(store);
   if (name === "compare") return compareView(store, query);
   if (name === "episode") {
-    const row = store.episodes.find((r) => r.source === rest[0] && r.task === rest[1] &&
-      String(r.sample) === rest[2]);
+    const row = store.byPath.get(location.hash);
     if (row) return episodeView(store, row);
   }
   if (name === "pair" && store.pairs[rest[0] - 1]) return pairView(store, store.pairs[rest[0] - 1]);
@@ -58,6 +57,7 @@ let drawn = 0;
 async function draw(store) {
   const turn = ++drawn;
   const here = address();
+  if (here.parts[0]) listAddress[here.parts[0]] = location.hash;
   const view = await viewOf(store, here).catch((error) =>
     [h("h1", {}, "This could not be shown"), h("pre", {}, String(error))]);
   if (turn !== drawn) return;  // the address has changed meanwhile
@@ -150,11 +150,7 @@ async function watch(path) {
 
 async function start() {
   const store = new Store(await unpack("index"));
-  window.addEventListener("hashchange", () => {
-    const { parts } = address();
-    if (parts[0]) listAddress[parts[0]] = location.hash;
-    draw(store);
-  });
+  window.addEventListener("hashchange", () => draw(store));
   document.addEventListener("keydown", (event) => onKey(store, event));
   await draw(store);
   document.body.dataset.ready = "true";
