@@ -123,7 +123,7 @@ def _said_once() -> Iterator[None]:
     if int(os.environ.get("RANK", "0")) == 0:
         yield
         return
-    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("eto_gym").setLevel(logging.WARNING)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
