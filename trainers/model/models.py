@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
-from eto_gym.agents.models.loading import from_pretrained
+from eto_gym.agents.models.loading import from_pretrained, read_template
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.errors import DataError, require
 from eto_gym.files import write_json
@@ -32,7 +32,7 @@ def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
 
     Args:
         model: Folder or name.
-        chat_template: File of a chat template that replaces the model's own.
+        chat_template: File of a chat template that replaces the model's own, or the template.
 
     Raises:
         DataError: There is no such file.
@@ -42,10 +42,7 @@ def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
-        try:
-            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            raise DataError(f"cannot read the chat template {chat_template}: {err}") from err
+        tokenizer.chat_template = read_template(chat_template)
     return tokenizer
 
 
