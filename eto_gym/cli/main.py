@@ -59,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EtoGymError as err:
         print(f"eto-gym {name}: {err}", file=sys.stderr)
         return 2
+    except OSError as err:
+        # A folder that may not be written, a full disk, a file that went away: not our bug.
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        place = "" if err.filename is None else f"{err.filename}: "
+        print(f"eto-gym {name}: {place}{err.strerror or err}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"eto-gym {name}: interrupted", file=sys.stderr)
         return 130
