@@ -229,20 +229,15 @@ def _best_lines(best: BestOf) -> list[str]:
 
 
 def _paired_line(test: PairedTest) -> str:
-    verdict = "no more than noise" if test.p >= 0.05 else "more than noise"
+    if test.p >= 0.05:
+        verdict = "no more than noise"
+    else:
+        verdict = "better" if test.gained > test.lost else "WORSE"
     return (
         f"Against the other on {test.episodes} common episodes: gained {test.gained}, lost "
-        f"{test.lost}, p {test.p:.2g} ({verdict}); {_change(test.reward)}."
+        f"{test.lost}, p {test.p:.2g} ({verdict}); reward less the other's: "
+        f"{words(test.reward, 3)}."
     )
-
-
-def _change(reward: Estimate) -> str:
-    """Say by how much the mean reward is higher or lower."""
-    if math.isnan(reward.mean) or reward.mean == 0:
-        return "mean reward the same"
-    if reward.mean > 0:
-        return f"mean reward higher by {words(reward, 3)}"
-    return f"mean reward lower by {words(Estimate(-reward.mean, -reward.high, -reward.low), 3)}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

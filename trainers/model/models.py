@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
+from eto_gym.agents.models.loading import from_pretrained, read_template
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.errors import DataError, require
 from eto_gym.files import strict, write_json
@@ -35,20 +36,17 @@ def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
 
     Args:
         model: Folder or name.
-        chat_template: File of a chat template that replaces the model's own.
+        chat_template: File of a chat template that replaces the model's own, or the template.
 
     Raises:
         DataError: There is no such file.
     """
     transformers = require("transformers", feature="training", extra="train")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_model(model))
+    tokenizer = from_pretrained(transformers.AutoTokenizer, resolve_model(model))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
-        try:
-            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            raise DataError(f"cannot read the chat template {chat_template}: {err}") from err
+        tokenizer.chat_template = read_template(chat_template)
     return tokenizer
 
 
@@ -81,7 +79,7 @@ def load_model(model: str | Path, settings: TrainSettings) -> Any:
             bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
         )
     if not is_adapter(model):
-        return transformers.AutoModelForCausalLM.from_pretrained(str(model), **options)
+        return from_pretrained(transformers.AutoModelForCausalLM, str(model), **options)
     peft = require("peft", feature="LoRA adapters", extra="train")
     config = peft.PeftConfig.from_pretrained(str(model))
     base = load_base(Path(model), **options)
@@ -259,7 +257,7 @@ def load_base(adapter: Path, **options: Any) -> Any:
         DataError: It is a folder that is not there any more.
     """
     transformers = require("transformers", feature="training", extra="train")
-    return transformers.AutoModelForCausalLM.from_pretrained(base_of(adapter), **options)
+    return from_pretrained(transformers.AutoModelForCausalLM, base_of(adapter), **options)
 
 
 def push_model(folder: Path, repository: str, *, private: bool) -> None:
