@@ -69,6 +69,20 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def read_template(template: str) -> str:
+    """Return a chat template that is given by a file, or as it is.
+
+    Raises:
+        DataError: It has no Jinja in it, and is no file that can be read as text.
+    """
+    if "{{" in template or "{%" in template:
+        return template
+    try:
+        return Path(template).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as err:
+        raise DataError(f"cannot read the chat template {template}: {err}") from err
+
+
 def load_model(
     name: str,
     *,

@@ -17,6 +17,7 @@ from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.conversation import ConversationEnv, parse_reply
 from eto_gym.testing import text_env
 from eto_gym.trainers.data.corrections import Coach, correct_failures
+from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
 from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.settings.base import SettingsError
@@ -65,6 +66,29 @@ def test_both_replies_answer_the_agents_own_conversation(wandering: Sequence[Tra
         assert said.train
         assert instead.train
         assert not any(message.train for message in pair.prompt)
+
+
+def test_with_a_bounded_history_the_prompt_is_what_was_read(
+    wandering: Sequence[Trajectory],
+) -> None:
+    env = ConversationEnv(gym.make("ETO/ALFWorld-v0", **HOUSE), history="state:1")
+    pairs, report = correct_failures(env, wandering, SETTINGS)
+    assert not pairs
+    assert report.skipped["different_history"] == len(wandering)
+    # The scripted player reads no messages, so its play is the same with any history.
+    short = [read_again(t, "state:1", env) for t in wandering]
+    pairs, _ = correct_failures(env, short, SETTINGS)
+    assert len(pairs) == len(correct_failures(_house(), wandering, SETTINGS)[0])
+    trained = {
+        (t.task_id, row[:-1], row[-1].content)
+        for t in short
+        for row in t.as_sampled()
+        if sum(m.train for m in row) == 1
+    }
+    for pair in (pair for pair in pairs if pair.info["step"] >= 2):
+        assert (pair.task_id, pair.prompt, pair.rejected[0].content) in trained
+        assert len(pair.prompt) <= 5
+        assert pair.history == "full", "the prompt is whole as it is"
 
 
 def test_the_expert_finishes_from_where_the_agent_went_wrong(

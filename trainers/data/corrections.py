@@ -47,14 +47,15 @@ def correct_failures(
     a loop makes one and the same mistake many times.
 
     Args:
-        env: Plays the tasks as they were played.
+        env: Plays the tasks as they were played, with the same history.
         agent: The agent's trajectories; successes and errors are counted and left out.
         settings: `max_pairs_per_task` limits the pairs of a task to its first ones.
 
     Returns:
         The pairs, in the order of failures and steps, and the report. Besides the reasons of other
         pairings its `skipped` has "success", "not_repeated" (the environment now answers
-        otherwise), "no_advice" (steps at which the expert gave up), and "same_action".
+        otherwise), "no_advice" (steps at which the expert gave up), and "same_action". The prompt
+        of a pair is what was read at its step, so it is whole whatever the history.
     """
     report = PairingReport()
     pairs: list[PreferencePair] = []
@@ -62,6 +63,9 @@ def correct_failures(
     for trajectory in agent:
         if trajectory.failed_to_run or trajectory.success:
             report.skipped["success" if trajectory.success else "agent_error"] += 1
+            continue
+        if trajectory.history != env.history:
+            report.skipped["different_history"] += 1
             continue
         for pair in _of_failure(env, trajectory, report):
             count = per_task.get(pair.task_id, 0)
@@ -86,7 +90,7 @@ def _of_failure(
     known: set[tuple[str, str | None]] = set()
     skipped = dict.fromkeys(("no_advice", "same_action", "duplicate"), 0)
     for number, (reply, step) in enumerate(zip(replies, failure.steps, strict=True)):
-        prompt = tuple(Message(m.role, m.content) for m in env.conversation)
+        prompt = tuple(Message(m.role, m.content) for m in env.prompt)
         advice = adviser.advise(info)
         if advice is None:
             skipped["no_advice"] += 1
