@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eto-gym: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every request that it sends
+    # The root logger stays as it is: what other libraries tell at INFO is not for the user.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("eto_gym").setLevel(logging.INFO)
     try:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):
