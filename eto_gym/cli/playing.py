@@ -82,6 +82,11 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
         "last:K for the instruction, the task and the last K exchanges; or state for these and "
         "what the environment writes of what was seen so far",
     )
+    parser.add_argument(
+        "--record-admissible",
+        action="store_true",
+        help="store the admissible actions of every turn too, for `eto-gym view`; files get larger",
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
     parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")
     parser.add_argument(
@@ -163,7 +168,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     make_policy, policy = read_policy(args)
     env_id = resolve_env_id(args.env)
     env_kwargs = env_arguments(args)
-    if policy["policy"] in ("random", "player"):
+    if policy["policy"] in ("random", "player") or args.record_admissible:
         env_kwargs.setdefault("admissible_actions", True)
     everything = task_set_of(env_id, env_kwargs)
     tasks = _tasks(everything, args)
@@ -183,6 +188,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
         history=check_history(args.history),
+        record_admissible=args.record_admissible,
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()

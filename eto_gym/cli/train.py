@@ -161,7 +161,7 @@ def _play(method: str, argv: Sequence[str]) -> int:
     out = Path(options.out or f"runs/{method}-{env}-{settings.preset}".lower())
     report = loop(settings, out).run()
     print(f"\nRun folder: {out.resolve()}\n\n{render(report)}")
-    return 0
+    return 1 if report["ended"] else 0
 
 
 def presets_of(method: str) -> Mapping[str, Any]:

@@ -89,7 +89,8 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
         return float(sum(scores[i - 1, row.ids[i]] for i, kept in enumerate(row.mask) if kept))
 
     def preference(row: PairRow) -> float:
-        gains = [logp(trainer.model, side) - logp(reference, side) for side in row]
+        sides = (row.chosen, row.rejected)
+        gains = [logp(trainer.model, side) - logp(reference, side) for side in sides]
         gap = torch.tensor(settings.beta * (gains[0] - gains[1]), dtype=torch.float64)
         return float(-torch.nn.functional.logsigmoid(gap))
 

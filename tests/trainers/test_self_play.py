@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from eto_gym.trainers.data.pairing import PairingSettings
+from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.loops.self_play import PRESETS, SelfPlayLoop, SelfPlaySettings
 from eto_gym.trainers.methods.dpo import DPOSettings
 from eto_gym.trainers.methods.sft import SFTSettings
@@ -42,3 +43,30 @@ def test_an_expert_is_refused() -> None:
     with pytest.raises(SettingsError, match="phases"):
         SelfPlaySettings(phases="eto+rft")
     assert all(preset_values(x, presets=PRESETS)["pairing"]["contrast"] == "self" for x in PRESETS)
+
+
+def test_a_run_without_a_pair_ends_with_its_report(locksmith: Path, tmp_path: Path) -> None:
+    settings = SelfPlaySettings(
+        **PLAY, model=str(locksmith), phases="eto", explore_tasks=3, explore_samples=1, eval_tasks=4
+    )
+    report = SelfPlayLoop(settings, tmp_path).run()
+    assert [row["policy"] for row in report["policies"]] == [f"untrained ({locksmith.name})"]
+    written = (tmp_path / "report.md").read_text()
+    last = written.strip().splitlines()[-1]
+    assert last.startswith("ENDED EARLY: ")
+    assert "single_sample 3" in last
+    assert "--pairing.contrast expert" in last
+    assert not (tmp_path / FINISHED).exists()
+
+
+def test_a_run_without_a_success_ends_with_its_report(locksmith: Path, tmp_path: Path) -> None:
+    settings = SelfPlaySettings(
+        **{**PLAY, "max_new_tokens": 1},
+        model=str(locksmith),
+        phases="rft",
+        explore_tasks=3,
+        explore_samples=2,
+        eval_tasks=4,
+    )
+    report = SelfPlayLoop(settings, tmp_path).run()
+    assert "none of the 0 of kept-1 is one" in report["ended"]

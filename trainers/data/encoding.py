@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
 from eto_gym.errors import DataError
+from eto_gym.history import FULL
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 
 logger = logging.getLogger(__name__)
+
+SIDES = ("chosen", "rejected")
 
 
 class EncodedConversation(Protocol):
@@ -45,11 +49,27 @@ class Row(NamedTuple):
         return sum(self.mask)
 
 
-class PairRow(NamedTuple):
-    """Two conversations with the same beginning, as tokens."""
+@dataclass(frozen=True, slots=True)
+class PairRow:
+    """The two sides of a pair, as tokens.
+
+    Attributes:
+        chosen: The chosen side, a conversation that begins as the other one does; of a bounded
+            history, the first of the side's rows.
+        rejected: The rejected side.
+        more_chosen: The side's other rows; the log-probability of a side is the sum over its rows.
+        more_rejected: The same of the rejected side.
+    """
 
     chosen: Row
     rejected: Row
+    more_chosen: tuple[Row, ...] = ()
+    more_rejected: tuple[Row, ...] = ()
+
+    @property
+    def sides(self) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+        """All rows of the chosen side, and of the rejected one."""
+        return (self.chosen, *self.more_chosen), (self.rejected, *self.more_rejected)
 
 
 class Loss(NamedTuple):
@@ -140,13 +160,13 @@ class TokenReport:
         self.longest = max(self.longest, len(row.ids))
 
     def _note_cut(self, task_id: str, side: str, fitted: _Fitted) -> None:
-        if fitted.row is None or not fitted.lost_turns:
+        if fitted.rows is None or not fitted.lost_turns:
             return
         kept = fitted.turns - fitted.lost_turns
         self.losses.append(Loss(task_id, side, fitted.length, fitted.turns, kept))
         self.cut += 1
         self.cut_turns += fitted.lost_turns
-        self.cut_tokens += fitted.length - len(fitted.row.ids)
+        self.cut_tokens += fitted.length - sum(len(row.ids) for row in fitted.rows)
         self.cut_chosen += side == "chosen"
         self.cut_rejected += side == "rejected"
 
@@ -179,12 +199,12 @@ def encode_trajectories(
     too_long: list[tuple[str, int]] = []
     sampled = ((t.task_id, messages) for t in trajectories for messages in t.as_sampled())
     for task_id, messages in sampled:
-        fitted = _fit(codec, (), messages, max_length, truncation)
-        if fitted.row is None:
+        fitted = _fit(codec, messages, max_length, truncation)
+        if fitted.rows is None:
             too_long.append((task_id, fitted.length))
             continue
-        row = fitted.row
         report._note_cut(task_id, "conversation", fitted)
+        (row,) = fitted.rows
         if not row.trained:
             report.dropped += 1
             continue
@@ -223,28 +243,27 @@ def encode_pairs(
     rows: list[PairRow] = []
     too_long: list[tuple[str, int]] = []
     for pair in pairs:
-        # A mark in the prompt would train what both sides share: it cancels, at a cost.
-        prompt = tuple(Message(message.role, message.content) for message in pair.prompt)
+        prompt = len(pair.prompt) if pair.history == FULL else None
         sides = [
-            _fit(codec, prompt, side, max_length, truncation)
-            for side in (pair.chosen, pair.rejected)
+            _fit_side(codec, conversations, max_length, truncation, prompt=prompt)
+            for conversations in pair.as_sampled()
         ]
-        over = [(pair.task_id, side.length) for side in sides if side.row is None]
+        over = [(pair.task_id, side.length) for side in sides if side.rows is None]
         too_long += over
-        chosen, rejected = sides[0].row, sides[1].row
-        if chosen is None or rejected is None:
+        if sides[0].rows is None or sides[1].rows is None:
             continue
-        for name, side in zip(PairRow._fields, sides, strict=True):
+        for name, side in zip(SIDES, sides, strict=True):
             report._note_cut(pair.task_id, name, side)
-        if not chosen.trained or not rejected.trained:
+        chosen, rejected = ([row for row in side.rows or () if row.trained] for side in sides)
+        if not chosen or not rejected:
             report.dropped += 1
             continue
-        if chosen.ids == rejected.ids:
+        if [row.ids for row in chosen] == [row.ids for row in rejected]:
             report.identical += 1
             continue
-        for row in (chosen, rejected):
+        for row in (*chosen, *rejected):
             report._add(row)
-        rows.append(PairRow(chosen, rejected))
+        rows.append(PairRow(chosen[0], rejected[0], tuple(chosen[1:]), tuple(rejected[1:])))
     _refuse(too_long, max_length)
     report.rows = len(rows)
     if not rows:
@@ -259,16 +278,20 @@ def fingerprint(rows: Sequence[Row] | Sequence[PairRow]) -> str:
     """Return a hash of every id and mark, in order."""
     digest = hashlib.sha256()
     for item in rows:
-        for row in (item,) if isinstance(item, Row) else item:
+        for row in (item,) if isinstance(item, Row) else itertools.chain(*item.sides):
             digest.update(f"{len(row.ids)}:{row.ids}:".encode())
             digest.update(bytes(row.mask))
     return digest.hexdigest()
 
 
 class _Fitted(NamedTuple):
-    """A row, or None where it is too long and may not be cut; its size before cutting."""
+    """Rows, of which some may train nothing; or None where one is too long and may not be cut.
 
-    row: Row | None
+    `length`, `turns` and `lost_turns` are those before cutting; for rows that are refused, `length`
+    is that of the longest.
+    """
+
+    rows: list[Row] | None
     length: int
     turns: int
     lost_turns: int
@@ -276,27 +299,60 @@ class _Fitted(NamedTuple):
 
 def _fit(
     codec: Codec,
-    prompt: tuple[Message, ...],
     messages: Sequence[Message],
     max_length: int,
     truncation: str,
+    *,
+    prompt: int = 0,
 ) -> _Fitted:
-    turns = [i + 1 for i, message in enumerate(messages) if message.role == "assistant"]
+    """Tokenise a conversation, and cut turns after its first `prompt` messages, if need be."""
+    turns = [i + 1 for i, m in enumerate(messages) if m.role == "assistant" and i >= prompt]
 
     def encode(end: int) -> Row:
-        encoded = codec.encode([*prompt, *messages[:end]])
+        encoded = codec.encode(messages[:end])
         return Row(list(encoded.input_ids), list(encoded.train_mask))
 
     # What follows the last turn trains nothing.
     row = encode(turns[-1]) if turns else Row([], [])
     length = len(row.ids)
     if length <= max_length:
-        return _Fitted(row, length, len(turns), 0)
+        return _Fitted([row], length, len(turns), 0)
     if truncation == "refuse":
         return _Fitted(None, length, len(turns), 0)
     kept = _most_that_fits(len(turns) - 1, lambda n: len(encode(turns[n - 1]).ids) <= max_length)
     row = encode(turns[kept - 1]) if kept else Row([], [])
-    return _Fitted(row, length, len(turns), len(turns) - kept)
+    return _Fitted([row], length, len(turns), len(turns) - kept)
+
+
+def _fit_side(
+    codec: Codec,
+    conversations: Sequence[Sequence[Message]],
+    max_length: int,
+    truncation: str,
+    *,
+    prompt: int | None,
+) -> _Fitted:
+    """Tokenise the conversations of one side; after a turn that is cut, none is kept.
+
+    `prompt` is the number of messages that both sides share; None: look for the first trained one.
+    """
+    parts = []
+    for messages in conversations:
+        before = prompt
+        if before is None:
+            before = next((i for i, message in enumerate(messages) if message.train), 0)
+        parts.append(_fit(codec, messages, max_length, truncation, prompt=before))
+    turns = sum(part.turns for part in parts)
+    if any(part.rows is None for part in parts):
+        return _Fitted(None, max(part.length for part in parts), turns, 0)
+    rows: list[Row] = []
+    kept = 0
+    for part in parts:
+        rows += part.rows or []
+        kept += part.turns - part.lost_turns
+        if part.lost_turns:
+            break
+    return _Fitted(rows, sum(part.length for part in parts), turns, turns - kept)
 
 
 def _most_that_fits(most: int, fits: Callable[[int], bool]) -> int:

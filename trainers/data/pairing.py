@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from eto_gym.conversation import parse_reply
 from eto_gym.errors import unknown_name
+from eto_gym.history import FULL
 from eto_gym.prompt import Message
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trajectories import Trajectory
@@ -76,7 +77,8 @@ class PairingReport:
         cut_divergence: Pairs whose rejected side was cut after the first divergence.
         skipped: Reason -> how often nothing was paired for it: "agent_error", "expert_error",
             "no_expert", "tie", "identical" (both sides say the same, after any cut), "duplicate"
-            (the same pair again), "different_prompt", "nothing_trained" (a side without a turn
+            (the same pair again), "different_prompt", "different_history" (one side was played
+            with another history setting), "nothing_trained" (a side without a turn
             marked for training), "single_sample" ('self' with fewer than two usable samples), and
             "over_task_limit".
     """
@@ -90,11 +92,12 @@ class PairingReport:
 
 
 class _Side(NamedTuple):
-    """One trajectory, split where the agent's own turns begin."""
+    """One trajectory, split where the agent's own turns begin; a state block for each turn."""
 
     source: Trajectory
     prompt: tuple[Message, ...]
     turns: tuple[Message, ...]
+    states: tuple[str, ...] = ()
 
 
 def make_pairs(
@@ -199,7 +202,6 @@ def _by_task(
 ) -> dict[str, list[_Side]]:
     tasks: dict[str, list[_Side]] = defaultdict(list)
     for trajectory in trajectories:
-        trajectory.check_whole()
         if trajectory.failed_to_run:
             report.skipped[error_reason] += 1
             continue
@@ -215,13 +217,22 @@ def _split(trajectory: Trajectory) -> _Side | None:
     messages = trajectory.messages
     for start, message in enumerate(messages):
         if message.role == "assistant" and message.train:
-            return _Side(trajectory, messages[:start], _ending_in_a_turn(messages[start:]))
+            turns = _ending_in_a_turn(messages[start:])
+            states = trajectory.states
+            if states:  # one per step; those of earlier, untrained replies are not wanted
+                first = (start - trajectory.head) // 2
+                states = states[first : first + _rounds(turns)]
+            return _Side(trajectory, messages[:start], turns, states)
     return None
 
 
 def _pair(
     chosen: _Side, rejected: _Side, settings: PairingSettings, report: PairingReport
 ) -> PreferencePair | None:
+    history = chosen.source.history
+    if rejected.source.history != history:
+        report.skipped["different_history"] += 1
+        return None
     if _texts(chosen.prompt) != _texts(rejected.prompt):
         report.skipped["different_prompt"] += 1
         return None
@@ -259,7 +270,19 @@ def _pair(
             "divergence": divergence,
             "cut": cut,
         },
+        **_how_read(chosen, rejected, history, min(limit, rounds)),
     )
+
+
+def _how_read(chosen: _Side, rejected: _Side, history: str, rounds: int) -> dict[str, Any]:
+    if history == FULL:
+        return {}
+    return {
+        "history": history,
+        "head": chosen.source.head,
+        "chosen_states": chosen.states,
+        "rejected_states": rejected.states[:rounds],
+    }
 
 
 def _divergence(chosen: Sequence[Message], rejected: Sequence[Message]) -> int | None:

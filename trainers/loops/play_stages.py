@@ -7,6 +7,7 @@ device. What is chosen from them is chosen by the first.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,11 @@ from eto_gym.trainers.loops.stage_data import (
 )
 from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.eto_experts import read_experts
+from eto_gym.trajectories.eto_files import PREFIX, find_file
 from eto_gym.trajectories.formats import read_demonstrations
+
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=WorldSettings)
 
@@ -64,6 +69,8 @@ class PlayStages(Generic[S]):
     def _experts(self, source: ExpertSettings) -> Stage:
         """Return demonstrations of the training tasks."""
         s = self.settings
+        if source.expert_file.startswith(PREFIX):
+            return self._paper_experts(source.expert_file)
         if source.expert_file:
             return self._given_experts(Path(source.expert_file), strict=source.strict)
         return self._rollouts(
@@ -160,6 +167,33 @@ class PlayStages(Generic[S]):
             return {**summarise(list(distinct.values())).to_json(), "skipped_lines": skipped}
 
         return self.folder.run("experts", work, settings=self.ranks.first(describe), by_first=True)
+
+    def _paper_experts(self, name: str) -> Stage:
+        """Take the paper's own demonstrations, as episodes of this environment's tasks."""
+        s = self.settings
+        path = self.ranks.first(lambda: find_file(name))
+        making = {**s.env_kwargs(), "split": s.train_split}
+
+        def work(folder: Path) -> Any:
+            env = gym.make(s.env, **{**making, "admissible_actions": True})
+            try:
+                taken, report = read_experts(path, name, env, prompt_style=s.prompt_style)
+            finally:
+                env.close()
+            logger.info("%s: %s", name, report)
+            write_trajectories(folder, taken)
+            return {**summarise(taken).to_json(), **report.to_json()}
+
+        stamp = path.stat()
+        settings = {
+            "file": str(path),
+            "size": stamp.st_size,
+            "mtime": stamp.st_mtime_ns,
+            "env": s.env,
+            "env_kwargs": making,
+            "prompt_style": s.prompt_style,
+        }
+        return self.folder.run("experts", work, settings=settings, by_first=True)
 
     def _keep(self, name: str, settings: RejectionSettings, *explored: Stage) -> Stage:
         """Keep the best successes of each task among the trajectories of some stages."""

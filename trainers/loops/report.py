@@ -35,6 +35,7 @@ def make_report(
     reference: str,
     policies: Sequence[Evaluated],
     stages: Sequence[Stage],
+    ended: str | None = None,
 ) -> dict[str, Any]:
     """Put together what a run found.
 
@@ -45,6 +46,7 @@ def make_report(
             Those that the method made are compared with the control, too, where there is one.
         policies: What was evaluated, in order.
         stages: All stages, in order.
+        ended: Why the run ended before its last stage; None: it did not.
     """
     evaluations = {label: evaluation for label, _, evaluation in policies}
     before = load_trajectories(evaluations[reference])
@@ -66,10 +68,12 @@ def make_report(
         "method": method,
         "env": settings.env,
         "env_kwargs": settings.env_kwargs(),
+        "data": settings.data,
         "preset": settings.preset,
         "model": settings.model,
         "seed": settings.seed,
         "reference": reference,
+        "ended": ended,
         "policies": rows,
         "stages": [
             {
@@ -126,6 +130,8 @@ def conclusion(report: dict[str, Any]) -> str:
     labels = [row["policy"] for row in report["policies"]]
     later = report["policies"][labels.index(report["reference"]) + 1 :]
     own = [row for row in later if row["policy"] != CONTROL]
+    if report.get("ended"):
+        return f"ENDED EARLY: {report['ended']}."
     if not own:
         return f"Nothing was trained beyond {reference}."
     row = own[-1]
@@ -190,7 +196,7 @@ def _policy_row(row: dict[str, Any]) -> list[str]:
 
 
 def _data(report: dict[str, Any]) -> str:
-    data = report["env_kwargs"].get("data", "")
+    data = report.get("data") or "builtin"
     return "built-in tasks" if data == "builtin" else str(data)
 
 

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import eto_gym
 from eto_gym.conversation import ConversationEnv
-from eto_gym.errors import EtoGymError
 from eto_gym.trainers.data.steps import (
     StepSettings,
     find_alternatives,
@@ -20,7 +19,12 @@ from eto_gym.trainers.data.steps import (
 )
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.loops.stage_data import load_trajectories, write_pairs
+from eto_gym.trainers.loops.stage_data import (
+    NothingToLearn,
+    is_demonstration,
+    load_trajectories,
+    write_pairs,
+)
 from eto_gym.trainers.settings.loops import WorldSettings
 from eto_gym.trajectories import Trajectory
 
@@ -55,7 +59,7 @@ class StepLoop(Loop[S]):
                 repeated = [repeat_expert(env, expert) for expert in chosen]
                 paths = [path for path in repeated if path is not None]
                 if not paths:
-                    raise EtoGymError(
+                    raise NothingToLearn(
                         f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
                     )
                 plan = plan_branches(paths, settings, seed=s.seed)
@@ -85,7 +89,7 @@ class StepLoop(Loop[S]):
         """Return one success per task, of as many tasks as asked for."""
         successes: dict[str, Trajectory] = {}
         for trajectory in load_trajectories(experts):
-            if trajectory.success:
+            if is_demonstration(trajectory):
                 successes.setdefault(trajectory.task_id, trajectory)
         chosen = list(successes.values())
         random.Random(self.settings.seed).shuffle(chosen)

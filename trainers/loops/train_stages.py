@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.policies import expert_policy, player_policy
-from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.loops.stage_data import MODEL, load_pairs, load_trajectories, model_of
+from eto_gym.trainers.loops.stage_data import (
+    MODEL,
+    NothingToLearn,
+    is_demonstration,
+    load_pairs,
+    load_trajectories,
+    model_of,
+)
 from eto_gym.trainers.loops.tiny_stage import train_base
 from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
 from eto_gym.trainers.methods.sft import SFTSettings, run_sft
@@ -66,11 +72,17 @@ class TrainStages(PlayStages[S]):
         """Fine-tune `start` on the successes among the trajectories of some stages."""
 
         def work(folder: Path) -> Any:
-            chosen = [t for t in load_trajectories(*demonstrations) if t.success]
+            offered = load_trajectories(*demonstrations)
+            chosen = [t for t in offered if is_demonstration(t)]
             if not chosen:
-                raise EtoGymError("there is no successful trajectory to learn from")
+                names = " and ".join(stage.name for stage in demonstrations)
+                raise NothingToLearn(
+                    f"{name} has no successful trajectory to learn from: none of the "
+                    f"{len(offered)} of {names} is one. Demonstrate or explore more tasks"
+                )
+            rows = [replace(t, messages=talk) for t in chosen for talk in t.as_sampled()]
             self.ranks.first(
-                lambda: write_json(folder / "sft.json", [to_paper_sft(t) for t in chosen])
+                lambda: write_json(folder / "sft.json", [to_paper_sft(row) for row in rows])
             )
             report = run_sft(
                 settings,

@@ -114,14 +114,21 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
 
     def _collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [self._rows[item["index"]] for item in items]
-        batch = self._batch([row.chosen for row in rows] + [row.rejected for row in rows])
+        batch = self._batch([row.sides[0] for row in rows] + [row.sides[1] for row in rows])
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in items[0]:
                 batch[name] = torch.tensor([item[name] for item in items])
         return batch
 
-    def _batch(self, sides: Sequence[Row]) -> dict[str, Any]:
-        return lay_out(sides, trees=self._trees, pad_id=self._tokenizer.pad_token_id)
+    def _batch(self, sides: Sequence[tuple[Row, ...]]) -> dict[str, Any]:
+        """Lay out the rows of some sides; "owners" names the side of each row, if not its own."""
+        rows = [row for side in sides for row in side]
+        batch = lay_out(rows, trees=self._trees, pad_id=self._tokenizer.pad_token_id)
+        if len(rows) > len(sides):
+            owners = torch.tensor([i for i, side in enumerate(sides) for _ in side])
+            batch["owners"] = owners
+        batch["side_tokens"] = torch.tensor([sum(row.trained for row in side) for side in sides])
+        return batch
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Leave the rows as they are: they are tokenised and masked."""
@@ -132,7 +139,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return batches of pairs of similar length."""
-        lengths = [max(len(row.chosen.ids), len(row.rejected.ids)) for row in self._rows]
+        lengths = [max(sum(len(r.ids) for r in side) for side in row.sides) for row in self._rows]
         return running.bucket_loader(self, lengths, self._settings)
 
     def _get_num_items_in_batch(
@@ -140,7 +147,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     ) -> torch.Tensor:
         """Count the pairs of one optimizer batch, over all devices."""
         real = [batch for batch in batch_samples if "filler" not in batch]
-        pairs = sum(len(batch["trained"]) // 2 for batch in real)
+        pairs = sum(len(batch["side_tokens"]) // 2 for batch in real)
         self.tokens_seen += sum(int(batch["tokens"]) for batch in real)
         total = torch.tensor(pairs, device=device)
         if self.args.world_size > 1:
@@ -152,7 +159,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Score every side once, or read the scores of an earlier run with this model and data."""
         self._equip_reference()  # under FSDP, TRL loads one for these scores and then frees it
-        sides = [side for row in self._rows for side in (row.chosen, row.rejected)]
+        sides = [side for row in self._rows for side in row.sides]
         precision = "bf16" if uses_bf16(self._settings) else "fp32"
         path = reference.reference_file(
             self._settings.reference_cache,
@@ -168,11 +175,12 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         dataset = dataset.add_column("ref_chosen_logps", scores[0::2].tolist())
         return dataset.add_column("ref_rejected_logps", scores[1::2].tolist())
 
-    def _reference_scores(self, sides: Sequence[Row], batch_size: int) -> torch.Tensor:
+    def _reference_scores(self, sides: Sequence[tuple[Row, ...]], batch_size: int) -> torch.Tensor:
         """Score sides in an order in which neighbours share most, or are of similar length."""
         scores = torch.zeros(len(sides))
         order = sorted(
-            range(len(sides)), key=lambda i: sides[i].ids if self._trees else [len(sides[i].ids)]
+            range(len(sides)),
+            key=lambda i: sides[i][0].ids if self._trees else [sum(len(r.ids) for r in sides[i])],
         )
         with self._on_device():
             for start in range(0, len(order), batch_size):
@@ -239,7 +247,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             scores = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         else:
             scores = self._score_reference(inputs)
-        losses = self._losses(sums, scores, inputs["trained"], inputs)
+        losses = self._losses(sums, scores, inputs["side_tokens"], inputs)
         if "filler" in inputs:
             losses = 0.0 * sums  # keeps this process in step with the others, and adds nothing
         self._note(sums.detach(), scores, real="filler" not in inputs)
@@ -325,10 +333,13 @@ def _without_hash() -> Iterator[None]:
 
 
 def _side_sums(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Return the summed log-probability of the trained tokens of each side."""
     if "tree" in batch:
-        return score_tree(model, batch)
-    outputs = model(
-        input_ids=batch["input_ids"],
-        score=batch["labels"],
-    )
-    return row_sums(outputs["token_logps"], batch["labels"])
+        sums = score_tree(model, batch)
+    else:
+        outputs = model(input_ids=batch["input_ids"], score=batch["labels"])
+        sums = row_sums(outputs["token_logps"], batch["labels"])
+    if "owners" not in batch:
+        return sums
+    sides = sums.new_zeros(len(batch["side_tokens"]))
+    return sides.index_add(0, batch["owners"], sums)

@@ -15,7 +15,7 @@ from eto_gym.trainers.methods.ppo import EpisodePlayer, OnPolicyLoop, OnPolicySe
 from eto_gym.trainers.run.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.run.training import TrainReport
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings, option
-from eto_gym.trainers.settings.presets import ALONE, UNTRIED, narrowed, sourced
+from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sourced
 
 ALGORITHMS = ("grpo", "rloo")
 
@@ -113,7 +113,7 @@ PRESETS["quickstart"]["group"] = sourced(
     max_steps=100,
     batch_size=64,
     micro_batch_size=16,
-    max_length=2048,
+    max_length=LENGTH,
 )
 
 

@@ -21,7 +21,7 @@ from eto_gym.trainers.run.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.run.training import TrainReport
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings, option
 from eto_gym.trainers.settings.loops import ExpertSettings, WorldSettings
-from eto_gym.trainers.settings.presets import ALONE, UNTRIED, narrowed, sourced
+from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sourced
 from eto_gym.trajectories import Trajectory
 
 Play = Callable[[Any, Any, int, range], Sequence[Trajectory]]
@@ -169,7 +169,7 @@ PRESETS["quickstart"]["ppo"] = sourced(
     value_learning_rate=1e-3,
     rounds=40,
     episodes=128,
-    max_length=2048,
+    max_length=LENGTH,
 )
 """Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
 

@@ -176,5 +176,6 @@ def settle(report: TrainReport, watchers: Watchers, model: Any, method: str) -> 
 
 
 def _chosen_tokens(rows: list[Row] | list[PairRow]) -> float:
-    chosen = [row.chosen.trained for row in rows if isinstance(row, PairRow)]
+    pairs = [row for row in rows if isinstance(row, PairRow)]
+    chosen = [sum(row.trained for row in pair.sides[0]) for pair in pairs]
     return sum(chosen) / len(chosen) if chosen else 0.0

@@ -137,7 +137,9 @@ class ExpertSettings:
 
     train_tasks: int = option(0, "tasks to demonstrate; 0: all", paper="all")
     expert_file: str = option(
-        "", "demonstrations in the paper's SFT form or as stored trajectories; empty: own expert"
+        "",
+        "demonstrations in the paper's SFT form or as stored trajectories; eto:webshop, "
+        "eto:sciworld or eto:alfworld: those of the paper; empty: own expert",
     )
     strict: bool = option(
         False, "refuse an expert file with corrupt lines instead of skipping them"

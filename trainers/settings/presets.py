@@ -92,7 +92,7 @@ def _stages(values: dict[str, Any]) -> dict[str, Any]:
 
 
 # Tokens of a conversation: pages of the shop and rooms of ScienceWorld are long.
-_LENGTH = {"ETO/ALFWorld-v0": 2048, "": 4096}
+LENGTH = {"ETO/ALFWorld-v0": 2048, "": 4096}
 
 # Smaller than the real thing in every way: a model from scratch, and minutes on two cores.
 _QUICKSTART: dict[str, Any] = {
@@ -107,12 +107,12 @@ _QUICKSTART: dict[str, Any] = {
         max_steps=20,
         prompt_style="none",
         max_new_tokens=48,
-        max_context=_LENGTH,
+        max_context=LENGTH,
         slots=256,
         workers=2,
     ),
     **sourced(TUNED, explore_temperature=0.7, control_epochs=1.0),
-    "base": sourced(SIZE, context=_LENGTH),
+    "base": sourced(SIZE, context=LENGTH),
     "sft": {
         **sourced(
             TUNED,
@@ -124,13 +124,13 @@ _QUICKSTART: dict[str, Any] = {
             batch_size=4,
             schedule="linear",
         ),
-        **sourced(SIZE, micro_batch_size=4, max_length=_LENGTH),
+        **sourced(SIZE, micro_batch_size=4, max_length=LENGTH),
     },
     # The agent's own success against its own failure: see benchmarks/results.md.
     "pairing": sourced(TUNED, contrast="self", cut_after_divergence=1, max_pairs_per_task=2),
     "dpo": {
         **sourced(TUNED, learning_rate=5e-5, epochs=2.0, batch_size=8),
-        **sourced(SIZE, micro_batch_size=4, max_length=_LENGTH),
+        **sourced(SIZE, micro_batch_size=4, max_length=LENGTH),
     },
 }
 
