@@ -11,7 +11,8 @@ from typing import Self
 from tqdm import tqdm
 
 from eto_gym.agents.rollout.engine import Episode
-from eto_gym.agents.rollout.spec import Launcher, RolloutSpec, get_launcher
+from eto_gym.agents.rollout.launchers import Launcher, get_launcher
+from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from eto_gym.trajectories.lines import decode

@@ -23,8 +23,8 @@ from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
 from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
-from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
-from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
+from eto_gym.trainers.data.pairing import make_pairs
+from eto_gym.trainers.data.rejection import keep_best
 from eto_gym.trainers.loops.ranks import launched
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
@@ -36,7 +36,8 @@ from eto_gym.trainers.loops.stage_data import (
     write_pairs,
     write_trajectories,
 )
-from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
+from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings
+from eto_gym.trainers.settings.world import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.eto_experts import read_experts
 from eto_gym.trajectories.eto_files import PREFIX, find_file

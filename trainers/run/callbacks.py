@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import tqdm
@@ -21,16 +20,11 @@ from eto_gym.trainers.model import sharding as spread
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import guards
+from eto_gym.trainers.run.job import Evaluate, Watch
 from eto_gym.trainers.settings.base import TrainSettings
-
-if TYPE_CHECKING:
-    from eto_gym.trainers.run.training import Watch
 
 COMPLETE = "complete"
 """Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
-
-Evaluate = Callable[[int, Any], float]
-"""Takes the optimizer step and the model, and returns a score: higher is better."""
 
 
 class Course(Protocol):
