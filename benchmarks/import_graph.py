@@ -131,7 +131,7 @@ def rooms(graph: Graph, files: Mapping[str, Path]) -> Graph:
     What `agents` and `trainers` export for the outside are not imports of theirs.
     """
     found: Graph = {}
-    faces = {"eto_gym.agents", "eto_gym.agents.collect", "eto_gym.envs", "eto_gym.trainers"}
+    faces = {"eto_gym.agents", "eto_gym.agents.rollout.collect", "eto_gym.envs", "eto_gym.trainers"}
     for module in graph.keys() - faces:
         room = room_of(module, files[module])
         known = found.setdefault(room, set())

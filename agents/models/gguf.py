@@ -139,11 +139,14 @@ def _load(path: Path) -> tuple[Any, Any]:
         with without_progress_bars():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 path.parent,
+                trust_remote_code=False,
                 dtype=torch.float32,
                 quantization_config=transformers.GgufConfig(dequantize=True),
                 **where,
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **where)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                path.parent, trust_remote_code=False, **where
+            )
     except (ValueError, KeyError, NotImplementedError, RuntimeError, OSError) as err:
         reason = str(err).strip().split("\n")[0]
         raise DataError(f"{path} cannot be read as a causal language model: {reason}") from err

@@ -12,6 +12,7 @@ from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
     "bench": ("eto_gym.cli.bench", "measure the throughput of rollouts"),
+    "compare": ("eto_gym.cli.compare", "compare scores, if their cards say that one may"),
     "doctor": ("eto_gym.cli.doctor", "tell what is installed and what works here"),
     "eval": ("eto_gym.cli.eval", "play episodes and report how well a policy does"),
     "rollout": ("eto_gym.cli.rollout", "play episodes and store their trajectories"),

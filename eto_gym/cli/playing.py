@@ -168,8 +168,10 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     make_policy, policy = read_policy(args)
     env_id = resolve_env_id(args.env)
     env_kwargs = env_arguments(args)
-    if policy["policy"] in ("random", "player") or args.record_admissible:
+    if policy["policy"] in ("random", "player"):
         env_kwargs.setdefault("admissible_actions", True)
+    # Recorded, they have no effect on what is played, and are no setting of it.
+    recorded = {"admissible_actions": True} if args.record_admissible else {}
     everything = task_set_of(env_id, env_kwargs)
     tasks = _tasks(everything, args)
     kinds = args.retry
@@ -180,7 +182,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     spec = RolloutSpec(
         env_id,
         make_policy,
-        env_kwargs=env_kwargs,
+        env_kwargs={**env_kwargs, **recorded},
         prompt_style=args.prompt_style,
         slots=max(args.slots, args.workers),
         workers=args.workers,
@@ -189,6 +191,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         step_timeout=args.step_timeout,
         history=check_history(args.history),
         record_admissible=args.record_admissible,
+        record_seconds=True,
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()

@@ -17,7 +17,7 @@ from eto_gym.trainers.settings.loops import MixtureLoopSettings
 from eto_gym.trainers.settings.methods import MixtureSettings, SFTSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-from tests.trainers.locks import MUON, PLAY, rates
+from tests.trainers.locks import MUON, PLAY, assert_learnt
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -125,6 +125,4 @@ def test_it_learns_from_both_kinds(locksmith: Path, tmp_path: Path) -> None:
         ),
     )  # fmt: skip
     report = MixtureLoop(settings, tmp_path).run()
-    success = rates(report)
-    assert success["SFT"] < 0.25
-    assert success["mixture, iteration 1"] > 0.8
+    assert_learnt(report, "mixture, iteration 1")

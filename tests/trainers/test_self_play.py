@@ -11,7 +11,7 @@ from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trainers.settings.loops import LOOP_PRESETS, SelfPlaySettings
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trainers.settings.presets import preset_values
-from tests.trainers.locks import GENTLE, MUON, PLAY, rates
+from tests.trainers.locks import GENTLE, MUON, PLAY, assert_learnt
 
 
 def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) -> None:
@@ -24,17 +24,15 @@ def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) 
         dpo=DPOSettings(**{**GENTLE, "learning_rate": 3e-4}, epochs=2),
     )  # fmt: skip
     report = SelfPlayLoop(settings, tmp_path).run()
-    success = rates(report)
     assert report["reference"] == "untrained (model)"
     assert [stage["name"] for stage in report["stages"]] == [
         "model", "eval-untrained", "explore-rft-1", "kept-1", "rft-1", "eval-rft-1",
         "explore-eto-1", "pairs-1", "eto-1", "eval-eto-1",
     ]  # fmt: skip
     assert not list((tmp_path / "stages").glob("experts*"))
-    assert success["untrained (model)"] < 0.25
-    # Chance is 0.11. With seeds 0, 1 and 2: 0.57, 0.44, 0.50 after RFT; 0.51, 0.44, 0.58 after ETO.
-    assert success["RFT, iteration 1"] > 0.35
-    assert success["ETO, iteration 1"] > 0.35
+    # With seeds 0, 1 and 2: 0.57, 0.44, 0.50 after RFT; 0.51, 0.44, 0.58 after ETO.
+    assert_learnt(report, "RFT, iteration 1")
+    assert_learnt(report, "ETO, iteration 1")
 
 
 def test_an_expert_is_refused() -> None:

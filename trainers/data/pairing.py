@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from eto_gym.conversation import parse_reply
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
@@ -69,8 +70,16 @@ def make_pairs(
 
     Returns:
         The pairs, in the order in which their tasks first appear, and the report.
+
+    Raises:
+        SettingsError: The contrast is "correction" (see `correct_failures`).
     """
     settings = settings or PairingSettings()
+    if settings.contrast == "correction":
+        raise SettingsError(
+            "contrast 'correction' asks the expert in the environment: it is for loops, such as "
+            "`eto-gym train eto`; trajectories alone can be paired by 'expert' or 'self'"
+        )
     report = PairingReport()
     samples = _by_task(agent, "agent_error", report)
     if settings.contrast == "self":

@@ -21,8 +21,12 @@ from eto_gym.agents.policies import expert_policy, local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.conversation import ConversationEnv
+from eto_gym.history import FULL
 from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
+from eto_gym.trainers.data.corrections import correct_failures
+from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.data.rejection import keep_best
 from eto_gym.trainers.loops.ranks import launched
@@ -145,6 +149,7 @@ class PlayStages(Generic[S]):
             "split": split,
             "seed": s.seed,
             "prompt_style": s.prompt_style,
+            **s.read_so(),
             "version": eto_gym.__version__,
             **depends_on,
         }
@@ -153,17 +158,23 @@ class PlayStages(Generic[S]):
     # --- stages that choose -----------------------------------------------------------------------
 
     def _given_experts(self, path: Path, *, strict: bool) -> Stage:
-        """Take demonstrations from a file."""
+        """Take demonstrations from a file, as if their replies were given to the run's history."""
+        s = self.settings
 
         def describe() -> dict[str, Any]:
             stamp = path.stat()
-            return {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
+            file = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
+            return {**file, **s.read_so()}
 
         def work(folder: Path) -> Any:
             read, skipped = read_demonstrations(path, strict=strict)
             distinct: dict[tuple[str, int], Trajectory] = {}
             for trajectory in read:
                 distinct.setdefault(trajectory.key, trajectory)
+            if s.history != FULL:
+                env = self._spec(expert_policy, s.train_split).make_env()
+                distinct = {key: read_again(t, s.history, env) for key, t in distinct.items()}
+                env.close()
             write_trajectories(folder, distinct.values())
             return {**summarise(list(distinct.values())).to_json(), "skipped_lines": skipped}
 
@@ -212,6 +223,8 @@ class PlayStages(Generic[S]):
         self, name: str, settings: PairingSettings, experts: Stage | None, explored: Stage
     ) -> Stage:
         """Pair what a model did with the experts' trajectories, or with what else it did."""
+        if settings.contrast == "correction":
+            return self._correct(name, settings, explored)
 
         def work(folder: Path) -> Any:
             agent = load_trajectories(explored)
@@ -222,6 +235,29 @@ class PlayStages(Generic[S]):
 
         inputs = (explored,) if experts is None else (experts, explored)
         return self.folder.run(name, work, settings=asdict(settings), inputs=inputs, by_first=True)
+
+    def _correct(self, name: str, settings: PairingSettings, explored: Stage) -> Stage:
+        """Pair a model's replies in its failures with what the environment's expert would say."""
+        s = self.settings
+        spec = self._spec(expert_policy, s.train_split)
+
+        def work(folder: Path) -> Any:
+            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
+            try:
+                pairs, report = correct_failures(env, load_trajectories(explored), settings)
+            finally:
+                env.close()
+            write_pairs(folder, pairs)
+            return {**asdict(report), "skipped": dict(report.skipped)}
+
+        depends_on = {
+            "env": s.env,
+            "env_kwargs": s.env_kwargs(),
+            "prompt_style": s.prompt_style,
+            "version": eto_gym.__version__,
+            **asdict(settings),
+        }
+        return self.folder.run(name, work, settings=depends_on, inputs=(explored,), by_first=True)
 
     # --- what the stages share --------------------------------------------------------------------
 
@@ -245,6 +281,7 @@ class PlayStages(Generic[S]):
             make_policy,
             env_kwargs={**s.env_kwargs(), "split": split, **(env_options or {})},
             prompt_style=s.prompt_style,
+            history=s.history,
             slots=s.slots,
             workers=workers or s.workers,
         )

@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eto_gym.agents.evaluation.card import card_lines, score_card
 from eto_gym.agents.evaluation.report import table
 from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.files import write_json, write_text
+from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.loops.stage_data import load_trajectories
+from eto_gym.trainers.loops.stage_data import load_trajectories, model_of
 from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.view import write_view
 
@@ -53,16 +55,19 @@ def make_report(
     control = load_trajectories(evaluations[CONTROL]) if CONTROL in evaluations else None
     rows = []
     for label, model, evaluation in policies:
+        played = load_trajectories(evaluation)
         row = {
             "policy": label,
             **evaluation.result,
+            "stage": evaluation.path.name,
+            "card": score_card(played, _about(settings, model)),
             "train_seconds": model.seconds,
             "eval_seconds": evaluation.seconds,
         }
         if label != reference:
-            row["paired"] = asdict(compare(before, load_trajectories(evaluation)))
+            row["paired"] = asdict(compare(before, played))
         if control is not None and model.name.startswith(f"{method}-"):
-            row["paired_with_control"] = asdict(compare(control, load_trajectories(evaluation)))
+            row["paired_with_control"] = asdict(compare(control, played))
         rows.append(row)
     return {
         "method": method,
@@ -85,6 +90,20 @@ def make_report(
             }
             for x in stages
         ],
+    }
+
+
+def _about(settings: WorldSettings, model: Stage) -> dict[str, Any]:
+    """Return what decided the episodes of an evaluation, as `eto-gym eval` tells it."""
+    return {
+        "env": resolve_env_id(settings.env),
+        "env_kwargs": settings.env_kwargs(),
+        "prompt_style": settings.prompt_style,
+        "seed": settings.seed,
+        "policy": model_of(model),
+        "temperature": 0.0,
+        "max_new_tokens": settings.max_new_tokens,
+        "context": settings.max_context,
     }
 
 
@@ -116,6 +135,7 @@ def render(report: dict[str, Any]) -> str:
         *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
         "",
         conclusion(report),
+        *(["", *card_lines(rows[-1]["card"])] if "card" in rows[-1] else []),
     ]
     return "\n".join(lines)
 

@@ -124,13 +124,20 @@ class TrainStages(PlayStages[S]):
 
         score = DevSuccess(
             self._spec(expert_policy, s.dev_split, workers=1),
-            self._task_ids(s.dev_split, s.dev_tasks),
+            self._dev_ids(),
             tokenizer=model_of(model),
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             seed=s.seed,
         )
         return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
+
+    def _dev_ids(self) -> tuple[str, ...]:
+        """Return the dev tasks; of the training split the last ones, which are trained on last."""
+        s = self.settings
+        if s.dev_split == s.train_split:
+            return self._task_ids(s.dev_split, 0)[-s.dev_tasks :]
+        return self._task_ids(s.dev_split, s.dev_tasks)
 
     def _watched(self, settings: TrainSettings) -> dict[str, Any]:
         """Return what decides the result of a training that `_watch` watches."""

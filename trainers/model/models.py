@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
+from eto_gym.agents.models.loading import from_pretrained
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.errors import DataError, require
 from eto_gym.files import write_json
@@ -37,7 +38,7 @@ def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
         DataError: There is no such file.
     """
     transformers = require("transformers", feature="training", extra="train")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_model(model))
+    tokenizer = from_pretrained(transformers.AutoTokenizer, resolve_model(model))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
@@ -77,7 +78,7 @@ def load_model(model: str | Path, settings: TrainSettings) -> Any:
             bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
         )
     if not is_adapter(model):
-        return transformers.AutoModelForCausalLM.from_pretrained(str(model), **options)
+        return from_pretrained(transformers.AutoModelForCausalLM, str(model), **options)
     peft = require("peft", feature="LoRA adapters", extra="train")
     config = peft.PeftConfig.from_pretrained(str(model))
     base = load_base(Path(model), **options)
@@ -252,7 +253,7 @@ def load_base(adapter: Path, **options: Any) -> Any:
         DataError: It is a folder that is not there any more.
     """
     transformers = require("transformers", feature="training", extra="train")
-    return transformers.AutoModelForCausalLM.from_pretrained(base_of(adapter), **options)
+    return from_pretrained(transformers.AutoModelForCausalLM, base_of(adapter), **options)
 
 
 def push_model(folder: Path, repository: str, *, private: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from eto_gym.errors import unknown_name
 from eto_gym.trainers.settings.base import SettingsError, option
 
-CONTRASTS = ("expert", "self")
+CONTRASTS = ("expert", "self", "correction")
 EXTENTS = ("rest", "step")
 
 
@@ -21,7 +21,8 @@ class PairingSettings:
     contrast: str = option(
         "expert",
         "'expert': each sample of the agent against the expert; 'self': the agent's best sample "
-        "of a task against its worst",
+        "of a task against its worst; 'correction': at each step of the agent's failures, the "
+        "expert's reply against the agent's, both to the same conversation",
         paper="expert",
         choices=CONTRASTS,
     )
@@ -41,7 +42,9 @@ class PairingSettings:
         1e-6, "rewards that differ by no more than this are a tie; allows for rounding", paper="0"
     )
     max_pairs_per_task: int | None = option(
-        None, "at most this many pairs of one task; None: one per sample ('self': one)"
+        None,
+        "at most this many pairs of one task; None: one per sample ('self': one; 'correction': as "
+        "many as there are)",
     )
 
     def __post_init__(self) -> None:

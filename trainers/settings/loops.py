@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from eto_gym.history import FULL
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings, StepSettings
 from eto_gym.trainers.settings.methods import (
@@ -143,6 +144,11 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
         super().__post_init__()
         if self.workers != 1:
             raise SettingsError("the model in training plays itself: expected workers 1")
+        if self.history != FULL:
+            raise SettingsError(
+                "ppo, grpo and rloo train on whole conversations: expected history 'full', got "
+                f"{self.history!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +190,9 @@ LOOP_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 """Method -> name of a preset -> the settings in which it differs from the defaults, with sources.
 All begin with those of ETO, as far as the method has the same settings."""
 
+LOOP_PRESETS["ppo"]["quickstart"].update(
+    sourced(UNTRIED + ": dev tasks cost less than the rounds between", dev_every=25)
+)
 LOOP_PRESETS["ppo"]["quickstart"]["ppo"] = sourced(
     UNTRIED,
     learning_rate=1e-4,

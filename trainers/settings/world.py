@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from eto_gym.conversation import PromptStyle
+from eto_gym.history import FULL, check_history
 from eto_gym.registration import data_kwargs
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.methods import SFTSettings
@@ -92,7 +93,12 @@ class WorldSettings:
         "tasks of the dev split that are played while a preference or a reward is trained on: the "
         "weights with the best success are kept, and they may be those that it began with; 0: none",
     )
-    dev_split: str = option("dev", "split of these tasks: neither trained on nor reported")
+    dev_split: str = option(
+        "dev",
+        "split of these tasks, not the one that is reported. Where it is the training split, for "
+        "an environment that has no other, the last of its tasks are taken: they are held out as "
+        "long as train_tasks and explore_tasks leave so many over",
+    )
     dev_every: int = option(
         0, "optimizer steps (rounds, for PPO) between two such evaluations; 0: each epoch (round)"
     )
@@ -106,6 +112,13 @@ class WorldSettings:
         "one-shot",
         "what precedes the first observation: one-shot, instruction, or none",
         paper="one-shot",
+    )
+    history: str = option(
+        FULL,
+        "how much of a conversation is read for a reply, in play and in training alike: full; "
+        "last:K for the instruction, the task and the last K exchanges; or state for these and "
+        "what the environment writes of what was seen so far",
+        paper="full",
     )
     max_new_tokens: int = option(256, "longest reply in tokens")
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
@@ -128,10 +141,17 @@ class WorldSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
+        check_history(self.history)
         for name, least in _LEAST.items():
             value = getattr(self, name, least)
             if value < least:
                 raise SettingsError(f"expected {name} >= {least}, got {value}")
+        if self.dev_tasks and self.dev_split == self.eval_split:
+            raise SettingsError(
+                f"dev tasks choose the weights, so the split that is reported ({self.eval_split!r})"
+                " cannot be theirs: set dev_split to another one, such as the training split "
+                f"({self.train_split!r}), or dev_tasks to 0"
+            )
         parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         ranks = {name: part.lora_r for name, part in parts.items() if getattr(part, "lora_r", 0)}
         if len(set(ranks.values())) > 1:
@@ -148,6 +168,10 @@ class WorldSettings:
         """
         limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
         return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
+
+    def read_so(self) -> dict[str, str]:
+        """Return what a stage depends on by the history: nothing where all is read, as ever."""
+        return {} if self.history == FULL else {"history": self.history}
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form."""

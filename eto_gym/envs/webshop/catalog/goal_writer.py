@@ -17,16 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from eto_gym.envs.webshop.catalog.goals import NO_LIMIT
+from eto_gym.envs.webshop.catalog.goals import MAX_SYNTHETIC, NO_LIMIT
 from eto_gym.envs.webshop.catalog.records import text_of, texts_of
 from eto_gym.envs.webshop.store import Writer
 from eto_gym.errors import DataError
 
 SHUFFLE_SEED = 233
 """Seed of the goals' order, fixed in the original: a goal's index is its task id."""
-
-MAX_SYNTHETIC = 50_000_000
-"""Synthetic goals that a catalog may have; a few products with many options make most of them."""
 
 _STEPS = [10.0 * i for i in range(1, 100)]
 

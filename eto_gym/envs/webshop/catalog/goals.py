@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from eto_gym.envs.webshop.catalog.product import Product
-from eto_gym.envs.webshop.store import Store
+from eto_gym.envs.webshop.store import Store, damaged
 from eto_gym.errors import EtoGymError
 
 GoalKind = Literal["human", "synthetic"]
@@ -19,6 +19,9 @@ GOAL_KINDS: tuple[GoalKind, ...] = ("human", "synthetic")
 
 NO_LIMIT = 1_000_000.0
 """Price limit of a goal without one."""
+
+MAX_SYNTHETIC = 50_000_000
+"""Synthetic goals that a catalog may have; a few products with many options make most of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +69,31 @@ class Goals(Sequence[Goal]):
         cumulative_weights: Running sum of the goals' weights.
     """
 
-    def __init__(self, product: Callable[[int], Product], store: Store, kind: GoalKind) -> None:
-        """Open the goals of one kind; `product` returns the product at an index."""
+    def __init__(
+        self, product: Callable[[int], Product], products: int, store: Store, kind: GoalKind
+    ) -> None:
+        """Open the goals of one kind.
+
+        Args:
+            product: Returns the product at an index.
+            products: How many products there are.
+            store: Holds the goals.
+            kind: Their kind.
+        """
         self.kind: GoalKind = kind
         self._product = product
-        self.products = store.array(f"{kind}_goal_products")
-        self._limits = store.array(f"{kind}_goal_limits")
-        self.cumulative_weights = store.array(f"{kind}_goal_cumulative_weights")
-        self._parts = store.texts(f"{kind}_goal_parts")
-        self._combinations = store.array("synthetic_goal_combinations")
-        self._part_of = store.array("synthetic_goal_part")
-        self._weights = store.array("synthetic_part_weights")
+        self.products = store.indices(f"{kind}_goal_products", below=products)
+        count = len(self.products)
+        self._limits = store.floats(f"{kind}_goal_limits", size=count)
+        self.cumulative_weights = store.floats(f"{kind}_goal_cumulative_weights", size=count)
+        self._parts = store.texts(f"{kind}_goal_parts", size=count if kind == "human" else None)
+        if kind == "synthetic":
+            parts = len(self._parts)
+            self._combinations = store.indices(
+                "synthetic_goal_combinations", below=MAX_SYNTHETIC, size=count
+            )
+            self._part_of = store.indices("synthetic_goal_part", below=parts, size=count)
+            self._weights = store.floats("synthetic_part_weights", size=parts)
 
     def __len__(self) -> int:
         """Count the goals."""
@@ -96,12 +113,12 @@ class Goals(Sequence[Goal]):
         limit = float(self._limits[index])
         options: tuple[str, ...] | dict[str, str]
         if self.kind == "human":
-            text, attributes, values = json.loads(self._parts[index])
+            text, attributes, values = self._read_part(index, 3)
             options = tuple(values)
             weight = 1.0
         else:
             part = int(self._part_of[index])
-            text, attributes = json.loads(self._parts[part])
+            text, attributes = self._read_part(part, 2)
             weight = float(self._weights[part])
             options = _combination(product.options, int(self._combinations[index]))
             if options:
@@ -121,6 +138,15 @@ class Goals(Sequence[Goal]):
             price_upper=limit,
             weight=weight,
         )
+
+    def _read_part(self, index: int, size: int) -> list[Any]:
+        try:
+            part = json.loads(self._parts[index])
+        except ValueError as err:
+            raise damaged(f"{self._parts.name} {index} cannot be read: {err}") from err
+        if not isinstance(part, list) or len(part) != size:
+            raise damaged(f"{self._parts.name} {index} has not {size} parts")
+        return part
 
     def draw(self, generator: np.random.Generator) -> int:
         """Draw the index of a goal with the probability that its weight gives it."""
