@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.models.adapters import base_of, is_adapter
-from eto_gym.agents.models.model_names import resolve_model
+from eto_gym.agents.models.model_names import one_line, resolve_model
 from eto_gym.agents.models.quiet import without_progress_bars
-from eto_gym.errors import DataError, check_choice, require
+from eto_gym.errors import DataError, EtoGymError, check_choice, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,18 +23,22 @@ def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
         options: For its `from_pretrained`.
 
     Raises:
-        DataError: It cannot be loaded without its own code.
+        DataError: It cannot be loaded without its own code; a file of it is missing or damaged; or
+            the hub cannot be reached or refuses.
     """
+    safetensors: Any = require("safetensors", feature="a local language model", extra="train")
     try:
         # Without the argument, transformers asks on standard input whether to run the code.
         return auto.from_pretrained(name, trust_remote_code=False, **options)
-    except ValueError as err:
-        if "trust_remote_code" not in str(err):
-            raise
-        raise DataError(
-            f"{name} cannot be loaded without Python code of its own, which eto-gym never runs: "
-            "take a model of an architecture that transformers knows"
-        ) from err
+    except EtoGymError:
+        raise
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as err:
+        if "trust_remote_code" in str(err):
+            raise DataError(
+                f"{name} cannot be loaded without Python code of its own, which eto-gym never "
+                "runs: take a model of an architecture that transformers knows"
+            ) from err
+        raise DataError(f"could not load the model {str(name)!r}: {one_line(err)}") from err
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -48,6 +52,20 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, resolve_model(name))
     return tokenizer
+
+
+def read_template(template: str) -> str:
+    """Return a chat template that is given by a file, or as it is.
+
+    Raises:
+        DataError: It has no Jinja in it, and is no file that can be read as text.
+    """
+    if "{{" in template or "{%" in template:
+        return template
+    try:
+        return Path(template).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as err:
+        raise DataError(f"cannot read the chat template {template}: {err}") from err
 
 
 def load_model(

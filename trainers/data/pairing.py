@@ -21,6 +21,7 @@ class PairingReport:
     """What became of every trajectory that was offered.
 
     Attributes:
+        trajectories: The agent's trajectories.
         pairs: Number of pairs.
         expert_chosen: Pairs whose chosen side is the expert's.
         agent_chosen: Pairs whose chosen side is the agent's.
@@ -34,6 +35,7 @@ class PairingReport:
             "over_task_limit".
     """
 
+    trajectories: int = 0
     pairs: int = 0
     expert_chosen: int = 0
     agent_chosen: int = 0
@@ -81,6 +83,8 @@ def make_pairs(
             "`eto-gym train eto`; trajectories alone can be paired by 'expert' or 'self'"
         )
     report = PairingReport()
+    agent = list(agent)
+    report.trajectories = len(agent)
     samples = _by_task(agent, "agent_error", report)
     if settings.contrast == "self":
         candidates = _self_candidates(samples, settings, report)

@@ -83,7 +83,9 @@ class WorldSettings:
         metadata={"help": "further arguments of gym.make, such as {'action_grammar': 'put'}"},
     )
     model: str = option(
-        "tiny", "'tiny' builds a small model from scratch; else a model folder or hub name"
+        "tiny",
+        "'tiny' builds a small model from scratch; else a model folder, a GGUF file, smollm2, or a "
+        "hub name",
     )
     train_split: str = option("train", "split that is demonstrated and explored")
     eval_split: str = option("test", "held-out split that every policy is evaluated on")
@@ -96,8 +98,8 @@ class WorldSettings:
     dev_split: str = option(
         "dev",
         "split of these tasks, not the one that is reported. Where it is the training split, for "
-        "an environment that has no other, the last of its tasks are taken: they are held out as "
-        "long as train_tasks and explore_tasks leave so many over",
+        "an environment that has no other, its last tasks, a quarter of them at most, are set "
+        "aside for this and not trained on",
     )
     dev_every: int = option(
         0, "optimizer steps (rounds, for PPO) between two such evaluations; 0: each epoch (round)"
