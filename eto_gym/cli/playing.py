@@ -297,7 +297,7 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
         EtoGymError: The file belongs to another run, or the run cannot go on.
     """
     from eto_gym.agents.rollout.collect import gather
-    from eto_gym.agents.rollout.spec import get_launcher
+    from eto_gym.agents.rollout.launchers import get_launcher
 
     with _owned(plan.out):
         _check_settings(plan)
