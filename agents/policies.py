@@ -32,7 +32,7 @@ def random_policy() -> Policy:
 
 def local_policy(model: str, **options: Any) -> Policy:
     """Build a local Hugging Face model; `options` are those of `LocalPolicy.from_pretrained`."""
-    from eto_gym.agents.local import LocalPolicy
+    from eto_gym.agents.models.local import LocalPolicy
 
     try:
         return LocalPolicy.from_pretrained(model, **options)
@@ -49,6 +49,6 @@ def endpoint_policy(
 
     The API key is read from the environment of the process that builds the policy.
     """
-    from eto_gym.agents.endpoint import EndpointPolicy
+    from eto_gym.agents.endpoint.policy import EndpointPolicy
 
     return EndpointPolicy(base_urls, model, **options)

@@ -58,6 +58,8 @@ class PolicyReply:
             or None.
         truncated: Whether the reply ended at its limit of tokens, not by itself.
         reasoning: What a server's reasoning parser took out of the reply; "" where there is none.
+        seconds: From the question until the reply was there; the engine measures it. Replies of one
+            batch take the batch's time.
     """
 
     text: str
@@ -65,6 +67,7 @@ class PolicyReply:
     error: ErrorKind | None = None
     truncated: bool = False
     reasoning: str = ""
+    seconds: float | None = None
 
 
 class Policy(Protocol):

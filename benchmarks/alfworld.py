@@ -24,7 +24,7 @@ from typing import Any, TypeAlias, TypeVar
 import gymnasium as gym
 
 import eto_gym
-from eto_gym.envs.alfworld.engine import Episode, parse_game
+from eto_gym.envs.alfworld.engine.engine import Episode, parse_game
 from eto_gym.envs.alfworld.games import open_games
 
 T = TypeVar("T")

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from eto_gym.agents.codec import ChatCodec
-from eto_gym.agents.local import LocalPolicy
+from eto_gym.agents.models.codec import ChatCodec
+from eto_gym.agents.models.local import LocalPolicy
+from eto_gym.agents.models.tiny import build_model, train_tokenizer
 from eto_gym.agents.policy import Conversation
-from eto_gym.agents.tiny import build_model, train_tokenizer
 from eto_gym.prompt import Message
 
 SENTENCE = "you go to the drawer and open it on the plate you see a cup nothing happens take put"

@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eto_gym.agents.evaluation import compare, summarise
-from eto_gym.agents.report import table, words
-from eto_gym.trainers.eto import ETOLoop
-from eto_gym.trainers.eto_settings import ETOSettings
-from eto_gym.trainers.loop import Loop
-from eto_gym.trainers.presets import PRESETS, from_preset
-from eto_gym.trainers.rft import RFTLoop, RFTSettings
-from eto_gym.trainers.stage_data import TRAJECTORIES
+from eto_gym.agents.evaluation.report import table, words
+from eto_gym.agents.evaluation.statistics import compare, summarise
+from eto_gym.trainers.loops.eto import ETOLoop
+from eto_gym.trainers.loops.loop import Loop
+from eto_gym.trainers.loops.rft import RFTLoop, RFTSettings
+from eto_gym.trainers.loops.stage_data import TRAJECTORIES
+from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.presets import PRESETS, from_preset
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 Evaluations = Mapping[str, Sequence[Trajectory]]

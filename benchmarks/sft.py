@@ -207,8 +207,8 @@ def random_rows(
 
 def stored_rows(path: Path, model: Path) -> Tokens:
     """Return demonstrations, in any form that `train sft` reads, as the model's tokens."""
-    from eto_gym.trainers.encoding import encode_trajectories
-    from eto_gym.trainers.models import default_codec, load_tokenizer
+    from eto_gym.trainers.data.encoding import encode_trajectories
+    from eto_gym.trainers.model.models import default_codec, load_tokenizer
     from eto_gym.trajectories.formats import read_demonstrations
 
     codec = default_codec(load_tokenizer(model))
@@ -222,10 +222,10 @@ def measure(job: Job) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from eto_gym.trainers import SFTSettings
-    from eto_gym.trainers.callbacks import set_callbacks
-    from eto_gym.trainers.encoding import Row
-    from eto_gym.trainers.models import load_model, quiet_libraries
-    from eto_gym.trainers.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.data.encoding import Row
+    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.model.models import load_model, quiet_libraries
+    from eto_gym.trainers.run.callbacks import set_callbacks
 
     rows = [Row(*row) for row in json.loads(Path(job.rows).read_text())]
     settings = SFTSettings(
@@ -287,8 +287,8 @@ def stock(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    from eto_gym.trainers.batching import IGNORED
-    from eto_gym.trainers.models import lora_config
+    from eto_gym.trainers.data.batching import IGNORED
+    from eto_gym.trainers.model.models import lora_config
 
     data = [
         {

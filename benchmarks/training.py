@@ -293,10 +293,10 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from eto_gym.trainers import DPOSettings
-    from eto_gym.trainers.callbacks import set_callbacks
-    from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
-    from eto_gym.trainers.encoding import PairRow, Row
-    from eto_gym.trainers.models import load_model, quiet_libraries
+    from eto_gym.trainers.data.encoding import PairRow, Row
+    from eto_gym.trainers.methods.dpo_trainer import TrajectoryDPOTrainer
+    from eto_gym.trainers.model.models import load_model, quiet_libraries
+    from eto_gym.trainers.run.callbacks import set_callbacks
 
     cuda = torch.cuda.is_available()
     settings = DPOSettings(
@@ -344,7 +344,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
             trainer: Any = TrajectoryDPOTrainer(
                 settings,
                 model=model,
-                rows=[PairRow(*pair) for pair in sides],
+                rows=[PairRow(chosen, rejected) for chosen, rejected in sides],
                 tokenizer=tokenizer,
                 workspace=Path(scratch),
             )
@@ -375,7 +375,7 @@ def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, works
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
-    from eto_gym.trainers.models import lora_config, uses_bf16
+    from eto_gym.trainers.model.models import lora_config, uses_bf16
 
     half = tokenizer.vocab_size // 2
 

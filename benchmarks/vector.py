@@ -45,12 +45,12 @@ from typing import Any
 import gymnasium as gym
 
 import eto_gym
-from eto_gym.agents.collect import gather
-from eto_gym.agents.launcher import Launcher, RolloutSpec
-from eto_gym.agents.local_launcher import LocalLauncher
 from eto_gym.agents.policies import random_policy
-from eto_gym.agents.slot import Episode, plan_episodes
-from eto_gym.agents.throughput import in_own_process
+from eto_gym.agents.rollout.collect import gather
+from eto_gym.agents.rollout.local_launcher import LocalLauncher
+from eto_gym.agents.rollout.slot import Episode, plan_episodes
+from eto_gym.agents.rollout.spec import Launcher, RolloutSpec
+from eto_gym.agents.rollout.throughput import in_own_process
 from eto_gym.files import write_json
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from eto_gym.vector import TextVectorEnv

@@ -30,9 +30,10 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 
-from eto_gym.envs.webshop import WebShopEnv, kernels
-from eto_gym.envs.webshop.records import iter_array, iter_object
-from eto_gym.envs.webshop.search import COMPILE_FROM
+from eto_gym.envs.webshop import WebShopEnv
+from eto_gym.envs.webshop.catalog.records import iter_array, iter_object
+from eto_gym.envs.webshop.search import kernels
+from eto_gym.envs.webshop.search.search import COMPILE_FROM
 from eto_gym.envs.webshop.store import read_manifest
 
 ENVIRONMENTS = (1, 16, 64)

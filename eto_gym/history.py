@@ -106,7 +106,12 @@ def bounded(
 
 
 def as_sampled(
-    messages: Sequence[Message], head: int, history: str, states: Sequence[str] = ()
+    messages: Sequence[Message],
+    head: int,
+    history: str,
+    states: Sequence[str] = (),
+    *,
+    start: int | None = None,
 ) -> list[tuple[Message, ...]]:
     """Return the conversations in which an episode's replies were sampled, to train on them.
 
@@ -119,6 +124,7 @@ def as_sampled(
         head: Messages that precede the first observation.
         history: How much of it each reply was given to.
         states: The state block that was read for each reply; empty where there was none.
+        start: Place of the first reply that is wanted; None for the first after the head.
 
     Example:
         >>> talk = [Message("user", "task")]
@@ -129,7 +135,8 @@ def as_sampled(
         [['task', 'a', 'A', 'b'], ['task', 'B', 'c']]
     """
     found: list[tuple[Message, ...]] = []
-    for turn, place in enumerate(range(head + 1, len(messages), 2)):
+    first = head + 1 if start is None else start
+    for turn, place in enumerate(range(first, len(messages), 2)):
         state = states[turn] if states else ""
         before = bounded(messages[:place], head, history, state)
         known = len(found[-1]) if found else 0

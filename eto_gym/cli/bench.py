@@ -29,8 +29,8 @@ from eto_gym.history import FULL, check_history
 from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
-    from eto_gym.agents.slot import Episode
-    from eto_gym.agents.throughput import Scheme, Throughput
+    from eto_gym.agents.rollout.slot import Episode
+    from eto_gym.agents.rollout.throughput import Scheme, Throughput
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +123,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
-    from eto_gym.agents.throughput import in_own_process, measure_environment
+    from eto_gym.agents.rollout.throughput import in_own_process, measure_environment
 
     kwargs = env_arguments(args)
     return [
@@ -135,9 +135,9 @@ def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
 
 
 def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
-    from eto_gym.agents.launcher import RolloutSpec
-    from eto_gym.agents.slot import plan_episodes
-    from eto_gym.agents.throughput import in_own_process, measure_policy
+    from eto_gym.agents.rollout.slot import plan_episodes
+    from eto_gym.agents.rollout.spec import RolloutSpec
+    from eto_gym.agents.rollout.throughput import in_own_process, measure_policy
 
     make_policy, policy = read_policy(args)
     kwargs = env_arguments(args)
@@ -174,7 +174,7 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
 
 def render(rows: Sequence[Throughput]) -> list[str]:
     """Lay out the measurements as a table."""
-    from eto_gym.agents.report import table
+    from eto_gym.agents.evaluation.report import table
 
     header = ["scheme", "processes", "envs", "episodes", "steps", "wall s", "CPU s", "steps/s"]
     header += ["episodes/h", "prefilled", "decoded", "memory MB"]

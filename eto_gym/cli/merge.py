@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge and write."""
-    from eto_gym.trainers.models import merge_adapter, quiet_libraries
+    from eto_gym.trainers.model.models import merge_adapter, quiet_libraries
 
     with quiet_libraries():
         merge_adapter(args.adapter, args.out)

@@ -30,9 +30,9 @@ from eto_gym.tasks import TaskSet
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
 
 if TYPE_CHECKING:
-    from eto_gym.agents.launcher import RolloutSpec
     from eto_gym.agents.policy import Policy
-    from eto_gym.agents.slot import Episode
+    from eto_gym.agents.rollout.slot import Episode
+    from eto_gym.agents.rollout.spec import RolloutSpec
 
 SCRIPTED = ("expert", "player", "random")
 
@@ -81,6 +81,11 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much of the conversation the policy reads: full (default, as in the paper); "
         "last:K for the instruction, the task and the last K exchanges; or state for these and "
         "what the environment writes of what was seen so far",
+    )
+    parser.add_argument(
+        "--record-admissible",
+        action="store_true",
+        help="store the admissible actions of every turn too, for `eto-gym view`; files get larger",
     )
     parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
     parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")
@@ -147,9 +152,9 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         command: Name of the command; where trajectories go by default.
         samples: Episodes per task.
     """
-    from eto_gym.agents.launcher import RolloutSpec
-    from eto_gym.agents.rollout import RetryPolicy
-    from eto_gym.agents.slot import plan_episodes
+    from eto_gym.agents.rollout.engine import RetryPolicy
+    from eto_gym.agents.rollout.slot import plan_episodes
+    from eto_gym.agents.rollout.spec import RolloutSpec
 
     for name in ("slots", "workers", "attempts"):
         if getattr(args, name) < 1:
@@ -163,7 +168,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     make_policy, policy = read_policy(args)
     env_id = resolve_env_id(args.env)
     env_kwargs = env_arguments(args)
-    if policy["policy"] in ("random", "player"):
+    if policy["policy"] in ("random", "player") or args.record_admissible:
         env_kwargs.setdefault("admissible_actions", True)
     everything = task_set_of(env_id, env_kwargs)
     tasks = _tasks(everything, args)
@@ -183,6 +188,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
         history=check_history(args.history),
+        record_admissible=args.record_admissible,
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()
@@ -216,7 +222,7 @@ def read_policy(
         more: Arguments of a model's policy that take precedence.
     """
     from eto_gym.agents import policies
-    from eto_gym.agents.model_names import resolve_model
+    from eto_gym.agents.models.model_names import resolve_model
 
     if args.policy is None:
         raise EtoGymError("--policy is missing: expert, player, random, a model, or endpoint:URL")
@@ -282,8 +288,8 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
     Raises:
         EtoGymError: The file belongs to another run, or the run cannot go on.
     """
-    from eto_gym.agents.collect import gather
-    from eto_gym.agents.launcher import get_launcher
+    from eto_gym.agents.rollout.collect import gather
+    from eto_gym.agents.rollout.spec import get_launcher
 
     with _owned(plan.out):
         _check_settings(plan)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from eto_gym.agents.serving import ModelServers
+from eto_gym.agents.serving.servers import ModelServers
 
 _DESCRIPTION = """\
 Start processes that serve a model through OpenAI's chat completions, print their base URLs when

@@ -40,51 +40,51 @@ class LoopMethod:
 
 LOOPS = {
     "eto": LoopMethod(
-        "eto_gym.trainers.eto_settings",
+        "eto_gym.trainers.settings.eto",
         "ETOSettings",
         "ETOLoop",
         "Run the ETO loop: expert trajectories, SFT, exploration, pairs, DPO, and an evaluation "
         "of every policy.",
-        loop_module="eto_gym.trainers.eto",
+        loop_module="eto_gym.trainers.loops.eto",
     ),
     "rft": LoopMethod(
-        "eto_gym.trainers.rft",
+        "eto_gym.trainers.loops.rft",
         "RFTSettings",
         "RFTLoop",
         "Rejection-sampled fine-tuning: SFT on the experts' and the agent's own successes.",
     ),
     "self-play": LoopMethod(
-        "eto_gym.trainers.self_play",
+        "eto_gym.trainers.loops.self_play",
         "SelfPlaySettings",
         "SelfPlayLoop",
         "Learn without an expert: SFT on own successes, DPO on own successes against failures.",
     ),
     "step-dpo": LoopMethod(
-        "eto_gym.trainers.step_dpo",
+        "eto_gym.trainers.loops.step_dpo",
         "StepDPOSettings",
         "StepDPOLoop",
         "Step-level DPO: alternative steps from snapshots, valued by Monte-Carlo rollouts.",
     ),
     "mixture": LoopMethod(
-        "eto_gym.trainers.mixture",
+        "eto_gym.trainers.methods.mixture",
         "MixtureLoopSettings",
         "MixtureLoop",
         "Outcome DPO, step DPO and SFT in one loss, as in IPR.",
     ),
     "ppo": LoopMethod(
-        "eto_gym.trainers.ppo",
+        "eto_gym.trainers.methods.ppo",
         "PPOLoopSettings",
         "PPOLoop",
         "PPO after SFT: clipped, with a value head and advantages per turn.",
     ),
     "grpo": LoopMethod(
-        "eto_gym.trainers.group",
+        "eto_gym.trainers.methods.group",
         "GroupLoopSettings",
         "GRPOLoop",
         "GRPO after SFT, by TRL: several episodes of a task are compared with each other.",
     ),
     "rloo": LoopMethod(
-        "eto_gym.trainers.group",
+        "eto_gym.trainers.methods.group",
         "GroupLoopSettings",
         "RLOOLoop",
         "RLOO after SFT, by TRL: each episode against the mean of the others of its task.",
@@ -132,7 +132,7 @@ def _play(method: str, argv: Sequence[str]) -> int:
     """Run a method that plays in an environment."""
     entry = LOOPS[method]
     parser = new_parser(method, entry.help)
-    from eto_gym.trainers.presets import preset_sources, preset_values
+    from eto_gym.trainers.settings.presets import preset_sources, preset_values
 
     settings_class = getattr(importlib.import_module(entry.module), entry.settings)
     presets = presets_of(method)
@@ -154,7 +154,7 @@ def _play(method: str, argv: Sequence[str]) -> int:
             print(f"# {name}: {value}   <- {source}")
         return 0
     check_choice("preset", settings.preset, [*presets, "custom"])
-    from eto_gym.trainers.report import render
+    from eto_gym.trainers.loops.report import render
 
     loop = getattr(importlib.import_module(entry.loop_module or entry.module), entry.loop)
     env = settings.env.split("/")[-1].split(":")[-1]
@@ -166,7 +166,7 @@ def _play(method: str, argv: Sequence[str]) -> int:
 
 def presets_of(method: str) -> Mapping[str, Any]:
     """Return the presets of a method that plays, by name."""
-    from eto_gym.trainers.presets import PRESETS
+    from eto_gym.trainers.settings.presets import PRESETS
 
     presets: Mapping[str, Any] = getattr(
         importlib.import_module(LOOPS[method].module), "PRESETS", PRESETS
@@ -204,7 +204,7 @@ def add_help(parser: Any, settings: type) -> None:
 
 def add_adapters(parser: Any, settings: type, argv: Sequence[str]) -> None:
     """Add the short options that make every training of `settings` train adapters only."""
-    from eto_gym.trainers.presets import ADAPTERS
+    from eto_gym.trainers.settings.presets import ADAPTERS
 
     for name, values in ADAPTERS.items():
         if name in typing.get_type_hints(settings):

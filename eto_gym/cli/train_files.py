@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from eto_gym.cli.train import add_adapters, add_help, build_settings, new_parser
 from eto_gym.errors import DataError
-from eto_gym.trainers.dpo import DPOSettings, run_dpo
-from eto_gym.trainers.pairing import PairingSettings, make_pairs
-from eto_gym.trainers.sft import SFTSettings, run_sft
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
+from eto_gym.trainers.methods.sft import SFTSettings, run_sft
+from eto_gym.trainers.run.training import TrainReport, Watch
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.formats import read_demonstrations, read_pairs, read_records
 from eto_gym.trajectories.pairs import PreferencePair

@@ -14,7 +14,7 @@ from eto_gym.registration import resolve_env_id
 def main(argv: Sequence[str]) -> int:
     """Train, evaluate against random actions, and print the comparison."""
     jsonargparse = require("jsonargparse", feature="eto-gym train sb3", extra="sb3")
-    from eto_gym.agents.sb3.settings import SB3Settings
+    from eto_gym.trainers.sb3.settings import SB3Settings
 
     parser = jsonargparse.ArgumentParser(
         prog="eto-gym train sb3",
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         return 0
-    from eto_gym.agents.sb3.training import train
+    from eto_gym.trainers.sb3.training import train
 
     name = f"runs/sb3-{settings.algo}-{settings.env.split('/')[-1]}".lower()
     out = Path(options.out or name)

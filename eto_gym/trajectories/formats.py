@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.conversation import parse_reply
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
+from eto_gym.history import FULL, check_history
 from eto_gym.prompt import ROLES, Message, Role
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.trajectories.record import Step, Trajectory
@@ -155,6 +156,7 @@ def to_paper_dpo(pair: PreferencePair) -> dict[str, Any]:
         "prompt": to_paper_turns(pair.prompt),
         "chosen": to_paper_turns(pair.chosen),
         "rejected": to_paper_turns(pair.rejected),
+        **_bounded_history(pair),
     }
 
 
@@ -165,7 +167,42 @@ def to_hf_preference(pair: PreferencePair) -> dict[str, Any]:
         "prompt": to_hf_turns(pair.prompt),
         "chosen": to_hf_turns(pair.chosen),
         "rejected": to_hf_turns(pair.rejected),
+        **_bounded_history(pair),
     }
+
+
+def _bounded_history(pair: PreferencePair) -> dict[str, Any]:
+    """Write what tells which part of the conversation each reply was given to, if not all."""
+    if pair.history == FULL:
+        return {}
+    return {
+        "history": pair.history,
+        "head": pair.head,
+        "chosen_states": list(pair.chosen_states),
+        "rejected_states": list(pair.rejected_states),
+    }
+
+
+def _read_history(record: dict[str, Any], sides: dict[str, tuple[Message, ...]]) -> dict[str, Any]:
+    history = record.get("history", FULL)
+    if history == FULL:
+        return {}
+    try:
+        check_history(str(history))
+    except EtoGymError as err:
+        raise DataError(f"record {record.get('id')!r}: {err}") from err
+    head = record.get("head")
+    states = {f"{name}_states": tuple(record.get(f"{name}_states", ())) for name in sides}
+    for name, side in sides.items():
+        texts, replies = states[f"{name}_states"], sum(m.role == "assistant" for m in side)
+        wrong = not all(isinstance(text, str) for text in texts) or len(texts) not in (0, replies)
+        if wrong or type(head) is not int or not 0 <= head < len(record["prompt"]):
+            raise DataError(
+                f"record {record.get('id')!r} with history {history!r}: expected the place of the "
+                "first observation in the prompt as 'head', and a text for each reply in "
+                f"'{name}_states', or none"
+            )
+    return {"history": history, "head": head, **states}
 
 
 def read_pair(record: Any) -> PreferencePair:
@@ -191,6 +228,7 @@ def read_pair(record: Any) -> PreferencePair:
         prompt=prompt,
         chosen=sides["chosen"],
         rejected=sides["rejected"],
+        **_read_history(record, sides),
     )
 
 

@@ -55,6 +55,10 @@ class Trajectory:
         history: How much of the conversation each reply was given to; see `eto_gym.history`.
         states: The state block that was read for each reply, one text per step; empty where there
             was none.
+        facts: What is known of each reply, one entry per step, or empty: "finish" ("stop" or
+            "length"), the reply's token counts, "seconds" until it was there, whether its action
+            was "admissible", and the "admissible_actions" where they were to be recorded. They are
+            no part of what was played: two trajectories are equal whatever these say.
     """
 
     task_id: str
@@ -73,15 +77,17 @@ class Trajectory:
     reasoning: tuple[str, ...] = ()
     history: str = FULL
     states: tuple[str, ...] = ()
+    facts: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
         if (self.outcome == "error") != (self.error is not None):
             raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
-        for name, texts in (("reasoning", self.reasoning), ("states", self.states)):
-            if texts and len(texts) != len(self.steps):
+        given = {"reasoning": self.reasoning, "states": self.states, "facts": self.facts}
+        for name, entries in given.items():
+            if entries and len(entries) != len(self.steps):
                 raise DataError(
-                    f"expected a text of {name} per step, got {len(texts)} for "
+                    f"expected an entry of {name} per step, got {len(entries)} for "
                     f"{len(self.steps)} steps"
                 )
 
@@ -95,6 +101,22 @@ class Trajectory:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
 
+    @property
+    def head(self) -> int:
+        """Messages that precede the first observation.
+
+        Raises:
+            DataError: The steps are not those of the conversation.
+        """
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        steps = len(self.steps)
+        if not steps or len(replies) < steps or replies[-steps] < 1:
+            raise DataError(
+                f"{self.task_id} has {steps} steps and {len(replies)} replies: what each reply was "
+                f"given to cannot be told for history {self.history!r}"
+            )
+        return replies[-steps] - 1
+
     def as_sampled(self) -> list[tuple[Message, ...]]:
         """Return the conversations in which the replies were sampled; see `history.as_sampled`.
 
@@ -103,16 +125,9 @@ class Trajectory:
         """
         if self.history == FULL:
             return [self.messages]
-        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
         if not self.steps:
             return []
-        if len(replies) < len(self.steps) or replies[-len(self.steps)] < 1:
-            raise DataError(
-                f"{self.task_id} has {len(self.steps)} steps and {len(replies)} replies: what each "
-                f"reply was given to cannot be told for history {self.history!r}"
-            )
-        head = replies[-len(self.steps)] - 1
-        return as_sampled(self.messages, head, self.history, self.states)
+        return as_sampled(self.messages, self.head, self.history, self.states)
 
     def check_whole(self) -> None:
         """Raise `DataError` unless each reply was given to the whole conversation before it.
@@ -158,6 +173,7 @@ class Trajectory:
             **({"reasoning": list(self.reasoning)} if self.reasoning else {}),
             **({"history": self.history} if self.history != FULL else {}),
             **({"states": list(self.states)} if self.states else {}),
+            **({"facts": list(self.facts)} if self.facts else {}),
         }
 
     @classmethod
@@ -173,6 +189,7 @@ class Trajectory:
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
             for name in ("reasoning", "states"):
                 fields[name] = _texts(name, fields.get(name, ()))
+            fields["facts"] = tuple(dict(item) for item in fields.get("facts", ()))
             check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r}")

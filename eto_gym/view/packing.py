@@ -144,7 +144,7 @@ def _chunk_text(heads: dict[str, int], bodies: list[str]) -> str:
 def _episode(t: Trajectory) -> tuple[dict[str, Any], dict[str, Any]]:
     start = _first_turn(t)
     actions = [step.action for step in t.steps]
-    metas = [getattr(step, "meta", {}) for step in t.steps]
+    facts = t.facts
     row = {
         "task": t.task_id,
         "type": t.task_type,
@@ -157,8 +157,8 @@ def _episode(t: Trajectory) -> tuple[dict[str, Any], dict[str, Any]]:
         "steps": len(t.steps),
         "tokens": t.usage.get("decoded_tokens"),
         "bad": actions.count(None),
-        "cut": sum(meta.get("finish") == "length" for meta in metas),
-        "inadmissible": sum(meta.get("admissible") is False for meta in metas),
+        "cut": sum(item.get("finish") == "length" for item in facts),
+        "inadmissible": sum(item.get("admissible") is False for item in facts),
         "repeated": sum(a is not None and a == b for a, b in itertools.pairwise(actions)),
         "goal": _goal(t.messages, start),
     }
@@ -166,7 +166,7 @@ def _episode(t: Trajectory) -> tuple[dict[str, Any], dict[str, Any]]:
         "head": [[m.role, m.content] for m in t.messages[:start]],
         "turns": list(_turns(t.messages[start:], t.steps)),
         "rewards": [_finite(step.reward) for step in t.steps],
-        "metas": metas if any(metas) else [],
+        "facts": facts,
         "end": t.steps[-1].observation if t.steps else "",
         "env": t.env,
         "usage": t.usage,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eto_gym.agents.fake_endpoint import FakeEndpoint
+from eto_gym.testing.fake_endpoint import FakeEndpoint
 from tests.agents.endpoints import FAST
 
 if TYPE_CHECKING:
-    from eto_gym.agents.endpoint import EndpointPolicy
+    from eto_gym.agents.endpoint.policy import EndpointPolicy
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def fake() -> Iterator[FakeEndpoint]:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., EndpointPolicy]]:
-    from eto_gym.agents.endpoint import EndpointPolicy
+    from eto_gym.agents.endpoint.policy import EndpointPolicy
 
     made: list[EndpointPolicy] = []
 

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from eto_gym.agents.codec import ChatCodec
+from eto_gym.agents.models.codec import ChatCodec
 
 TALK = (
     Message("user", "The rules of the house.\nReply with an action."),

@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
-from eto_gym.agents.codec import ChatCodec
-from eto_gym.agents.tiny import CHAT_TEMPLATE, train_tokenizer
+from eto_gym.agents.models.codec import ChatCodec
+from eto_gym.agents.models.tiny import CHAT_TEMPLATE, train_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from eto_gym import EtoGymError
-from eto_gym.agents.collect import RolloutSpec, collect, gather
-from eto_gym.agents.local_launcher import LocalLauncher, play_requested
-from eto_gym.agents.rollout import RetryPolicy, plan_episodes
+from eto_gym.agents.rollout.collect import RolloutSpec, collect, gather
+from eto_gym.agents.rollout.engine import RetryPolicy, plan_episodes
+from eto_gym.agents.rollout.local_launcher import LocalLauncher, play_requested
 from eto_gym.trajectories import EncodedTrajectory, Trajectory, TrajectoryStore
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CORRIDOR

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.fake_endpoint import FakeEndpoint
 from eto_gym.agents.policy import Conversation
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.prompt import Message
+from eto_gym.testing.fake_endpoint import FakeEndpoint
 from tests.agents.endpoints import once, talk
 
 pytest.importorskip("openai")
 
-from eto_gym.agents.endpoint import EndpointPolicy
-from eto_gym.agents.endpoint_pool import normalize_urls
+from eto_gym.agents.endpoint.policy import EndpointPolicy
+from eto_gym.agents.endpoint.pool import normalize_urls
 
 
 def test_sends_the_conversation_and_the_options(fake: FakeEndpoint, connect: Any) -> None:

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.collect import RolloutSpec, collect
-from eto_gym.agents.fake_endpoint import BODIES, FakeEndpoint
 from eto_gym.agents.policies import endpoint_policy
 from eto_gym.agents.policy import PolicyReply
-from eto_gym.agents.rollout import plan_episodes
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.errors import EtoGymError
+from eto_gym.testing.fake_endpoint import BODIES, FakeEndpoint
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from tests.agents.endpoints import FAST, once, talk
 from tests.toy import CORRIDOR
 
 pytest.importorskip("openai")
 
-from eto_gym.agents.endpoint_faults import from_status, retry_after
+from eto_gym.agents.endpoint.faults import from_status, retry_after
 
 PASSING = ["429", "429 after 300 ms", "500", "503", "disconnect", "reset", "close"]
 

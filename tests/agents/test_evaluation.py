@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.evaluation import compare, mean, proportion, summarise
+from eto_gym.agents.evaluation.statistics import compare, mean, proportion, summarise
 from eto_gym.trajectories import Step, Trajectory
 
 

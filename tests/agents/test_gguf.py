@@ -16,10 +16,10 @@ pytest.importorskip("transformers")
 
 import torch
 
-from eto_gym.agents import smollm2
-from eto_gym.agents.gguf import convert, gguf_of
-from eto_gym.agents.loading import load_model, load_tokenizer
-from eto_gym.agents.model_names import resolve_model
+from eto_gym.agents.models import smollm2
+from eto_gym.agents.models.gguf import convert, gguf_of
+from eto_gym.agents.models.loading import load_model, load_tokenizer
+from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.cli.main import main
 from eto_gym.errors import DataError
 from tests.agents.tiny_gguf import write_gguf

@@ -14,13 +14,12 @@ import eto_gym
 from eto_gym import EtoGymError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Rollout, plan_episodes
-from eto_gym.agents.slot import Episode
+from eto_gym.agents.rollout.engine import Rollout, plan_episodes
+from eto_gym.agents.rollout.slot import Episode
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import DataError
 from eto_gym.history import OMISSION, Exchange, StateWriter, bounded, check_history
 from eto_gym.prompt import Message
-from eto_gym.trainers.pairing import PairingSettings, make_pairs
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import CorridorEnv, make_corridor
@@ -206,11 +205,11 @@ def test_an_unknown_history_is_refused(wrong: str) -> None:
         ConversationEnv(make_corridor(), history=wrong)
 
 
-def test_pairs_are_not_made_of_a_bounded_history_as_if_it_were_whole() -> None:
+def test_what_needs_whole_conversations_refuses_others_and_damaged_records_are_refused() -> None:
     played, _ = play("last:1")
     trajectory = next(iter(played.values()))
     with pytest.raises(DataError, match="last:1"):
-        make_pairs([trajectory], [], PairingSettings())
+        trajectory.check_whole()
     for wrong in (
         {"history": "none"},
         {"states": "a" * trajectory.step_count},

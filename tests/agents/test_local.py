@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 # ruff: noqa: E402
-from eto_gym.agents.codec import ChatCodec
-from eto_gym.agents.decoding import Sampler
-from eto_gym.agents.local import LocalPolicy
-from eto_gym.agents.rollout import Rollout, plan_episodes
-from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+from eto_gym.agents.models.codec import ChatCodec
+from eto_gym.agents.models.decoding import Sampler
+from eto_gym.agents.models.local import LocalPolicy
+from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
+from eto_gym.agents.rollout.engine import Rollout, plan_episodes
 from tests.toy import LanedCorridorEnv, make_corridor
 
 TEXTS = ["You go to drawer 12. On it, you see a cup 3.", "Thought: look\nAction: go to drawer 1"]

@@ -17,18 +17,18 @@ from pathlib import Path
 import pytest
 
 from eto_gym import EtoGymError
-from eto_gym.agents.collect import RolloutSpec, collect, latest
-from eto_gym.agents.launcher import get_launcher
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import plan_episodes
+from eto_gym.agents.rollout.collect import RolloutSpec, collect, latest
+from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.agents.rollout.spec import get_launcher
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR
 
 if find_spec("ray") is None:  # not imported here: the launcher must be the first to do so
     pytest.skip("needs the extra ray", allow_module_level=True)
 
-from eto_gym.agents.ray_cluster import check_listens, ray_cluster
-from eto_gym.agents.ray_launcher import RayLauncher
+from eto_gym.agents.rollout.ray_cluster import check_listens, ray_cluster
+from eto_gym.agents.rollout.ray_launcher import RayLauncher
 
 pytestmark = pytest.mark.timeout(600)
 EPISODES = plan_episodes([f"door-{i % 4}/{i}" for i in range(24)], seed=4)
@@ -135,8 +135,8 @@ def test_a_policy_that_cannot_be_built_ends_the_run(cluster: None) -> None:
 
 DRIVER = """
 import sys
-from eto_gym.agents.ray_launcher import RayLauncher
-from eto_gym.agents.collect import collect
+from eto_gym.agents.rollout.ray_launcher import RayLauncher
+from eto_gym.agents.rollout.collect import collect
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import TrajectoryStore
 from tests.agents.test_ray import EPISODES, Slow, spec

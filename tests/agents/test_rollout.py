@@ -17,7 +17,7 @@ import pytest
 from eto_gym import EngineError, EtoGymError, UnknownNameError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Episode, RetryPolicy, Rollout, plan_episodes
+from eto_gym.agents.rollout.engine import Episode, RetryPolicy, Rollout, plan_episodes
 from eto_gym.errors import DataError
 from eto_gym.trajectories import Trajectory
 from tests.agents.coin import TASKS, CoinPolicy
@@ -309,3 +309,37 @@ def test_closing_a_rollout_releases_and_closes_everything() -> None:
     playing.close()  # type: ignore[attr-defined]
     assert len(set(closed)) == len(closed) == 4
     assert not policy.live
+
+
+class Wordy:
+    """A policy that counts tokens, and is cut at every second reply."""
+
+    name = "wordy"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        self.asked += 1
+        usage = {"prompt_tokens": 7, "decoded_tokens": 3}
+        reply = PolicyReply("Action: heads", usage, truncated=self.asked % 2 == 0)
+        return [reply] * len(conversations)
+
+    def release(self, key: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_what_is_known_of_each_reply_stands_with_its_step(record: bool) -> None:
+    def make_env() -> gym.Env[str, str]:
+        return gym.make("ETO/ALFWorld-v0", admissible_actions=True, max_episode_steps=3)
+
+    rollout = Rollout(make_env, Wordy(), slots=1, record_admissible=record)
+    task = make_env().unwrapped.task_set.ids[0]  # type: ignore[attr-defined]
+    (played,) = rollout.play(plan_episodes([task]))
+    assert [facts["finish"] for facts in played.facts] == ["stop", "length", "stop"]
+    assert all(facts["decoded_tokens"] == 3 for facts in played.facts)
+    assert all(facts["seconds"] >= 0 for facts in played.facts)
+    assert all(facts["admissible"] is False for facts in played.facts)
+    assert all(("look" in facts.get("admissible_actions", ())) is record for facts in played.facts)
+    assert Trajectory.from_json(json.loads(json.dumps(played.to_json()))).facts == played.facts

@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents import serving
-from eto_gym.agents.collect import RolloutSpec, collect
 from eto_gym.agents.policies import endpoint_policy
 from eto_gym.agents.policy import Conversation
-from eto_gym.agents.rollout import plan_episodes
-from eto_gym.agents.serving import ModelServers
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.agents.serving import servers as serving
+from eto_gym.agents.serving.servers import ModelServers
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.prompt import Message
 from tests.toy import CORRIDOR
@@ -187,7 +187,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base whose replies end by themselves, some sooner than others, and an adapter over it."""
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
-    from eto_gym.agents.tiny import save_tiny
+    from eto_gym.agents.models.tiny import save_tiny
     from tests.agents.test_local import CODEC, TOKENIZER, make_model
 
     made = make_model("llama")
@@ -211,7 +211,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def model(folders: tuple[Path, Path]) -> Any:
     """What the servers serve, in this process."""
-    from eto_gym.agents.loading import load_model
+    from eto_gym.agents.models.loading import load_model
 
     return load_model(str(folders[1]), device="cpu")
 
@@ -227,7 +227,7 @@ def served(folders: tuple[Path, Path]) -> Iterator[ModelServers]:
 
 @pytest.fixture
 def connect(served: ModelServers) -> Iterator[Callable[..., Any]]:
-    from eto_gym.agents.endpoint import EndpointPolicy
+    from eto_gym.agents.endpoint.policy import EndpointPolicy
 
     made = []
 
@@ -261,7 +261,7 @@ def test_says_what_the_local_policy_says(model: Any, connect: Any) -> None:
 def test_an_adapter_is_served_on_its_base_without_a_copy(
     folders: tuple[Path, Path], model: Any, served: ModelServers
 ) -> None:
-    from eto_gym.agents.loading import load_model
+    from eto_gym.agents.models.loading import load_model
     from tests.agents.test_local import play, policy
 
     base, adapter = folders

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 # ruff: noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eto_gym.agents.tiny import ROLE_TOKENS, build_model, save_tiny, train_tokenizer
+from eto_gym.agents.models.tiny import ROLE_TOKENS, build_model, save_tiny, train_tokenizer
 
 TEXTS = [
     "You go to drawer 12. On it, you see a cup 3.",

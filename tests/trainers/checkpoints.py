@@ -13,7 +13,7 @@ import pytest
 @contextlib.contextmanager
 def noted_checkpoints() -> Iterator[list[Path | None]]:
     """Yield a list that receives, of each training that begins, its checkpoint; None: anew."""
-    from eto_gym.trainers import running  # not before torch is known to be there
+    from eto_gym.trainers.run import running  # not before torch is known to be there
 
     checkpoints: list[Path | None] = []
     fit = running.fit

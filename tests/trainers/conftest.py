@@ -73,7 +73,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny model on disk."""
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
-    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+    from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
 
     texts = [
         message.content
@@ -95,8 +95,8 @@ def locksmith(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
+    from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
     from eto_gym.agents.policies import player_policy
-    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
     from eto_gym.trainers import SFTSettings, Watch, run_sft
     from tests.trainers.locks import MUON, play_locks
 

@@ -11,11 +11,11 @@ from typing import Any
 import gymnasium as gym
 
 from eto_gym import Expert, Prompt, Reply, Task, TaskSet, TextEnv
-from eto_gym.agents.collect import RolloutSpec, collect
-from eto_gym.agents.evaluation import summarise
+from eto_gym.agents.evaluation.statistics import summarise
 from eto_gym.agents.policies import local_policy
 from eto_gym.agents.policy import Policy
-from eto_gym.agents.rollout import plan_episodes
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.trajectories import Trajectory
 
 KEYS = {

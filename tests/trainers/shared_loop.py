@@ -10,10 +10,10 @@ from typing import Any
 
 from eto_gym.agents.policies import player_policy
 from eto_gym.trainers import DPOSettings, SFTSettings
-from eto_gym.trainers.base import BaseSettings, train_base
-from eto_gym.trainers.eto import ETOLoop
-from eto_gym.trainers.eto_settings import ETOSettings
-from eto_gym.trainers.ranks import launched
+from eto_gym.trainers.loops.eto import ETOLoop
+from eto_gym.trainers.loops.ranks import launched
+from eto_gym.trainers.loops.tiny_stage import BaseSettings, train_base
+from eto_gym.trainers.settings.eto import ETOSettings
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from tests.trainers.locks import GENTLE, PLAY, play_locks
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trainers.settings.base import SettingsError
 from tests.trainers.conftest import play
 from tests.trainers.processes import compare
 

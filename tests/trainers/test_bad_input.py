@@ -17,14 +17,14 @@ import pytest
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.run.training import Watch
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import read_demonstrations, read_pairs, to_paper_dpo, to_paper_sft
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from eto_gym.trainers.faults import DiskFullError  # noqa: E402
+from eto_gym.trainers.errors import DiskFullError  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -185,7 +185,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_a_run_that_resumes(
 def test_a_full_disk_at_the_end_leaves_no_half_model(
     make_play: Play, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers import models
+    from eto_gym.trainers.model import models
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -199,7 +199,7 @@ def test_a_full_disk_at_the_end_leaves_no_half_model(
 
 
 def test_other_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
-    from eto_gym.trainers.faults import disk_errors
+    from eto_gym.trainers.errors import disk_errors
 
     with pytest.raises(OSError, match="denied"), disk_errors(tmp_path, "a file"):
         raise OSError(errno.EACCES, "denied")

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from eto_gym.trainers.batching import BucketSampler, pad_rows  # noqa: E402
-from eto_gym.trainers.encoding import Row  # noqa: E402
+from eto_gym.trainers.data.batching import BucketSampler, pad_rows  # noqa: E402
+from eto_gym.trainers.data.encoding import Row  # noqa: E402
 
 
 @given(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eto_gym.trainers import SFTSettings, run_sft
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.run.training import Watch
 from tests.trainers.conftest import play
 from tests.trainers.processes import compare, launch
 from tests.trainers.spread_runs import (
@@ -52,7 +52,7 @@ def train_spread(model: str, output: str) -> None:
     train_all(model, out, ALL)
     (out / "stages.json").write_text(json.dumps(stages))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eto_gym.trainers.callbacks.ProgressBar.on_step_end", _die)
+        patch.setattr("eto_gym.trainers.run.callbacks.ProgressBar.on_step_end", _die)
         with pytest.raises(_Killed):
             run_long(model, out)
     assert (out / "long.work" / "checkpoint-2" / "complete").is_file()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
-from eto_gym.trainers.batching import BucketSampler
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.data.batching import BucketSampler
+from eto_gym.trainers.run.training import Watch
 from tests.trainers.conftest import play
 from tests.trainers.processes import compare, launch
 
@@ -49,9 +49,9 @@ def run_all(model: str, player: str, output: str) -> None:
 
 def locks_player(episodes: int, *, seed: int = 0) -> Any:
     """Return what plays locks, so many episodes at a time."""
-    from eto_gym.agents.collect import RolloutSpec
     from eto_gym.agents.policies import expert_policy
-    from eto_gym.trainers.ppo import EpisodePlayer
+    from eto_gym.agents.rollout.collect import RolloutSpec
+    from eto_gym.trainers.methods.ppo import EpisodePlayer
     from tests.trainers.locks import LOCKS_ID, LocksEnv
 
     return EpisodePlayer(
@@ -62,7 +62,7 @@ def locks_player(episodes: int, *, seed: int = 0) -> Any:
 
 def run_rounds(model: str, out: Path, **changes: Any) -> None:
     """Learn by PPO from two rounds of 21 episodes, of which the second batch has 5."""
-    from eto_gym.trainers.ppo import PPOSettings, run_ppo
+    from eto_gym.trainers.methods.ppo import PPOSettings, run_ppo
 
     settings: dict[str, Any] = {
         "learning_rate": 1e-3, "value_learning_rate": 1e-2, "rounds": 2, "episodes": 21,
@@ -78,7 +78,7 @@ def run_rounds(model: str, out: Path, **changes: Any) -> None:
 
 def run_locks(algorithm: str, model: str, out: Path) -> None:
     """Learn from 16 episodes at each of two steps."""
-    from eto_gym.trainers.group import GroupSettings, run_group
+    from eto_gym.trainers.methods.group import GroupSettings, run_group
 
     settings = GroupSettings(
         learning_rate=1e-3, max_steps=2, batch_size=16, micro_batch_size=4, generations=8,

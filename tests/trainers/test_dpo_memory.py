@@ -14,7 +14,7 @@ import pytest
 
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.run.training import TrainReport, Watch
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 
@@ -68,7 +68,7 @@ def test_a_model_that_cannot_share_is_trained_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "eto_gym.trainers.layout.install_trees", lambda _: "it has layers of type conv"
+        "eto_gym.trainers.model.layout.install_trees", lambda _: "it has layers of type conv"
     )
     with caplog.at_level(logging.WARNING):
         report = _run(QUICK, pairs, tiny, tmp_path / "auto")
@@ -123,7 +123,7 @@ def test_trl_does_not_copy_the_weights_to_hash_them(
 def test_offloaded_activations_give_the_same_gradients(tiny: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from eto_gym.trainers.offload import OffloadActivations, activations_of
+    from eto_gym.trainers.model.offload import OffloadActivations, activations_of
 
     model: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     ids = (torch.arange(300) * 7 % 300 + 5)[None]

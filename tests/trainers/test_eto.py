@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from eto_gym.cli import train
-from eto_gym.trainers.base import BaseSettings
-from eto_gym.trainers.dpo import DPOSettings
-from eto_gym.trainers.eto import ETOLoop
-from eto_gym.trainers.eto_settings import ETOSettings
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.presets import PRESETS, preset_values
-from eto_gym.trainers.run_folder import FINISHED
-from eto_gym.trainers.sft import SFTSettings
-from eto_gym.trainers.stage_data import PAIRS, TRAJECTORIES
+from eto_gym.trainers.loops.eto import ETOLoop
+from eto_gym.trainers.loops.run_folder import FINISHED
+from eto_gym.trainers.loops.stage_data import PAIRS, TRAJECTORIES
+from eto_gym.trainers.loops.tiny_stage import BaseSettings
+from eto_gym.trainers.methods.dpo import DPOSettings
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.presets import PRESETS, preset_values
 from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.formats import read_pair, read_records
 from tests.trainers.locks import GENTLE, MUON, PLAY, rates
@@ -142,7 +142,11 @@ def test_a_killed_run_resumes_in_every_stage(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     # What is imported there is not imported again by every run that is killed.
     context.set_forkserver_preload(
-        ["eto_gym.trainers.eto", "eto_gym.trainers.dpo_trainer", "eto_gym.trainers.sft_trainer"]
+        [
+            "eto_gym.trainers.loops.eto",
+            "eto_gym.trainers.methods.dpo_trainer",
+            "eto_gym.trainers.methods.sft_trainer",
+        ]
     )
     finished: dict[Path, int] = {}
     for victim in (*STAGES, None):

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from eto_gym.trainers.eto import ETOLoop
-from eto_gym.trainers.stage_data import PAIRS
+from eto_gym.trainers.loops.eto import ETOLoop
+from eto_gym.trainers.loops.stage_data import PAIRS
 from eto_gym.trajectories.formats import read_pair, read_records
 from tests.trainers.test_eto import small_settings, stage
 
@@ -65,8 +65,8 @@ def test_one_base_is_in_memory_while_preferring(
     from transformers import AutoModelForCausalLM
 
     from eto_gym.trainers import DPOSettings, run_dpo
-    from eto_gym.trainers.dpo_trainer import TrajectoryDPOTrainer
-    from eto_gym.trainers.training import Watch
+    from eto_gym.trainers.methods.dpo_trainer import TrajectoryDPOTrainer
+    from eto_gym.trainers.run.training import Watch
 
     folder, _ = finished
     loaded: list[str] = []
@@ -102,7 +102,7 @@ def test_one_base_is_in_memory_while_preferring(
 def test_an_adapter_is_played_and_merged(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    from eto_gym.agents.local import LocalPolicy
+    from eto_gym.agents.models.local import LocalPolicy
     from eto_gym.agents.policy import Conversation
     from eto_gym.cli.main import main
     from eto_gym.prompt import Message

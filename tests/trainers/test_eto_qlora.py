@@ -14,8 +14,8 @@ from eto_gym.agents.policy import Conversation
 from eto_gym.cli import train
 from eto_gym.cli.main import main
 from eto_gym.prompt import Message
-from eto_gym.trainers.presets import ADAPTERS
-from eto_gym.trainers.run_folder import FINISHED
+from eto_gym.trainers.loops.run_folder import FINISHED
+from eto_gym.trainers.settings.presets import ADAPTERS
 from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.test_eto import small_settings, stage
 
@@ -55,7 +55,11 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path |
     words = _command(folder)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["eto_gym.trainers.eto", "eto_gym.trainers.dpo_trainer", "eto_gym.trainers.sft_trainer"]
+        [
+            "eto_gym.trainers.loops.eto",
+            "eto_gym.trainers.methods.dpo_trainer",
+            "eto_gym.trainers.methods.sft_trainer",
+        ]
     )
     process = context.Process(target=_drive, args=(words,))
     process.start()
@@ -119,7 +123,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(
     resumed: tuple[Path, list[Path | None]], tmp_path: Path
 ) -> None:
     """Compared on the base in its own precision: there the adapter is evaluated and merged."""
-    from eto_gym.agents.local import LocalPolicy
+    from eto_gym.agents.models.local import LocalPolicy
 
     folder, _ = resumed
     adapter, base = (str(stage(folder, name) / "model") for name in ("eto-2", "base"))

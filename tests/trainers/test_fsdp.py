@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trainers.settings.base import SettingsError
 from tests.trainers.processes import launch
 from tests.trainers.spread_runs import (
     RUNS,

@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.collect import RolloutSpec
-from eto_gym.trainers.group import (
+from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.trainers.methods.group import (
     GroupLoopSettings,
     GroupSettings,
     GRPOLoop,
     RLOOLoop,
     run_group,
 )
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.ppo import EpisodePlayer
-from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trainers.methods.ppo import EpisodePlayer
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.tool_env import ToolEnvironment, tool_dataset, tool_environments
-from eto_gym.trainers.training import Watch
 from tests.toy import CORRIDOR
 from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, rates
@@ -32,12 +32,12 @@ QUICK = GroupSettings(
 
 
 def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings) -> Any:
-    from eto_gym.trainers.group_trainer import (
+    from eto_gym.trainers.methods.group_trainer import (
         EpisodeSource,
         PlayedGRPOTrainer,
         PlayedRLOOTrainer,
     )
-    from eto_gym.trainers.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=128)  # type: ignore[arg-type,return-value]
@@ -205,7 +205,7 @@ def caller(tmp_path: Path) -> Path:
     from transformers.utils.chat_template_utils import get_json_schema
     from trl.chat_template_utils import qwen2_5_chat_template
 
-    from eto_gym.agents.tiny import build_model, save_tiny, train_tokenizer
+    from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
 
     (first,) = tool_dataset(CORRIDOR, tasks=1)["prompt"]
     schema = get_json_schema(ToolEnvironment(CORRIDOR).act)
@@ -254,7 +254,7 @@ def test_a_grpo_trainer_of_trl_plays_our_environments(caller: Path, tmp_path: Pa
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    from eto_gym.trainers.models import quiet_libraries
+    from eto_gym.trainers.model.models import quiet_libraries
 
     played: list[ToolEnvironment] = []
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.run.training import TrainReport, Watch
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from eto_gym.trainers.faults import TrainingError  # noqa: E402
+from eto_gym.trainers.errors import TrainingError  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -53,8 +53,8 @@ def chosen_logps(folder: Path, base: Path, pairs: list[PreferencePair]) -> float
     """Return the mean log-probability per trained token of the chosen sides."""
     from transformers import AutoModelForCausalLM
 
-    from eto_gym.trainers.encoding import encode_pairs
-    from eto_gym.trainers.models import default_codec, load_tokenizer
+    from eto_gym.trainers.data.encoding import encode_pairs
+    from eto_gym.trainers.model.models import default_codec, load_tokenizer
 
     rows, _ = encode_pairs(default_codec(load_tokenizer(base)), pairs, max_length=512)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -128,7 +128,7 @@ def test_dev_scores_have_the_last_word_on_the_weights(
 def test_values_that_are_no_numbers_stop_the_run_at_their_step(
     tiny: Path, make_play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
 
     original = TurnSFTTrainer.compute_loss
 
@@ -159,7 +159,7 @@ def test_values_that_are_no_numbers_stop_the_run_at_their_step(
 def test_an_exploding_gradient_stops_the_run_at_its_step(
     tiny: Path, make_play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
 
     original = TurnSFTTrainer.compute_loss
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from eto_gym.trainers import SFTSettings
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.run_folder import FINISHED
-from eto_gym.trainers.stage_data import PAIRS, TRAJECTORIES
+from eto_gym.trainers.loops.run_folder import FINISHED
+from eto_gym.trainers.loops.stage_data import PAIRS, TRAJECTORIES
+from eto_gym.trainers.settings.base import SettingsError
 from tests.trainers.processes import launch, load_weights
 from tests.trainers.shared_loop import KILLED_AFTER, run, run_and_die
 
@@ -41,7 +41,7 @@ def test_two_processes_equal_one(locksmith: Path, tmp_path: Path) -> None:
 def test_each_process_takes_its_share_of_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.running import training_arguments
+    from eto_gym.trainers.run.running import training_arguments
 
     def split(batch: int, micro: int) -> tuple[int, int]:
         settings = SFTSettings(batch_size=batch, micro_batch_size=micro)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")
@@ -120,7 +120,7 @@ def test_eight_bit_optimizers(make_play: Play, tiny: Path, tmp_path: Path, optim
 
 
 def test_four_bit_layers_stay_in_training_mode_however_deep_the_scoring() -> None:
-    from eto_gym.trainers.scoring import without_dropout
+    from eto_gym.trainers.model.scoring import without_dropout
 
     layer: Any = type("Linear4bit", (torch.nn.Linear,), {})(2, 2)  # known by its name
     model = torch.nn.Sequential(layer, torch.nn.Dropout())

@@ -9,16 +9,16 @@ import pytest
 
 from eto_gym.errors import DataError
 from eto_gym.trainers import make_pairs
-from eto_gym.trainers.mixture import (
+from eto_gym.trainers.data.pairing import PairingSettings
+from eto_gym.trainers.data.steps import StepSettings
+from eto_gym.trainers.methods.mixture import (
     MixtureLoop,
     MixtureLoopSettings,
     MixtureSettings,
     run_mixture,
 )
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.pairing import PairingSettings
-from eto_gym.trainers.sft import SFTSettings
-from eto_gym.trainers.steps import StepSettings
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.trainers.locks import MUON, PLAY, rates
@@ -60,9 +60,9 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
     tmp_path: Path,
     weights: tuple[float, float, float],
 ) -> None:
-    from eto_gym.trainers.encoding import PairRow, encode_pairs
-    from eto_gym.trainers.mixture_trainer import MixtureTrainer
-    from eto_gym.trainers.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.data.encoding import PairRow, encode_pairs
+    from eto_gym.trainers.methods.mixture_trainer import MixtureTrainer
+    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
 
     outcome, step, sft = weights
     settings = replace(QUICK, outcome_weight=outcome, step_weight=step, sft_weight=sft)
@@ -89,7 +89,8 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
         return float(sum(scores[i - 1, row.ids[i]] for i, kept in enumerate(row.mask) if kept))
 
     def preference(row: PairRow) -> float:
-        gains = [logp(trainer.model, side) - logp(reference, side) for side in row]
+        sides = (row.chosen, row.rejected)
+        gains = [logp(trainer.model, side) - logp(reference, side) for side in sides]
         gap = torch.tensor(settings.beta * (gains[0] - gains[1]), dtype=torch.float64)
         return float(-torch.nn.functional.logsigmoid(gap))
 

@@ -11,30 +11,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym.agents.collect import RolloutSpec
+from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.faults import DiskFullError, TrainingError
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.ppo import EpisodePlayer, PPOLoop, PPOLoopSettings, PPOSettings, run_ppo
-from eto_gym.trainers.sft import SFTSettings
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.errors import DiskFullError, TrainingError
+from eto_gym.trainers.methods.ppo import (
+    EpisodePlayer,
+    PPOLoop,
+    PPOLoopSettings,
+    PPOSettings,
+    run_ppo,
+)
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.run.training import TrainReport, Watch
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, rates, success_of
 
 torch = pytest.importorskip("torch")
 
-from eto_gym.trainers.encoding import Row  # noqa: E402
-from eto_gym.trainers.ppo_losses import (  # noqa: E402
+from eto_gym.trainers.data.encoding import Row  # noqa: E402
+from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
     advantages_of,
     divergence,
     policy_losses,
     turn_numbers,
     value_losses,
 )
-from eto_gym.trainers.ppo_rounds import estimate, turn_rewards  # noqa: E402
-from eto_gym.trainers.ppo_trainer import PPOTrainer  # noqa: E402
-from eto_gym.trainers.weights import save_weights  # noqa: E402
+from eto_gym.trainers.methods.ppo_rounds import estimate, turn_rewards  # noqa: E402
+from eto_gym.trainers.methods.ppo_trainer import PPOTrainer  # noqa: E402
+from eto_gym.trainers.model.weights import save_weights  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -52,8 +58,8 @@ def _player(episodes: int) -> EpisodePlayer:
 
 
 def _trainer(tiny: Path, folder: Path, settings: PPOSettings, play: Any = None) -> PPOTrainer:
-    from eto_gym.trainers.encoding import TokenReport
-    from eto_gym.trainers.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.data.encoding import TokenReport
+    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(tiny)
     return PPOTrainer(
@@ -69,8 +75,8 @@ def _trainer(tiny: Path, folder: Path, settings: PPOSettings, play: Any = None) 
 
 
 def _rows(tiny: Path, plays: Sequence[Trajectory]) -> list[Row]:
-    from eto_gym.trainers.encoding import encode_trajectories
-    from eto_gym.trainers.models import default_codec, load_tokenizer
+    from eto_gym.trainers.data.encoding import encode_trajectories
+    from eto_gym.trainers.model.models import default_codec, load_tokenizer
 
     return encode_trajectories(default_codec(load_tokenizer(tiny)), plays, max_length=512)[0]
 
@@ -266,7 +272,7 @@ def test_a_killed_run_ends_with_the_same_weights(
 def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
     locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers import ppo_trainer
+    from eto_gym.trainers.methods import ppo_trainer
 
     saves: list[Path] = []
 
@@ -290,7 +296,7 @@ def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
 def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
     locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers import running
+    from eto_gym.trainers.run import running
 
     settings = replace(QUICK, rounds=1)
 

@@ -11,11 +11,11 @@ import pytest
 
 from eto_gym.cli import train
 from eto_gym.errors import UnknownNameError
-from eto_gym.trainers.eto import ETOLoop
-from eto_gym.trainers.eto_settings import ETOSettings
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.presets import PRESETS, from_preset, preset_sources, preset_values
-from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trainers.loops.eto import ETOLoop
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.presets import PRESETS, from_preset, preset_sources, preset_values
 
 pytest.importorskip("jsonargparse")
 
@@ -73,9 +73,9 @@ def test_nothing_is_reported_or_uploaded_unless_asked(
     import huggingface_hub
 
     from eto_gym.trainers import SFTSettings
-    from eto_gym.trainers.models import push_model
-    from eto_gym.trainers.options import deciding
-    from eto_gym.trainers.running import training_arguments
+    from eto_gym.trainers.model.models import push_model
+    from eto_gym.trainers.run.running import training_arguments
+    from eto_gym.trainers.settings.base import deciding
 
     plain = SFTSettings()
     assert (plain.report_to, plain.push_to_hub) == ("", "")

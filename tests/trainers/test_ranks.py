@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from eto_gym import DataError
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers import ranks
-from eto_gym.trainers.ranks import Ranks, launched
-from eto_gym.trainers.run_folder import FINISHED, RunFolder
+from eto_gym.trainers.loops import ranks
+from eto_gym.trainers.loops.ranks import Ranks, launched
+from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
 from tests.trainers.threads import together
 
 
@@ -59,7 +59,7 @@ def test_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert launched() == Ranks()
     script = (
-        "import sys; from eto_gym.trainers.ranks import launched; import eto_gym.trainers;"
+        "import sys; from eto_gym.trainers.loops.ranks import launched; import eto_gym.trainers;"
         "assert launched().first(lambda: 1) == 1;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'accelerate', 'transformers')))"
     )

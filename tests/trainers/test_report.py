@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.evaluation import compare, summarise
-from eto_gym.trainers.report import CONTROL, conclusion, render, write_report
-from eto_gym.trainers.run_folder import RunFolder
+from eto_gym.agents.evaluation.statistics import compare, summarise
+from eto_gym.trainers.loops.report import CONTROL, conclusion, render, write_report
+from eto_gym.trainers.loops.run_folder import RunFolder
 from eto_gym.trajectories import Trajectory
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from eto_gym.errors import DataError
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.run.training import Watch
 from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")

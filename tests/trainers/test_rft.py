@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.presets import PRESETS as ETO_PRESETS
-from eto_gym.trainers.presets import preset_values
-from eto_gym.trainers.rejection import RejectionSettings, keep_best
-from eto_gym.trainers.rft import PRESETS, RFTLoop, RFTSettings
-from eto_gym.trainers.sft import SFTSettings
-from eto_gym.trainers.stage_data import TRAJECTORIES
+from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
+from eto_gym.trainers.loops.rft import PRESETS, RFTLoop, RFTSettings
+from eto_gym.trainers.loops.stage_data import TRAJECTORIES
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.presets import PRESETS as ETO_PRESETS
+from eto_gym.trainers.settings.presets import preset_values
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from tests.trainers.locks import MUON, PLAY, rates
 

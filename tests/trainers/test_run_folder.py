@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eto_gym import DataError
-from eto_gym.trainers.run_folder import FINISHED, RunFolder
+from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
 
 
 def pipeline(path: Path, calls: list[str], *, lr: float = 1.0, fail: bool = False) -> RunFolder:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from eto_gym.trainers.dpo import DPOSettings
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.pairing import PairingSettings
-from eto_gym.trainers.presets import preset_values
-from eto_gym.trainers.self_play import PRESETS, SelfPlayLoop, SelfPlaySettings
-from eto_gym.trainers.sft import SFTSettings
+from eto_gym.trainers.data.pairing import PairingSettings
+from eto_gym.trainers.loops.self_play import PRESETS, SelfPlayLoop, SelfPlaySettings
+from eto_gym.trainers.methods.dpo import DPOSettings
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.presets import preset_values
 from tests.trainers.locks import GENTLE, MUON, PLAY, rates
 
 

@@ -14,9 +14,9 @@ import pytest
 from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.history import bounded
 from eto_gym.trainers import SFTSettings, run_sft
-from eto_gym.trainers.encoding import encode_trajectories
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.training import Watch
+from eto_gym.trainers.data.encoding import encode_trajectories
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")
@@ -34,7 +34,7 @@ def plays(make_play: Play) -> list[Trajectory]:
 
 
 def _codec(tiny: Path) -> Any:
-    from eto_gym.trainers.models import default_codec, load_tokenizer
+    from eto_gym.trainers.model.models import default_codec, load_tokenizer
 
     return default_codec(load_tokenizer(tiny))
 

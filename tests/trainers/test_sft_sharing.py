@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers import SFTSettings, run_sft
-from eto_gym.trainers.encoding import Row
-from eto_gym.trainers.training import TrainReport, Watch
+from eto_gym.trainers.data.encoding import Row
+from eto_gym.trainers.run.training import TrainReport, Watch
 from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from eto_gym.trainers.layout import SAMPLE, saving_of_trees  # noqa: E402
-from eto_gym.trainers.trees import build_tree  # noqa: E402
+from eto_gym.trainers.data.trees import build_tree  # noqa: E402
+from eto_gym.trainers.model.layout import SAMPLE, saving_of_trees  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -120,8 +120,8 @@ def test_losses_and_gradients_of_families_are_equal(
     tiny: Path, tmp_path: Path, family: str, attention: str, options: dict[str, Any]
 ) -> None:
     """In float64, up to the logits, which are always float32."""
-    from eto_gym.trainers.models import load_tokenizer, quiet_libraries
-    from eto_gym.trainers.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.model.models import load_tokenizer, quiet_libraries
     from tests.trainers.test_trees import _model
 
     every = [(37 * n) % 290 + 3 for n in range(60)]
@@ -176,7 +176,7 @@ def test_a_model_that_cannot_share_is_trained_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "eto_gym.trainers.layout.install_trees", lambda _: "it has layers of type conv"
+        "eto_gym.trainers.model.layout.install_trees", lambda _: "it has layers of type conv"
     )
     quick = replace(QUICK, max_steps=1)
     with caplog.at_level(logging.WARNING):

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.collect import RolloutSpec
 from eto_gym.agents.policies import random_policy
 from eto_gym.agents.policy import Policy
-from eto_gym.agents.rollout import Episode, Rollout, plan_episodes
+from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.ranks import Ranks
-from eto_gym.trainers.shared_play import play_shared
+from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trainers.loops.shared_play import play_shared
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from tests.toy import CORRIDOR, make_corridor
 from tests.trainers.threads import together

@@ -10,18 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eto_gym import get_state
-from eto_gym.agents.collect import RolloutSpec, collect
 from eto_gym.agents.policies import expert_policy, random_policy
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.agents.rollout import Episode, Rollout, plan_episodes
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import UnknownNameError
-from eto_gym.trainers.dpo import DPOSettings
-from eto_gym.trainers.options import SettingsError
-from eto_gym.trainers.sft import SFTSettings
-from eto_gym.trainers.step_dpo import StepDPOLoop, StepDPOSettings
-from eto_gym.trainers.step_loop import BRANCHES
-from eto_gym.trainers.steps import (
+from eto_gym.trainers.data.steps import (
     ExpertPath,
     StepReport,
     StepSettings,
@@ -31,6 +26,11 @@ from eto_gym.trainers.steps import (
     plan_values,
     repeat_expert,
 )
+from eto_gym.trainers.loops.step_dpo import StepDPOLoop, StepDPOSettings
+from eto_gym.trainers.loops.step_loop import BRANCHES
+from eto_gym.trainers.methods.dpo import DPOSettings
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.toy import CORRIDOR, make_corridor

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from eto_gym.trainers.batching import IGNORED, pad_rows  # noqa: E402
-from eto_gym.trainers.encoding import Row  # noqa: E402
-from eto_gym.trainers.scoring import install_scorer, row_sums  # noqa: E402
-from eto_gym.trainers.tree_attention import install_trees  # noqa: E402
-from eto_gym.trainers.trees import build_tree, score_tree  # noqa: E402
+from eto_gym.trainers.data.batching import IGNORED, pad_rows  # noqa: E402
+from eto_gym.trainers.data.encoding import Row  # noqa: E402
+from eto_gym.trainers.data.trees import build_tree, score_tree  # noqa: E402
+from eto_gym.trainers.model.scoring import install_scorer, row_sums  # noqa: E402
+from eto_gym.trainers.model.tree_attention import install_trees  # noqa: E402
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 300,

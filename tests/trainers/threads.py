@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from eto_gym.trainers.ranks import Ranks
+from eto_gym.trainers.loops.ranks import Ranks
 
 T = TypeVar("T")
 

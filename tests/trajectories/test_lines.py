@@ -35,15 +35,18 @@ def test_encoded_trajectories_come_back_the_same(
         reasoning=(text or "why",),
         history="state",
         states=(text or "here",),
+        facts=({"finish": text},),
     )
     assert trajectory.to_json() == asdict(trajectory) | {
         "messages": list(asdict(trajectory)["messages"]),
         "steps": list(asdict(trajectory)["steps"]),
         "reasoning": list(trajectory.reasoning),
         "states": list(trajectory.states),
+        "facts": list(trajectory.facts),
     }
     encoded = encode(trajectory)
     assert decode(encoded) == trajectory
+    assert decode(encoded).facts == trajectory.facts
     for name in ("key", "task_type", "outcome", "reward", "success", "error", "failed_to_run"):
         assert getattr(encoded, name) == getattr(trajectory, name)
     assert encoded.step_count == 1

@@ -40,6 +40,10 @@ def hostile_episode(sample: int = 0, *, success: bool = True) -> Trajectory:
         policy=HOSTILE,
         env={HOSTILE: HOSTILE},
         sample=sample,
+        facts=(
+            {"finish": HOSTILE, "seconds": HOSTILE, "admissible_actions": [HOSTILE]},
+            {"finish": "length", "decoded_tokens": HOSTILE, "admissible": False},
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.evaluation import compare, mean, success_rate
+from eto_gym.agents.evaluation.statistics import compare, mean, success_rate
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
 from eto_gym.view import write_view
@@ -37,6 +37,13 @@ def episode(task: int, policy: str, *, success: bool, sample: int = 0) -> Trajec
         policy=policy,
         sample=sample,
         usage={"decoded_tokens": 40},
+        facts=tuple(
+            {
+                **{"finish": "length" if i == 1 else "stop", "decoded_tokens": 13 + i},
+                **{"seconds": 0.25, "admissible": i != 1, "admissible_actions": ["look", "take"]},
+            }
+            for i in range(3)
+        ),
     )
 
 
@@ -104,6 +111,14 @@ def test_an_episode_is_a_conversation_with_thought_and_action_apart(
     assert reader.texts(".thought pre") == ["old thinks"] * 3
     assert reader.texts(".action pre") == ["look", "old", "take"]
     assert "reward 0" in reader.texts(".conversation .turn.assistant .facts")[0]
+    assert "13 tokens" in reader.texts(".conversation .turn.assistant .facts")[0]
+    assert "0.25 s" in reader.texts(".conversation .turn.assistant .facts")[0]
+    cut = reader.texts(".conversation .turn.assistant .facts")[1]
+    assert "cut at its limit" in cut
+    assert "inadmissible" in cut
+    assert "look" not in reader.texts(".admissible li")
+    reader.click(".admissible summary")
+    assert reader.texts(".admissible li")[:2] == ["look", "take"]
     assert reader.texts(".turn.user pre")[-1] == "Hm."
     assert "Instruction" not in reader.find("main").text
     reader.click(".head summary")

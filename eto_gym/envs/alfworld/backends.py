@@ -9,9 +9,9 @@ import tempfile
 from importlib import metadata
 from typing import Any, Protocol
 
-from eto_gym.envs.alfworld.engine import ENGINE_VERSION, Episode
+from eto_gym.envs.alfworld.engine.engine import ENGINE_VERSION, Episode
+from eto_gym.envs.alfworld.engine.wording import HELP_TEXT, ActionGrammar, force_grammar
 from eto_gym.envs.alfworld.games import GAMES, GameSource
-from eto_gym.envs.alfworld.wording import HELP_TEXT, ActionGrammar, force_grammar
 from eto_gym.errors import DataError, EngineError, require
 
 

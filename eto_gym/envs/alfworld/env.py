@@ -9,10 +9,10 @@ import numpy as np
 
 from eto_gym.env import TextEnv
 from eto_gym.envs.alfworld.backends import Backend, EngineBackend, TextWorldBackend
+from eto_gym.envs.alfworld.engine.wording import ActionGrammar
 from eto_gym.envs.alfworld.games import GAMES, open_games, tasks_digest
 from eto_gym.envs.alfworld.prompt import make_prompt
 from eto_gym.envs.alfworld.recap import write_state
-from eto_gym.envs.alfworld.wording import ActionGrammar
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.expert import Expert
 from eto_gym.history import StateWriter
@@ -20,7 +20,7 @@ from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
 if TYPE_CHECKING:
-    from eto_gym.envs.alfworld.players import PlayerName
+    from eto_gym.envs.alfworld.players.players import PlayerName
 
 ObservationStyle = Literal["full", "eto"]
 BackendName = Literal["engine", "textworld"]
@@ -165,7 +165,7 @@ class ALFWorldEnv(TextEnv):
 
         It reads observations of both styles, and starts with the one that `reset` returned.
         """
-        from eto_gym.envs.alfworld.expert import ALFWorldExpert
+        from eto_gym.envs.alfworld.players.expert import ALFWorldExpert
 
         return ALFWorldExpert(verb=self._verb())
 
@@ -175,7 +175,7 @@ class ALFWorldEnv(TextEnv):
         The errands have nothing to do with the task. The random player needs
         `admissible_actions=True`.
         """
-        from eto_gym.envs.alfworld.players import make_player
+        from eto_gym.envs.alfworld.players.players import make_player
 
         rng = np.random.default_rng(seed)
         name: PlayerName = "explorer" if rng.random() < 0.9 else "random"

@@ -11,9 +11,9 @@ from threading import Lock
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from eto_gym.envs.alfworld.game import Game, parse_game
+from eto_gym.envs.alfworld.engine.game import Game, parse_game
+from eto_gym.envs.alfworld.engine.wording import ActionGrammar
 from eto_gym.envs.alfworld.manifest import GAME_FILE, load_manifest
-from eto_gym.envs.alfworld.wording import ActionGrammar
 from eto_gym.errors import DataError, check_choice
 from eto_gym.tasks import Task, TaskSet
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from eto_gym.envs.alfworld.game import BANNER
+from eto_gym.envs.alfworld.engine.game import BANNER
 from eto_gym.prompt import Prompt
 
 _INSTRUCTION: Final = """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eto_gym.envs.alfworld.beliefs import Beliefs
+from eto_gym.envs.alfworld.players.beliefs import Beliefs
 from eto_gym.history import Exchange
 
 

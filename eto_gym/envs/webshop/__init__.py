@@ -1,11 +1,11 @@
 """WebShop: a web shop of products, instructions to buy by, and the reward of a purchase."""
 
-from eto_gym.envs.webshop.build import build_catalog
-from eto_gym.envs.webshop.catalog import Catalog, Product
+from eto_gym.envs.webshop.catalog.build import build_catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog, Product
+from eto_gym.envs.webshop.catalog.goals import Goal, Goals
 from eto_gym.envs.webshop.env import WebShopEnv
 from eto_gym.envs.webshop.expert import WebShopExpert
-from eto_gym.envs.webshop.goals import Goal, Goals
-from eto_gym.envs.webshop.search import Search
+from eto_gym.envs.webshop.search.search import Search
 
 __all__ = [
     "Catalog",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from eto_gym.envs.webshop.build import build_catalog
+from eto_gym.envs.webshop.catalog.build import build_catalog
 from eto_gym.envs.webshop.store import read_manifest
 
 

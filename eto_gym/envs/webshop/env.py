@@ -10,9 +10,9 @@ import numpy as np
 
 import eto_gym
 from eto_gym.env import TextEnv
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.goals import Goal, GoalKind
 from eto_gym.envs.webshop.expert import PAPER_STEPS, WebShopExpert
-from eto_gym.envs.webshop.goals import Goal, GoalKind
 from eto_gym.envs.webshop.prompt import PROMPT
 from eto_gym.envs.webshop.recap import write_state
 from eto_gym.envs.webshop.session import Session
@@ -121,7 +121,7 @@ class WebShopEnv(TextEnv):
         self._mode = observation
         self._session: Session | None = None
         if observation == "html":
-            from eto_gym.envs.webshop.html import HtmlPages
+            from eto_gym.envs.webshop.site.html import HtmlPages
 
             self._html = HtmlPages()
 

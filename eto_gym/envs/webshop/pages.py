@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from eto_gym.envs.webshop.catalog import Catalog, Product
+from eto_gym.envs.webshop.catalog.catalog import Catalog, Product
 
 SEPARATOR = " [SEP] "
 PAGE_SIZE = 10

@@ -9,8 +9,8 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from eto_gym.envs.webshop.catalog import Catalog
-from eto_gym.envs.webshop.goals import GOAL_KINDS, GoalKind
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.goals import GOAL_KINDS, GoalKind
 from eto_gym.envs.webshop.pages import Pages
 from eto_gym.envs.webshop.tasks import SPLITS, GoalTasks, split_indices
 from eto_gym.errors import EtoGymError, check_choice

@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from eto_gym.envs.webshop.goals import GoalKind, Goals
+from eto_gym.envs.webshop.catalog.goals import GoalKind, Goals
 from eto_gym.errors import UnknownNameError, unknown_name
 from eto_gym.tasks import Task, TaskSet
 

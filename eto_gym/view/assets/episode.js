@@ -1,12 +1,12 @@
 // One episode as a conversation, and two beside each other.
 
-function facts(meta) {
+function factsOf(known) {
   const told = [];
-  if (meta.finish) told.push(meta.finish === "length" ? "cut at its limit" : meta.finish);
-  if (meta.admissible === false) told.push("inadmissible");
-  if (meta.decoded_tokens !== undefined) told.push(`${meta.decoded_tokens} tokens`);
-  if (meta.prompt_tokens !== undefined) told.push(`prompt ${meta.prompt_tokens}`);
-  if (meta.seconds !== undefined) told.push(`${number(meta.seconds, 2)} s`);
+  if (known.finish === "length") told.push("cut at its limit");
+  if (known.admissible === false) told.push("inadmissible");
+  if (known.decoded_tokens !== undefined) told.push(`${known.decoded_tokens} tokens`);
+  if (known.prompt_tokens !== undefined) told.push(`prompt ${known.prompt_tokens}`);
+  if (known.seconds !== undefined) told.push(`${number(known.seconds, 2)} s`);
   return told;
 }
 
@@ -25,14 +25,14 @@ function replyParts(turn) {
   ];
 }
 
-function message(turn, reward, meta, extra = "") {
+function message(turn, reward, known, extra = "") {
   const [role, , trained] = turn;
   const text = textOf(turn);
   const mask = trained ? "trained" : "masked";
   if (role !== "assistant")
     return h("div", { class: `turn ${role} ${mask} ${extra}` },
       h("span", { class: "who" }, role === "user" ? "environment" : role), h("pre", {}, text));
-  const told = meta ? facts(meta) : [];
+  const told = known ? factsOf(known) : [];
   return h("div", { class: `turn assistant ${mask} ${extra}` },
     h("span", { class: "who" }, "agent"), replyParts(turn),
     h("details", { class: "whole" },
@@ -42,9 +42,9 @@ function message(turn, reward, meta, extra = "") {
         told.map((fact) => h("span", {}, fact)),
         h("span", { class: "hint" }, "as it was said")),
       h("pre", { class: "raw" }, text)),
-    meta && meta.actions && h("details", { class: "admissible" },
-      h("summary", {}, `${meta.actions.length} admissible actions`),
-      h("ul", {}, meta.actions.map((action) => h("li", {}, action)))));
+    known && Array.isArray(known.admissible_actions) && h("details", { class: "admissible" },
+      h("summary", {}, `${known.admissible_actions.length} admissible actions`),
+      h("ul", {}, known.admissible_actions.map((action) => h("li", {}, action)))));
 }
 
 function headPart(head) {
@@ -56,7 +56,7 @@ function headPart(head) {
 }
 
 // Rounds of an episode: each reply with the message before it, its reward and its facts.
-function roundsOf({ turns, rewards = [], metas = [] }) {
+function roundsOf({ turns, rewards = [], facts = [] }) {
   const rounds = [];
   let waiting = [];
   const replies = turns.filter((turn) => turn[0] === "assistant").length;
@@ -64,7 +64,7 @@ function roundsOf({ turns, rewards = [], metas = [] }) {
   for (const turn of turns) {
     waiting.push({ turn });
     if (turn[0] === "assistant") {
-      Object.assign(waiting[waiting.length - 1], { reward: rewards[at], meta: metas[at] });
+      Object.assign(waiting[waiting.length - 1], { reward: rewards[at], known: facts[at] });
       at += 1;
       rounds.push(waiting);
       waiting = [];
@@ -75,7 +75,7 @@ function roundsOf({ turns, rewards = [], metas = [] }) {
 }
 
 function roundPart(round, extra) {
-  return round.map(({ turn, reward, meta }) => message(turn, reward, meta, extra));
+  return round.map(({ turn, reward, known }) => message(turn, reward, known, extra));
 }
 
 async function episodeView(store, row) {

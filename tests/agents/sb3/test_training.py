@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from eto_gym import DataError, EtoGymError, UnknownNameError
-from eto_gym.agents.collect import collect
-from eto_gym.agents.launcher import RolloutSpec
-from eto_gym.agents.rollout import plan_episodes
+from eto_gym.agents.rollout.collect import collect
+from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.cli.main import main
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR
@@ -24,8 +24,8 @@ from tests.toy import CORRIDOR
 pytest.importorskip("stable_baselines3")
 
 from eto_gym.agents.sb3.policy import load_sb3_policy
-from eto_gym.agents.sb3.settings import SB3Settings
-from eto_gym.agents.sb3.training import train
+from eto_gym.trainers.sb3.settings import SB3Settings
+from eto_gym.trainers.sb3.training import train
 
 SMALL: dict[str, Any] = {
     "env": CORRIDOR,

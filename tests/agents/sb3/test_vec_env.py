@@ -19,7 +19,7 @@ from eto_gym.agents.sb3.networks import (
     CandidateDQNPolicy,
     MaskedDQN,
 )
-from eto_gym.agents.sb3.vec_env import CandidatesVecEnv
+from eto_gym.trainers.sb3.vec_env import CandidatesVecEnv
 from tests.toy import make_corridor
 from tests.vector.support import FRAGILE
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from eto_gym.envs.alfworld.builtin.grammar import grammar
 from eto_gym.envs.alfworld.builtin.pddl import domain
-from eto_gym.envs.alfworld.engine import Episode, Game, parse_game
+from eto_gym.envs.alfworld.engine.engine import Episode, Game, parse_game
 
 HOT_POTATO = """
     (and (exists (?r - receptacle) (exists (?o - object) (and

@@ -19,9 +19,9 @@ from eto_gym.envs.alfworld import builtin
 from eto_gym.envs.alfworld.builtin.houses import SIZES, SPLITS, Dice, house, scenes
 from eto_gym.envs.alfworld.builtin.tasks import TRIALS, find_spec, start
 from eto_gym.envs.alfworld.builtin.world import CAN_CONTAIN, PLACES, RECEPTACLE_COUNTS, TASK_TYPES
-from eto_gym.envs.alfworld.engine import Episode, parse_game
+from eto_gym.envs.alfworld.engine.engine import Episode, parse_game
 from eto_gym.envs.alfworld.env import ALFWorldEnv
-from eto_gym.envs.alfworld.expert import ALFWorldExpert
+from eto_gym.envs.alfworld.players.expert import ALFWorldExpert
 from eto_gym.errors import UnknownNameError
 
 specs = st.builds(

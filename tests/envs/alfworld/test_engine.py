@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eto_gym.envs.alfworld import builtin
-from eto_gym.envs.alfworld.engine import NOTHING_HAPPENS, Episode, parse_game
-from eto_gym.envs.alfworld.wording import HELP_TEXT
+from eto_gym.envs.alfworld.engine.engine import NOTHING_HAPPENS, Episode, parse_game
+from eto_gym.envs.alfworld.engine.wording import HELP_TEXT
 from eto_gym.errors import DataError, EngineError, UnknownNameError
 from tests.envs.alfworld.kitchen import GOALS, kitchen, kitchen_data, play
 

@@ -11,10 +11,10 @@ import gymnasium as gym
 import pytest
 
 from eto_gym.envs.alfworld import builtin
-from eto_gym.envs.alfworld.beliefs import Beliefs
 from eto_gym.envs.alfworld.builtin.world import TASK_TEXTS
 from eto_gym.envs.alfworld.env import ALFWorldEnv
-from eto_gym.envs.alfworld.expert import ALFWorldExpert, Goal, parse_goal
+from eto_gym.envs.alfworld.players.beliefs import Beliefs
+from eto_gym.envs.alfworld.players.expert import ALFWorldExpert, Goal, parse_goal
 
 SHARED = Path(__file__).parents[3].parent / "shared"
 STEP_LIMIT = 40

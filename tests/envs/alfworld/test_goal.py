@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eto_gym.envs.alfworld.engine import Episode
-from eto_gym.envs.alfworld.goal import compile_goal
-from eto_gym.envs.alfworld.pddl import Expression, parse_problem, read_expressions
+from eto_gym.envs.alfworld.engine.engine import Episode
+from eto_gym.envs.alfworld.engine.goal import compile_goal
+from eto_gym.envs.alfworld.engine.pddl import Expression, parse_problem, read_expressions
 from eto_gym.errors import DataError
 from tests.envs.alfworld.kitchen import GOALS, kitchen, kitchen_data
 

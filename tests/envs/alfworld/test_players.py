@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eto_gym.envs.alfworld.env import ALFWorldEnv
-from eto_gym.envs.alfworld.players import (
+from eto_gym.envs.alfworld.players.players import (
     Explorer,
     NoisyExpert,
     PlayerName,
     RandomPlayer,
     make_player,
 )
-from eto_gym.envs.alfworld.thoughts import SEEKING, narrate
+from eto_gym.envs.alfworld.players.thoughts import SEEKING, narrate
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.expert import Reply
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from eto_gym.envs.alfworld.engine import Episode
+from eto_gym.envs.alfworld.engine.engine import Episode
 from eto_gym.envs.alfworld.prompt import make_prompt
 from tests.envs.alfworld.kitchen import kitchen
 

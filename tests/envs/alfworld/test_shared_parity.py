@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eto_gym.envs.alfworld.engine import Episode, Game, parse_game
+from eto_gym.envs.alfworld.engine.engine import Episode, Game, parse_game
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 ARCHIVES = {"valid_seen": "games_seen", "train100": "games_train100"}

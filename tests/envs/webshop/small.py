@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.pages import Pages
 from eto_gym.envs.webshop.session import Session
 from tests.envs.webshop.support import instruction, options, record

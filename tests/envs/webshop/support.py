@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from eto_gym.envs.webshop.nouns import TaggerFunction
+from eto_gym.envs.webshop.catalog.nouns import TaggerFunction
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "webshop"

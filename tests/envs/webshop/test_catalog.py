@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eto_gym.envs.webshop import goals as goals_module
-from eto_gym.envs.webshop.build import build_catalog
-from eto_gym.envs.webshop.catalog import Catalog
-from eto_gym.envs.webshop.goals import NO_LIMIT, Goal, GoalKind, draw_limit
-from eto_gym.envs.webshop.nouns import make_tagger
+from eto_gym.envs.webshop.catalog import goals as goals_module
+from eto_gym.envs.webshop.catalog.build import build_catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.goals import NO_LIMIT, Goal, GoalKind, draw_limit
+from eto_gym.envs.webshop.catalog.nouns import make_tagger
 from eto_gym.errors import (
     DataError,
     EtoGymError,

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from eto_gym.cli.main import main
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.download import ADDRESS, FULL, SMALL, download
 from eto_gym.errors import DataError
 from tests.envs.webshop.support import record

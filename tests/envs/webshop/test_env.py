@@ -187,7 +187,7 @@ def test_human_goals_are_drawn_evenly() -> None:
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent")
 def test_synthetic_goals_are_drawn_by_weight() -> None:
-    from eto_gym.envs.webshop.catalog import Catalog
+    from eto_gym.envs.webshop.catalog.catalog import Catalog
 
     catalog = Catalog.from_records(
         golden_json("items_shuffle")[:60],

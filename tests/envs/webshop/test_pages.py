@@ -131,7 +131,7 @@ ACTIONS = st.sampled_from(
 @given(st.lists(ACTIONS, max_size=8), st.booleans())
 def test_html_says_what_the_text_says(actions: list[str], shown: bool) -> None:
     pytest.importorskip("jinja2")
-    from eto_gym.envs.webshop.html import HtmlPages
+    from eto_gym.envs.webshop.site.html import HtmlPages
 
     html = HtmlPages()
     session = visit(SHOP, show_attributes=shown)
@@ -142,7 +142,7 @@ def test_html_says_what_the_text_says(actions: list[str], shown: bool) -> None:
 
 def test_html_names_the_things_that_agents_look_for() -> None:
     pytest.importorskip("jinja2")
-    from eto_gym.envs.webshop.html import HtmlPages
+    from eto_gym.envs.webshop.site.html import HtmlPages
 
     html = HtmlPages()
     session = visit(SHOP)

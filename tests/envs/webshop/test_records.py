@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym.envs.webshop import records
-from eto_gym.envs.webshop.records import (
+from eto_gym.envs.webshop.catalog import records
+from eto_gym.envs.webshop.catalog.records import (
     iter_array,
     iter_object,
     parse_prices,

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.goals import GoalKind
 from eto_gym.envs.webshop.env import WebShopEnv
-from eto_gym.envs.webshop.goals import GoalKind
 from eto_gym.envs.webshop.pages import Pages
 from eto_gym.envs.webshop.session import Session
 from tests.envs.webshop.support import (

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eto_gym.envs.webshop import search as search_module
-from eto_gym.envs.webshop.analysis import analyze
-from eto_gym.envs.webshop.catalog import Catalog
-from eto_gym.envs.webshop.postings import PostingsBuilder, decode_length, encode_length
-from eto_gym.envs.webshop.records import iter_array, parse_product
-from eto_gym.envs.webshop.search import Search
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.records import iter_array, parse_product
+from eto_gym.envs.webshop.search import search as search_module
+from eto_gym.envs.webshop.search.analysis import analyze
+from eto_gym.envs.webshop.search.postings import PostingsBuilder, decode_length, encode_length
+from eto_gym.envs.webshop.search.search import Search
 from eto_gym.envs.webshop.store import MemoryWriter, Store
 from tests.envs.webshop.support import SHARED, golden_file, golden_lines, record
 
@@ -192,7 +192,7 @@ def test_lengths_are_stored_as_lucene_stores_them() -> None:
 
 
 def test_search_over_a_folder(tmp_path: Path) -> None:
-    from eto_gym.envs.webshop.build import build_catalog
+    from eto_gym.envs.webshop.catalog.build import build_catalog
 
     (tmp_path / "p.json").write_text(json.dumps([record("A1", "Red Mug"), record("A2", "Cup")]))
     (tmp_path / "a.json").write_text("{}")

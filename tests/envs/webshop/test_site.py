@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eto_gym.conversation import parse_reply
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.env import WebShopEnv
 from eto_gym.trajectories.record import Trajectory
 from tests.envs.webshop.small import small_catalog

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym.envs.webshop.build import build_catalog
-from eto_gym.envs.webshop.catalog import Catalog
-from eto_gym.envs.webshop.search import Search
+from eto_gym.envs.webshop.catalog.build import build_catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.search.search import Search
 from eto_gym.envs.webshop.store import MANIFEST, FolderWriter, MemoryWriter, Store, read_manifest
 from eto_gym.errors import DataError
 from tests.envs.webshop.support import record
@@ -230,7 +230,8 @@ def test_a_missing_source(sources: dict[str, Path], tmp_path: Path) -> None:
 def test_a_killed_build_never_looks_finished(sources: dict[str, Path], tmp_path: Path) -> None:
     script = """
         import os, signal, sys
-        from eto_gym.envs.webshop import build, store
+        from eto_gym.envs.webshop import store
+        from eto_gym.envs.webshop.catalog import build
         products, attributes, out = sys.argv[1:]
         def dies(path):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym.envs.webshop.analysis import STOP_WORDS, analyze
-from eto_gym.envs.webshop.stemmer import stem
-from eto_gym.envs.webshop.tokenizer import MAX_TOKEN, tokenize
+from eto_gym.envs.webshop.search.analysis import STOP_WORDS, analyze
+from eto_gym.envs.webshop.search.stemmer import stem
+from eto_gym.envs.webshop.search.tokenizer import MAX_TOKEN, tokenize
 
 DATA = Path(__file__).parent / "data"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from eto_gym.envs.webshop.builtin.generate import generate
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
 
 BUILTIN_SEED = 0
 """Seed of the catalog that environments use by default; its tasks are part of version v0."""

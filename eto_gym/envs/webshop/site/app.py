@@ -9,9 +9,9 @@ from typing import Any
 from flask import Flask, Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from eto_gym.envs.webshop.catalog import Catalog
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.goals import NO_LIMIT, Goal, GoalKind
 from eto_gym.envs.webshop.env import WebShopEnv
-from eto_gym.envs.webshop.goals import NO_LIMIT, Goal, GoalKind
 from eto_gym.envs.webshop.reward import Reward
 from eto_gym.envs.webshop.site.view import page_view
 from eto_gym.envs.webshop.site.visitors import Visitor, Visitors

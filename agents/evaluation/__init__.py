@@ -1,0 +1,1 @@
+"""Evaluation: estimates with intervals, paired tests, and reports."""

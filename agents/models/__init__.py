@@ -1,0 +1,1 @@
+"""Local language models: chat codec, key-value rows, decoding, loading, and the tiny model."""

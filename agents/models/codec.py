@@ -1,0 +1,367 @@
+"""The one place where a conversation becomes tokens, for rollouts and for training alike.
+
+A rollout meets a conversation turn by turn: it reads a prompt, samples a reply up to the
+end-of-turn token, reads the next observation, and so on. `ChatCodec` tokenises exactly these
+pieces, so the ids of a prefix never change when the conversation goes on, and the tokens marked for
+training are the ones that a rollout samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eto_gym.errors import EtoGymError
+from eto_gym.prompt import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PROBE = "\N{LEFT BLACK LENTICULAR BRACKET}probe{}\N{RIGHT BLACK LENTICULAR BRACKET}"
+
+
+class Encoded(NamedTuple):
+    """A tokenised conversation.
+
+    Attributes:
+        input_ids: Token ids up to the end-of-turn token of the last assistant message, or to the
+            end of the last message where the conversation does not end with the assistant.
+        train_mask: One flag per token: True for what a rollout samples in messages with `train`.
+    """
+
+    input_ids: list[int]
+    train_mask: list[bool]
+
+
+class _Piece(NamedTuple):
+    """Tokens that enter a rollout at once; `message` is the reply's index, None for a prompt."""
+
+    ids: list[int]
+    message: int | None
+
+
+@dataclass(slots=True)
+class Transcript:
+    """The tokenised part of one growing conversation; made by `ChatCodec.transcript`.
+
+    Attributes:
+        messages: What `ids` and `text` render.
+        ids: Token ids of a prompt that ends where the assistant's next reply begins.
+        text: The rendered text of `ids`.
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+
+
+class ChatCodec:
+    """Turns conversations into token ids with a tokenizer's own chat template.
+
+    The template must be stable: what it renders for the first messages must stay as it is when
+    messages follow. A template that rewrites history (one that drops the thinking of earlier turns,
+    for instance) is refused, because a model would be trained on prompts that it never met.
+
+    Text in messages is never read as a special token: an observation or a reply that spells
+    `<|im_end|>` is tokenised as these characters.
+
+    Example:
+        >>> from eto_gym.agents.models.tiny import train_tokenizer
+        >>> codec = ChatCodec(train_tokenizer(["go north"], vocab_size=300))
+        >>> talk = [Message("user", "go"), Message("assistant", "north", train=True)]
+        >>> ids, train = codec.encode(talk)
+        >>> codec.decode_reply([i for i, kept in zip(ids, train) if kept])
+        'north'
+        >>> prompt = codec.generation_prompt(talk[:1])
+        >>> ids[: len(prompt)] == prompt
+        True
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Probe the template once.
+
+        Args:
+            tokenizer: A tokenizer of transformers.
+            chat_template: A template (Jinja) that replaces the tokenizer's own; None keeps that.
+            template_kwargs: Variables for the template (`date_string`, `enable_thinking`, ...).
+                Set those that would otherwise change from day to day.
+
+        Raises:
+            EtoGymError: There is no template, or it closes a reply without a special token.
+        """
+        self.tokenizer = tokenizer
+        self._template = chat_template
+        self._kwargs = dict(template_kwargs or {})
+        if chat_template is None and not getattr(tokenizer, "chat_template", None):
+            raise EtoGymError(
+                "the tokenizer has no chat template: pass chat_template=, or save one with it"
+            )
+        specials = sorted(
+            (tok.content for tok in tokenizer.added_tokens_decoder.values() if tok.special),
+            key=len,
+            reverse=True,
+        )
+        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+        self._anchor = self._find_anchor()
+        self._lead, self._gap, self.end_of_turn = self._probe_reply()
+        self.end_of_turn_id: int = self._tokenize(self.end_of_turn)[0]
+
+    # --- what callers use ------------------------------------------------------------------------
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """Tokenise a conversation and mark what is trained on.
+
+        Raises:
+            EtoGymError: The template rejects the conversation or is not stable on it.
+        """
+        ids: list[int] = []
+        mask: list[bool] = []
+        for piece in self._pieces(messages, Transcript(), prompt_last=False):
+            ids += piece.ids
+            trained = piece.message is not None and messages[piece.message].train
+            mask += [trained] * len(piece.ids)
+        return Encoded(ids, mask)
+
+    def generation_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids after which the assistant's next reply is sampled."""
+        return self.extend(self.transcript(), messages)
+
+    def transcript(self) -> Transcript:
+        """Return an empty transcript, which `extend` brings up to date turn by turn."""
+        return Transcript()
+
+    def extend(self, transcript: Transcript, messages: Sequence[Message]) -> list[int]:
+        """Return `generation_prompt(messages)`, tokenising only what `transcript` lacks.
+
+        A transcript whose messages are not a prefix of `messages` is tokenised anew. The returned
+        list belongs to the transcript: do not change it.
+        """
+        known = len(transcript.messages)
+        if list(messages[:known]) != transcript.messages or (
+            0 < known < len(messages) and messages[known].role != "assistant"
+        ):
+            transcript.messages, transcript.ids, transcript.text = [], [], ""
+        if len(messages) > len(transcript.messages):
+            for piece in self._pieces(messages, transcript, prompt_last=True):
+                transcript.ids += piece.ids
+        return transcript.ids
+
+    def decode_reply(self, ids: Sequence[int]) -> str:
+        """Return the content of a reply from sampled ids, with or without the end-of-turn token."""
+        kept = list(ids)
+        if kept and kept[-1] == self.end_of_turn_id:
+            kept.pop()
+        anchor = self._tokenize_raw(self._anchor) if self._anchor else []
+        text = str(
+            self.tokenizer.decode(
+                anchor + kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+        text = text[len(self._anchor) :].removeprefix(self._lead)
+        return text.removesuffix(self._gap) if self._gap else text
+
+    # --- from messages to pieces -----------------------------------------------------------------
+
+    def _pieces(
+        self, messages: Sequence[Message], done: Transcript, *, prompt_last: bool
+    ) -> Iterator[_Piece]:
+        """Yield what `done` lacks, and bring its messages and text (not its ids) up to date.
+
+        Prompts are rendered as the rollout renders them, with the generation prompt; each rendering
+        must go on from the one before.
+        """
+        self._check_turns(messages, prompt_last=prompt_last)
+        text, index = done.text, len(done.messages)
+        cuts = [i for i, m in enumerate(messages) if m.role == "assistant" and i > index]
+        for cut in [*cuts, len(messages)]:
+            prompt = prompt_last or cut < len(messages)
+            rendered = self._render(messages[:cut], prompt=prompt)
+            if not rendered.startswith(text):
+                raise _unstable(text, rendered)
+            if messages[index].role == "assistant":
+                reply = self._reply_text(messages[index].content, rendered[len(text) :])
+                yield _Piece(self._tokenize_reply(messages[index].content, reply), index)
+                text += reply
+                index += 1
+            if index < cut:
+                yield _Piece(
+                    self._tokenize_prompt(messages[:cut], index, text, rendered, prompt=prompt),
+                    None,
+                )
+                text, index = rendered, cut
+        done.messages, done.text = list(messages), text
+
+    def _check_turns(self, messages: Sequence[Message], *, prompt_last: bool) -> None:
+        if not messages:
+            raise EtoGymError("expected at least one message, got an empty conversation")
+        last: str | None = None
+        for i, message in enumerate(messages):
+            if message.role == "assistant" and last in (None, "assistant"):
+                raise EtoGymError(
+                    f"message {i} is the assistant's and follows "
+                    f"{'nothing' if last is None else 'another of the assistant'}: "
+                    "an observation must come between"
+                )
+            last = message.role
+        if prompt_last and last == "assistant":
+            raise EtoGymError("the conversation ends with the assistant: there is nothing to reply")
+
+    def _reply_text(self, content: str, rest: str) -> str:
+        """Return what a rollout samples for a reply, from the rendering that goes on with it."""
+        clean = _valid(content)
+        for shown in (clean, clean.strip(), clean.rstrip(), clean.lstrip()):
+            reply = self._lead + shown + self._gap + self.end_of_turn
+            if rest.startswith(reply):
+                return reply
+        raise EtoGymError(
+            "the chat template changes the assistant's words: expected "
+            f"{(self._lead + clean + self._gap + self.end_of_turn)[-120:]!r}, rendered "
+            f"{rest[:120]!r}. Pass a chat_template that keeps them as they are."
+        )
+
+    def _tokenize_prompt(
+        self, messages: Sequence[Message], first: int, text: str, rendered: str, *, prompt: bool
+    ) -> list[int]:
+        """Tokenise what `rendered` adds to `text`: the messages from `first` on, and the headers.
+
+        Where a message spells a special token, the template is rendered once more with marks in
+        place of such messages, which shows where their words begin and end.
+        """
+        rest = rendered[len(text) :]
+        # The beginning of the conversation stands alone; all else follows the end of a reply.
+        before: str | None = self.end_of_turn if text else ""
+        unsafe = [i for i in range(first, len(messages)) if self._spells_special(messages[i])]
+        if not unsafe:
+            return self._tokenize(rest, after=before)
+        masked = list(messages)
+        for i in unsafe:
+            masked[i] = Message(masked[i].role, _PROBE.format(i))
+        frame = self._render(masked, prompt=prompt)
+        if not frame.startswith(text):
+            raise _unstable(text, frame)
+        frame = frame[len(text) :]
+        ids: list[int] = []
+        for i in unsafe:
+            head, found, frame = frame.partition(_PROBE.format(i))
+            clean = _valid(messages[i].content)
+            shown = next((s for s in (clean, clean.strip()) if rest.startswith(head + s)), None)
+            if not found or shown is None:
+                raise EtoGymError(
+                    "a message spells a special token, and the chat template does not keep the "
+                    f"message's words apart: {clean[:80]!r}"
+                )
+            ids += self._tokenize(head, after=before) + self._tokenize(shown, plain=True)
+            rest, before = rest[len(head) + len(shown) :], None
+        return ids + self._tokenize(rest, after=before)
+
+    def _spells_special(self, message: Message) -> bool:
+        return self._special.search(message.content) is not None
+
+    # --- rendering and tokenising ----------------------------------------------------------------
+
+    def _render(self, messages: Sequence[Message], *, prompt: bool) -> str:
+        chat = [{"role": m.role, "content": _valid(m.content)} for m in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                chat,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **self._kwargs,
+            )
+        except Exception as err:  # a template raises whatever its author chose
+            roles = ", ".join(m.role for m in messages[:4])
+            raise EtoGymError(
+                f"the chat template rejects this conversation (roles: {roles}"
+                f"{', ...' if len(messages) > 4 else ''}): {err}. Many templates know no system "
+                "message, or want user and assistant in turn: put the system text into the first "
+                "user message, or pass another chat_template."
+            ) from err
+        return str(text)
+
+    def _tokenize_raw(self, text: str, *, plain: bool = False) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=plain
+        )
+        return ids
+
+    def _tokenize(self, text: str, *, plain: bool = False, after: str | None = None) -> list[int]:
+        """Tokenise a piece as it is tokenised in the middle of a conversation.
+
+        Args:
+            text: The piece.
+            plain: Read no special tokens in it.
+            after: The special token before the piece, which may swallow white space after it; ""
+                where the piece is the beginning; None where other text comes before it.
+        """
+        anchor = self._anchor if after is None else after
+        if not text or not anchor:
+            return self._tokenize_raw(text, plain=plain) if text else []
+        before = self._tokenize_raw(anchor)
+        ids = self._tokenize_raw(anchor + text, plain=plain)
+        if ids[: len(before)] != before:
+            raise EtoGymError(f"the tokenizer merges {anchor!r} with {text[:20]!r}")
+        return ids[len(before) :]
+
+    def _tokenize_reply(self, content: str, reply: str) -> list[int]:
+        if not self._special.search(content):
+            return self._tokenize(reply)
+        words = reply.removesuffix(self.end_of_turn)
+        return [*self._tokenize(words, plain=True), self.end_of_turn_id]
+
+    def _find_anchor(self) -> str:
+        """Return what to put before a piece so that no space is added at its start.
+
+        Tokenizers in SentencePiece's manner put a space before the first word of whatever they
+        are given, which must not happen in the middle of a conversation.
+        """
+        first: str = self.tokenizer.convert_ids_to_tokens(self._tokenize_raw("a"))[0]
+        return "\n" if first[0] in "\u2581\u0120" else ""  # the space of SentencePiece, of GPT-2
+
+    def _probe_reply(self) -> tuple[str, str, str]:
+        """Find what surrounds a reply: text before, text after, and the end-of-turn token."""
+        probe = _PROBE.format("")
+        talk = [Message("user", "a"), Message("assistant", probe), Message("user", "a")]
+        prompt = self._render(talk[:1], prompt=True)
+        tails = []
+        for whole in (self._render(talk[:2], prompt=False), self._render(talk, prompt=True)):
+            if not whole.startswith(prompt):
+                raise _unstable(prompt, whole)
+            lead, found, tail = whole[len(prompt) :].partition(probe)
+            end = self._special.search(tail)
+            if not found or end is None:
+                raise EtoGymError(
+                    "the chat template closes the assistant's reply without a special token, so a "
+                    f"rollout could not tell where a reply ends: it renders {tail[:60]!r} after it"
+                )
+            tails.append((lead, tail[: end.start()], end.group()))
+        if tails[0] != tails[1]:
+            raise _unstable(*("".join((lead, "REPLY", gap, end)) for lead, gap, end in tails))
+        return tails[0]
+
+
+def _valid(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer can take."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _unstable(before: str, after: str) -> EtoGymError:
+    same = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+        min(len(before), len(after)),
+    )
+    start = max(0, same - 40)
+    return EtoGymError(
+        "the chat template is not stable: what it rendered for the first messages changes when "
+        f"messages follow. It had {before[start : same + 40]!r}, and then "
+        f"{after[start : same + 40]!r}. Templates that drop the thinking of earlier turns do this; "
+        "pass a chat_template that keeps history as it is."
+    )

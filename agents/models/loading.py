@@ -1,0 +1,103 @@
+"""Load a causal language model and its tokenizer, with adapter and quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from eto_gym.agents.models.adapters import base_of, is_adapter
+from eto_gym.agents.models.model_names import resolve_model
+from eto_gym.errors import check_choice, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep the bars of transformers off the terminal, where a rollout shows its own."""
+    transformers: Any = require("transformers", feature="a local language model", extra="train")
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a model."""
+    require("transformers", feature="a local language model", extra="train")
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(name))
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    *,
+    adapter: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: Literal["none", "4bit", "8bit"] = "none",
+) -> PreTrainedModel:
+    """Load a causal language model in eval mode.
+
+    Args:
+        name: What `resolve_model` takes: a folder, a GGUF file, "smollm2", or a name on the Hugging
+            Face hub. Code that comes with a model is never run.
+            The folder of a LoRA adapter stands for its base with the adapter on top.
+        adapter: Folder or name of a LoRA adapter, put on top.
+        dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+        device: "auto" takes a GPU where there is one.
+        quantization: "4bit" (NF4, double quantization) or "8bit" by bitsandbytes.
+
+    Raises:
+        DataError: The base of an adapter is not there.
+        MissingDependencyError: A package for what was asked is not installed.
+        UnknownNameError: No such dtype or quantization.
+    """
+    check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_choice("quantization", quantization, ("none", "4bit", "8bit"))
+    require("transformers", feature="a local language model", extra="train")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    name = resolve_model(name)
+    if is_adapter(name):
+        require("peft", feature="a LoRA adapter", extra="train")
+        base_of(name)  # tells what is missing, where transformers would not
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
+    if quantization != "none":
+        options["quantization_config"] = _quantization(quantization, dtype)
+    with without_progress_bars():
+        model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+    if adapter is not None:
+        require("peft", feature="a LoRA adapter", extra="train")
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _quantization(kind: str, dtype: str) -> Any:
+    require("bitsandbytes", feature=f"{kind} weights", extra="qlora")
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )

@@ -1,0 +1,265 @@
+"""A local Hugging Face causal language model as a policy that keeps what it has read."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from eto_gym.agents.models.codec import ChatCodec, Transcript
+from eto_gym.agents.models.decoding import Decoder, Job, Sampler
+from eto_gym.agents.models.kv import KVRow
+from eto_gym.agents.models.loading import load_model, load_tokenizer
+from eto_gym.agents.policy import Conversation, PolicyReply
+from eto_gym.errors import EtoGymError
+from eto_gym.trajectories import ErrorKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_SHARED_MIN = 16  # a shared start shorter than this is not worth keeping apart
+
+
+class _Episode:
+    """What is kept of one conversation between turns: its tokens, and their keys and values."""
+
+    __slots__ = ("row", "transcript")
+
+    def __init__(self, transcript: Transcript) -> None:
+        self.transcript = transcript
+        self.row = KVRow()
+
+
+class LocalPolicy:
+    """Replies with a causal language model, many conversations at a time.
+
+    Between turns each conversation keeps the keys and values of its tokens, so a turn computes only
+    what is new; a start that conversations share (instruction and worked example) is computed once.
+    The cache never changes what is said: before each reply the whole conversation's tokens are
+    compared with the cached ones, and whatever differs is computed anew. So replies may be edited,
+    episodes restored and keys reused.
+
+    Sampling draws its numbers from the episode's seed and the length of the conversation. Apart
+    from rounding in the matrix products, a reply does not depend on what else is in the batch.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        codec: ChatCodec,
+        *,
+        name: str = "local",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 128,
+        stop: Sequence[str] = (),
+        context: int | None = None,
+        on_full: Literal["error", "drop_oldest"] = "error",
+        batch_size: int = 128,
+        prefill_tokens: int = 4096,
+        keep_cache: bool = True,
+        max_cached_tokens: int | None = None,
+    ) -> None:
+        """Create the policy from a loaded model; `from_pretrained` loads one.
+
+        Args:
+            model: A causal language model of transformers with attention layers only; sliding
+                windows and chunks are fine, Mamba and linear attention are refused.
+            codec: Turns conversations into tokens; training must use the same.
+            name: Recorded with every trajectory.
+            temperature: 0 (the default) is greedy.
+            top_p: Sample from the most probable tokens up to this mass; 1 keeps all.
+            max_new_tokens: Tokens of a reply at most; a longer one ends there.
+            stop: Strings that end a reply; they are not part of it.
+            context: Tokens of a conversation at most; None takes the model's
+                `max_position_embeddings`.
+            on_full: What to do where a conversation does not fit. "error" replies with the error
+                kind "context". "drop_oldest" leaves out the oldest exchanges after the first
+                message until a whole reply fits, and counts them as "dropped_messages".
+            batch_size: Conversations computed at a time; longer batches are cut by length.
+            prefill_tokens: New tokens per forward pass while conversations are read.
+            keep_cache: False computes every conversation from its beginning at each turn.
+            max_cached_tokens: Tokens held for conversations that are not in the current batch, at
+                most; those unused for longest go first. None sets no limit.
+        """
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise EtoGymError(
+                f"expected temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}"
+            )
+        if min(max_new_tokens, batch_size, prefill_tokens) < 1:
+            raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
+        if on_full not in ("error", "drop_oldest"):
+            raise EtoGymError(f"expected on_full 'error' or 'drop_oldest', got {on_full!r}")
+        model.train(False)
+        self.name = name
+        self.codec = codec
+        self.context = context or int(model.config.get_text_config().max_position_embeddings)
+        self._max_new_tokens = max_new_tokens
+        self._sampled = temperature > 0
+        self._stop = tuple(stop)
+        self._on_full = on_full
+        self._batch_size = batch_size
+        self._keep_cache = keep_cache
+        self._max_cached_tokens = max_cached_tokens
+        self._episodes: OrderedDict[str, _Episode] = OrderedDict()
+        self._shared = KVRow()
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        self._stop_ids = frozenset(
+            {codec.end_of_turn_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        )
+        self._decoder = Decoder(
+            model,
+            sampler=Sampler(temperature=temperature, top_p=top_p),
+            stop_ids=self._stop_ids,
+            stopped=self._has_stop if self._stop else None,
+            prefill_tokens=prefill_tokens,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        adapter: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        quantization: Literal["none", "4bit", "8bit"] = "none",
+        chat_template: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model by path or name, and its tokenizer.
+
+        Args:
+            model: Folder, or name on the Hugging Face hub.
+            adapter: Folder or name of a LoRA adapter on top of it.
+            dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+            device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+            quantization: "4bit" (NF4) or "8bit" load the weights by bitsandbytes. That saves memory
+                on a GPU with large weights; on a CPU it works but saves little.
+            chat_template: Replaces the tokenizer's own template.
+            options: Arguments of the constructor.
+        """
+        options.setdefault("name", adapter or model)
+        loaded = load_model(
+            model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
+        )
+        return cls(loaded, ChatCodec(load_tokenizer(model), chat_template=chat_template), **options)
+
+    # --- the policy's interface ------------------------------------------------------------------
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        """Return one reply per conversation, in order.
+
+        Raises:
+            EtoGymError: Two conversations have the same key, or the chat template rejects one.
+        """
+        if len({c.key for c in conversations}) < len(conversations):
+            raise EtoGymError("two conversations of a batch have the same key")
+        prompts = [self._prompt(c) for c in conversations]
+        fitting = [i for i, (ids, _) in enumerate(prompts) if len(ids) < self.context]
+        self._share_start([(conversations[i].key, prompts[i][0]) for i in fitting])
+        jobs = {i: self._job(conversations[i], prompts[i][0]) for i in fitting}
+        held = {i: len(job.row.ids) for i, job in jobs.items()}
+        by_length = sorted(fitting, key=lambda i: len(jobs[i].ids))
+        for first in range(0, len(by_length), self._batch_size):
+            self._decoder.run([jobs[i] for i in by_length[first : first + self._batch_size]])
+        replies = []
+        for i, (ids, dropped) in enumerate(prompts):
+            job = jobs.get(i)
+            usage = {"prompt_tokens": len(ids), "prefilled_tokens": 0, "decoded_tokens": 0}
+            if dropped:
+                usage["dropped_messages"] = dropped
+            if job is None:
+                replies.append(PolicyReply("", usage, error="context"))
+                continue
+            usage["prefilled_tokens"] = len(ids) - held[i]
+            usage["decoded_tokens"] = len(job.generated)
+            full = not job.ended and job.limit < self._max_new_tokens
+            text = "" if full else self._text(job.generated)
+            error: ErrorKind | None = "context" if full else None
+            truncated = not (job.ended or full)
+            replies.append(PolicyReply(text, usage, error=error, truncated=truncated))
+        self._evict()
+        return replies
+
+    def release(self, key: str) -> None:
+        """Forget an episode that has ended."""
+        self._episodes.pop(key, None)
+
+    # --- one conversation ------------------------------------------------------------------------
+
+    def _prompt(self, conversation: Conversation) -> tuple[list[int], int]:
+        """Return the prompt's ids, and how many messages were left out of it."""
+        episode = self._episodes.get(conversation.key)
+        if episode is None:
+            episode = _Episode(self.codec.transcript())
+            self._episodes[conversation.key] = episode
+        self._episodes.move_to_end(conversation.key)
+        messages = list(conversation.messages)
+        ids = self.codec.extend(episode.transcript, messages)
+        if self._on_full == "error":
+            return list(ids), 0
+        dropped = 0
+        while len(ids) + self._max_new_tokens > self.context and dropped + 2 < len(messages):
+            dropped += 2
+            ids = self.codec.generation_prompt([messages[0], *messages[1 + dropped :]])
+        return list(ids), dropped
+
+    def _job(self, conversation: Conversation, ids: list[int]) -> Job:
+        row = self._episodes[conversation.key].row if self._keep_cache else KVRow()
+        # The last token is always computed, because its logits are wanted.
+        row.ids = row.ids[: min(_common(row.ids, ids), len(ids) - 1)]
+        limit = min(self._max_new_tokens, self.context - len(ids))
+        uniforms = None
+        if self._sampled:
+            seed = [conversation.seed, conversation.position]
+            uniforms = np.random.default_rng(seed).random(limit).tolist()
+        return Job(ids, row, limit, uniforms)
+
+    def _text(self, generated: list[int]) -> str:
+        ids = generated[:-1] if generated[-1] in self._stop_ids else generated
+        text = self.codec.decode_reply(ids)
+        return text[: min((text.find(s) for s in self._stop if s in text), default=len(text))]
+
+    def _has_stop(self, generated: list[int]) -> bool:
+        text = self.codec.decode_reply(generated)
+        return any(s in text for s in self._stop)
+
+    # --- the cache -------------------------------------------------------------------------------
+
+    def _share_start(self, prompts: list[tuple[str, list[int]]]) -> None:
+        """Give conversations that hold nothing yet the start that they share with others."""
+        if not self._keep_cache:
+            return
+        new = [(key, ids) for key, ids in prompts if not self._episodes[key].row.ids]
+        if len(new) > 1:
+            first, last = min(ids for _, ids in new), max(ids for _, ids in new)
+            start = first[: _common(first, last)]
+            if len(start) > max(_SHARED_MIN, _common(self._shared.ids, start)):
+                shared = KVRow()
+                self._decoder.prefill(start, shared)
+                self._shared = shared
+        for key, ids in new:
+            length = min(_common(self._shared.ids, ids), len(ids) - 1)
+            if length >= _SHARED_MIN:
+                self._episodes[key].row = self._shared.head(length)
+
+    def _evict(self) -> None:
+        if self._max_cached_tokens is None:
+            return
+        held = sum(episode.row.columns for episode in self._episodes.values())
+        for episode in self._episodes.values():
+            if held <= self._max_cached_tokens:
+                break
+            held -= episode.row.columns
+            episode.row = KVRow()
+
+
+def _common(held: list[int], ids: list[int]) -> int:
+    """Return how many first ids both lists share."""
+    if held == ids[: len(held)]:
+        return len(held)
+    pairs = enumerate(zip(held, ids, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(held), len(ids)))

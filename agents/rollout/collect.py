@@ -1,0 +1,149 @@
+"""Collecting episodes: resume from a store, play what is missing, show progress."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
+
+from tqdm import tqdm
+
+from eto_gym.agents.rollout.engine import Episode
+from eto_gym.agents.rollout.spec import Launcher, RolloutSpec, get_launcher
+from eto_gym.errors import EtoGymError
+from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
+from eto_gym.trajectories.lines import decode
+
+__all__ = ["RolloutSpec", "collect", "gather", "latest"]
+
+
+def latest(trajectories: Iterable[Trajectory]) -> dict[tuple[str, int], Trajectory]:
+    """Return the last trajectory of every episode; a retry follows the error that it replaces."""
+    return {trajectory.key: trajectory for trajectory in trajectories}
+
+
+def collect(
+    spec: RolloutSpec,
+    episodes: Sequence[Episode],
+    *,
+    store: TrajectoryStore | None = None,
+    progress: str | None = None,
+    launcher: Launcher | None = None,
+) -> list[Trajectory]:
+    """Play the episodes and return their trajectories in the order of `episodes`.
+
+    Args:
+        spec: What plays, and where.
+        episodes: What to play; keys must be unique.
+        store: Trajectories are appended here as they finish. Episodes that it already holds are not
+            played again, unless they ended in an error. Whatever stops the run, an interrupt or a
+            full disk, leaves a valid file, from which the same call goes on.
+        progress: Label of a progress bar with the success rate so far, errors and episodes per
+            hour; None shows no bar.
+        launcher: Where to play; None takes `get_launcher("local")`.
+
+    Raises:
+        EtoGymError: The run cannot go on, or a trajectory could not be written.
+    """
+    gathered = gather(spec, episodes, store=store, progress=progress, launcher=launcher)
+    return [decode(trajectory) for trajectory in gathered]
+
+
+def gather(
+    spec: RolloutSpec,
+    episodes: Sequence[Episode],
+    *,
+    store: TrajectoryStore | None = None,
+    progress: str | None = None,
+    launcher: Launcher | None = None,
+) -> list[PlayedTrajectory]:
+    """Do as `collect` does, but leave the trajectories that other processes played encoded.
+
+    They tell how the episodes went. Decoding them all takes this process longer than storing them,
+    and keeps those that play waiting at the end; who wants few of them, or none, saves that.
+    """
+    wanted = {episode.key for episode in episodes}
+    if len(wanted) != len(episodes):
+        raise ValueError("expected unique episodes, got some (task, sample) more than once")
+    done: dict[tuple[str, int], PlayedTrajectory] = {
+        key: trajectory
+        for key, trajectory in latest(store.load() if store else ()).items()
+        if key in wanted and not trajectory.failed_to_run
+    }
+    waiting = [episode for episode in episodes if episode.key not in done]
+    playing = (launcher or get_launcher("local")).play(spec, waiting)
+    shown = _Progress(progress, total=len(episodes), done=done.values())
+    try:
+        with shown, contextlib.closing(playing):
+            for trajectory in playing:
+                if store is not None:
+                    with _disk_errors(store, len(done), len(episodes)):
+                        store.add(trajectory)
+                done[trajectory.key] = trajectory
+                shown.add(trajectory)
+    finally:
+        if store is not None:
+            with _disk_errors(store, len(done), len(episodes)):
+                store.close()
+    return [done[episode.key] for episode in episodes]
+
+
+@contextlib.contextmanager
+def _disk_errors(store: TrajectoryStore, done: int, total: int) -> Iterator[None]:
+    """Word what goes wrong with the disk."""
+    try:
+        yield
+    except OSError as err:
+        raise EtoGymError(
+            f"could not write to {store.path}: {err.strerror or err}. The file is valid and holds "
+            f"{done} of {total} episodes; when the cause is removed, the same run goes on from "
+            "there."
+        ) from err
+
+
+class _Progress:
+    """A progress bar with the success rate, the errors, and episodes per hour of this run."""
+
+    def __init__(self, label: str | None, *, total: int, done: Iterable[PlayedTrajectory]) -> None:
+        self._scored = self._wins = self._played = 0
+        self._errors: Counter[str] = Counter()
+        for trajectory in done:
+            self._count(trajectory)
+        self._begun = time.monotonic()
+        self._bar = tqdm(
+            total=total,
+            initial=self._scored,
+            desc=label,
+            unit="ep",
+            disable=label is None,
+            mininterval=0.5,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, trajectory: PlayedTrajectory) -> None:
+        """Count one more."""
+        self._played += 1
+        self._count(trajectory)
+        if not self._bar.disable:
+            self._bar.set_postfix_str(self._text(), refresh=False)
+            self._bar.update()
+
+    def _count(self, trajectory: PlayedTrajectory) -> None:
+        if trajectory.error is not None:
+            self._errors[trajectory.error] += 1
+            return
+        self._scored += 1
+        self._wins += trajectory.success
+
+    def _text(self) -> str:
+        parts = [f"success {self._wins / self._scored:.3f}" if self._scored else "success -"]
+        parts += [f"{kind} errors {count}" for kind, count in sorted(self._errors.items())]
+        hours = (time.monotonic() - self._begun) / 3600
+        return ", ".join([*parts, f"{self._played / max(hours, 1e-9):,.0f} ep/h"])

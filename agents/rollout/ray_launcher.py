@@ -1,0 +1,212 @@
+"""The launcher of a Ray cluster: environment and policy actors on any number of machines."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from eto_gym.agents.rollout.engine import Episode
+from eto_gym.agents.rollout.local_launcher import Message, Worker, WorkerPool
+from eto_gym.agents.rollout.ray_actors import PolicyActor, RemotePolicy, WorkerActor
+from eto_gym.agents.rollout.ray_cluster import import_ray, ray_cluster
+from eto_gym.agents.rollout.spec import RolloutSpec
+from eto_gym.errors import EtoGymError
+from eto_gym.trajectories import PlayedTrajectory
+
+
+class RayLauncher:
+    """Plays on `spec.workers` actors of a Ray cluster, each with its share of the environments.
+
+    By default every worker builds its own policy beside its environments, which suits scripted
+    policies, clients of an endpoint, and models where there is a device for each worker. With
+    `policies` the workers hold environments only and send their batches to that many policy actors:
+    few devices then serve many cores. (The expert and the player read the environment itself, and
+    so must stay with it.)
+
+    What a lost worker or policy was playing is played again, by `spec.retry`.
+
+    Inside a process that has called `ray.init` already, that cluster is used and left running. Else
+    the one at `address` or in RAY_ADDRESS is; without either, one is started on this machine,
+    reachable from this machine only, and stopped at the end.
+
+    Example:
+        >>> from eto_gym.agents.rollout.spec import get_launcher
+        >>> launcher = get_launcher("ray")  # collect(spec, episodes, launcher=launcher)
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        policies: int = 0,
+        gpus: float | None = None,
+    ) -> None:
+        """Choose the cluster and the actors; nothing is started before `play`.
+
+        Args:
+            address: Address of a cluster's head, or "auto"; None reads RAY_ADDRESS.
+            policies: Policy actors; 0 (the default) builds a policy in every worker.
+            gpus: GPUs of each actor that holds a policy, fractions included. None (the default)
+                divides those of the cluster among them, one each at most.
+
+        Raises:
+            MissingDependencyError: Ray is not installed.
+        """
+        if policies < 0:
+            raise EtoGymError(f"expected policies >= 0, got {policies}")
+        self._address = address or os.environ.get("RAY_ADDRESS")
+        import_ray(self._address)
+        self._policies = policies
+        self._gpus = gpus
+
+    def play(
+        self, spec: RolloutSpec, episodes: Sequence[Episode]
+    ) -> Generator[PlayedTrajectory, None, None]:
+        """Play the episodes; see `Launcher.play`."""
+        if not episodes:
+            return
+        with ray_cluster(self._address) as resources:
+            pool = _RayPool(
+                spec, episodes, resources=resources, policies=self._policies, gpus=self._gpus
+            )
+            try:
+                yield from pool.trajectories()
+            finally:
+                pool.stop()
+
+
+class _RayPool(WorkerPool):
+    """Workers that are actors, and the policy actors that they ask."""
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        episodes: Sequence[Episode],
+        *,
+        resources: dict[str, float],
+        policies: int,
+        gpus: float | None,
+    ) -> None:
+        super().__init__(spec, episodes)
+        import ray
+
+        # Fractions, so that all workers fit where there are more of them than cores.
+        self._cpus = _share(resources.get("CPU", 1.0), spec.workers + policies)
+        if gpus is None:
+            gpus = _share(resources.get("GPU", 0.0), policies or spec.workers)
+        self._gpus = 0.0 if policies else gpus
+        # Ray starts a lost policy again; its workers end, and their successors find it.
+        make = ray.remote(PolicyActor).options(num_cpus=self._cpus, num_gpus=gpus, max_restarts=-1)
+        self._policies: list[Any] = [make.remote(spec.make_policy) for _ in range(policies)]
+        self._started = 0
+
+    def new_worker(self, *, alone: bool) -> Worker:
+        spec, policy, name = self.spec, None, uuid.uuid4().hex
+        if self._policies:
+            policy = self._policies[self._started % len(self._policies)]
+            spec = replace(spec, make_policy=partial(RemotePolicy, policy, name))
+        self._started += 1
+        options = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+        return _Actor(
+            spec,
+            slots=1 if alone else None,
+            alone=alone,
+            options=options,
+            on_stop=lambda: _forget(policy, name),
+        )
+
+    def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
+        import ray
+
+        by_answer = {actor.answer(): actor for actor in cast("Sequence[_Actor]", workers)}
+        ready, _ = ray.wait(list(by_answer))
+        return [by_answer[answer] for answer in ready]
+
+    def stop(self) -> None:
+        import ray
+
+        super().stop()
+        for policy in self._policies:
+            ray.kill(policy)
+
+
+def _share(total: float, parts: int) -> float:
+    """Divide a resource, one each at most; Ray counts in ten-thousandths."""
+    return min(1.0, int(total / max(1, parts) * 10_000) / 10_000)
+
+
+def _forget(policy: Any, worker: str) -> None:
+    if policy is not None:
+        policy.forget.remote(worker)
+
+
+class _Actor:
+    """The driver's side of a worker.
+
+    One call is under way at any time: it carries the episodes that the worker asked for, and
+    returns with what the worker says next.
+    """
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        *,
+        slots: int | None,
+        alone: bool,
+        options: dict[str, float],
+        on_stop: Callable[[], None],
+    ) -> None:
+        import ray
+
+        self.alone = alone
+        self.playing: dict[tuple[str, int], Episode] = {}
+        self._handed: list[Sequence[Episode]] = []
+        self._answer: Any = None
+        self._told_to_end = False
+        self._end = "ended"
+        self._on_stop = on_stop
+        self._actor: Any = ray.remote(WorkerActor).options(**options).remote(spec, slots)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has played all that there was."""
+        return self._told_to_end and not self.playing
+
+    def answer(self) -> Any:
+        """Return Ray's reference to the call under way."""
+        if self._answer is None:
+            self._answer = self._actor.exchange.remote(self._handed)
+            self._handed = []
+        return self._answer
+
+    def receive(self) -> Sequence[Message]:
+        """Return the next messages; EOFError where the actor has ended or is lost."""
+        import ray
+
+        answer, self._answer = self.answer(), None
+        try:
+            messages: list[Message] = ray.get(answer)
+        except ray.exceptions.RayError as err:
+            self._end = f"{type(err).__name__}: {err}".strip()
+            raise EOFError from err
+        if not messages:
+            raise EOFError
+        return messages
+
+    def hand(self, episodes: Sequence[Episode]) -> None:
+        """Send episodes with the next call; none: there is no other."""
+        self._told_to_end = not episodes
+        self.playing.update((episode.key, episode) for episode in episodes)
+        self._handed.append(episodes)
+
+    def stop(self) -> str:
+        """End the actor, and return what Ray said of it."""
+        import ray
+
+        ray.kill(self._actor)
+        self._on_stop()
+        return self._end

@@ -1,0 +1,133 @@
+"""What is to be played, and the seam between what is played and where: launchers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from eto_gym.agents.policy import Policy
+from eto_gym.agents.rollout.engine import Episode, RetryPolicy, Rollout
+from eto_gym.conversation import PromptStyle
+from eto_gym.errors import unknown_name
+from eto_gym.history import FULL
+from eto_gym.trajectories import ErrorKind, PlayedTrajectory, Trajectory
+from eto_gym.vector import EnvMaker
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """Everything a process needs to play episodes.
+
+    Attributes:
+        env_id: Registered id.
+        env_kwargs: Arguments of `gym.make`.
+        make_policy: Builds the policy inside the process that uses it; must be picklable when
+            `workers` is more than 1, as a `functools.partial` of a module's function is.
+        prompt_style: What precedes the first observation; see `ConversationEnv`.
+        slots: Environments that play at the same time, over all processes.
+        workers: Processes. With 1 (the default) everything runs in this one.
+        retry: Which failed episodes are played again, and how often.
+        env_workers: Processes for the environments alone, beside each of the `workers`; see
+            `Rollout`. With 0 (the default) environments and policy are in the same process.
+        step_timeout: Seconds that a step or reset of the environment may take; see `Rollout`.
+        history: How much of a conversation the policy reads; see `ConversationEnv`.
+        record_admissible: Record the admissible actions of every turn; see `Rollout`.
+    """
+
+    env_id: str
+    make_policy: Callable[[], Policy]
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    prompt_style: PromptStyle = "one-shot"
+    slots: int = 64
+    workers: int = 1
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    env_workers: int = 0
+    step_timeout: float | None = None
+    history: str = FULL
+    record_admissible: bool = False
+
+    def rollout(self, *, slots: int | None = None) -> Rollout:
+        """Build the policy and the engine in this process.
+
+        Args:
+            slots: Environments of this process; None takes a worker's share of all slots.
+        """
+        return Rollout(
+            EnvMaker(self.env_id, dict(self.env_kwargs)),
+            self.make_policy(),
+            slots=slots or max(1, self.slots // self.workers),
+            prompt_style=self.prompt_style,
+            retry=self.retry,
+            env_workers=self.env_workers,
+            step_timeout=self.step_timeout,
+            history=self.history,
+            record_admissible=self.record_admissible,
+        )
+
+    def make_env(self) -> gym.Env[str, str]:
+        """Make one environment."""
+        return gym.make(self.env_id, **self.env_kwargs)
+
+
+class Launcher(Protocol):
+    """Plays episodes somewhere: in this process, in several, on a cluster."""
+
+    def play(
+        self, spec: RolloutSpec, episodes: Sequence[Episode]
+    ) -> Generator[PlayedTrajectory, None, None]:
+        """Yield exactly one trajectory per episode, each as soon as it is there, in any order.
+
+        Where an episode is played changes nothing in its trajectory: `Rollout.play` yields it, in
+        whatever process. Failures that `Rollout` sees are retried there, by `spec.retry`. A worker
+        that is lost costs the episodes that it had been handed one attempt each; those that have
+        none left are yielded as `failed_episode(episode, "worker")`.
+
+        Closing the generator, at any time, stops every worker.
+
+        Raises:
+            EtoGymError: The run cannot go on: the policy cannot be built, there is no such task, or
+                workers die before they play.
+        """
+        ...
+
+
+def get_launcher(name: str) -> Launcher:
+    """Return the launcher of this name.
+
+    Args:
+        name: "local" (this machine), "ray" (a Ray cluster, with a policy in every worker), or
+            "ray:N" (with N policy actors, which the workers share).
+
+    Raises:
+        UnknownNameError: There is no such launcher.
+        MissingDependencyError: Its packages are not installed.
+    """
+    kind, _, policies = name.partition(":")
+    if name == "local":
+        from eto_gym.agents.rollout.local_launcher import LocalLauncher
+
+        return LocalLauncher()
+    if name == "ray" or (kind == "ray" and policies.isdecimal()):
+        from eto_gym.agents.rollout.ray_launcher import RayLauncher
+
+        return RayLauncher(policies=int(policies or 0))
+    raise unknown_name("launcher", name, ["local", "ray", "ray:N"])
+
+
+def failed_episode(episode: Episode, error: ErrorKind) -> Trajectory:
+    """Record an episode of which nothing is left but the kind of its failure."""
+    return Trajectory(
+        task_id=episode.task_id,
+        task_type="",
+        messages=(),
+        steps=(),
+        outcome="error",
+        reward=0.0,
+        success=False,
+        error=error,
+        sample=episode.sample,
+        seed=episode.seed,
+    )

@@ -1,0 +1,1 @@
+"""The catalog: records of the official files, products, goals, nouns, and building an index."""

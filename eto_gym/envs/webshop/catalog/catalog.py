@@ -1,0 +1,288 @@
+"""The read-only catalog: products, goals and search, shared by every environment of a process."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from eto_gym.envs.webshop.catalog.goals import GOAL_KINDS, Goal, GoalKind, Goals
+from eto_gym.envs.webshop.catalog.nouns import RULES, TaggerFunction
+from eto_gym.envs.webshop.search.search import Search
+from eto_gym.envs.webshop.store import MANIFEST, Store
+from eto_gym.errors import UnknownNameError, check_choice
+
+__all__ = ["Catalog", "Goal", "GoalKind", "Goals", "Product"]
+
+_RECENT = 512
+"""Decoded products, and results of queries, kept per catalog: a few megabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product, as the shop shows and scores it.
+
+    Attributes:
+        index: Position in the catalog (the order of the product file).
+        asin: Its id, as written in the file.
+        title: Name.
+        description: Long text; empty where the file has none.
+        bullets: The feature lines.
+        price_text: What the pages show: "$4.26", "$121.04 to $60.52".
+        price: The price that the reward compares; drawn from the range when the catalog was built.
+        options: Option name -> its values, both as clicked (lower case), in the file's order.
+        attributes: Attributes of the attribute file; ("DUMMY_ATTR",) where that file has none.
+        category: Department ("garden").
+        query: The query that the product was collected with, lower case.
+        product_category: Category path ("A › B › C").
+        nouns: Lower-cased nouns of the title in order, repeats kept.
+        image: URL of the main image, or empty.
+        option_images: Option value -> URL, for the values that have one.
+    """
+
+    index: int
+    asin: str
+    title: str
+    description: str
+    bullets: tuple[str, ...]
+    price_text: str
+    price: float
+    options: Mapping[str, tuple[str, ...]]
+    attributes: tuple[str, ...]
+    category: str
+    query: str
+    product_category: str
+    nouns: tuple[str, ...]
+    image: str
+    option_images: Mapping[str, str]
+
+
+class Catalog:
+    """Products, goals and search of one shop; immutable, and safe to share.
+
+    Example:
+        >>> record = {"asin": "B000000001", "name": "Red Mug", "pricing": "$5.00", "images": []}
+        >>> catalog = Catalog.from_records([record])
+        >>> catalog.search("mugs")
+        [0]
+        >>> catalog.product("B000000001").nouns
+        ('mug',)
+    """
+
+    _opened: ClassVar[weakref.WeakValueDictionary[tuple[str, int], Catalog]] = (
+        weakref.WeakValueDictionary()
+    )
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, store: Store, *, name: str, folder: Path | None = None) -> None:
+        """Wrap a store; use `open` or `from_records`."""
+        self.name = name
+        self.folder = folder
+        self._store = store
+        self._asins = store.texts("asins")
+        self._titles = store.texts("titles")
+        self._prices_shown = store.texts("price_texts")
+        self._details = store.texts("details")
+        self._prices = store.array("prices")
+        self._by_asin = store.array("asin_order")
+        self._facets = {facet: _Facet(store, facet) for facet in ("category", "query", "attribute")}
+        self._paths = store.texts("path_names")
+        self._codes = {f: store.array(f"{f}_codes") for f in ("category", "query", "path")}
+        self._goals: dict[GoalKind, Goals] = {}
+        self._recent: OrderedDict[int, Product] = OrderedDict()
+        self._searched: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
+        self._engine = Search(store)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, verify: bool = False) -> Catalog:
+        """Open an index folder; a process has one instance per folder.
+
+        Args:
+            folder: What `eto-gym data build webshop` wrote.
+            verify: Check the SHA-256 of every file, which reads all of them.
+
+        Raises:
+            DataError: The folder is missing, unfinished, truncated, or of another version.
+        """
+        path = Path(folder).resolve()
+        with cls._lock:
+            try:
+                key = (str(path), (path / MANIFEST).stat().st_mtime_ns)
+            except OSError:
+                key = (str(path), 0)  # `Store.open` says what is wrong
+            catalog = cls._opened.get(key)
+            if catalog is None or verify:
+                store = Store.open(path, verify=verify)
+                catalog = catalog or cls(store, name=path.name, folder=path)
+                cls._opened[key] = catalog
+        return catalog
+
+    @classmethod
+    def from_records(
+        cls,
+        products: Iterable[Mapping[str, Any]],
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        human: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        tagger: str | TaggerFunction = RULES,
+        name: str = "memory",
+    ) -> Catalog:
+        """Build a catalog in memory from records in the form of the official files.
+
+        Args:
+            products: Product records.
+            attributes: asin -> entry of the attribute file.
+            human: asin -> list of human goals.
+            seed: Seed of prices and price limits.
+            tagger: See `eto_gym.envs.webshop.catalog.nouns.make_tagger`; "given" takes the
+                nouns of a record's own field `nouns`.
+            name: What the card calls the catalog.
+        """
+        from eto_gym.envs.webshop.catalog.build import assemble
+        from eto_gym.envs.webshop.store import MemoryWriter
+
+        writer = MemoryWriter()
+        manifest = assemble(
+            writer, products, attributes=attributes or {}, human=human or {}, seed=seed,
+            tagger=tagger,
+        )  # fmt: skip
+        return cls(writer.finish(manifest), name=name)
+
+    def __reduce__(self) -> Any:
+        """Pickle a folder's catalog as its path, so that worker processes map the same files."""
+        if self.folder is not None:
+            return (Catalog.open, (str(self.folder),))
+        return (_from_store, (self._store, self.name))
+
+    def __len__(self) -> int:
+        """Count the products."""
+        return len(self._asins)
+
+    def find(self, asin: str) -> int | None:
+        """Return the index of the product with this id, upper and lower case told apart."""
+        wanted = asin.encode("utf-8", "surrogatepass")
+        low, high = 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self._asins.raw(self._by_asin[middle]) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self) or self._asins.raw(self._by_asin[low]) != wanted:
+            return None
+        return int(self._by_asin[low])
+
+    def asin(self, index: int) -> str:
+        """Return a product's id."""
+        return self._asins[index]
+
+    def title(self, index: int) -> str:
+        """Return a product's name."""
+        return self._titles[index]
+
+    def price_text(self, index: int) -> str:
+        """Return a product's price as the pages show it."""
+        return self._prices_shown[index]
+
+    def product(self, ref: int | str) -> Product:
+        """Return the product at an index, or with an asin.
+
+        Raises:
+            UnknownNameError: There is no such product.
+        """
+        index = self.find(ref) if isinstance(ref, str) else ref
+        if index is None or not 0 <= index < len(self):
+            raise UnknownNameError(
+                f"expected an asin or an index in 0..{len(self) - 1} of the catalog "
+                f"{self.name!r}, got {ref!r}"
+            )
+        product = self._recent.get(index)
+        if product is None:
+            product = self._recent[index] = self._decode(index)
+            if len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+        return product
+
+    def _decode(self, index: int) -> Product:
+        description, bullets, options, attributes, nouns, image, option_images = json.loads(
+            self._details[index]
+        )
+        return Product(
+            index=index,
+            asin=self._asins[index],
+            title=self._titles[index],
+            description=description,
+            bullets=tuple(bullets),
+            price_text=self._prices_shown[index],
+            price=float(self._prices[index]),
+            options={name: tuple(values) for name, values in options.items()},
+            attributes=tuple(attributes),
+            category=self._facets["category"].names[self._codes["category"][index]],
+            query=self._facets["query"].names[self._codes["query"][index]],
+            product_category=self._paths[self._codes["path"][index]],
+            nouns=tuple(nouns),
+            image=image,
+            option_images=option_images,
+        )
+
+    def search(self, query: str, k: int = 50) -> list[int]:
+        """Return the indices of the `k` best products for a query, best first."""
+        found = self._searched.get((query, k))
+        if found is None:
+            found = self._searched[query, k] = self._engine.top_products(query, k)
+            if len(self._searched) > _RECENT:
+                self._searched.popitem(last=False)
+        return found.copy()
+
+    def with_category(self, category: str) -> list[int]:
+        """Return the products of a department, in catalog order."""
+        return self._facets["category"].members(category)
+
+    def with_query(self, query: str) -> list[int]:
+        """Return the products that were collected with this query, in catalog order."""
+        return self._facets["query"].members(query)
+
+    def with_attribute(self, attribute: str) -> list[int]:
+        """Return the products that the attribute file gives this attribute, in catalog order."""
+        return self._facets["attribute"].members(attribute)
+
+    def goals(self, kind: GoalKind) -> Goals:
+        """Return the goals of one kind; there may be none.
+
+        Raises:
+            UnknownNameError: There is no such kind.
+        """
+        check_choice("goal kind", kind, GOAL_KINDS)
+        if kind not in self._goals:
+            self._goals[kind] = Goals(self, self._store, kind)
+        return self._goals[kind]
+
+    def card(self) -> dict[str, Any]:
+        """Describe the catalog: what rewards and observations depend on, JSON-serialisable."""
+        manifest = {k: v for k, v in self._store.manifest.items() if k not in {"files", "format"}}
+        return {"name": self.name, **manifest}
+
+
+class _Facet:
+    """A property with few values, and the products that have each value."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.names = store.texts(f"{name}_names")
+        self._starts = store.array(f"{name}_starts")
+        self._products = store.array(f"{name}_products")
+
+    def members(self, value: str) -> list[int]:
+        at = self.names.find(value)
+        if at is None:
+            return []
+        return self._products[self._starts[at] : self._starts[at + 1]].tolist()  # type: ignore[no-any-return]
+
+
+def _from_store(store: Store, name: str) -> Catalog:
+    return Catalog(store, name=name)

@@ -1,0 +1,1 @@
+"""Search: tokenizer, stemmer, analysis, postings, and scoring, equal to the original's."""

@@ -1,0 +1,1 @@
+"""From trajectories to batches: pairs, steps, rejection, encoding, batching, token trees."""

@@ -1,0 +1,365 @@
+"""Step-level pairs: at one moment of an episode, a better next step against a worse one.
+
+A step is worth what episodes earn on average that go on from it (Monte-Carlo value). The moments
+are those of the experts' episodes: the environment is put back to each of them by a snapshot, and
+the agent plays on from there.
+
+Source: Xiong et al., "Watch Every Step! LLM Agent Learning via Iterative Step-Level Process
+Refinement" (IPR), EMNLP 2024 (https://arxiv.org/abs/2406.11176).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.conversation import ConversationEnv
+from eto_gym.errors import unknown_name
+from eto_gym.prompt import Message
+from eto_gym.snapshot import get_state, set_state
+from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.pairs import PreferencePair
+
+EXTENTS = ("rest", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How steps are tried, valued and paired."""
+
+    rollouts: int = option(
+        5, "episodes played on from a step to estimate its value", paper="5 in IPR"
+    )
+    temperature: float = option(
+        1.0, "sampling temperature of these episodes; greedy ones would all be the same"
+    )
+    alternatives: int = option(
+        1, "other actions of the agent that are valued at each step", paper="1 in IPR"
+    )
+    threshold: float = option(
+        0.01,
+        "a pair's values differ by more than this; with few rollouts a small difference is noise",
+        paper="0.01 in IPR's script",
+    )
+    extent: str = option(
+        "rest",
+        "what is compared: 'rest', the episode from the step on, as IPR does; 'step', the step's "
+        "reply alone",
+        paper="both are tried; step: 62.8 on WebShop",
+        choices=EXTENTS,
+    )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        if self.extent not in EXTENTS:
+            raise unknown_name("extent", self.extent, EXTENTS)
+        for name in ("rollouts", "alternatives"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
+        for name in ("temperature", "threshold"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What became of every step.
+
+    Attributes:
+        experts: Experts' episodes that could be repeated.
+        not_repeated: Those that the environment answered otherwise than when they were recorded.
+        steps: Steps of the experts.
+        alternatives: Other actions that were valued.
+        pairs: Number of pairs.
+        expert_chosen: Pairs whose chosen side is the expert's.
+        agent_chosen: Pairs whose chosen side is the agent's.
+        skipped: Reason -> candidates without a pair: "below_threshold" (worth about as much as the
+            best), "no_value" (all of its episodes failed to run), "same_outcome" ('rest': the
+            better step's best episode earned no more than the worse step's worst).
+    """
+
+    experts: int = 0
+    not_repeated: int = 0
+    steps: int = 0
+    alternatives: int = 0
+    pairs: int = 0
+    expert_chosen: int = 0
+    agent_chosen: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPath:
+    """An expert's episode, repeated in the environment.
+
+    Attributes:
+        task_id: Its task.
+        messages: The conversation, as the environment gave it now.
+        turns: Index in `messages` of every reply.
+        actions: Action of every reply.
+        states: Snapshot before every reply.
+        reward: What the episode earned.
+    """
+
+    task_id: str
+    messages: tuple[Message, ...]
+    turns: tuple[int, ...]
+    actions: tuple[str | None, ...]
+    states: tuple[dict[str, Any], ...]
+    reward: float
+
+
+class Alternative(NamedTuple):
+    """Another action at a step of an expert: the first episode that took it, and its reply."""
+
+    path: ExpertPath
+    step: int
+    first: Trajectory
+
+
+def repeat_expert(env: ConversationEnv, expert: Trajectory) -> ExpertPath | None:
+    """Repeat an expert's replies, taking a snapshot before each.
+
+    Returns:
+        The path; None where the environment no longer does what it did: the number of steps or the
+        reward differs.
+    """
+    replies = [m.content for m in expert.messages if m.role == "assistant" and m.train]
+    env.reset(options={"task": expert.task_id})
+    states, turns, reward, ended = [], [], 0.0, False
+    for reply in replies:
+        if ended:
+            return None
+        turns.append(len(env.conversation))
+        states.append(get_state(env))
+        _, earned, terminated, truncated, _ = env.step(reply)
+        reward += earned
+        ended = terminated or truncated
+    if not states or abs(reward - expert.reward) > 1e-6:
+        return None
+    return ExpertPath(
+        expert.task_id,
+        env.conversation,
+        tuple(turns),
+        tuple(step.action for step in env.steps),
+        tuple(states),
+        reward,
+    )
+
+
+def plan_branches(
+    paths: Iterable[ExpertPath], settings: StepSettings, *, seed: int
+) -> list[Episode]:
+    """List the episodes that leave each path before each of its steps.
+
+    Sample `n` of a task leaves before step `n // settings.rollouts`.
+    """
+    return [
+        replace(episode, state=path.states[episode.sample // settings.rollouts])
+        for path in paths
+        for episode in plan_episodes(
+            [path.task_id], samples=len(path.states) * settings.rollouts, seed=seed
+        )
+    ]
+
+
+def find_alternatives(
+    paths: Iterable[ExpertPath], branches: Iterable[Trajectory], settings: StepSettings
+) -> list[Alternative]:
+    """Return the first other actions that the agent took at each step."""
+    groups = _group(branches, settings)
+    found = []
+    for path in paths:
+        for step, action in enumerate(path.actions):
+            known = {action}
+            for trajectory in groups[path.task_id, step]:
+                taken = trajectory.steps[step].action
+                if taken not in known and len(known) <= settings.alternatives:
+                    known.add(taken)
+                    found.append(Alternative(path, step, trajectory))
+    return found
+
+
+def plan_values(
+    env: ConversationEnv,
+    alternatives: Iterable[Alternative],
+    settings: StepSettings,
+    *,
+    seed: int,
+) -> list[Episode]:
+    """List the episodes that play on after each alternative.
+
+    The episode that found the alternative is one of its `settings.rollouts`; the others are listed
+    here, in order of alternatives: sample `n` of a task belongs to the task's alternative
+    `n // (settings.rollouts - 1)`. An alternative that ends the episode needs none.
+    """
+    counts: Counter[str] = Counter()
+    episodes = []
+    more = settings.rollouts - 1
+    for path, step, first in alternatives:
+        number = counts[path.task_id]
+        counts[path.task_id] += 1
+        if step + 1 == len(first.steps) or not more:
+            continue
+        set_state(env, path.states[step])
+        env.step(first.messages[path.turns[step]].content)
+        state = get_state(env)
+        planned = plan_episodes([path.task_id], samples=(number + 1) * more, seed=seed + 1)
+        episodes += [replace(episode, state=state) for episode in planned[-more:]]
+    return episodes
+
+
+class _Candidate(NamedTuple):
+    """A step that could be taken, what it is worth, and how it goes on."""
+
+    value: float
+    by_expert: bool
+    best: tuple[Message, ...]
+    best_reward: float
+    worst: tuple[Message, ...]
+    worst_reward: float
+
+
+def make_step_pairs(
+    paths: Sequence[ExpertPath],
+    branches: Iterable[Trajectory],
+    values: Iterable[Trajectory],
+    settings: StepSettings,
+) -> tuple[list[PreferencePair], StepReport]:
+    """Pair, at every step, the most valuable candidate with each that is worth less.
+
+    Candidates are the expert's step and the agent's alternatives. The expert's step is worth what
+    the branches earn that leave after it, or, for the last one, what the expert earned.
+
+    Args:
+        paths: The experts' episodes.
+        branches: What `plan_branches` planned, as played.
+        values: What `plan_values` planned, as played.
+        settings: The settings of both plans.
+
+    Returns:
+        The pairs, in the order of tasks and steps, and the report.
+    """
+    report = StepReport(experts=len(paths))
+    offered = list(branches)
+    groups = _group(offered, settings)
+    alternatives = find_alternatives(paths, offered, settings)
+    report.alternatives = len(alternatives)
+    later: dict[tuple[str, int], list[Trajectory]] = defaultdict(list)
+    for trajectory in values:
+        number = trajectory.sample // max(1, settings.rollouts - 1)
+        later[trajectory.task_id, number].append(trajectory)
+    tried: dict[tuple[str, int], list[_Candidate | None]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    for path, step, first in alternatives:
+        played = [first, *later[path.task_id, counts[path.task_id]]]
+        counts[path.task_id] += 1
+        tried[path.task_id, step].append(_of_agent(path, step, played, settings))
+    pairs: list[PreferencePair] = []
+    for path in paths:
+        report.steps += len(path.states)
+        for step in range(len(path.states)):
+            others = tried[path.task_id, step]
+            if not others:
+                continue
+            expert = _of_expert(path, step, groups, settings)
+            pairs += _pairs_of_step(path, step, expert, others, settings, report)
+    report.pairs = len(pairs)
+    return pairs, report
+
+
+def _pairs_of_step(
+    path: ExpertPath,
+    step: int,
+    expert: _Candidate | None,
+    others: Sequence[_Candidate | None],
+    settings: StepSettings,
+    report: StepReport,
+) -> Iterable[PreferencePair]:
+    known = [candidate for candidate in (expert, *others) if candidate is not None]
+    if missing := len(others) + 1 - len(known):
+        report.skipped["no_value"] += missing
+    if len(known) < 2:
+        return
+    best = max(known, key=lambda candidate: (candidate.value, candidate.by_expert))
+    for worse in known:
+        if worse is best:
+            continue
+        if best.value - worse.value <= settings.threshold:
+            report.skipped["below_threshold"] += 1
+            continue
+        if settings.extent == "rest" and best.best_reward <= worse.worst_reward:
+            report.skipped["same_outcome"] += 1
+            continue
+        report.expert_chosen += best.by_expert
+        report.agent_chosen += not best.by_expert
+        yield PreferencePair(
+            task_id=path.task_id,
+            prompt=tuple(Message(m.role, m.content) for m in path.messages[: path.turns[step]]),
+            chosen=best.best,
+            rejected=worse.worst,
+            info={
+                "step": step,
+                "chosen_value": best.value,
+                "rejected_value": worse.value,
+                "chosen_policy": "expert" if best.by_expert else "agent",
+                "rejected_policy": "expert" if worse.by_expert else "agent",
+            },
+        )
+
+
+def _of_expert(
+    path: ExpertPath,
+    step: int,
+    groups: dict[tuple[str, int], list[Trajectory]],
+    settings: StepSettings,
+) -> _Candidate | None:
+    if step + 1 == len(path.states):
+        rewards = [path.reward]
+    else:
+        rewards = [trajectory.reward for trajectory in groups[path.task_id, step + 1]]
+    if not rewards:
+        return None
+    rest = _from_step(path, step, path.messages, settings)
+    value = sum(rewards) / len(rewards)
+    return _Candidate(value, True, rest, path.reward, rest, path.reward)
+
+
+def _of_agent(
+    path: ExpertPath, step: int, played: Iterable[Trajectory], settings: StepSettings
+) -> _Candidate | None:
+    scored = [trajectory for trajectory in played if not trajectory.failed_to_run]
+    if not scored:
+        return None
+    best = max(scored, key=lambda trajectory: trajectory.reward)
+    worst = min(scored, key=lambda trajectory: trajectory.reward)
+    return _Candidate(
+        sum(trajectory.reward for trajectory in scored) / len(scored),
+        False,
+        _from_step(path, step, best.messages, settings),
+        best.reward,
+        _from_step(path, step, worst.messages, settings),
+        worst.reward,
+    )
+
+
+def _from_step(
+    path: ExpertPath, step: int, messages: Sequence[Message], settings: StepSettings
+) -> tuple[Message, ...]:
+    start = path.turns[step]
+    return tuple(messages[start : start + 1] if settings.extent == "step" else messages[start:])
+
+
+def _group(
+    branches: Iterable[Trajectory], settings: StepSettings
+) -> dict[tuple[str, int], list[Trajectory]]:
+    """Group branches by task and by the step before which they leave; failures are left out."""
+    groups: dict[tuple[str, int], list[Trajectory]] = defaultdict(list)
+    for trajectory in branches:
+        if not trajectory.failed_to_run:
+            groups[trajectory.task_id, trajectory.sample // settings.rollouts].append(trajectory)
+    return groups

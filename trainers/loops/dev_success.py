@@ -1,0 +1,57 @@
+"""Success on a few held-out tasks while a model trains: what early stopping goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from eto_gym.agents.models.codec import ChatCodec
+from eto_gym.agents.models.local import LocalPolicy
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.trainers.model.models import load_tokenizer
+from eto_gym.trainers.model.scoring import without_dropout
+
+
+class DevSuccess:
+    """Plays dev tasks greedily with the model that is being trained; returns the success rate.
+
+    Of several processes that train together the first plays all the tasks, and the others wait for
+    its verdict (`KeepBest` asks it alone): each has the whole model, but dev tasks are few, and one
+    player keeps their batches, and so the score, the same for any number of processes.
+    """
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        task_ids: Sequence[str],
+        *,
+        tokenizer: str,
+        max_new_tokens: int,
+        context: int,
+        seed: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            spec: The environment, and how many play at a time. Its policy is not used, and neither
+                are its processes: the model is in this one.
+            task_ids: The tasks.
+            tokenizer: Folder or name of the model that training starts from.
+            max_new_tokens: Longest reply in tokens.
+            context: Longest conversation in tokens.
+            seed: Seed of the episodes.
+        """
+        self._spec = spec
+        self._episodes = plan_episodes(tuple(task_ids), samples=1, seed=seed)
+        self._codec = ChatCodec(load_tokenizer(tokenizer))
+        self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "context": context}
+
+    def __call__(self, step: int, model: Any) -> float:
+        """Return the success rate of `model`."""
+        policy = LocalPolicy(model, self._codec, name=f"step-{step}", **self._options)
+        spec = replace(self._spec, make_policy=lambda: policy, workers=1)
+        with without_dropout(model):
+            trajectories = collect(spec, self._episodes)
+        return sum(t.success for t in trajectories) / len(trajectories)

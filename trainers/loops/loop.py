@@ -1,0 +1,88 @@
+"""What the loops are: stages that demonstrate, fine-tune, explore, pair, prefer, evaluate.
+
+A loop is a composition of these stages in one run folder. Every stage is done once, however often
+the loop is started, and is done again only where its settings or its inputs have changed.
+
+Under `accelerate launch` each process runs the same loop, stage by stage: they train together, play
+each their part of the episodes, and leave the rest to the first.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from eto_gym.files import write_json
+from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
+from eto_gym.trainers.loops.run_folder import FINISHED, Stage
+from eto_gym.trainers.loops.train_stages import TrainStages
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.settings.loops import ControlSettings, ExpertSettings, WorldSettings
+
+S = TypeVar("S", bound=WorldSettings)
+
+
+class Demonstrated(NamedTuple):
+    """The stages with which a method begins that has experts."""
+
+    start: Stage
+    experts: Stage
+    sft: Stage
+
+
+class Loop(TrainStages[S], ABC):
+    """One run of a method in a run folder."""
+
+    method: ClassVar[str]
+    """Name of the command, recorded in the report."""
+    reference: ClassVar[str | None] = "SFT"
+    """Label of the policy that the others are compared with; None: the one that was there first."""
+
+    def run(self) -> dict[str, Any]:
+        """Run all stages and return the report, which is also written to the run folder.
+
+        Raises:
+            EtoGymError: A stage cannot be done.
+        """
+        config = self.folder.path / "config.json"
+        self.ranks.first(lambda: write_json(config, self._given.to_json()))
+        self._evaluated = []
+        self._run_stages()
+        return self.ranks.first(self._report)
+
+    @abstractmethod
+    def _run_stages(self) -> None:
+        """Run the method's stages in order."""
+
+    def _demonstrate(self, source: ExpertSettings, settings: SFTSettings) -> Demonstrated:
+        """Fine-tune the start model on the experts, as most methods begin; evaluate both."""
+        start = self._start_model()
+        experts = self._experts(source)
+        sft = self._sft("sft", settings, start, experts)
+        self._evaluate("SFT", "sft", sft)
+        return Demonstrated(start, experts, sft)
+
+    def _control(
+        self, control: ControlSettings, settings: SFTSettings, first: Demonstrated
+    ) -> None:
+        """Continue SFT on the demonstrations alone, where a control is wanted, and evaluate it."""
+        if control.control:
+            epochs = control.control_epochs or settings.epochs
+            longer = replace(settings, epochs=epochs)
+            stage = self._sft("control", longer, first.sft, first.experts)
+            self._evaluate(CONTROL, "control", stage)
+
+    def _report(self) -> dict[str, Any]:
+        """Make the report and write it; the marker that all is done comes last."""
+        folder = self.folder
+        report = make_report(
+            self.settings,
+            method=self.method,
+            reference=self.reference or self._evaluated[0].label,
+            policies=self._evaluated,
+            stages=folder.stages,
+        )
+        write_report(folder.path, report)
+        write_json(folder.path / FINISHED, {"stages": [stage.key for stage in folder.stages]})
+        return report

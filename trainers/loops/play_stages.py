@@ -1,0 +1,249 @@
+"""The stages of a loop that play, and those that choose among what was played.
+
+All processes of a loop play, each its part of the episodes with a policy of its own on its own
+device. What is chosen from them is chosen by the first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import gymnasium as gym
+
+import eto_gym
+from eto_gym.agents.evaluation.statistics import summarise
+from eto_gym.agents.policies import expert_policy, local_policy
+from eto_gym.agents.policy import Policy
+from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.tasks import TaskSet
+from eto_gym.testing import text_env
+from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
+from eto_gym.trainers.loops.ranks import launched
+from eto_gym.trainers.loops.report import Evaluated
+from eto_gym.trainers.loops.run_folder import RunFolder, Stage
+from eto_gym.trainers.loops.shared_play import play_shared
+from eto_gym.trainers.loops.stage_data import (
+    TRAJECTORIES,
+    load_trajectories,
+    model_of,
+    write_pairs,
+    write_trajectories,
+)
+from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
+from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.formats import read_demonstrations
+
+S = TypeVar("S", bound=WorldSettings)
+
+
+class PlayStages(Generic[S]):
+    """A run folder, and the stages that fill it with trajectories and pairs."""
+
+    def __init__(self, settings: S, out: str | Path) -> None:
+        """Prepare a run; processes that a launcher started join here.
+
+        Args:
+            settings: What to run.
+            out: The run folder; one that holds finished stages of the same settings is continued.
+        """
+        self._given = settings
+        self.settings = settings.seeded()
+        self.ranks = launched()
+        self.folder = RunFolder(out, self.ranks)
+        self._tasks: dict[str, tuple[str, ...]] = {}
+        self._evaluated: list[Evaluated] = []
+
+    # --- stages that play -------------------------------------------------------------------------
+
+    def _experts(self, source: ExpertSettings) -> Stage:
+        """Return demonstrations of the training tasks."""
+        s = self.settings
+        if source.expert_file:
+            return self._given_experts(Path(source.expert_file), strict=source.strict)
+        return self._rollouts(
+            "experts",
+            expert_policy,
+            split=s.train_split,
+            episodes=self._plan(s.train_split, source.train_tasks),
+            depends_on={"tasks": source.train_tasks, "samples": 1},
+        )
+
+    def _explore(
+        self, name: str, model: Stage, exploration: ExplorationSettings, *, tasks: int
+    ) -> Stage:
+        """Play training tasks with a model; `tasks` counts where the settings name no number."""
+        split, count = self.settings.train_split, exploration.explore_tasks or tasks
+        samples, temperature = exploration.explore_samples, exploration.explore_temperature
+        return self._rollouts(
+            name,
+            self._policy_maker(model, name, temperature=temperature),
+            split=split,
+            episodes=self._plan(split, count, samples),
+            depends_on={"tasks": count, "samples": samples, "temperature": temperature},
+            inputs=(model,),
+        )
+
+    def _evaluate(self, label: str, name: str, model: Stage) -> Stage:
+        """Score a model, greedily, on held-out tasks; it becomes a row of the report."""
+        s = self.settings
+        evaluation = self._rollouts(
+            f"eval-{name}",
+            self._policy_maker(model, f"eval-{name}", temperature=0.0),
+            split=s.eval_split,
+            episodes=self._plan(s.eval_split, s.eval_tasks),
+            depends_on={"tasks": s.eval_tasks, "samples": 1},
+            inputs=(model,),
+        )
+        self._evaluated.append(Evaluated(label, model, evaluation))
+        return evaluation
+
+    def _rollouts(
+        self,
+        name: str,
+        make_policy: Callable[[], Policy],
+        *,
+        split: str,
+        episodes: Callable[[], Sequence[Episode]],
+        depends_on: dict[str, Any],
+        env_options: dict[str, Any] | None = None,
+        inputs: tuple[Stage, ...] = (),
+    ) -> Stage:
+        """Play episodes.
+
+        Args:
+            name: Name of the stage.
+            make_policy: Builds what plays.
+            split: Where the tasks come from.
+            episodes: Lists the episodes; called only if the stage has work to do.
+            depends_on: What decides the episodes, besides `inputs`.
+            env_options: Further arguments of `gym.make`.
+            inputs: Stages that the policy or the episodes come from.
+        """
+        s = self.settings
+        spec = self._spec(make_policy, split, env_options)
+
+        def work(folder: Path) -> Any:
+            return summarise(self._play(spec, episodes(), folder / TRAJECTORIES, name)).to_json()
+
+        settings = {
+            "env": s.env,
+            "env_kwargs": {**s.env_kwargs(), **(env_options or {})},
+            "split": split,
+            "seed": s.seed,
+            "prompt_style": s.prompt_style,
+            "version": eto_gym.__version__,
+            **depends_on,
+        }
+        return self.folder.run(name, work, settings=settings, inputs=inputs)
+
+    # --- stages that choose -----------------------------------------------------------------------
+
+    def _given_experts(self, path: Path, *, strict: bool) -> Stage:
+        """Take demonstrations from a file."""
+
+        def describe() -> dict[str, Any]:
+            stamp = path.stat()
+            return {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
+
+        def work(folder: Path) -> Any:
+            read, skipped = read_demonstrations(path, strict=strict)
+            distinct: dict[tuple[str, int], Trajectory] = {}
+            for trajectory in read:
+                distinct.setdefault(trajectory.key, trajectory)
+            write_trajectories(folder, distinct.values())
+            return {**summarise(list(distinct.values())).to_json(), "skipped_lines": skipped}
+
+        return self.folder.run("experts", work, settings=self.ranks.first(describe), by_first=True)
+
+    def _keep(self, name: str, settings: RejectionSettings, *explored: Stage) -> Stage:
+        """Keep the best successes of each task among the trajectories of some stages."""
+
+        def work(folder: Path) -> Any:
+            kept, report = keep_best(load_trajectories(*explored), settings)
+            write_trajectories(folder, kept)
+            return asdict(report)
+
+        return self.folder.run(
+            name, work, settings=asdict(settings), inputs=explored, by_first=True
+        )
+
+    def _pair(
+        self, name: str, settings: PairingSettings, experts: Stage | None, explored: Stage
+    ) -> Stage:
+        """Pair what a model did with the experts' trajectories, or with what else it did."""
+
+        def work(folder: Path) -> Any:
+            agent = load_trajectories(explored)
+            expert = load_trajectories(experts) if experts else ()
+            pairs, report = make_pairs(agent, expert, settings)
+            write_pairs(folder, pairs)
+            return {**asdict(report), "skipped": dict(report.skipped)}
+
+        inputs = (explored,) if experts is None else (experts, explored)
+        return self.folder.run(name, work, settings=asdict(settings), inputs=inputs, by_first=True)
+
+    # --- what the stages share --------------------------------------------------------------------
+
+    def _play(
+        self, spec: RolloutSpec, episodes: Sequence[Episode], path: Path, label: str
+    ) -> list[Trajectory]:
+        """Play episodes, all processes together; `path` keeps them."""
+        shown = label if self.settings.progress else None
+        return play_shared(spec, episodes, path=path, ranks=self.ranks, progress=shown)
+
+    def _spec(
+        self,
+        make_policy: Callable[[], Policy],
+        split: str,
+        env_options: dict[str, Any] | None = None,
+        workers: int = 0,
+    ) -> RolloutSpec:
+        s = self.settings
+        return RolloutSpec(
+            s.env,
+            make_policy,
+            env_kwargs={**s.env_kwargs(), "split": split, **(env_options or {})},
+            prompt_style=s.prompt_style,
+            slots=s.slots,
+            workers=workers or s.workers,
+        )
+
+    def _plan(self, split: str, tasks: int, samples: int = 1) -> Callable[[], list[Episode]]:
+        def plan() -> list[Episode]:
+            return plan_episodes(
+                self._task_ids(split, tasks), samples=samples, seed=self.settings.seed
+            )
+
+        return plan
+
+    def _task_ids(self, split: str, count: int) -> tuple[str, ...]:
+        """Return the ids of `count` tasks of a split in an order fixed by the seed; 0: all."""
+        if split not in self._tasks:
+            # The first looks them up, for all: it may have to build what an environment reads.
+            self._tasks[split] = self.ranks.first(lambda: self._shuffled(split))
+        ids = self._tasks[split]
+        return ids[:count] if count else ids
+
+    def _shuffled(self, split: str) -> tuple[str, ...]:
+        env = gym.make(self.settings.env, **{**self.settings.env_kwargs(), "split": split})
+        tasks: TaskSet = text_env(env).task_set
+        env.close()
+        return tasks.shuffle(self.settings.seed).ids
+
+    def _policy_maker(self, model: Stage, name: str, *, temperature: float) -> Callable[[], Policy]:
+        s = self.settings
+        return functools.partial(
+            local_policy,
+            model_of(model),
+            name=name,
+            temperature=temperature,
+            max_new_tokens=s.max_new_tokens,
+            context=s.max_context,
+            device=self.ranks.device,
+        )

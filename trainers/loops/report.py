@@ -1,0 +1,208 @@
+"""The report of a run: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eto_gym.agents.evaluation.report import table
+from eto_gym.agents.evaluation.statistics import compare
+from eto_gym.files import write_json, write_text
+from eto_gym.trainers.loops.run_folder import Stage
+from eto_gym.trainers.loops.stage_data import load_trajectories
+from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.view import write_view
+
+CONTROL = "control: SFT continued"
+
+
+class Evaluated(NamedTuple):
+    """A policy of a run, which becomes a row of its report."""
+
+    label: str
+    model: Stage
+    evaluation: Stage
+
+
+def make_report(
+    settings: WorldSettings,
+    *,
+    method: str,
+    reference: str,
+    policies: Sequence[Evaluated],
+    stages: Sequence[Stage],
+) -> dict[str, Any]:
+    """Put together what a run found.
+
+    Args:
+        settings: What was run.
+        method: Name of the method.
+        reference: Label of the policy that the others are compared with, on the same episodes.
+            Those that the method made are compared with the control, too, where there is one.
+        policies: What was evaluated, in order.
+        stages: All stages, in order.
+    """
+    evaluations = {label: evaluation for label, _, evaluation in policies}
+    before = load_trajectories(evaluations[reference])
+    control = load_trajectories(evaluations[CONTROL]) if CONTROL in evaluations else None
+    rows = []
+    for label, model, evaluation in policies:
+        row = {
+            "policy": label,
+            **evaluation.result,
+            "train_seconds": model.seconds,
+            "eval_seconds": evaluation.seconds,
+        }
+        if label != reference:
+            row["paired"] = asdict(compare(before, load_trajectories(evaluation)))
+        if control is not None and model.name.startswith(f"{method}-"):
+            row["paired_with_control"] = asdict(compare(control, load_trajectories(evaluation)))
+        rows.append(row)
+    return {
+        "method": method,
+        "env": settings.env,
+        "env_kwargs": settings.env_kwargs(),
+        "preset": settings.preset,
+        "model": settings.model,
+        "seed": settings.seed,
+        "reference": reference,
+        "policies": rows,
+        "stages": [
+            {
+                "name": x.name,
+                "key": x.key,
+                "seconds": x.seconds,
+                "reused": x.reused,
+                "result": x.result,
+            }
+            for x in stages
+        ],
+    }
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Write `report.json`, `report.md`, and `report.html` with all episodes, into a run folder."""
+    write_json(folder / "report.json", json.loads(json.dumps(report, default=str)))
+    write_text(folder / "report.md", render(report) + "\n")
+    write_view([folder], folder / "report.html")
+
+
+def render(report: dict[str, Any]) -> str:
+    """Render the report as Markdown: policies, the paired tests, and the time of every stage."""
+    head = f"# {report['env']} ({_data(report)}), preset {report['preset']}, seed {report['seed']}"
+    rows, reference = report["policies"], report["reference"]
+    episodes = rows[0]["episodes"]
+    lines = [
+        head,
+        "",
+        f"Greedy replies on {episodes} held-out episodes; brackets hold 95% intervals. "
+        f"Model: {report['model']}.",
+        "",
+        *table(
+            ["policy", "success", "reward", "steps", "tokens", "bad replies", "errors"],
+            [_policy_row(row) for row in rows],
+        ),
+        "",
+        *_paired(rows, "paired", _short(reference)),
+        *_paired(rows, "paired_with_control", "the control"),
+        *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
+        "",
+        conclusion(report),
+    ]
+    return "\n".join(lines)
+
+
+def conclusion(report: dict[str, Any]) -> str:
+    """Say in one line what became of the last policy that the method made.
+
+    A run may end with a model that is worse than the one that it began with, whatever its losses
+    said; this line says so first.
+    """
+    reference = _short(report["reference"])
+    labels = [row["policy"] for row in report["policies"]]
+    later = report["policies"][labels.index(report["reference"]) + 1 :]
+    own = [row for row in later if row["policy"] != CONTROL]
+    if not own:
+        return f"Nothing was trained beyond {reference}."
+    row = own[-1]
+    test = row["paired"]
+    if test["p"] >= 0.05:
+        words = f"No gain shown: {row['policy']} is neither better nor worse than {reference}"
+    elif test["gained"] < test["lost"]:
+        words = f"WORSE: {row['policy']} lost to {reference}; keep {reference}'s model"
+    else:
+        words = f"Better: {row['policy']} beats {reference}"
+    counts = f"{test['gained']} episodes gained, {test['lost']} lost, p {test['p']:.2g}"
+    return f"{words} ({counts})."
+
+
+def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
+    """Render the paired tests under one key of the rows; nothing where there is none."""
+    tests = [(row["policy"], row[key]) for row in rows if key in row]
+    if not tests:
+        return []
+    return [
+        f"Paired with {reference} on the same episodes (exact McNemar test):",
+        "",
+        *table(
+            ["policy", "gained", "lost", "p"],
+            [[name, str(t["gained"]), str(t["lost"]), f"{t['p']:.2g}"] for name, t in tests],
+        ),
+        "",
+        *_verdicts(tests, reference),
+        "",
+    ]
+
+
+def _verdicts(tests: list[tuple[str, dict[str, Any]]], reference: str) -> list[str]:
+    """Say in words what each paired test shows; a p-value of 0.05 and more is called noise."""
+    verdicts = []
+    for name, test in tests:
+        change = test["gained"] - test["lost"]
+        if test["p"] >= 0.05:
+            words = f"differs from {reference} by no more than noise"
+        else:
+            words = f"is {'better' if change > 0 else 'worse'} than {reference}"
+        verdicts.append(f"- {name} {words} ({change:+d} episodes, p {test['p']:.2g}).")
+    return verdicts
+
+
+def _short(label: str) -> str:
+    """Leave out what a label says in brackets."""
+    return label.partition(" (")[0]
+
+
+def _policy_row(row: dict[str, Any]) -> list[str]:
+    tokens = row["generated_tokens"]
+    return [
+        row["policy"],
+        _estimate(row["success"]),
+        _estimate(row["reward"]),
+        _number(row["steps"], 1),
+        _number(tokens, 0),
+        f"{row['format_errors']:.1%}",
+        ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
+    ]
+
+
+def _data(report: dict[str, Any]) -> str:
+    data = report["env_kwargs"].get("data", "")
+    return "built-in tasks" if data == "builtin" else str(data)
+
+
+def _estimate(value: dict[str, float | None]) -> str:
+    mean, low, high = (_number(value[name], 3) for name in ("mean", "low", "high"))
+    return mean if "-" in (low, high) else f"{mean} [{low}, {high}]"
+
+
+def _number(value: float | None, digits: int) -> str:
+    """Write a number; one that does not exist (no episode, no interval) is a dash."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _time(stage: dict[str, Any]) -> str:
+    return f"{stage['seconds']:.1f} s" + (" (earlier run)" if stage["reused"] else "")

@@ -1,0 +1,142 @@
+"""A run folder: stages that are named by a hash of what they depend on, finished or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eto_gym.errors import DataError, EtoGymError
+from eto_gym.files import write_json
+from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trajectories import JsonlFile
+
+logger = logging.getLogger(__name__)
+
+FINISHED = "finished.json"
+"""Written last into a stage, and into the run folder: what is without it is not complete."""
+
+
+def digest(value: Any) -> str:
+    """Return a short hash of any JSON-serialisable value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished stage.
+
+    Attributes:
+        name: Name of the stage ("sft", "explore-1", ...).
+        key: Hash of its settings and of the keys of the stages that it reads.
+        path: Its folder.
+        result: What the stage returned; JSON-serialisable.
+        seconds: Wall time of its work, over all attempts but those that were killed outright.
+        reused: Whether it was finished before this run.
+    """
+
+    name: str
+    key: str
+    path: Path
+    result: Any
+    seconds: float
+    reused: bool
+
+
+class RunFolder:
+    """Runs stages once each; an interrupted run picks up where it stopped.
+
+    A stage's folder is `stages/<name>-<key>`. The key hashes the stage's settings and the keys of
+    its inputs, so a changed setting makes a new stage, and everything that depends on it, and
+    leaves the rest as it is.
+
+    Of several processes the first decides what is finished, and writes what this class writes.
+    """
+
+    def __init__(self, path: str | Path, ranks: Ranks | None = None) -> None:
+        """Open or create the folder.
+
+        Args:
+            path: The folder; machines must share it.
+            ranks: The processes that run the stages; each of them makes the same calls in the same
+                order. By default there is this one.
+        """
+        self.path = Path(path)
+        self.ranks = ranks or Ranks()
+        self.stages: list[Stage] = []
+        self.ranks.first(lambda: (self.path / "stages").mkdir(parents=True, exist_ok=True))
+
+    def run(
+        self,
+        name: str,
+        work: Callable[[Path], Any],
+        *,
+        settings: Any,
+        inputs: tuple[Stage, ...] = (),
+        by_first: bool = False,
+    ) -> Stage:
+        """Return the stage, doing its work unless it is finished.
+
+        Args:
+            name: Name of the stage.
+            work: Called with the stage's folder, which may hold what an interrupted attempt left;
+                returns a JSON-serialisable result, of which that of the first process counts.
+            settings: Whatever the stage's outcome depends on besides its inputs.
+            inputs: Stages whose folders or results the work reads.
+            by_first: Let the first process do the work, while the others wait. By default each
+                process calls it, and they do it together.
+        """
+        key = digest([name, settings, [stage.key for stage in inputs]])
+        folder = self.path / "stages" / f"{name}-{key}"
+        marker = folder / FINISHED
+        if len(set(self.ranks.each(lambda: key))) > 1:
+            raise EtoGymError(
+                f"the processes run {name} with different settings: start the same command with "
+                "the same version everywhere"
+            )
+        reused = self.ranks.first(lambda: self._open(folder, settings))
+        if not reused:
+            started = time.perf_counter()
+            try:
+                result = self.ranks.first(lambda: work(folder)) if by_first else work(folder)
+            finally:
+                if self.ranks.is_first:
+                    with JsonlFile(folder / "attempts.jsonl") as attempts:
+                        attempts.append({"seconds": time.perf_counter() - started})
+            self.ranks.first(lambda: self._finish(folder, key, result))
+        saved = self.ranks.first(lambda: self._read(marker))
+        self.ranks.see(marker)
+        stage = Stage(name, key, folder, saved["result"], saved["seconds"], reused)
+        if self.ranks.is_first:
+            logger.info("%s %s (%.0f s)", "reused" if reused else "finished", name, stage.seconds)
+        self.stages.append(stage)
+        return stage
+
+    @staticmethod
+    def _open(folder: Path, settings: Any) -> bool:
+        """Return whether the stage is finished; make its folder if it is not."""
+        if (folder / FINISHED).exists():
+            return True
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "settings.json", settings)
+        return False
+
+    @staticmethod
+    def _finish(folder: Path, key: str, result: Any) -> None:
+        spent = sum(item["seconds"] for item in JsonlFile(folder / "attempts.jsonl").read())
+        write_json(folder / FINISHED, {"key": key, "result": result, "seconds": spent})
+
+    @staticmethod
+    def _read(marker: Path) -> Any:
+        try:
+            return json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError as err:
+            raise DataError(
+                f"{marker} is damaged ({err}); delete {marker.parent} to redo it"
+            ) from err

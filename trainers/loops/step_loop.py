@@ -1,0 +1,92 @@
+"""The stage that step-level methods share: try, value and pair the steps around demonstrations."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import eto_gym
+from eto_gym.conversation import ConversationEnv
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers.data.steps import (
+    StepSettings,
+    find_alternatives,
+    make_step_pairs,
+    plan_branches,
+    plan_values,
+    repeat_expert,
+)
+from eto_gym.trainers.loops.loop import Loop
+from eto_gym.trainers.loops.run_folder import Stage
+from eto_gym.trainers.loops.stage_data import load_trajectories, write_pairs
+from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trajectories import Trajectory
+
+BRANCHES = "branches.jsonl"
+VALUES = "values.jsonl"
+
+S = TypeVar("S", bound=WorldSettings)
+
+
+class StepLoop(Loop[S]):
+    """A loop with step-level pairs."""
+
+    def _steps(
+        self, name: str, settings: StepSettings, model: Stage, experts: Stage, *, tasks: int
+    ) -> Stage:
+        """Make step-level pairs around the successful experts' episodes of `tasks` tasks; 0: all.
+
+        The stage's folder keeps all episodes that were played, so that an interrupted stage goes on
+        where it stopped, and that other thresholds can be tried on them. Of several processes each
+        repeats the experts and so has the plan; they share the episodes, and the first writes the
+        pairs.
+        """
+        s = self.settings
+        spec = self._spec(
+            self._policy_maker(model, name, temperature=settings.temperature), s.train_split
+        )
+
+        def work(folder: Path) -> Any:
+            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style)
+            try:
+                chosen = self._chosen_experts(experts, tasks)
+                repeated = [repeat_expert(env, expert) for expert in chosen]
+                paths = [path for path in repeated if path is not None]
+                if not paths:
+                    raise EtoGymError(
+                        f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
+                    )
+                plan = plan_branches(paths, settings, seed=s.seed)
+                branches = self._play(spec, plan, folder / BRANCHES, f"{name}: steps")
+                found = find_alternatives(paths, branches, settings)
+                plan = plan_values(env, found, settings, seed=s.seed)
+                values = self._play(spec, plan, folder / VALUES, f"{name}: values")
+            finally:
+                env.close()
+            pairs, report = make_step_pairs(paths, branches, values, settings)
+            report.not_repeated = len(chosen) - len(paths)
+            self.ranks.first(lambda: write_pairs(folder, pairs))
+            return {**asdict(report), "skipped": dict(report.skipped)}
+
+        depends_on = {
+            "env": s.env,
+            "env_kwargs": s.env_kwargs(),
+            "seed": s.seed,
+            "tasks": tasks,
+            "prompt_style": s.prompt_style,
+            "version": eto_gym.__version__,
+            **asdict(settings),
+        }
+        return self.folder.run(name, work, settings=depends_on, inputs=(model, experts))
+
+    def _chosen_experts(self, experts: Stage, tasks: int) -> list[Trajectory]:
+        """Return one success per task, of as many tasks as asked for."""
+        successes: dict[str, Trajectory] = {}
+        for trajectory in load_trajectories(experts):
+            if trajectory.success:
+                successes.setdefault(trajectory.task_id, trajectory)
+        chosen = list(successes.values())
+        random.Random(self.settings.seed).shuffle(chosen)
+        return chosen[: tasks or None]

@@ -1,0 +1,110 @@
+"""The base stage of the tiny model: the world's language, learned from play without a purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trainers.methods.sft import SFTSettings, run_sft
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trainers.settings.base import option
+from eto_gym.trajectories import Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSettings:
+    """Size of the tiny model, the play that it learns from, and how it learns.
+
+    A pretrained model knows words before it meets a benchmark. A model from scratch knows none, and
+    from demonstrations alone it learns them by heart. The base stage gives it what pretraining
+    gives others, on episodes that demonstrate no task.
+    """
+
+    tasks: int = option(1500, "training tasks that are played aimlessly")
+    samples: int = option(1, "episodes of play per task")
+    steps: int = option(
+        20, "steps of play per episode; short ones show more houses for the same number of tokens"
+    )
+    vocab_size: int = option(768, "tokens of the byte-level BPE, trained on the play")
+    hidden_size: int = option(128, "width of the decoder")
+    layers: int = option(3, "decoder layers")
+    heads: int = option(4, "attention heads")
+    kv_heads: int = option(2, "heads of keys and values; fewer make long contexts cheaper")
+    mlp_size: int = option(384, "inner width of the feed-forward part")
+    context: int = option(2048, "longest conversation in tokens")
+    seed: int = option(0, "seed of the weights")
+    train: SFTSettings = field(
+        default_factory=lambda: SFTSettings(
+            train_on="all",
+            optimizer="muon",
+            learning_rate=1e-2,
+            adam_beta2=0.95,
+            epochs=1.0,
+            batch_size=4,
+            micro_batch_size=4,
+            schedule="linear",
+            max_length=2048,
+            truncation="cut",
+        )
+    )
+
+
+def train_base(
+    settings: BaseSettings,
+    play: Sequence[Trajectory],
+    *,
+    output: str | Path,
+    progress: bool = True,
+    ranks: Ranks | None = None,
+) -> dict[str, Any]:
+    """Build the tiny model, train it on `play`, and write it to `output`.
+
+    Args:
+        settings: Its size and training.
+        play: What it learns from.
+        output: Folder of the trained model; the untrained one is put beside it.
+        progress: Show a bar.
+        ranks: Processes that train together; the first builds the model.
+
+    Returns:
+        The training report, with the number of parameters.
+    """
+    output = Path(output)
+    fresh = output.with_name(f"{output.name}-untrained")
+    if not play:
+        raise EtoGymError("the base stage needs play to learn from, and there is none")
+    parameters = (ranks or Ranks()).first(lambda: _build(settings, play, fresh))
+    report = run_sft(
+        settings.train,
+        play,
+        model=fresh,
+        output=output,
+        resume=True,
+        watch=Watch(progress=progress),
+    )
+    return {"parameters": parameters, **dataclasses.asdict(report)}
+
+
+def _build(settings: BaseSettings, play: Sequence[Trajectory], folder: Path) -> int:
+    """Write a new model with its tokenizer; return the number of its parameters."""
+    from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
+
+    texts = (message.content for trajectory in play for message in trajectory.messages)
+    tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
+    model = build_model(
+        tokenizer,
+        hidden_size=settings.hidden_size,
+        layers=settings.layers,
+        heads=settings.heads,
+        kv_heads=settings.kv_heads,
+        mlp_size=settings.mlp_size,
+        context=settings.context,
+        seed=settings.seed,
+    )
+    save_tiny(model, tokenizer, folder)
+    return int(model.num_parameters())

@@ -1,0 +1,130 @@
+"""The stages of a loop that make models; all processes of a loop train together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eto_gym.agents.policies import expert_policy, player_policy
+from eto_gym.errors import EtoGymError
+from eto_gym.files import write_json
+from eto_gym.trainers.loops.play_stages import PlayStages
+from eto_gym.trainers.loops.run_folder import Stage
+from eto_gym.trainers.loops.stage_data import MODEL, load_pairs, load_trajectories, model_of
+from eto_gym.trainers.loops.tiny_stage import train_base
+from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
+from eto_gym.trainers.methods.sft import SFTSettings, run_sft
+from eto_gym.trainers.run.job import RunArguments, Watch
+from eto_gym.trainers.settings.base import TrainSettings, deciding
+from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trajectories.formats import to_paper_sft
+
+S = TypeVar("S", bound=WorldSettings)
+
+
+class TrainStages(PlayStages[S]):
+    """The stages that train, on top of those that play."""
+
+    def _start_model(self) -> Stage:
+        """Return the model that training starts from, evaluated."""
+        s = self.settings
+        if s.model != "tiny":
+            settings = {"model": s.model}
+            stage = self.folder.run("model", lambda _: settings, settings=settings)
+            label = f"untrained ({Path(s.model).name})"
+        else:
+            stage = self._base_model()
+            label = "untrained (tiny, base stage only)"
+        self._evaluate(label, "untrained", stage)
+        return stage
+
+    def _base_model(self) -> Stage:
+        s = self.settings
+        play = self._rollouts(
+            "base-play",
+            player_policy,
+            split=s.train_split,
+            episodes=self._plan(s.train_split, s.base.tasks, s.base.samples),
+            depends_on={"tasks": s.base.tasks, "samples": s.base.samples},
+            env_options={"admissible_actions": True, "max_episode_steps": s.base.steps},
+        )
+
+        def work(folder: Path) -> Any:
+            played = load_trajectories(play)
+            return train_base(s.base, played, output=folder / MODEL, ranks=self.ranks)
+
+        return self.folder.run("base", work, settings=asdict(s.base), inputs=(play,))
+
+    def _sft(
+        self,
+        name: str,
+        settings: SFTSettings,
+        start: Stage,
+        *demonstrations: Stage,
+    ) -> Stage:
+        """Fine-tune `start` on the successes among the trajectories of some stages."""
+
+        def work(folder: Path) -> Any:
+            chosen = [t for t in load_trajectories(*demonstrations) if t.success]
+            if not chosen:
+                raise EtoGymError("there is no successful trajectory to learn from")
+            rows = [replace(t, messages=talk) for t in chosen for talk in t.as_sampled()]
+            self.ranks.first(
+                lambda: write_json(folder / "sft.json", [to_paper_sft(row) for row in rows])
+            )
+            report = run_sft(
+                settings,
+                chosen,
+                **self._arguments(folder, start, Watch(progress=self.settings.progress)),
+            )
+            return asdict(report)
+
+        return self.folder.run(
+            name, work, settings=deciding(settings), inputs=(start, *demonstrations)
+        )
+
+    def _prefer(self, name: str, settings: DPOSettings, model: Stage, pairs: Stage) -> Stage:
+        """Train `model` on the pairs of a stage."""
+
+        def work(folder: Path) -> Any:
+            report = run_dpo(
+                settings,
+                load_pairs(pairs),
+                **self._arguments(folder, model, self._watch(model)),
+            )
+            return asdict(report)
+
+        return self.folder.run(name, work, settings=self._watched(settings), inputs=(model, pairs))
+
+    def _arguments(self, folder: Path, start: Stage, watch: Watch) -> RunArguments:
+        """Return what a training in a stage's folder is called with."""
+        return {
+            "model": model_of(start),
+            "output": folder / MODEL,
+            "resume": True,
+            "watch": watch,
+        }
+
+    def _watch(self, model: Stage) -> Watch:
+        """Watch the training of `model` by its success on dev tasks, where some are set aside."""
+        s = self.settings
+        if not s.dev_tasks:
+            return Watch(progress=s.progress)
+        from eto_gym.trainers.loops.dev_success import DevSuccess
+
+        score = DevSuccess(
+            self._spec(expert_policy, s.dev_split, workers=1),
+            self._task_ids(s.dev_split, s.dev_tasks),
+            tokenizer=model_of(model),
+            max_new_tokens=s.max_new_tokens,
+            context=s.max_context,
+            seed=s.seed,
+        )
+        return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
+
+    def _watched(self, settings: TrainSettings) -> dict[str, Any]:
+        """Return what decides the result of a training that `_watch` watches."""
+        s = self.settings
+        dev = {"dev": [s.dev_split, s.dev_tasks, s.dev_every, s.patience]} if s.dev_tasks else {}
+        return {**deciding(settings), **dev}

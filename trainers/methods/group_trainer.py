@@ -1,0 +1,276 @@
+"""TRL's GRPO and RLOO trainers, fed with episodes that our rollout engine plays.
+
+GRPO takes a `rollout_func` that returns the tokens of whole episodes and marks the agent's. TRL
+1.16's RLOO has no such entry and counts every token after the prompt: there the episodes enter by a
+private method, and the log-probabilities of all tokens but the agent's are set to zero.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import set_seed
+
+from eto_gym.agents.models.adapters import is_adapter
+from eto_gym.errors import DataError, MissingDependencyError, require
+from eto_gym.trainers.data.encoding import Codec, Row, TokenReport, encode_trajectories
+from eto_gym.trainers.methods.group import GroupSettings
+from eto_gym.trainers.methods.ppo import EpisodePlayer
+from eto_gym.trainers.model import models
+from eto_gym.trainers.model.scoring import without_dropout
+from eto_gym.trainers.model.sharding import refuse_spread
+from eto_gym.trainers.run import running
+from eto_gym.trainers.run.job import PlayJob
+from eto_gym.trainers.run.training import TrainReport, train
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trajectories import Trajectory
+
+TRL_VERSIONS = ("1.16",)
+"""Minor versions of TRL whose trainers this code was tested with: it overrides private methods."""
+
+_trl = require("trl", feature="GRPO and RLOO", extra="train")
+if ".".join(_trl.__version__.split(".")[:2]) not in TRL_VERSIONS:
+    raise MissingDependencyError(
+        f"GRPO and RLOO need TRL {' or '.join(TRL_VERSIONS)}, found {_trl.__version__}. "
+        'Install it with: pip install "eto-gym[train]"'
+    )
+
+from trl.trainer.grpo_config import GRPOConfig  # noqa: E402
+from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
+from trl.trainer.rloo_config import RLOOConfig  # noqa: E402
+from trl.trainer.rloo_trainer import RLOOTrainer  # noqa: E402
+
+
+def train_group(
+    algorithm: str,
+    settings: GroupSettings,
+    player: EpisodePlayer,
+    job: PlayJob,
+    tokenizer: Any,
+    codec: Codec,
+) -> TrainReport:
+    """Run one training; see `run_group`."""
+    if settings.beta and not settings.lora_r and is_adapter(job.model):
+        raise SettingsError(
+            f"with beta {settings.beta:g} TRL loads the model that training starts from once more, "
+            f"and of {job.model} it would load the base without the adapter: set lora_r to go on "
+            "with the adapter, set beta to 0, or start from what `eto-gym merge` makes of it"
+        )
+    tokenizer.padding_side = "left"  # TRL asks for it
+    source = EpisodeSource(player, codec, settings)
+
+    def build(loaded: Any, workspace: Path) -> Any:
+        trainer_class = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that its entry for episodes is experimental
+            trainer = trainer_class(
+                settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
+            )
+        refuse_spread(trainer, algorithm)
+        return trainer
+
+    return train(
+        algorithm,
+        settings,
+        [],
+        source.data,
+        build=build,
+        tokenizer=tokenizer,
+        job=job,
+        plan=job.plan,
+    )
+
+
+class EpisodeSource:
+    """Plays the episodes of a batch, and keeps their tokens and rewards in order."""
+
+    def __init__(self, player: EpisodePlayer, codec: Any, settings: GroupSettings) -> None:
+        """Prepare."""
+        self.player = player
+        self.data = TokenReport()
+        self.rewards: list[float | None] = []
+        self.tokens_seen = 0
+        self._codec = codec
+        self._settings = settings
+
+    def play(self, task_ids: Sequence[str], trainer: Any) -> list[Row]:
+        """Play one episode of every task named, with the trainer's model as it is.
+
+        An episode that failed to run has no reward, which TRL leaves out of the comparison. Of
+        several processes each plays its part of the tasks, with the seeds that one would give them.
+        """
+        wrapped = trainer.accelerator.unwrap_model(trainer.model)
+        model = models.bare_model(wrapped)
+        place = trainer.accelerator.process_index * len(task_ids)
+        first = trainer.state.global_step * self._settings.batch_size + place
+        with without_dropout(wrapped):
+            played = self.player.play(model, self._codec, task_ids, first)
+        report = TokenReport()
+        rows = [self._row(trajectory, report) for trajectory in played]
+        self.rewards = [
+            None if t.failed_to_run or not row.trained else t.reward
+            for t, row in zip(played, rows, strict=True)
+        ]
+        self.tokens_seen += sum(len(row.ids) for row in rows)
+        successes = []
+        for other, succeeded in gather_object([(report, [t.success for t in played])]):
+            self.data.include(other)
+            successes += succeeded
+        trainer._metrics["train"]["success"].append(sum(successes) / len(successes))
+        return rows
+
+    def score(self, prompts: Sequence[str], **_: Any) -> list[float | None]:
+        """Return the rewards of the episodes played last: a reward function of TRL."""
+        return self.rewards
+
+    def _row(self, trajectory: Trajectory, report: TokenReport) -> Row:
+        s = self._settings
+        trajectory.check_whole()
+        if any(message.train for message in trajectory.messages):
+            try:
+                (row, *_), data = encode_trajectories(
+                    self._codec, [trajectory], max_length=s.max_length, truncation=s.truncation
+                )
+            except DataError:  # not one turn is within max_length
+                if s.truncation == "refuse":
+                    raise
+            else:
+                report.include(data)
+                return row
+        report.dropped += 1
+        end = self._codec.end_of_turn_id
+        return Row([end, end], [False, False])  # TRL needs a token on both sides
+
+
+def split_row(row: Row) -> tuple[list[int], list[int], list[int]]:
+    """Return the tokens before the first reply, those from it on, and which of these it sampled."""
+    first = row.mask.index(True) if row.trained else 1
+    return row.ids[:first], row.ids[first:], [int(kept) for kept in row.mask[first:]]
+
+
+def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
+    return {
+        **running.training_arguments(settings, workspace),
+        "num_generations": settings.generations,
+        "beta": settings.beta,
+        "epsilon": settings.epsilon,
+        "temperature": 1.0,
+        "max_completion_length": settings.max_length,
+    }
+
+
+class _Played(running.Recipe):
+    """What both trainers share; the tasks are the prompts."""
+
+    _source: EpisodeSource
+
+    def _prepare(
+        self, settings: GroupSettings, model: Any, source: EpisodeSource, tokenizer: Any
+    ) -> dict[str, Any]:
+        self._settings = settings
+        self._source = source
+        adapted = hasattr(model, "peft_config")
+        set_seed(settings.seed)  # for new adapters
+        return {
+            "model": model,
+            "reward_funcs": source.score,
+            "train_dataset": Dataset.from_dict({"prompt": list(source.player.task_ids)}),
+            "processing_class": tokenizer,
+            "peft_config": models.lora_config(settings)
+            if settings.lora_r and not adapted
+            else None,
+        }
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of all episodes so far."""
+        return self._source.tokens_seen
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the report beside the model says what was trained, and how."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: training must work, and stay silent, without a network."""
+
+
+class PlayedGRPOTrainer(_Played, GRPOTrainer):
+    """TRL's GRPO on whole episodes."""
+
+    def __init__(
+        self,
+        settings: GroupSettings,
+        *,
+        model: Any,
+        source: EpisodeSource,
+        tokenizer: Any,
+        workspace: Path,
+    ) -> None:
+        """Prepare TRL's trainer."""
+
+        def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+            parts = [split_row(row) for row in source.play(prompts, trainer)]
+            before, after, marks = (list(part) for part in zip(*parts, strict=True))
+            return {
+                "prompt_ids": before,
+                "completion_ids": after,
+                "env_mask": marks,
+                "logprobs": None,  # the trainer scores the tokens itself
+            }
+
+        super().__init__(
+            **self._prepare(settings, model, source, tokenizer),
+            args=GRPOConfig(**_arguments(settings, workspace)),
+            rollout_func=rollout,
+        )
+
+
+class PlayedRLOOTrainer(_Played, RLOOTrainer):
+    """TRL's RLOO on whole episodes."""
+
+    _agent: torch.Tensor
+
+    def __init__(
+        self,
+        settings: GroupSettings,
+        *,
+        model: Any,
+        source: EpisodeSource,
+        tokenizer: Any,
+        workspace: Path,
+    ) -> None:
+        """Prepare TRL's trainer."""
+        super().__init__(
+            **self._prepare(settings, model, source, tokenizer),
+            args=RLOOConfig(**_arguments(settings, workspace)),
+        )
+
+    def _generate(self, prompts: list[str]) -> tuple[list[list[int]], list[list[int]], list[str]]:
+        """Play instead of generating one reply; remember which tokens are the agent's."""
+        parts = [split_row(row) for row in self._source.play(prompts, self)]
+        before, after, marks = (list(part) for part in zip(*parts, strict=True))
+        rows = [torch.tensor(mark) for mark in marks]
+        self._agent = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(
+            self.accelerator.device
+        )
+        tokenizer: Any = self.processing_class
+        return before, after, tokenizer.batch_decode(after)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        scored["agent"] = self._agent  # is shuffled and split with the rest
+        return scored
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._agent = inputs["agent"]
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        return logps * self._agent, *rest

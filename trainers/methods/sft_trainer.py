@@ -1,0 +1,110 @@
+"""The Trainer behind SFT: exact normalisation, the output layer on trained tokens only.
+
+What the rows of a micro-batch share at their beginnings is computed once, where that pays and the
+model allows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments, set_seed
+
+from eto_gym.trainers.data.batching import Rows
+from eto_gym.trainers.data.encoding import Row
+from eto_gym.trainers.data.trees import score_tree
+from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.model.layout import choose_layout, lay_out, saving_of_trees
+from eto_gym.trainers.model.models import bare_model, with_adapters
+from eto_gym.trainers.model.offload import activations_of
+from eto_gym.trainers.model.scoring import install_scorer
+from eto_gym.trainers.run import running
+
+
+class TurnSFTTrainer(running.Recipe):
+    """Minimises the mean negative log-likelihood per trained token of each optimizer batch."""
+
+    # The loss below is already divided by the tokens of the whole optimizer batch.
+    loss_is_scaled_for_ga = True
+    _settings: SFTSettings
+
+    def __init__(
+        self,
+        settings: SFTSettings,
+        *,
+        model: Any,
+        rows: Sequence[Row],
+        tokenizer: Any,
+        workspace: Path,
+    ) -> None:
+        """Prepare the model and transformers' Trainer around it."""
+        self._settings = settings
+        self._lengths = [len(row.ids) for row in rows]
+        self._pad_id = tokenizer.pad_token_id
+        self.tokens_seen = 0
+        set_seed(settings.seed)
+        model = with_adapters(model, settings)
+        inner = bare_model(model)
+        install_scorer(inner)
+        saving = None
+        if settings.share_prefix == "auto":
+            # The batches that one process would have, so that several decide alike.
+            batches = list(running.bucket_sampler(self._lengths, settings))
+            saving = saving_of_trees(rows, batches)
+        self._trees, layout = choose_layout(inner, settings.share_prefix, saving=saving)
+        self.notes = {"share_prefix": layout}
+        super().__init__(
+            model=model,
+            args=TrainingArguments(**running.training_arguments(settings, workspace)),
+            train_dataset=Rows(rows),
+            data_collator=self._collate,
+            processing_class=tokenizer,
+        )
+
+    def _collate(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return lay_out(rows, trees=self._trees, pad_id=self._pad_id)
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        """Return batches of rows of similar length."""
+        return running.bucket_loader(self, self._lengths, self._settings)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> torch.Tensor:
+        """Count the trained tokens of one optimizer batch, over all devices."""
+        real = [batch for batch in batch_samples if "filler" not in batch]
+        trained = sum(int(batch["trained"].sum()) for batch in real)
+        total = torch.tensor(trained, device=device)
+        self.tokens_seen += sum(int(batch["tokens"]) for batch in real)
+        if self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return total
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Return this micro-batch's share of the batch's mean loss."""
+        offload = self._settings.activation_offload
+        with activations_of(self.model, self.args.device, offload=offload):
+            logps = _summed_logps(model, inputs)
+        # Gradients are averaged over devices, and the sum is wanted.
+        share = self.args.world_size / num_items_in_batch
+        if "filler" in inputs:
+            share = 0.0 * share  # keeps this process in step with the others, and adds nothing
+        loss: torch.Tensor = -logps * share
+        return loss
+
+
+def _summed_logps(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    if "tree" in batch:
+        return score_tree(model, batch).sum()
+    logps: torch.Tensor = model(input_ids=batch["input_ids"], score=batch["labels"])["token_logps"]
+    return logps.sum()

@@ -1,0 +1,1 @@
+"""The model in training: loading, scoring, tree attention, optimizers, sharding, offload."""

@@ -1,0 +1,158 @@
+"""Log-probabilities of trained tokens only: the output layer never sees any other position.
+
+A prompt and its observations are most of a conversation. Projecting them onto the vocabulary costs
+as much as the rest of a small model, and holds the largest tensor of the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers.data.batching import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK_BYTES = 64 << 20
+"""Largest tensor of logits that is held at once, in bytes; more rows are computed chunk by chunk,
+and computed again in the backward pass."""
+
+Score = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+"""Labels as transformers has them, or places of states and the tokens that they predict."""
+
+VALUE_HEAD = "value_head"
+"""Name of the module of a model that predicts values, where it has one."""
+
+_MARK = "_scores_tokens"
+
+
+def install_scorer(model: PreTrainedModel) -> None:
+    """Let `model(..., score=labels)` return the log-probabilities of the labelled tokens alone.
+
+    With `score` the call returns `{"token_logps": ...}`, a float32 vector with one entry per label
+    other than -100, row by row. `score` may also be two vectors: places of states in a batch of one
+    row, and the token that each predicts. A model with a value head returns "values" too: what the
+    head makes of the last hidden states and the labels. Without `score` the model does what it did
+    before. The call goes through the model's own forward, so that wrappers for many devices and
+    adapters still see it.
+
+    Args:
+        model: The model itself, not a wrapper of PEFT around it.
+
+    Raises:
+        EtoGymError: The model's logits are more than its output layer applied to its last hidden
+            state, in a way that is not known here; found by comparing both on a few tokens.
+    """
+    if getattr(model, _MARK, False):
+        return
+    original = model.forward
+
+    def forward(self: Any, *args: Any, score: Score | None = None, **kwargs: Any) -> Any:
+        if score is None:
+            return original(*args, **kwargs)
+        kwargs["use_cache"] = False
+        hidden = self.base_model(*args, **kwargs).last_hidden_state
+        scores = {"token_logps": _score(self, hidden, score)}
+        if (head := getattr(self, VALUE_HEAD, None)) is not None:
+            scores["values"] = head(hidden, score)
+        return scores
+
+    model.forward = types.MethodType(forward, model)
+    setattr(model, _MARK, True)
+    _verify(model)
+
+
+@contextlib.contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode for a while, except its four-bit layers.
+
+    On a CPU, bitsandbytes repacks a four-bit layer in place at its first call in evaluation mode,
+    with rounded scales and for inference only: training could not go on with it. So these layers
+    stay in training mode, whatever mode their model is put into meanwhile. May be nested.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    four_bit = [
+        module
+        for module, _ in before
+        if type(module).__name__ == "Linear4bit" and "train" not in vars(module)
+    ]
+    for module in four_bit:
+        module.training = True
+        module.train = types.MethodType(lambda self, mode=True: self, module)
+    try:
+        yield
+    finally:
+        for module in four_bit:
+            del module.train
+        for module, training in before:
+            module.training = training
+
+
+def row_sums(token_logps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum the vector of `score=labels` over each row of `labels`."""
+    rows = torch.nonzero(labels[:, 1:] != IGNORED)[:, 0]
+    return token_logps.new_zeros(labels.shape[0]).index_add(0, rows, token_logps)
+
+
+def _score(model: Any, hidden: torch.Tensor, score: Score) -> torch.Tensor:
+    head = model.get_output_embeddings()
+    if isinstance(score, torch.Tensor):
+        # The token at t is predicted from the state at t - 1.
+        labels = score[:, 1:].to(hidden.device)
+        keep = labels != IGNORED
+        states, targets = hidden[:, :-1][keep], labels[keep]
+    else:
+        places, targets = (part.to(hidden.device) for part in score)
+        states = hidden[0].index_select(0, places)
+
+    def logps(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = _scaled(head(states).float(), model.config.get_text_config())
+        return -functional.cross_entropy(logits, targets, reduction="none")
+
+    rows = max(1, CHUNK_BYTES // (4 * model.config.get_text_config().vocab_size))
+    if len(targets) <= rows:
+        return logps(states, targets)
+    parts = [
+        checkpoint(logps, part, goal, use_reentrant=False)
+        for part, goal in zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _scaled(logits: torch.Tensor, config: Any) -> torch.Tensor:
+    """Apply what some families do to their logits after the output layer."""
+    if getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / config.logits_scaling
+    if getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "final_logit_softcapping", None):  # Gemma
+        cap = config.final_logit_softcapping
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _verify(model: Any) -> None:
+    size = model.config.get_text_config().vocab_size
+    device = model.get_input_embeddings().weight.device
+    ids = (torch.arange(7, device=device) * 7919 + 11)[None] % size
+    labels = ids.clone()
+    labels[:, 0] = IGNORED
+    with torch.no_grad(), without_dropout(model):
+        ours = model(input_ids=ids, score=labels)["token_logps"]
+        logits = model(input_ids=ids).logits.float()
+    theirs = logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    tolerance = 1e-4 if model.dtype == torch.float32 else 0.05
+    if not torch.allclose(ours, theirs.to(ours.device), rtol=1e-3, atol=tolerance):
+        raise EtoGymError(
+            f"{type(model).__name__} does more to its logits than applying its output layer, so "
+            "the log-probabilities of single tokens would be wrong; this family is not supported"
+        )

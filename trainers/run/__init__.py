@@ -1,0 +1,1 @@
+"""One run of any training method: arguments, workspace, callbacks, guards."""

@@ -1,0 +1,338 @@
+"""What watches a training run: the bar, the marker of whole checkpoints, the best weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import tqdm
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers.model import sharding as spread
+from eto_gym.trainers.model.scoring import without_dropout
+from eto_gym.trainers.model.weights import load_weights, save_weights
+from eto_gym.trainers.run import guards
+from eto_gym.trainers.settings.base import TrainSettings
+
+if TYPE_CHECKING:
+    from eto_gym.trainers.run.training import Watch
+
+COMPLETE = "complete"
+"""Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
+
+Evaluate = Callable[[int, Any], float]
+"""Takes the optimizer step and the model, and returns a score: higher is better."""
+
+
+class Course(Protocol):
+    """How far a training is, in what it is counted in: mostly optimizer steps."""
+
+    unit: str
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many units are done, and how many there are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watchers:
+    """The callbacks of a run that decide which weights are written in the end."""
+
+    keeper: KeepBest | None
+    guard: guards.ChosenGuard | None
+
+    def settle(self, model: Any) -> tuple[int | None, list[str]]:
+        """Put the weights that are worth keeping into `model`.
+
+        Returns:
+            The step that they are from, or None for those of the last step; and what to warn of.
+        """
+        warnings = []
+        kept = None
+        if self.guard is not None and self.guard.reason:
+            warnings.append(self.guard.reason)
+            if self.keeper is None:
+                self.guard.load_kept(model)
+                kept = self.guard.kept_step
+        unit = "step"
+        if self.keeper is not None:
+            unit = self.keeper.unit
+            if self.keeper.reason:
+                warnings.append(self.keeper.reason)
+            self.keeper.load_best(model)
+            assert self.keeper.best is not None  # scored before the first step
+            kept = self.keeper.best[0]
+        if warnings:
+            warnings[-1] += f"; the weights of {unit} {kept} are kept"
+        return kept, warnings
+
+
+def attach(
+    trainer: Any,
+    workspace: Path,
+    *,
+    title: str,
+    watch: Watch,
+    settings: TrainSettings,
+    chosen_tokens: float,
+    checkpoint: Path | None,
+) -> Watchers:
+    """Give `trainer` our callbacks.
+
+    Args:
+        trainer: A Trainer of transformers.
+        workspace: Where weights are put aside.
+        title: Title of the progress bar.
+        watch: How the run is watched.
+        settings: The limits.
+        chosen_tokens: Mean number of trained tokens of a chosen side; 0: nothing is preferred.
+        checkpoint: Where the run goes on from.
+
+    Raises:
+        SettingsError: The weights are spread over devices, and what is asked for needs them whole.
+    """
+    set_callbacks(
+        trainer,
+        ProgressBar(title, trainer, enabled=watch.progress),
+        guards.NumbersGuard(settings.grad_norm_limit),
+    )
+    spread.check_spread(trainer, settings, scored=watch.on_evaluate is not None)
+    keeper = guard = None
+    if watch.on_evaluate is not None:
+        keeper = KeepBest(
+            watch.on_evaluate, workspace, trainer, every=watch.every, patience=watch.patience
+        )
+        trainer.add_callback(keeper)
+        if checkpoint is not None:
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            kept = state["stateful_callbacks"]["KeepBest"]
+            keeper.restore(kept["attributes"]["scores"])
+    limit = getattr(settings, "chosen_drop_limit", 0.0)
+    if limit and chosen_tokens:
+        guard = guards.ChosenGuard(
+            workspace,
+            limit=limit,
+            beta=getattr(settings, "beta", 1.0),
+            tokens=chosen_tokens,
+            keep=keeper is None and not spread.is_spread(trainer),
+        )
+        trainer.add_callback(guard)
+    # Last, so that the marker comes after whatever the others write.
+    trainer.add_callback(MarkComplete())
+    trainer.add_callback(StopWhenDone(trainer))
+    return Watchers(keeper, guard)
+
+
+def set_callbacks(trainer: Any, *callbacks: TrainerCallback) -> None:
+    """Replace the callbacks that print by ours."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+
+
+class AlreadyTrainedError(EtoGymError):
+    """A run was resumed from its last step; there is nothing left to train."""
+
+
+class StopWhenDone(TrainerCallback):
+    """Leaves a run that is resumed from its last step; the Trainer would take one more."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop before the first step where all are done.
+
+        Raises:
+            AlreadyTrainedError: All are done; the model is loaded.
+        """
+        done, total = self._course.progress()
+        if done >= total or state.global_step >= state.max_steps:
+            raise AlreadyTrainedError(f"all {total} {self._course.unit}s are done")
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint once all of its files are on disk."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Write the marker, when every process has written its part."""
+        PartialState().wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        (folder / COMPLETE).touch()
+
+
+class ProgressBar(TrainerCallback):
+    """Shows one bar over the course, with the last loss, on stderr."""
+
+    def __init__(self, title: str, course: Course, *, enabled: bool) -> None:
+        self._title = title
+        self._course = course
+        self._enabled = enabled
+        self._bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the bar at the place from which training goes on."""
+        shown = self._enabled and state.is_world_process_zero
+        done, total = self._course.progress()
+        self._bar = tqdm.tqdm(
+            total=total,
+            initial=done,
+            desc=self._title,
+            unit=self._course.unit,
+            disable=None if shown else True,
+            dynamic_ncols=True,
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Advance."""
+        self._bar.update(self._course.progress()[0] - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the loss, and the success of what was played."""
+        shown = {name: logs[name] for name in ("success", "loss") if logs and name in logs}
+        if self._bar is not None and "loss" in shown:
+            postfix = {name: f"{value:.3f}" for name, value in shown.items()}
+            self._bar.set_postfix(postfix, refresh=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+class KeepBest(TrainerCallback, ExportableState):
+    """Scores the model as it trains, keeps the best weights, and stops when nothing improves.
+
+    The score is taken before the first step too, so that training which only does harm ends with
+    the weights that it began with. The torch generators are left as they were.
+    """
+
+    FILE = "best.safetensors"
+
+    def __init__(
+        self, evaluate: Evaluate, workspace: Path, course: Course, *, every: int, patience: int
+    ) -> None:
+        """Prepare.
+
+        Args:
+            evaluate: Called with the step and the model, in evaluation mode and without gradients.
+            workspace: Where the best weights are kept.
+            course: What "step" means here.
+            every: Steps between two scores; 0: at the end of each epoch.
+            patience: Stop after this many scores in a row without a new best; 0: never.
+        """
+        self._evaluate = evaluate
+        self._file = workspace / self.FILE
+        self._course = course
+        self._every = every
+        self._patience = patience
+        self.scores: list[tuple[int, float]] = []
+        self.reason = ""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {}, "attributes": {"scores": [list(item) for item in self.scores]}}
+
+    @property
+    def unit(self) -> str:
+        """What its steps are."""
+        return self._course.unit
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The step and score of the best weights; the earliest among equals."""
+        return max(self.scores, key=lambda item: (item[1], -item[0]), default=None)
+
+    def restore(self, scores: list[list[float]]) -> None:
+        """Go on from the scores of a checkpoint."""
+        self.scores = [(int(step), float(score)) for step, score in scores]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score the weights that training starts from."""
+        if not self.scores:
+            self._score(state, control, kw["model"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score every so many steps."""
+        if self._every and self._now % self._every == 0:
+            self._score(state, control, kw["model"])
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score each epoch where no number of steps is set."""
+        if not self._every:
+            self._score(state, control, kw["model"])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
+    ) -> None:
+        """Score the last weights, unless that was just done."""
+        if self.scores[-1][0] != self._now:
+            self._score(state, control, kw["model"])
+
+    def load_best(self, model: Any) -> None:
+        """Put the best weights into `model`."""
+        load_weights(model, self._file)
+
+    @property
+    def _now(self) -> int:
+        return self._course.progress()[0]
+
+    def _score(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        """Score on the first process; the others wait for its verdict."""
+        now = self._now
+        if self.scores and self.scores[-1][0] == now:
+            return
+        before = self.best
+        verdict = [0.0]
+        if state.is_world_process_zero:
+            with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
+                verdict[0] = float(self._evaluate(now, model))
+        (score,) = broadcast_object_list(verdict)
+        self.scores.append((now, score))
+        if state.is_world_process_zero and (before is None or score > before[1]):
+            save_weights(model, self._file)
+        best = self.best
+        since = sum(step > best[0] for step, _ in self.scores) if best else 0
+        if self._patience and since >= self._patience and not self.reason:
+            self.reason = (
+                f"stopped at {self._course.unit} {now}: the score did not rise above "
+                f"{best[1] if best else 0:.3g} in the last {since} evaluations"
+            )
+            control.should_training_stop = True

@@ -1,0 +1,181 @@
+"""One run of any training method: resume, watch, train, write the model with its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eto_gym.trainers.data.encoding import PairRow, Row, TokenReport, fingerprint
+from eto_gym.trainers.run.job import Job, Watch
+from eto_gym.trainers.settings.base import TrainSettings
+
+if TYPE_CHECKING:
+    from eto_gym.trainers.run.callbacks import Watchers
+
+__all__ = ["TrainReport", "Watch", "finished", "settle", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TrainReport:
+    """What a run of training did.
+
+    Attributes:
+        output: The model folder.
+        steps: Optimizer steps.
+        seconds: Wall time of training (with the reference scores of DPO), without loading and
+            saving; of the last process where a run was resumed.
+        tokens_per_second: Tokens of the rows, padding not counted, over that time.
+        final_loss: Mean loss in the last tenth of the steps. For SFT that is the negative
+            log-likelihood per trained token.
+        data: What tokenisation did.
+        metrics: One entry per logged step: "step", "epoch", "loss", "grad_norm", "learning_rate",
+            and what the method adds.
+        best: Step and score of the weights that were kept, where the run was scored.
+        scores: Every step and score.
+        fingerprint: Hash of data, settings and model.
+        kept_step: Step of the weights that were written, where these are not the last.
+        warnings: Why a run was stopped early, in words.
+        notes: What the method decided by itself. For SFT and DPO: "share_prefix" is "on" or "off",
+            with the reason where that was not asked for. For DPO: "reference" is "computed" or
+            "cached".
+    """
+
+    output: str
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    final_loss: float
+    data: TokenReport
+    metrics: list[dict[str, Any]]
+    best: tuple[int, float] | None = None
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    fingerprint: str = ""
+    kept_step: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainReport:
+        """Rebuild the report of a finished run from its file."""
+        names = {item.name for item in dataclasses.fields(cls)}
+        values = {name: value for name, value in data.items() if name in names}
+        if values["final_loss"] is None:  # JSON has no NaN
+            values["final_loss"] = float("nan")
+        values["data"] = TokenReport.from_json(values["data"])
+        values["best"] = tuple(values["best"]) if values["best"] else None
+        values["scores"] = [tuple(item) for item in values["scores"]]
+        return cls(**values)
+
+
+def train(
+    method: str,
+    settings: TrainSettings,
+    rows: list[Row] | list[PairRow],
+    data: TokenReport,
+    *,
+    build: Callable[[Any, Path], Any],
+    tokenizer: Any,
+    job: Job,
+    plan: Any = None,
+) -> TrainReport:
+    """Train the job's model and write it to its output, unless `resume` finds that this was done.
+
+    Args:
+        method: Name of the method, recorded beside the model.
+        settings: How to train.
+        rows: The tokenised data.
+        data: What tokenisation did.
+        build: Makes the trainer from the loaded model and the folder for its checkpoints.
+        tokenizer: The model's tokenizer.
+        job: Where to start and to end.
+        plan: What else decides the result (which rows are which; what a method that plays its own
+            data plays), JSON-serialisable.
+    """
+    from eto_gym.trainers import errors as faults
+    from eto_gym.trainers.model import models
+    from eto_gym.trainers.model import sharding as spread
+    from eto_gym.trainers.run import callbacks, running
+
+    content = fingerprint(rows)
+    if plan is not None:
+        content += json.dumps(plan, sort_keys=True)
+    stamp = running.run_fingerprint(method, settings, content, models.hash_model(job.model))
+    if (done := finished(job, stamp)) is not None:
+        return done
+    data.log(method)
+    workspace = running.open_workspace(job.folder, stamp, resume=job.resume)
+    checkpoint = workspace.last_checkpoint()
+    start = time.perf_counter()
+    with faults.disk_errors(workspace.path, "a checkpoint"):
+        spread.load_whole()
+        trainer = build(models.load_model(job.model, settings), workspace.path)
+        watchers = callbacks.attach(
+            trainer,
+            workspace.path,
+            title=method.upper(),
+            watch=job.watched,
+            settings=settings,
+            chosen_tokens=_chosen_tokens(rows),
+            checkpoint=checkpoint,
+        )
+        running.fit(trainer, checkpoint)
+    seconds = time.perf_counter() - start
+    report = TrainReport(
+        output=str(job.folder),
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        tokens_per_second=running.total(trainer, trainer.tokens_seen) / seconds,
+        final_loss=float("nan"),
+        data=data,
+        metrics=running.metrics_of(trainer.state),
+        fingerprint=stamp,
+        notes=getattr(trainer, "notes", {}),
+    )
+    settle(report, watchers, trainer.model, method)
+    with faults.disk_errors(job.folder, "the trained model"):
+        running.finish(trainer, tokenizer, job.folder, method, settings, report)
+    if running.processes().is_main_process:
+        workspace.remove()
+    return report
+
+
+def finished(job: Job, stamp: str) -> TrainReport | None:
+    """Return the report of a run that is resumed though it is finished, if it is.
+
+    What a process left that was killed between writing the model and cleaning up is removed.
+    """
+    from eto_gym.trainers.run import running
+
+    done = running.finished_report(job.folder, stamp) if job.resume else None
+    if done is None:
+        return None
+    if running.processes().is_main_process:
+        running.discard_workspace(job.folder)
+    return TrainReport.from_json(done)
+
+
+def settle(report: TrainReport, watchers: Watchers, model: Any, method: str) -> None:
+    """Put the weights that are worth keeping into `model`, and complete the report with why."""
+    from eto_gym.trainers.run import running
+
+    if running.processes().is_main_process:
+        report.kept_step, report.warnings = watchers.settle(model)
+    for warning in report.warnings:
+        logger.warning("%s: %s", method, warning)
+    report.final_loss = running.mean_of_last(report.metrics, "loss")
+    if watchers.keeper is not None:
+        report.best, report.scores = watchers.keeper.best, watchers.keeper.scores
+
+
+def _chosen_tokens(rows: list[Row] | list[PairRow]) -> float:
+    pairs = [row for row in rows if isinstance(row, PairRow)]
+    chosen = [sum(row.trained for row in pair.sides[0]) for pair in pairs]
+    return sum(chosen) / len(chosen) if chosen else 0.0

@@ -1,0 +1,1 @@
+"""Training Stable-Baselines3 algorithms on text environments; needs the extra `sb3`."""

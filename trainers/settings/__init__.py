@@ -1,0 +1,1 @@
+"""Settings of methods and loops, and presets; importing them imports no torch."""
