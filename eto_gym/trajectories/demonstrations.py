@@ -103,8 +103,10 @@ def read_trajectory(record: Any, *, notes: Notes | None = None) -> Trajectory:
     Raises:
         DataError: The record is none of them.
     """
-    return Trajectory.from_json(record) if is_stored(record) else read_demonstration(
-        record, notes=notes
+    return (
+        Trajectory.from_json(record)
+        if is_stored(record)
+        else read_demonstration(record, notes=notes)
     )
 
 
@@ -156,9 +158,9 @@ def _with_system(turns: tuple[Turn, ...], fields: dict[str, Any]) -> tuple[Turn,
 def _replies(messages: Sequence[Message]) -> list[int]:
     """Return where the agent's own turns are: all replies but the acknowledgement."""
     replies = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    if replies and not messages[replies[0]].train and parse_reply(messages[replies[0]].content) is None:
-        return replies[1:]
-    return replies
+    first = messages[replies[0]] if replies else None
+    acknowledged = first and not first.train and parse_reply(first.content) is None
+    return replies[1:] if acknowledged else replies
 
 
 def _steps(messages: Sequence[Message], replies: list[int], reward: float) -> tuple[Step, ...]:

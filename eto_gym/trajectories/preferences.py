@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
+from eto_gym.history import FULL, check_history
 from eto_gym.prompt import Message
 from eto_gym.trajectories.demonstrations import CONVERSATION_KEYS, identity, number
 from eto_gym.trajectories.pairs import PreferencePair
@@ -60,12 +61,14 @@ def read_pair(record: Any, *, notes: Notes | None = None) -> PreferencePair:
     for key in fields.keys() - _KNOWN - _OWN:
         notes[f"the key {key!r:.60}, which is not read"] += 1
     plain = [replace(turn, mark=None) for turn in prompt]
+    continuations = {key: to_messages(side, after_prompt=True) for key, side in sides.items()}
     return PreferencePair(
         task_id=identity(fields),
         prompt=tuple(Message(m.role, m.content) for m in to_messages(plain)),
-        chosen=to_messages(sides["chosen"], after_prompt=True),
-        rejected=to_messages(sides["rejected"], after_prompt=True),
+        chosen=continuations["chosen"],
+        rejected=continuations["rejected"],
         info=_scores(fields, name),
+        **_history(fields, len(prompt), continuations),
     )
 
 
@@ -128,12 +131,42 @@ def _bare(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
 
 
 def _scores(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    scores = {
-        side: number(fields[key], key) for side, key in _SCORES.items() if key in fields
-    }
+    scores = {side: number(fields[key], key) for side, key in _SCORES.items() if key in fields}
     if len(scores) == 2 and scores["chosen"] < scores["rejected"]:
         raise DataError(
             f"{name}: score_chosen {scores['chosen']:g} is below score_rejected "
             f"{scores['rejected']:g}"
         )
     return {f"{side}_reward": score for side, score in scores.items()}
+
+
+def _history(
+    record: dict[str, Any], prompt: int, sides: dict[str, tuple[Message, ...]]
+) -> dict[str, Any]:
+    """Read which part of the conversation each reply was given to."""
+    history = record.get("history", FULL)
+    if history == FULL:
+        return {}
+    try:
+        check_history(str(history))
+    except EtoGymError as err:
+        raise DataError(f"record {record.get('id')!r:.80}: {err}") from err
+    head = record.get("head")
+    states: dict[str, Any] = {}
+    for name, side in sides.items():
+        texts = record.get(f"{name}_states", [])
+        replies = sum(message.role == "assistant" for message in side)
+        wrong = not isinstance(texts, list) or not all(isinstance(text, str) for text in texts)
+        if (
+            wrong
+            or len(texts) not in (0, replies)
+            or type(head) is not int
+            or not 0 <= head < prompt
+        ):
+            raise DataError(
+                f"record {record.get('id')!r:.80} with history {history!r:.80}: expected the place "
+                "of the first observation in the prompt as 'head', and a text for each reply in "
+                f"'{name}_states', or none"
+            )
+        states[f"{name}_states"] = tuple(texts)
+    return {"history": history, "head": head, **states}

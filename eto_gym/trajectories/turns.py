@@ -38,7 +38,7 @@ SPEAKERS: dict[str, Role] = {
 """Names of speakers, and who they are here; what a tool answers is an observation."""
 
 CALLS = ("function_call", "tool_call", "tool_calls")
-"""Speakers, and keys, of calls that a server takes out of the text: they are no text to train on."""
+"""Speakers, and keys, of calls that a server takes out of the text: no text to train on."""
 
 _SPEAKER_KEYS = ("role", "from")
 _TEXT_KEYS = ("content", "value")
@@ -211,7 +211,9 @@ def _mark(turn: dict[str, Any], number: int) -> bool | None:
         if isinstance(value, bool | int | float) and value in (0, 1):
             marks[key] = bool(value)
         else:
-            raise DataError(f"turn {number}: expected {key} 0 or 1, or true or false: {value!r:.60}")
+            raise DataError(
+                f"turn {number}: expected {key} 0 or 1, or true or false: {value!r:.60}"
+            )
     if len(set(marks.values())) > 1:
         raise DataError(f"turn {number}: {' and '.join(marks)} contradict each other")
     return next(iter(marks.values()), None)

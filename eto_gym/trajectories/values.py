@@ -139,9 +139,10 @@ def _list(text: str, start: int, found: Values) -> int:
         try:
             value, end = _decode(text, position)
         except _FaultError as err:
-            end = _end_of_item(text, position)
-            if end is None or end == position:
+            closed = _end_of_item(text, position)
+            if closed is None or closed == position:
                 raise _FaultError(f"record {number}: {err}", err.position) from err
+            end = closed
             found.damaged.append(Damaged(number, f"{_where(text, err.position)}: {err}"))
         else:
             _note(found, number, value, text, position, end)
@@ -172,6 +173,8 @@ def _unwrapped(path: Path, value: Any) -> Values:
     if RECORD_KEYS & filled.keys():
         return Values(path, "record", [Value(1, value)])
     lists = {key: item for key, item in filled.items() if isinstance(item, list)}
+    if not lists and filled and _named_lines(path):
+        return Values(path, "line", [Value(1, value)])
     if len(lists) != 1:
         told = ", ".join(sorted(map(repr, lists or filled))) or "nothing"
         what = f"{len(lists)} lists ({told})" if lists else f"an object of {told[:200]}"
@@ -211,11 +214,15 @@ def _lines(path: Path, text: str, reasons: list[str]) -> Values:
         else:
             _note(found, number, value, line, start, end)
     objects = sum(isinstance(item.value, dict) for item in found.values)
-    named = path.name.lower().removesuffix(".gz").endswith(_LINE_NAMES)
-    if objects > ended_by_comma or (named and not ended_by_comma and not _is_list(text)):
+    lines_meant = _named_lines(path) and not ended_by_comma and not _is_list(text)
+    if objects > ended_by_comma or lines_meant:
         return found
     reason = reasons[0] if reasons else f"line 1 begins with {text.strip()[:40]!r}"
     raise DataError(f"{path} is neither JSON nor JSON Lines: {reason}")
+
+
+def _named_lines(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(_LINE_NAMES)
 
 
 def _is_list(text: str) -> bool:

@@ -7,6 +7,7 @@ device. What is chosen from them is chosen by the first.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from eto_gym.agents.policies import expert_policy, local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.errors import DataError
 from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
 from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
@@ -37,8 +39,9 @@ from eto_gym.trainers.loops.stage_data import (
 )
 from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
-from eto_gym.trajectories.formats import read_demonstrations
+from eto_gym.trajectories.formats import ReadReport, read_demonstrations
 
+logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=WorldSettings)
 
 
@@ -148,16 +151,26 @@ class PlayStages(Generic[S]):
         """Take demonstrations from a file."""
 
         def describe() -> dict[str, Any]:
-            stamp = path.stat()
+            try:
+                stamp = path.stat()
+            except (OSError, ValueError) as err:
+                raise DataError(f"could not read the expert file {path}: {err}") from err
             return {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
 
         def work(folder: Path) -> Any:
-            read, skipped = read_demonstrations(path, strict=strict)
-            distinct: dict[tuple[str, int], Trajectory] = {}
-            for trajectory in read:
-                distinct.setdefault(trajectory.key, trajectory)
-            write_trajectories(folder, distinct.values())
-            return {**summarise(list(distinct.values())).to_json(), "skipped_lines": skipped}
+            report = ReadReport()
+            read, skipped = read_demonstrations(path, strict=strict, report=report)
+            distinct = _distinct(read)
+            if repeated := len(read) - len(distinct):
+                report.notes["the same episode again, which is left out"] = repeated
+            for line in report.lines():
+                logger.info("%s", line)
+            write_trajectories(folder, distinct)
+            return {
+                **summarise(distinct).to_json(),
+                "skipped_lines": skipped,
+                "notes": dict(report.notes),
+            }
 
         return self.folder.run("experts", work, settings=self.ranks.first(describe), by_first=True)
 
@@ -247,3 +260,13 @@ class PlayStages(Generic[S]):
             context=s.max_context,
             device=self.ranks.device,
         )
+
+
+def _distinct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Return each episode once: what was played again after an error counts, not the error."""
+    episodes: dict[tuple[Any, ...], Trajectory] = {}
+    for trajectory in trajectories:
+        before = episodes.get(trajectory.key)
+        if before is None or before.failed_to_run:
+            episodes[trajectory.key] = trajectory
+    return list(episodes.values())
