@@ -17,6 +17,9 @@ from eto_gym.prompt import Message, Prompt
 from eto_gym.reasoning import split_reasoning
 from eto_gym.trajectories.record import Outcome, Step
 
+PARSER_VERSION = 1
+"""Version of `parse_reply`: recorded with scores, and raised when a reply is read differently."""
+
 PromptStyle = Literal["none", "instruction", "one-shot"]
 
 ACKNOWLEDGEMENT = "OK."
@@ -446,6 +449,16 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
             steps=len(self.steps),
             outcome=self._dialogue.outcome,
         )
+
+    @property
+    def history(self) -> str:
+        """How much of the conversation is read for a reply."""
+        return self._dialogue.history
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The state blocks that were read for the replies; empty if none was written."""
+        return self._dialogue.states
 
     @property
     def info(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -159,17 +159,27 @@ class PairedTest:
 
 def compare(before: Iterable[Trajectory], after: Iterable[Trajectory]) -> PairedTest:
     """Test whether `after` succeeds more or less often than `before` on the same episodes."""
-    first = {t.key: t for t in before if not t.failed_to_run}
-    second = {t.key: t for t in after if not t.failed_to_run}
+    first, second = (
+        {t.key: {"success": t.success, "reward": t.reward} for t in side if not t.failed_to_run}
+        for side in (before, after)
+    )
+    return compare_results(first, second)
+
+
+def compare_results(
+    first: Mapping[tuple[str, int], Mapping[str, Any]],
+    second: Mapping[tuple[str, int], Mapping[str, Any]],
+) -> PairedTest:
+    """Do as `compare` does, of "success" and "reward" of scored episodes by task and sample."""
     shared = sorted(set(first) & set(second))
-    change = [int(second[key].success) - int(first[key].success) for key in shared]
+    change = [int(second[key]["success"]) - int(first[key]["success"]) for key in shared]
     tasks = [task for task, _ in shared]
     return PairedTest(
         episodes=len(shared),
         gained=change.count(1),
         lost=change.count(-1),
         p=_p_value(change, tasks),
-        reward=mean([second[key].reward - first[key].reward for key in shared], tasks),
+        reward=mean([second[key]["reward"] - first[key]["reward"] for key in shared], tasks),
     )
 
 

@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print a table, and write what else was asked for."""
     _check(args)
     env_id = resolve_env_id(args.env)
+    task_set_of(env_id, env_arguments(args))  # refuses what cannot be made
     rows = []
     if args.steps:
         rows += _environments(args, env_id)

@@ -7,11 +7,12 @@ a run.
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eto_gym.cli.playing import add_playing_arguments, plan, play
+from eto_gym.cli.playing import add_playing_arguments, plan, play, settings_file
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import write_json
 from eto_gym.trajectories import Trajectory, TrajectoryStore
@@ -57,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
     require("scipy", feature="eto-gym eval", extra="openai")
+    from eto_gym.agents.evaluation.card import card_lines, results, score_card
     from eto_gym.agents.evaluation.report import evaluate, render
     from eto_gym.agents.evaluation.statistics import compare
 
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         trajectories = _load(args.files)
         if args.samples is None and args.best_of is None:
             n = max(Counter(t.task_id for t in trajectories).values())
-        about = {"files": [str(path) for path in args.files]}
+        about = {**_settings(args.files), "files": [str(path) for path in args.files]}
         out = args.files[0]
     else:
         if not args.env:
@@ -91,8 +93,13 @@ def run(args: argparse.Namespace) -> int:
         about = {**about, "compared_with": str(args.compare)}
     report = evaluate(trajectories, n=n, paired=paired)
     path = args.json or out.with_name(f"{out.stem}.report.json")
-    write_json(path, {"about": about, **report.to_json()})
-    print(f"{render(report)}\n\nTrajectories: {out}\nReport: {path}")
+    card = score_card(trajectories, about)
+    write_json(
+        path,
+        {"about": about, **report.to_json(), "card": card, "results": results(trajectories)},
+    )
+    lines = [render(report), "", *card_lines(card), "", f"Trajectories: {out}", f"Report: {path}"]
+    print("\n".join(lines))
     return 1 if report.overall.errors else 0
 
 
@@ -104,6 +111,18 @@ def _samples(args: argparse.Namespace) -> int:
             raise EtoGymError("--samples and --best-of both say how many samples a task gets")
         return int(args.best_of)
     return 1 if args.samples is None else int(args.samples)
+
+
+def _settings(paths: list[Path]) -> dict[str, Any]:
+    """Return what the settings beside some files have in common; they say how they were made."""
+    told = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in map(settings_file, paths)
+        if path.is_file()
+    ]
+    if len(told) < len(paths):
+        return {}
+    return {name: v for name, v in told[0].items() if all(t.get(name) == v for t in told)}
 
 
 def _load(paths: list[Path]) -> list[Trajectory]:

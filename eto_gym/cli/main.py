@@ -12,6 +12,7 @@ from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
     "bench": ("eto_gym.cli.bench", "measure the throughput of rollouts"),
+    "compare": ("eto_gym.cli.compare", "compare scores, if their cards say that one may"),
     "doctor": ("eto_gym.cli.doctor", "tell what is installed and what works here"),
     "eval": ("eto_gym.cli.eval", "play episodes and report how well a policy does"),
     "rollout": ("eto_gym.cli.rollout", "play episodes and store their trajectories"),
@@ -46,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eto-gym: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every request that it sends
+    # The root logger stays as it is: what other libraries tell at INFO is not for the user.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("eto_gym").setLevel(logging.INFO)
     try:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):
@@ -57,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(parser.parse_args(rest)))
     except EtoGymError as err:
         print(f"eto-gym {name}: {err}", file=sys.stderr)
+        return 2
+    except OSError as err:
+        # A folder that may not be written, a full disk, a file that went away: not our bug.
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        place = "" if err.filename is None else f"{err.filename}: "
+        print(f"eto-gym {name}: {place}{err.strerror or err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"eto-gym {name}: interrupted", file=sys.stderr)

@@ -20,7 +20,7 @@ from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError
 from eto_gym.expert import Expert, Reply
-from eto_gym.registration import resolve_env_id
+from eto_gym.registration import make_text_env, resolve_env_id
 from eto_gym.snapshot import get_state, set_state
 from eto_gym.trajectories import Outcome, Trajectory, TrajectoryStore
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stdin):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    env = gym.make(resolve_env_id(args.env), **env_arguments(args))
+    env = make_text_env(resolve_env_id(args.env), **env_arguments(args))
     try:
         game = Game(env, save=args.save, prompt_style=args.prompt_style)
         print("Type :h for help.")

@@ -168,8 +168,10 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     make_policy, policy = read_policy(args)
     env_id = resolve_env_id(args.env)
     env_kwargs = env_arguments(args)
-    if policy["policy"] in ("random", "player") or args.record_admissible:
+    if policy["policy"] in ("random", "player"):
         env_kwargs.setdefault("admissible_actions", True)
+    # Recorded, they have no effect on what is played, and are no setting of it.
+    recorded = {"admissible_actions": True} if args.record_admissible else {}
     everything = task_set_of(env_id, env_kwargs)
     tasks = _tasks(everything, args)
     kinds = args.retry
@@ -180,7 +182,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     spec = RolloutSpec(
         env_id,
         make_policy,
-        env_kwargs=env_kwargs,
+        env_kwargs={**env_kwargs, **recorded},
         prompt_style=args.prompt_style,
         slots=max(args.slots, args.workers),
         workers=args.workers,
@@ -189,6 +191,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         step_timeout=args.step_timeout,
         history=check_history(args.history),
         record_admissible=args.record_admissible,
+        record_seconds=True,
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()
@@ -222,6 +225,8 @@ def read_policy(
         more: Arguments of a model's policy that take precedence.
     """
     from eto_gym.agents import policies
+    from eto_gym.agents.models import smollm2
+    from eto_gym.agents.models.gguf import SUFFIX
     from eto_gym.agents.models.model_names import resolve_model
 
     if args.policy is None:
@@ -243,15 +248,18 @@ def read_policy(
             functools.partial(policies.endpoint_policy, rest, **options),
             {"policy": args.policy, **options},
         )
-    if args.policy == "smollm2" or Path(args.policy).suffix == ".gguf":
-        model = resolve_model(args.policy)
-    elif Path(args.policy).exists():
-        model = str(Path(resolve_model(args.policy)).resolve())
-    elif "/" not in args.policy or args.policy.startswith((".", "/")):
+    folder = Path(args.policy)
+    if (
+        "/" not in args.policy
+        and args.policy != smollm2.NAME
+        and folder.suffix != SUFFIX
+        and not folder.exists()
+    ):
         kinds = "a folder, a GGUF file, a name on the hub (OWNER/NAME), or"
-        raise unknown_name(kinds, args.policy, (*SCRIPTED, "smollm2"))
-    else:
-        model = args.policy
+        raise unknown_name(kinds, args.policy, (*SCRIPTED, smollm2.NAME))
+    model = resolve_model(args.policy)
+    if Path(model).exists():
+        model = str(Path(model).resolve())
     return (
         functools.partial(policies.local_policy, model, name=args.policy, **options),
         {"policy": model, **options},
@@ -289,7 +297,7 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
         EtoGymError: The file belongs to another run, or the run cannot go on.
     """
     from eto_gym.agents.rollout.collect import gather
-    from eto_gym.agents.rollout.spec import get_launcher
+    from eto_gym.agents.rollout.launchers import get_launcher
 
     with _owned(plan.out):
         _check_settings(plan)
@@ -335,7 +343,15 @@ def _check_settings(plan: Plan) -> None:
     path = settings_file(plan.out)
     now = json.loads(json.dumps(plan.settings))
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as err:
+            before = err
+        if not isinstance(before, dict):
+            raise EtoGymError(
+                f"{path} does not say how {plan.out} was made (it is damaged): put it back, or "
+                "choose another --out"
+            )
         names = sorted({*before, *now})
         changed = [name for name in names if before.get(name) != now.get(name)]
         if changed:

@@ -56,9 +56,10 @@ class Trajectory:
         states: The state block that was read for each reply, one text per step; empty where there
             was none.
         facts: What is known of each reply, one entry per step, or empty: "finish" ("stop" or
-            "length"), the reply's token counts, "seconds" until it was there, whether its action
-            was "admissible", and the "admissible_actions" where they were to be recorded. They are
-            no part of what was played: two trajectories are equal whatever these say.
+            "length"), the reply's token counts, whether its action was "admissible", and, where
+            they were to be recorded, "seconds" until it was there and the
+            "admissible_actions". They are no part of what was played: two trajectories are equal
+            whatever these say.
     """
 
     task_id: str
@@ -100,6 +101,19 @@ class Trajectory:
     def failed_to_run(self) -> bool:
         """Whether the episode ended in an error, and so has no score."""
         return self.outcome == "error"
+
+    @property
+    def start(self) -> int:
+        """Index of the first message that is no prompt: the observation of the first reply.
+
+        The replies are those that steps were made of; of an imported conversation, those that are
+        trained on. Where both say nothing, it is a guess for showing; `head` raises there.
+        """
+        replies = [i for i, m in enumerate(self.messages) if m.role == "assistant"]
+        if self.steps and len(replies) >= len(self.steps):
+            return max(0, replies[-len(self.steps)] - 1)
+        trained = [i for i in replies if self.messages[i].train]
+        return max(0, trained[0] - 1) if trained else max(replies, default=-1) + 1
 
     @property
     def head(self) -> int:

@@ -142,7 +142,7 @@ def _chunk_text(heads: dict[str, int], bodies: list[str]) -> str:
 
 
 def _episode(t: Trajectory) -> tuple[dict[str, Any], dict[str, Any]]:
-    start = _first_turn(t)
+    start = t.start
     actions = [step.action for step in t.steps]
     facts = t.facts
     row = {
@@ -173,16 +173,6 @@ def _episode(t: Trajectory) -> tuple[dict[str, Any], dict[str, Any]]:
         "seed": t.seed,
     }
     return row, body
-
-
-def _first_turn(t: Trajectory) -> int:
-    """Return the index of the first observation that the agent answered."""
-    replies = [i for i, m in enumerate(t.messages) if m.role == "assistant"]
-    if not t.steps or len(replies) < len(t.steps):
-        trained = [i for i in replies if t.messages[i].train]
-        last = max((i for i in replies if not t.messages[i].train), default=-1)
-        return max(0, trained[0] - 1) if trained else last + 1
-    return max(0, replies[len(replies) - len(t.steps)] - 1)
 
 
 def _goal(messages: tuple[Message, ...], start: int) -> str:

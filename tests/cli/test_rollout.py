@@ -18,8 +18,9 @@ import pytest
 from eto_gym.agents.policies import endpoint_policy
 from eto_gym.cli.main import main
 from eto_gym.cli.playing import add_playing_arguments, read_policy, settings_file
+from eto_gym.env import TextEnv
 from eto_gym.trajectories import TrajectoryStore
-from tests.toy import CORRIDOR
+from tests.toy import CORRIDOR, CorridorEnv
 
 Capture = pytest.CaptureFixture[str]
 
@@ -142,11 +143,14 @@ def test_eval_reports_best_of_and_a_comparison(tmp_path: Path, capsys: Capture) 
     assert paired["gained"] > 0
 
 
-def test_eval_of_errors_is_not_a_success(tmp_path: Path, capsys: Capture) -> None:
+def test_eval_of_errors_is_not_a_success(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "r.jsonl"
     store = TrajectoryStore(tmp_path / "other.jsonl")
-    assert run("eval", "--limit", 2, "--out", out, policy="player") == 2, "it has no player"
-    assert "has no scripted player" in capsys.readouterr().err
+    monkeypatch.setattr(CorridorEnv, "make_expert", TextEnv.make_expert)
+    assert run("eval", "--limit", 2, "--out", out, policy="expert") == 2, "it has no expert"
+    assert "has no scripted expert" in capsys.readouterr().err
     assert main(["eval", "--from", str(store.path)]) == 2
     assert "there is no file" in capsys.readouterr().err
 

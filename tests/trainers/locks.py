@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 
 from eto_gym import Expert, Prompt, Reply, Task, TaskSet, TextEnv
-from eto_gym.agents.evaluation.statistics import summarise
+from eto_gym.agents.evaluation.statistics import compare, summarise
 from eto_gym.agents.policies import local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec, collect
@@ -161,6 +161,37 @@ def model_policy(model: str | Path, *, temperature: float = 0.0) -> Callable[[],
 def success_of(model: str | Path) -> float:
     """Return the success of greedy replies on the held-out tasks."""
     return summarise(play_locks(model_policy(model), split="test")).success.mean
+
+
+EVIDENCE = 1e-4
+"""A policy has learnt where the exact paired test gives luck no more than this chance."""
+
+CHANCE = 1 / len(set(KEYS.values())) ** LOCKS
+"""Success of random keys."""
+
+
+def assert_learnt(report: dict[str, Any], policy: str, *, than_control: bool = False) -> None:
+    """Check that a policy of a report beats where it began (or the control), and chance.
+
+    How far a few steps of training get differs between processors, which round differently; that
+    they help does not. So no rate is compared with a number, but episode with episode.
+    """
+    row = next(row for row in report["policies"] if row["policy"] == policy)
+    test = row["paired_with_control" if than_control else "paired"]
+    _assert_better(test["gained"], test["lost"], test["p"], row["success"]["low"])
+
+
+def assert_model_learnt(before: str | Path, after: str | Path) -> None:
+    """Check the same of two model folders, on the held-out tasks."""
+    first, second = (play_locks(model_policy(m), split="test") for m in (before, after))
+    test = compare(first, second)
+    _assert_better(test.gained, test.lost, test.p, summarise(second).success.low)
+
+
+def _assert_better(gained: int, lost: int, p: float, low: float) -> None:
+    assert gained > lost, (gained, lost)
+    assert p < EVIDENCE, (gained, lost, p)
+    assert low > CHANCE, (low, "random keys do as well")
 
 
 def rates(report: dict[str, Any]) -> dict[str, float]:

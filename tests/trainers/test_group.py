@@ -6,21 +6,17 @@ from typing import Any
 import pytest
 
 from eto_gym.agents.rollout.collect import RolloutSpec
-from eto_gym.trainers.methods.group import (
-    GroupLoopSettings,
-    GroupSettings,
-    GRPOLoop,
-    RLOOLoop,
-    run_group,
-)
-from eto_gym.trainers.methods.ppo import EpisodePlayer
-from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.loops.group import GRPOLoop, RLOOLoop
+from eto_gym.trainers.methods.group import run_group
+from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.loops import GroupLoopSettings
+from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
 from eto_gym.trainers.tool_env import ToolEnvironment, tool_dataset, tool_environments
 from tests.toy import CORRIDOR
 from tests.trainers.checkpoints import noted_checkpoints
-from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, rates
+from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, assert_learnt
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -32,11 +28,7 @@ QUICK = GroupSettings(
 
 
 def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings) -> Any:
-    from eto_gym.trainers.methods.group_trainer import (
-        EpisodeSource,
-        PlayedGRPOTrainer,
-        PlayedRLOOTrainer,
-    )
+    from eto_gym.trainers.methods.group import EpisodeSource, PlayedGRPOTrainer, PlayedRLOOTrainer
     from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)
@@ -113,9 +105,7 @@ def test_it_learns_from_rewards_alone(
         ),
     )  # fmt: skip
     report = loop(settings, tmp_path).run()
-    success = rates(report)
-    assert success["SFT"] < 0.6
-    assert success[loop.method.upper()] > 0.6
+    assert_learnt(report, loop.method.upper())
 
 
 def _run(algorithm: str, model: Path, output: Path, **options: Any) -> Any:

@@ -12,9 +12,9 @@ import pytest
 from eto_gym.cli import train
 from eto_gym.errors import UnknownNameError
 from eto_gym.trainers.loops.eto import ETOLoop
-from eto_gym.trainers.methods.sft import SFTSettings
 from eto_gym.trainers.settings.base import SettingsError
-from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.loops import ETOSettings
+from eto_gym.trainers.settings.methods import SFTSettings
 from eto_gym.trainers.settings.presets import PRESETS, from_preset, preset_sources, preset_values
 
 pytest.importorskip("jsonargparse")
@@ -36,6 +36,20 @@ def test_every_value_has_a_source_that_the_dry_run_prints(
         assert source.startswith(("paper", "scripts of", "own choice", "QLoRA paper")), setting
         assert f"# {setting}: {value}   <- {source}" in printed
     from_preset(ETOSettings, name)  # all values are legal together
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"paper", "script", "llama-2-7b"}))
+def test_presets_that_are_not_the_papers_guard_by_success(name: str) -> None:
+    for env, split in {"ETO/ALFWorld-v0": "dev", "ETO/WebShop-v0": "train"}.items():
+        settings = from_preset(ETOSettings, name, env=env)
+        assert settings.dev_tasks >= 100
+        assert settings.dev_split == split
+
+
+def test_what_chooses_the_weights_is_not_what_is_reported() -> None:
+    with pytest.raises(SettingsError, match="dev_split"):
+        from_preset(ETOSettings, "quickstart", eval_split="dev")
+    from_preset(ETOSettings, "quickstart", eval_split="dev", dev_tasks=0)
 
 
 def test_paper_and_script_differ_where_they_do() -> None:

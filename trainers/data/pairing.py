@@ -8,61 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from eto_gym.conversation import parse_reply
-from eto_gym.errors import unknown_name
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
-from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-
-CONTRASTS = ("expert", "self")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairingSettings:
-    """How trajectories of one task become pairs.
-
-    A round is one turn of the agent together with the observation that answers it.
-    """
-
-    contrast: str = option(
-        "expert",
-        "'expert': each sample of the agent against the expert; 'self': the agent's best sample "
-        "of a task against its worst",
-        paper="expert",
-        choices=CONTRASTS,
-    )
-    max_extra_rounds: int | None = option(
-        5,
-        "a rejected side with more than this many rounds above the chosen side's is cut to the "
-        "chosen side's rounds plus this many; None: never",
-        paper="5",
-    )
-    cut_after_divergence: int | None = option(
-        None,
-        "end the rejected side this many rounds after the first turn whose action differs from the "
-        "chosen side's (0: that turn is its last); None: keep it",
-        paper="None",
-    )
-    min_gap: float = option(
-        1e-6, "rewards that differ by no more than this are a tie; allows for rounding", paper="0"
-    )
-    max_pairs_per_task: int | None = option(
-        None, "at most this many pairs of one task; None: one per sample ('self': one)"
-    )
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        if self.contrast not in CONTRASTS:
-            raise unknown_name("contrast", self.contrast, CONTRASTS)
-        for name in ("max_extra_rounds", "cut_after_divergence"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise SettingsError(f"expected {name} >= 0 or None, got {value}")
-        if self.max_pairs_per_task is not None and self.max_pairs_per_task < 1:
-            raise SettingsError(f"expected max_pairs_per_task >= 1, got {self.max_pairs_per_task}")
-        if self.min_gap < 0:
-            raise SettingsError(f"expected min_gap >= 0, got {self.min_gap}")
 
 
 @dataclass(slots=True)
@@ -70,6 +21,7 @@ class PairingReport:
     """What became of every trajectory that was offered.
 
     Attributes:
+        trajectories: The agent's trajectories.
         pairs: Number of pairs.
         expert_chosen: Pairs whose chosen side is the expert's.
         agent_chosen: Pairs whose chosen side is the agent's.
@@ -83,6 +35,7 @@ class PairingReport:
             "over_task_limit".
     """
 
+    trajectories: int = 0
     pairs: int = 0
     expert_chosen: int = 0
     agent_chosen: int = 0
@@ -119,9 +72,19 @@ def make_pairs(
 
     Returns:
         The pairs, in the order in which their tasks first appear, and the report.
+
+    Raises:
+        SettingsError: The contrast is "correction" (see `correct_failures`).
     """
     settings = settings or PairingSettings()
+    if settings.contrast == "correction":
+        raise SettingsError(
+            "contrast 'correction' asks the expert in the environment: it is for loops, such as "
+            "`eto-gym train eto`; trajectories alone can be paired by 'expert' or 'self'"
+        )
     report = PairingReport()
+    agent = list(agent)
+    report.trajectories = len(agent)
     samples = _by_task(agent, "agent_error", report)
     if settings.contrast == "self":
         candidates = _self_candidates(samples, settings, report)

@@ -17,52 +17,12 @@ from typing import Any, NamedTuple
 
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
 from eto_gym.conversation import ConversationEnv
-from eto_gym.errors import unknown_name
+from eto_gym.history import FULL
 from eto_gym.prompt import Message
 from eto_gym.snapshot import get_state, set_state
-from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.data import StepSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-
-EXTENTS = ("rest", "step")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepSettings:
-    """How steps are tried, valued and paired."""
-
-    rollouts: int = option(
-        5, "episodes played on from a step to estimate its value", paper="5 in IPR"
-    )
-    temperature: float = option(
-        1.0, "sampling temperature of these episodes; greedy ones would all be the same"
-    )
-    alternatives: int = option(
-        1, "other actions of the agent that are valued at each step", paper="1 in IPR"
-    )
-    threshold: float = option(
-        0.01,
-        "a pair's values differ by more than this; with few rollouts a small difference is noise",
-        paper="0.01 in IPR's script",
-    )
-    extent: str = option(
-        "rest",
-        "what is compared: 'rest', the episode from the step on, as IPR does; 'step', the step's "
-        "reply alone",
-        paper="both are tried; step: 62.8 on WebShop",
-        choices=EXTENTS,
-    )
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        if self.extent not in EXTENTS:
-            raise unknown_name("extent", self.extent, EXTENTS)
-        for name in ("rollouts", "alternatives"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
-        for name in ("temperature", "threshold"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
 
 
 @dataclass(slots=True)
@@ -103,6 +63,8 @@ class ExpertPath:
         actions: Action of every reply.
         states: Snapshot before every reply.
         reward: What the episode earned.
+        history: How much of the conversation each reply is given to.
+        blocks: The state block that is read for every reply, if any.
     """
 
     task_id: str
@@ -111,6 +73,8 @@ class ExpertPath:
     actions: tuple[str | None, ...]
     states: tuple[dict[str, Any], ...]
     reward: float
+    history: str = FULL
+    blocks: tuple[str, ...] = ()
 
 
 class Alternative(NamedTuple):
@@ -148,6 +112,8 @@ def repeat_expert(env: ConversationEnv, expert: Trajectory) -> ExpertPath | None
         tuple(step.action for step in env.steps),
         tuple(states),
         reward,
+        env.history,
+        env.states,
     )
 
 
@@ -214,14 +180,21 @@ def plan_values(
 
 
 class _Candidate(NamedTuple):
-    """A step that could be taken, what it is worth, and how it goes on."""
+    """A step that could be taken, what it is worth, and how it goes on (with the state blocks)."""
 
     value: float
     by_expert: bool
-    best: tuple[Message, ...]
+    best: _Rest
     best_reward: float
-    worst: tuple[Message, ...]
+    worst: _Rest
     worst_reward: float
+
+
+class _Rest(NamedTuple):
+    """An episode from a step on: its messages, and the state block read for each reply, if any."""
+
+    messages: tuple[Message, ...]
+    blocks: tuple[str, ...]
 
 
 def make_step_pairs(
@@ -300,8 +273,8 @@ def _pairs_of_step(
         yield PreferencePair(
             task_id=path.task_id,
             prompt=tuple(Message(m.role, m.content) for m in path.messages[: path.turns[step]]),
-            chosen=best.best,
-            rejected=worse.worst,
+            chosen=best.best.messages,
+            rejected=worse.worst.messages,
             info={
                 "step": step,
                 "chosen_value": best.value,
@@ -309,7 +282,19 @@ def _pairs_of_step(
                 "chosen_policy": "expert" if best.by_expert else "agent",
                 "rejected_policy": "expert" if worse.by_expert else "agent",
             },
+            **_how_read(path, best.best, worse.worst),
         )
+
+
+def _how_read(path: ExpertPath, chosen: _Rest, rejected: _Rest) -> dict[str, Any]:
+    if path.history == FULL:
+        return {}
+    return {
+        "history": path.history,
+        "head": path.turns[0] - 1,
+        "chosen_states": chosen.blocks,
+        "rejected_states": rejected.blocks,
+    }
 
 
 def _of_expert(
@@ -324,7 +309,7 @@ def _of_expert(
         rewards = [trajectory.reward for trajectory in groups[path.task_id, step + 1]]
     if not rewards:
         return None
-    rest = _from_step(path, step, path.messages, settings)
+    rest = _from_step(path, step, path.messages, path.blocks, settings)
     value = sum(rewards) / len(rewards)
     return _Candidate(value, True, rest, path.reward, rest, path.reward)
 
@@ -340,18 +325,24 @@ def _of_agent(
     return _Candidate(
         sum(trajectory.reward for trajectory in scored) / len(scored),
         False,
-        _from_step(path, step, best.messages, settings),
+        _from_step(path, step, best.messages, best.states, settings),
         best.reward,
-        _from_step(path, step, worst.messages, settings),
+        _from_step(path, step, worst.messages, worst.states, settings),
         worst.reward,
     )
 
 
 def _from_step(
-    path: ExpertPath, step: int, messages: Sequence[Message], settings: StepSettings
-) -> tuple[Message, ...]:
+    path: ExpertPath,
+    step: int,
+    messages: Sequence[Message],
+    blocks: Sequence[str],
+    settings: StepSettings,
+) -> _Rest:
     start = path.turns[step]
-    return tuple(messages[start : start + 1] if settings.extent == "step" else messages[start:])
+    if settings.extent == "step":
+        return _Rest(tuple(messages[start : start + 1]), tuple(blocks[step : step + 1]))
+    return _Rest(tuple(messages[start:]), tuple(blocks[step:]))
 
 
 def _group(

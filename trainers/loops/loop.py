@@ -16,9 +16,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from eto_gym.files import write_json
 from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
 from eto_gym.trainers.loops.run_folder import FINISHED, Stage
+from eto_gym.trainers.loops.stage_data import NothingToLearn
 from eto_gym.trainers.loops.train_stages import TrainStages
-from eto_gym.trainers.methods.sft import SFTSettings
-from eto_gym.trainers.settings.loops import ControlSettings, ExpertSettings, WorldSettings
+from eto_gym.trainers.settings.methods import SFTSettings
+from eto_gym.trainers.settings.world import ControlSettings, ExpertSettings, WorldSettings
 
 S = TypeVar("S", bound=WorldSettings)
 
@@ -42,14 +43,24 @@ class Loop(TrainStages[S], ABC):
     def run(self) -> dict[str, Any]:
         """Run all stages and return the report, which is also written to the run folder.
 
+        Where what was played holds nothing to learn from, the run ends there: the report says so
+        under "ended", beside what was evaluated until then.
+
         Raises:
             EtoGymError: A stage cannot be done.
         """
         config = self.folder.path / "config.json"
         self.ranks.first(lambda: write_json(config, self._given.to_json()))
         self._evaluated = []
-        self._run_stages()
-        return self.ranks.first(self._report)
+        self._open()
+        ended = None
+        try:
+            self._run_stages()
+        except NothingToLearn as err:
+            if not self._evaluated:
+                raise
+            ended = str(err)
+        return self.ranks.first(lambda: self._report(ended))
 
     @abstractmethod
     def _run_stages(self) -> None:
@@ -73,16 +84,19 @@ class Loop(TrainStages[S], ABC):
             stage = self._sft("control", longer, first.sft, first.experts)
             self._evaluate(CONTROL, "control", stage)
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self, ended: str | None) -> dict[str, Any]:
         """Make the report and write it; the marker that all is done comes last."""
         folder = self.folder
+        labels = [row.label for row in self._evaluated]
         report = make_report(
             self.settings,
             method=self.method,
-            reference=self.reference or self._evaluated[0].label,
+            reference=self.reference if self.reference in labels else labels[0],
             policies=self._evaluated,
             stages=folder.stages,
+            ended=ended,
         )
         write_report(folder.path, report)
-        write_json(folder.path / FINISHED, {"stages": [stage.key for stage in folder.stages]})
+        if ended is None:
+            write_json(folder.path / FINISHED, {"stages": [stage.key for stage in folder.stages]})
         return report

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eto_gym.agents.evaluation.card import card_lines, score_card
 from eto_gym.agents.evaluation.report import table
 from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.files import write_json, write_text
+from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.loops.stage_data import load_trajectories
-from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trainers.loops.stage_data import load_trajectories, model_of
+from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.view import write_view
 
 CONTROL = "control: SFT continued"
@@ -35,6 +37,7 @@ def make_report(
     reference: str,
     policies: Sequence[Evaluated],
     stages: Sequence[Stage],
+    ended: str | None = None,
 ) -> dict[str, Any]:
     """Put together what a run found.
 
@@ -45,31 +48,37 @@ def make_report(
             Those that the method made are compared with the control, too, where there is one.
         policies: What was evaluated, in order.
         stages: All stages, in order.
+        ended: Why the run ended before its last stage; None: it did not.
     """
     evaluations = {label: evaluation for label, _, evaluation in policies}
     before = load_trajectories(evaluations[reference])
     control = load_trajectories(evaluations[CONTROL]) if CONTROL in evaluations else None
     rows = []
     for label, model, evaluation in policies:
+        played = load_trajectories(evaluation)
         row = {
             "policy": label,
             **evaluation.result,
+            "stage": evaluation.path.name,
+            "card": score_card(played, _about(settings, model)),
             "train_seconds": model.seconds,
             "eval_seconds": evaluation.seconds,
         }
         if label != reference:
-            row["paired"] = asdict(compare(before, load_trajectories(evaluation)))
+            row["paired"] = asdict(compare(before, played))
         if control is not None and model.name.startswith(f"{method}-"):
-            row["paired_with_control"] = asdict(compare(control, load_trajectories(evaluation)))
+            row["paired_with_control"] = asdict(compare(control, played))
         rows.append(row)
     return {
         "method": method,
         "env": settings.env,
         "env_kwargs": settings.env_kwargs(),
+        "data": settings.data,
         "preset": settings.preset,
         "model": settings.model,
         "seed": settings.seed,
         "reference": reference,
+        "ended": ended,
         "policies": rows,
         "stages": [
             {
@@ -81,6 +90,20 @@ def make_report(
             }
             for x in stages
         ],
+    }
+
+
+def _about(settings: WorldSettings, model: Stage) -> dict[str, Any]:
+    """Return what decided the episodes of an evaluation, as `eto-gym eval` tells it."""
+    return {
+        "env": resolve_env_id(settings.env),
+        "env_kwargs": settings.env_kwargs(),
+        "prompt_style": settings.prompt_style,
+        "seed": settings.seed,
+        "policy": model_of(model),
+        "temperature": 0.0,
+        "max_new_tokens": settings.max_new_tokens,
+        "context": settings.max_context,
     }
 
 
@@ -112,6 +135,7 @@ def render(report: dict[str, Any]) -> str:
         *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
         "",
         conclusion(report),
+        *(["", *card_lines(rows[-1]["card"])] if "card" in rows[-1] else []),
     ]
     return "\n".join(lines)
 
@@ -126,18 +150,30 @@ def conclusion(report: dict[str, Any]) -> str:
     labels = [row["policy"] for row in report["policies"]]
     later = report["policies"][labels.index(report["reference"]) + 1 :]
     own = [row for row in later if row["policy"] != CONTROL]
+    if report.get("ended"):
+        return f"ENDED EARLY: {report['ended']}."
     if not own:
         return f"Nothing was trained beyond {reference}."
     row = own[-1]
     test = row["paired"]
-    if test["p"] >= 0.05:
+    change = _significant(test)
+    if change == 0:
         words = f"No gain shown: {row['policy']} is neither better nor worse than {reference}"
-    elif test["gained"] < test["lost"]:
+    elif change < 0:
         words = f"WORSE: {row['policy']} lost to {reference}; keep {reference}'s model"
     else:
         words = f"Better: {row['policy']} beats {reference}"
     counts = f"{test['gained']} episodes gained, {test['lost']} lost, p {test['p']:.2g}"
-    return f"{words} ({counts})."
+    return f"{words} ({counts}; {_reward(test['reward'])})."
+
+
+def _significant(test: dict[str, Any]) -> float:
+    """Return by how much a paired test differs, in successes or else in reward; 0: by noise."""
+    if test["p"] < 0.05:
+        return float(test["gained"] - test["lost"])
+    reward = test["reward"]
+    apart = reward["low"] is not None and (reward["low"] > 0 or reward["high"] < 0)
+    return float(reward["mean"]) if apart else 0.0
 
 
 def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
@@ -159,16 +195,28 @@ def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
 
 
 def _verdicts(tests: list[tuple[str, dict[str, Any]]], reference: str) -> list[str]:
-    """Say in words what each paired test shows; a p-value of 0.05 and more is called noise."""
+    """Say in words what each paired test shows.
+
+    A p-value of 0.05 and more of the successes is called noise, unless the interval of the rewards
+    leaves out 0: where an episode earns parts of a reward, they tell more than its success.
+    """
     verdicts = []
     for name, test in tests:
-        change = test["gained"] - test["lost"]
-        if test["p"] >= 0.05:
+        change = _significant(test)
+        if change == 0:
             words = f"differs from {reference} by no more than noise"
         else:
             words = f"is {'better' if change > 0 else 'worse'} than {reference}"
-        verdicts.append(f"- {name} {words} ({change:+d} episodes, p {test['p']:.2g}).")
+        counts = f"{test['gained'] - test['lost']:+d} episodes, p {test['p']:.2g}"
+        verdicts.append(f"- {name} {words} ({counts}; {_reward(test['reward'])}).")
     return verdicts
+
+
+def _reward(change: dict[str, float | None]) -> str:
+    mean, low, high = (_number(change[name], 3) for name in ("mean", "low", "high"))
+    interval = "" if "-" in (low, high) else f" [{low}, {high}]"
+    sign = "" if mean.startswith("-") else "+"
+    return f"mean reward {sign}{mean}{interval}"
 
 
 def _short(label: str) -> str:
@@ -190,7 +238,7 @@ def _policy_row(row: dict[str, Any]) -> list[str]:
 
 
 def _data(report: dict[str, Any]) -> str:
-    data = report["env_kwargs"].get("data", "")
+    data = report.get("data") or "builtin"
     return "built-in tasks" if data == "builtin" else str(data)
 
 

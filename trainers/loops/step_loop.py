@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 
 import eto_gym
 from eto_gym.conversation import ConversationEnv
-from eto_gym.errors import EtoGymError
 from eto_gym.trainers.data.steps import (
-    StepSettings,
     find_alternatives,
     make_step_pairs,
     plan_branches,
@@ -20,8 +18,14 @@ from eto_gym.trainers.data.steps import (
 )
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.loops.stage_data import load_trajectories, write_pairs
-from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trainers.loops.stage_data import (
+    NothingToLearn,
+    is_demonstration,
+    load_trajectories,
+    write_pairs,
+)
+from eto_gym.trainers.settings.data import StepSettings
+from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.trajectories import Trajectory
 
 BRANCHES = "branches.jsonl"
@@ -49,13 +53,13 @@ class StepLoop(Loop[S]):
         )
 
         def work(folder: Path) -> Any:
-            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style)
+            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
             try:
                 chosen = self._chosen_experts(experts, tasks)
                 repeated = [repeat_expert(env, expert) for expert in chosen]
                 paths = [path for path in repeated if path is not None]
                 if not paths:
-                    raise EtoGymError(
+                    raise NothingToLearn(
                         f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
                     )
                 plan = plan_branches(paths, settings, seed=s.seed)
@@ -76,6 +80,7 @@ class StepLoop(Loop[S]):
             "seed": s.seed,
             "tasks": tasks,
             "prompt_style": s.prompt_style,
+            **s.read_so(),
             "version": eto_gym.__version__,
             **asdict(settings),
         }
@@ -85,7 +90,7 @@ class StepLoop(Loop[S]):
         """Return one success per task, of as many tasks as asked for."""
         successes: dict[str, Trajectory] = {}
         for trajectory in load_trajectories(experts):
-            if trajectory.success:
+            if is_demonstration(trajectory):
                 successes.setdefault(trajectory.task_id, trajectory)
         chosen = list(successes.values())
         random.Random(self.settings.seed).shuffle(chosen)

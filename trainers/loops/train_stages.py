@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.policies import expert_policy, player_policy
-from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.loops.stage_data import MODEL, load_pairs, load_trajectories, model_of
+from eto_gym.trainers.loops.stage_data import (
+    MODEL,
+    NothingToLearn,
+    is_demonstration,
+    load_pairs,
+    load_trajectories,
+    model_of,
+)
 from eto_gym.trainers.loops.tiny_stage import train_base
-from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
-from eto_gym.trainers.methods.sft import SFTSettings, run_sft
-from eto_gym.trainers.run.job import RunArguments, Watch
+from eto_gym.trainers.methods.dpo import run_dpo
+from eto_gym.trainers.methods.sft import run_sft
+from eto_gym.trainers.run.job import Watch
 from eto_gym.trainers.settings.base import TrainSettings, deciding
-from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
+from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.trajectories.formats import to_paper_sft
 
 S = TypeVar("S", bound=WorldSettings)
@@ -41,13 +48,14 @@ class TrainStages(PlayStages[S]):
 
     def _base_model(self) -> Stage:
         s = self.settings
+        listed = {"admissible_actions": True} if self._lists_actions else {}
         play = self._rollouts(
             "base-play",
             player_policy,
             split=s.train_split,
             episodes=self._plan(s.train_split, s.base.tasks, s.base.samples),
             depends_on={"tasks": s.base.tasks, "samples": s.base.samples},
-            env_options={"admissible_actions": True, "max_episode_steps": s.base.steps},
+            env_options={**listed, "max_episode_steps": s.base.steps},
         )
 
         def work(folder: Path) -> Any:
@@ -66,9 +74,14 @@ class TrainStages(PlayStages[S]):
         """Fine-tune `start` on the successes among the trajectories of some stages."""
 
         def work(folder: Path) -> Any:
-            chosen = [t for t in load_trajectories(*demonstrations) if t.success]
+            offered = load_trajectories(*demonstrations)
+            chosen = [t for t in offered if is_demonstration(t)]
             if not chosen:
-                raise EtoGymError("there is no successful trajectory to learn from")
+                names = " and ".join(stage.name for stage in demonstrations)
+                raise NothingToLearn(
+                    f"{name} has no successful trajectory to learn from: none of the "
+                    f"{len(offered)} of {names} is one. Demonstrate or explore more tasks"
+                )
             rows = [replace(t, messages=talk) for t in chosen for talk in t.as_sampled()]
             self.ranks.first(
                 lambda: write_json(folder / "sft.json", [to_paper_sft(row) for row in rows])
@@ -76,7 +89,10 @@ class TrainStages(PlayStages[S]):
             report = run_sft(
                 settings,
                 chosen,
-                **self._arguments(folder, start, Watch(progress=self.settings.progress)),
+                model=model_of(start),
+                output=folder / MODEL,
+                resume=True,
+                watch=Watch(progress=self.settings.progress),
             )
             return asdict(report)
 
@@ -91,31 +107,26 @@ class TrainStages(PlayStages[S]):
             report = run_dpo(
                 settings,
                 load_pairs(pairs),
-                **self._arguments(folder, model, self._watch(model)),
+                model=model_of(model),
+                output=folder / MODEL,
+                resume=True,
+                watch=self._watch(model),
             )
             return asdict(report)
 
         return self.folder.run(name, work, settings=self._watched(settings), inputs=(model, pairs))
 
-    def _arguments(self, folder: Path, start: Stage, watch: Watch) -> RunArguments:
-        """Return what a training in a stage's folder is called with."""
-        return {
-            "model": model_of(start),
-            "output": folder / MODEL,
-            "resume": True,
-            "watch": watch,
-        }
-
     def _watch(self, model: Stage) -> Watch:
         """Watch the training of `model` by its success on dev tasks, where some are set aside."""
         s = self.settings
-        if not s.dev_tasks:
+        dev = self._dev_ids()
+        if not dev:
             return Watch(progress=s.progress)
         from eto_gym.trainers.loops.dev_success import DevSuccess
 
         score = DevSuccess(
             self._spec(expert_policy, s.dev_split, workers=1),
-            self._task_ids(s.dev_split, s.dev_tasks),
+            dev,
             tokenizer=model_of(model),
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,

@@ -196,11 +196,9 @@ def _with_grammar(text: str, action_grammar: ActionGrammar) -> dict[str, Any]:
         if action_grammar == "auto":
             return dict(game)
         game["grammar"] = force_grammar(game["grammar"], action_grammar)
-        has_help = re.search(r"\(:action\s+help\b", game["pddl_domain"]) is not None
+        has_help = _HELP.search(game["pddl_domain"]) is not None
         if action_grammar == "put" and has_help:
-            game["pddl_domain"] = re.sub(
-                r"\(:action\s+help\b.*?\n\)", "", game["pddl_domain"], flags=re.DOTALL
-            )
+            game["pddl_domain"] = _without_help(game["pddl_domain"])
         elif action_grammar == "move" and not has_help:
             game["pddl_domain"] = game["pddl_domain"].rstrip().removesuffix(")") + _HELP_ACTION
         if action_grammar == "move" and "action help" not in game["grammar"]:
@@ -208,6 +206,22 @@ def _with_grammar(text: str, action_grammar: ActionGrammar) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as err:
         raise DataError(f"the game is malformed: {err!r}") from err
     return dict(game)
+
+
+_HELP = re.compile(r"\(:action\s+help\b")
+
+
+def _without_help(domain: str) -> str:
+    """Take the action `help` out, up to the parenthesis that closes it at the start of a line."""
+    kept, done = [], 0
+    for action in _HELP.finditer(domain):
+        end = domain.find("\n)", action.end())
+        if action.start() >= done and end >= 0:
+            kept.append(domain[done : action.start()])
+            done = end + 2
+        elif end < 0:
+            break
+    return "".join(kept) + domain[done:]
 
 
 _HELP_ACTION = """

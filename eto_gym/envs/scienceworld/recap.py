@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 from eto_gym.history import Exchange
 
+# Names have a limit, so that a text that repeats a beginning is not read to its end from each.
 _TASK = re.compile(r"Your task is to ([^\n]*)")
 _ROOM = re.compile(
-    r"This (?:room|outside location) is called the ([^.\n]+)\. (?:In it, you|Here you) see:[ ]*\n"
+    r"This (?:room|outside location) is called the ([^.\n]{1,200})\. "
+    r"(?:In it, you|Here you) see:[ ]*\n"
     r"((?:\t[^\n]*\n?)*)"
 )
 _ARRIVED = re.compile(r"^You (?:move|teleport) to the ([^.\n]+)\.")
-_MOVED = re.compile(r"^You move the ([^.\n]+) to the ([^.\n]+)\.")
+_MOVED = re.compile(r"^You move the ([^.\n]{1,500}) to the ([^.\n]{1,500})\.")
 _CARRIED = re.compile(r"^In your inventory, you see:[ ]*\n((?:\t[^\n]*\n?)*)")
 _INSIDE = re.compile(r"^Inside the ([^.\n]+) is:[ ]*\n((?:\t[^\n]*\n?)*)")
 _FOCUSED = re.compile(r"^You focus on the ([^.\n]+)\.")

@@ -12,8 +12,10 @@ from typing import Any
 from eto_gym.envs.webshop.pages import SEPARATOR
 from eto_gym.expert import Reply
 
+# It begins at a comma or at the first of some blanks: begun at each, a long run would be read anew.
 _PRICE_LIMIT = re.compile(
-    r",?\s*(?:and )?(?:the )?price (?:lower|less|cheaper) than \$?([\d,]+(?:\.\d+)?)(?: dollars)?",
+    r"(?:,|(?<!\s))\s*(?:and )?(?:the )?price (?:lower|less|cheaper) than "
+    r"\$?(\d[\d,]*(?:\.\d+)?)(?: dollars)?",
     re.IGNORECASE,
 )
 # How a request begins: "please help me find", "i'm looking for".

@@ -40,6 +40,9 @@ function runPart(run) {
       `seed ${report.seed}` : `${run.name}: no report yet`),
     report.policies && table(["policy", "episodes", "success", "", "steps", "bad replies",
       "gained", "lost", "p"], report.policies.map(policyCells), { class: "policies" }),
+    report.policies && report.policies.filter((row) => row.card).map((row) =>
+      h("details", { class: "card" }, h("summary", {}, `card of ${row.policy}`),
+        h("pre", {}, JSON.stringify(row.card, null, 1)))),
     run.stages.length > 0 && [h("h3", {}, "Stages"), bars(run.stages)],
     names.length > 0 && [h("h3", {}, "Learning curves ", select), place]);
 }

@@ -160,6 +160,31 @@ def test_any_query_is_answered(query: str) -> None:
     assert Catalog.from_records([record("A1", "Red Mug")]).search(query) in ([], [0])
 
 
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_a_query_of_very_many_words_equals_exhaustive_search(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"w{number}" for number in range(300)]
+    texts = [" ".join(rng.choice(names, 12)) for _ in range(99)]
+    search = Search(
+        search_index(iter([record(f"A{i:02}", text) for i, text in enumerate(texts)])),
+        compiled=compiled,
+    )
+    monkeypatch.setattr(search_module, "SMALL", 0)
+    query = " ".join(names[:150])
+    products, scores = search.top_scored(query, 3)
+    found = list(zip(products.tolist(), scores.tolist(), strict=True))
+    assert found == exhaustive(texts, query, 3)
+
+
+def test_of_a_query_beyond_all_measure_the_beginning_counts() -> None:
+    catalog = Catalog.from_records([record("A1", "Red Mug"), record("A2", "Cup")])
+    assert sorted(catalog.search("mug " + "x " * 7_000 + "cup")) == [0, 1]
+    assert catalog.search("mug " + "x " * 1_000_000 + "cup") == [0]
+    assert len(next(iter(catalog._searched))[0]) <= search_module.MAX_QUERY
+
+
 def test_repeated_terms_count_as_often_as_they_occur() -> None:
     records = [record("A1", "red mug"), record("A2", "blue cup"), record("A3", "red")]
     search = Search(search_index(iter(records)))

@@ -7,12 +7,14 @@ import lzma
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eto_gym.envs.webshop.search import tokenizer
 from eto_gym.envs.webshop.search.analysis import STOP_WORDS, analyze
 from eto_gym.envs.webshop.search.stemmer import stem
 from eto_gym.envs.webshop.search.tokenizer import MAX_TOKEN, tokenize
+from tests.growth import check_linear
 
 DATA = Path(__file__).parent / "data"
 
@@ -97,6 +99,116 @@ def test_long_tokens_are_cut_into_chunks(unit: str) -> None:
     sizes = [len(token.encode("utf-16-le")) // 2 for token in tokens]
     width = len(unit.encode("utf-16-le")) // 2
     assert all(size == MAX_TOKEN - MAX_TOKEN % width for size in sizes[:-1])
+
+
+# One or two characters of every class, so that texts of them exercise all rules.
+CLASSES = [
+    *(
+        "a",
+        "é",
+        "7",
+        "_",
+        "'",
+        ".",
+        ",",
+        ":",
+        "א",
+        '"',
+        "カ",
+        "日",
+        "ひ",
+        "ส",
+        "\u0301",
+        ZWJ,
+        VS16,
+        CAP,
+    ),
+    *(
+        "🇩",
+        "🏽",
+        "👩",
+        "☕",
+        "🏴",
+        "\U000e0067",
+        "\U000e007f",
+        "#",
+        "한",
+        "\U00010400",
+        "\u00ad",
+        " ",
+        "!",
+    ),
+]
+
+
+def tokenize_plainly(text: str) -> list[str]:
+    """Look again at up to 255 units from each position on."""
+    tokens, start = [], 0
+    while start < len(text):
+        state: tokenizer._State | None = tokenizer._start()
+        best, units = start, 0
+        for at in range(start, len(text)):
+            units += 1 + (text[at] > "\uffff")
+            if state is None or units > MAX_TOKEN:
+                break
+            state = state.after(tokenizer._classes(ord(text[at])))
+            if state is not None and state.accepting:
+                best = at + 1
+        tokens += [text[start:best]] if best > start else []
+        start = max(best, start + 1)
+    return tokens
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(CLASSES), min_size=1, max_size=4).map("".join),
+            st.sampled_from([1, 1, 1, 2, 9, 60, 130, 300]),
+        ),
+        max_size=6,
+    )
+)
+@settings(max_examples=500, deadline=None)
+def test_looking_ahead_once_finds_the_same_tokens(parts: list[tuple[str, int]]) -> None:
+    text = "".join(unit * count for unit, count in parts)
+    assert tokenize(text) == tokenize_plainly(text)
+
+
+@pytest.mark.parametrize("length", [*range(250, 260), 509, 510, 511, 900])
+@pytest.mark.parametrize("unit", ["_", ZWJ, "\u0301", "\U000e0067", f"_{ZWJ}", "_\u0301"])
+def test_tokens_at_the_limit_of_the_length(unit: str, length: int) -> None:
+    for text in (
+        f"{unit * length}a",
+        f"a{unit * length}",
+        f"1,{unit * length}1é",
+        f"🏴{unit * length}",
+    ):
+        assert tokenize(text) == tokenize_plainly(text)
+
+
+@pytest.mark.parametrize(
+    "unit", [*CLASSES, f"_{ZWJ}", f"1{ZWJ},", f"a'{ZWJ}", "👩" + ZWJ, "_\u0301", "é_ "]
+)
+@pytest.mark.parametrize(("head", "tail"), [("", ""), ("", " é"), ("é", ""), ("1,", "x")])
+def test_no_text_takes_more_than_linear_time(head: str, unit: str, tail: str) -> None:
+    check_linear(tokenize, lambda length: head + unit * (length // len(unit)) + tail, length=2_000)
+
+
+@pytest.mark.parametrize("unit", ["_", ZWJ, "\U000e0067", f"_{ZWJ}"])
+def test_what_is_looked_at_in_vain_is_looked_at_once(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    after = tokenizer._State.after
+
+    def counted(state: tokenizer._State, classes: str) -> tokenizer._State | None:
+        nonlocal looks
+        looks += 1
+        return after(state, classes)
+
+    monkeypatch.setattr(tokenizer._State, "after", counted)
+    tokenize("é" + unit * (8_000 // len(unit)))
+    assert looks < 4 * 8_000
 
 
 @given(st.text(max_size=60))

@@ -20,7 +20,7 @@ Expression: TypeAlias = "str | list[Expression]"
 
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _COMMENT = re.compile(r";[^\n]*")
-_FACT = re.compile(r"\(\s*([^\s()]+)\s+([^()]*)\)")
+_FACT = re.compile(r"\(\s*+([^\s()]++)\s++([^()]*+)\)")
 _SECTION = re.compile(r"\(\s*:([a-z-]+)")
 
 

@@ -55,6 +55,9 @@ PUT_WORDING = Wording(verb="put", arrive_at_receptacle=False, help_text=None)
 MOVE_WORDING = Wording(verb="move", arrive_at_receptacle=True, help_text=HELP_TEXT)
 
 _TASK = re.compile(r'"task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*("(?:[^"\\]|\\.)*")\s*\}\s*\]')
+_PUT_OBJECT = re.compile(r"action\s+PutObject\s*\{")
+_TEMPLATE = re.compile(r'template\s*::\s*(?=")')
+_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*+"')
 _VERBS: dict[tuple[str, str], Literal["put", "move"]] = {
     ("put {o} in/on {r}", "You put the {o.name} in/on the {r.name}."): "put",
     ("move {o} to {r}", "You move the {o.name} to the {r.name}."): "move",
@@ -81,8 +84,7 @@ def parse_grammar(text: str) -> tuple[str, Wording]:
 
 @lru_cache(maxsize=16)
 def _parse_rest(text: str) -> Wording:
-    template = re.search(r'action\s+PutObject\s*\{[^}]*?template\s*::\s*"((?:[^"\\]|\\.)*)"', text)
-    words = (template.group(1) if template else "", _feedback(text, "PutObject.feedback"))
+    words = (_put_template(text), _feedback(text, "PutObject.feedback"))
     if words not in _VERBS:
         raise DataError(
             f"the grammar words PutObject as {words!r}; expected one of {list(_VERBS)} "
@@ -101,6 +103,21 @@ def _parse_rest(text: str) -> Wording:
         # The official parser of texts drops white space at their start.
         help_text=_feedback(text, "help.feedback").lstrip() if has_help else None,
     )
+
+
+def _put_template(text: str) -> str:
+    """Return the template of the action PutObject, or "" if it has none."""
+    done = 0
+    for header in _PUT_OBJECT.finditer(text):
+        if header.start() < done:
+            continue
+        done = text.find("}", header.end())
+        done = len(text) if done < 0 else done
+        key = _TEMPLATE.search(text, header.end(), done)
+        template = _LITERAL.match(text, key.end()) if key is not None else None
+        if template is not None:
+            return template.group()[1:-1]
+    return ""
 
 
 def _feedback(text: str, rule: str) -> str:

@@ -17,12 +17,13 @@ from eto_gym.envs.alfworld.builtin.world import (
 )
 
 _NAME = r"[a-z]+ \d+"
-_ROOM = re.compile(r"Looking quickly around you, you see (.*?)\.(?:\s|$)")
+# A list ends at a full stop, or with its line: then no search for one can be in vain.
+_ROOM = re.compile(r"Looking quickly around you, you see ((?:[^.\n]|\.(?=\S))*+)")
 _TASK = re.compile(r"Your task is to: (.*)")
 _LISTED = re.compile(rf"\ba ({_NAME})")
 _ARRIVED = re.compile(r"You arrive at (loc \d+)\.")
-_ON = re.compile(rf"On the ({_NAME}), you see (.*?)\.")
-_OPEN = re.compile(rf"The ({_NAME}) is open\. In it, you see (.*?)\.")
+_ON = re.compile(rf"On the ({_NAME}), you see ([^.\n]*+)")
+_OPEN = re.compile(rf"The ({_NAME}) is open\. In it, you see ([^.\n]*+)")
 _CLOSED = re.compile(rf"The ({_NAME}) is closed\.")
 _SHUT = re.compile(rf"You close the ({_NAME})\.")
 _TOOK = re.compile(rf"You pick up the ({_NAME}) from the ({_NAME})\.")

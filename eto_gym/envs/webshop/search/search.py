@@ -12,6 +12,7 @@ import math
 import threading
 from collections import Counter
 from functools import cached_property
+from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,10 @@ COMPILE_FROM = 20_000
 
 SMALL = 5_000
 """Products up to which scoring all of them costs less than finding out which to leave out."""
+
+MAX_QUERY = 1 << 14
+"""Characters of a query that count, far more than anybody types. Lucene itself refuses queries of
+more than 1,024 distinct words, which ends an episode of the original with an error."""
 
 _KNOWN_TERMS = 4096
 """Looked-up terms that are kept."""
@@ -78,12 +83,15 @@ class Search:
         store = source if isinstance(source, Store) else Store.open(Path(source))
         self._asins = store.texts("asins")
         self._terms = store.texts("terms")
-        self._starts = buffer_of(store.array("term_starts"))
-        self._largest = store.array("term_largest")
-        self._products = store.array("posting_products")
-        self._denominators = store.array("posting_denominators")
-        self._asin_ranks = store.array("asin_ranks")
-        self._documents = int(store.manifest["searchable_products"])
+        # The kernels check no bounds: no product may lie beyond the catalog.
+        count, terms = len(self._asins), len(self._terms)
+        self._products = store.indices("posting_products", below=count)
+        size = len(self._products)
+        self._denominators = store.floats("posting_denominators", size=size)
+        self._starts = buffer_of(store.starts("term_starts", size=terms, end=size))
+        self._largest = store.floats("term_largest", size=terms)
+        self._asin_ranks = store.indices("asin_ranks", below=count, size=count)
+        self._documents = store.count("searchable_products")
         if compiled is None:
             compiled = len(self._asins) >= COMPILE_FROM and kernels.numba_is_installed()
         self._compiled = compiled
@@ -131,7 +139,7 @@ class Search:
     def _query_terms(self, query: str) -> list[_Term]:
         """Look the query's terms up; the ones that can add most come first."""
         found = []
-        for text, count in Counter(analyze(query)).items():
+        for text, count in Counter(analyze(query[:MAX_QUERY])).items():
             term = self._known.get(text)
             if term is None:
                 if len(self._known) >= _KNOWN_TERMS:
@@ -170,16 +178,18 @@ class Search:
         """Return products, the best `k` and their equals among them, with their full scores."""
         scores, loops = self._scores, self._kernels
         seen: list[Array] = []
-        count, reached = 0, 0.0
+        count, reached, check = 0, 0.0, 0
+        lefts = _sums_after(terms)
         try:
-            for at, term in enumerate(terms):
+            for at, (term, left) in enumerate(zip(terms, lefts, strict=True)):
                 new = loops.accumulate(scores, term.products, term.denominators, term.weight)
                 seen.append(new)
                 count += len(new)
-                left = sum(other.bound for other in terms[at + 1 :])
                 # The threshold cannot exceed what the terms so far can add.
                 reached += term.bound
-                if count >= k and 0 < left < reached:
+                if count >= k and 0 < left < reached and at >= check:
+                    # A check costs as much as the products seen; of many terms, not after each.
+                    check = at + 1 + at // 16
                     # A product not seen so far can reach `left` at most.
                     products = np.concatenate(seen)
                     sums = scores[products]
@@ -198,8 +208,8 @@ class Search:
     ) -> tuple[Array, Array]:
         """Add the contributions of further terms, dropping what cannot reach the top any more."""
         scores, loops = self._scores, self._kernels
-        for at, term in enumerate(terms):
-            left = sum(other.bound for other in terms[at:])
+        for term, after in zip(terms, _sums_after(terms), strict=True):
+            left = term.bound + after
             threshold = np.partition(sums, len(sums) - k)[len(sums) - k]
             keep = np.flatnonzero(sums >= threshold / _MARGIN - left * _MARGIN)
             products, sums = products[keep], sums[keep]
@@ -213,3 +223,8 @@ class Search:
                 sums += scores[products]
                 scores[term.products] = 0
         return products, sums
+
+
+def _sums_after(terms: list[_Term]) -> list[float]:
+    """Return for each term the most that the terms after it can add to a score."""
+    return [*accumulate((term.bound for term in reversed(terms[1:])), initial=0.0)][::-1]

@@ -15,6 +15,7 @@ import re
 from bisect import bisect_right
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 
 MAX_TOKEN = 255
 """Longest token in UTF-16 units: the size of Lucene's scan buffer."""
@@ -24,7 +25,8 @@ _ASCII_WORD = re.compile(
     r"(?:(?:(?<=[A-Za-z])[.:'](?=[A-Za-z])|(?<=[0-9])[.,;'](?=[0-9]))[A-Za-z0-9_]+)*"
 )
 # White space is never part of a token, so the words around a non-ASCII character can be cut out.
-_FOREIGN_WORD = re.compile(r"[^ \t\r\n]*[^\x00-\x7f][^ \t\r\n]*")
+# The ASCII characters before it are passed over once per word, and not again from each of them.
+_FOREIGN_WORD = re.compile(r"(?<![^ \t\r\n])[^ \t\r\n\x80-\U0010ffff]*+[^\x00-\x7f][^ \t\r\n]*")
 
 
 def tokenize(text: str) -> list[str]:
@@ -55,30 +57,64 @@ def _ascii_tokens(text: str) -> list[str]:
 
 def _scan(text: str) -> list[str]:
     """Tokenize by taking the longest match at each position, or dropping one character."""
-    classes = [_classes(ord(character)) for character in text]
+    scan = _Scan(text)
     tokens = []
     start = 0
     while start < len(text):
-        end = _longest(text, classes, start)
+        end = scan.longest(start)
         if end > start:
             tokens.append(text[start:end])
         start = max(end, start + 1)
     return tokens
 
 
-def _longest(text: str, classes: list[str], start: int) -> int:
-    """Return where the longest token that begins at `start` ends; `start` if none does."""
-    state: _State | None = _start()
-    best = start
-    units = 0
-    for at in range(start, len(text)):
-        units += 1 + (text[at] > "\uffff")
-        state = state.after(classes[at]) if state and units <= MAX_TOKEN else None
-        if state is None:
-            break
-        if state.accepting:
-            best = at + 1
-    return best
+_OVERSHOOT = 8
+"""Characters that may be looked at in vain, behind the end of a token, without taking a note."""
+
+
+class _Scan:
+    """Finds the tokens of one text from left to right, in time linear in its length.
+
+    The automaton may look at up to `MAX_TOKEN` units behind a token's end, or where there is none,
+    before that is certain. What it passes there in vain is noted, so that a later token's search
+    jumps over it where it comes to the same state at the same place.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._classes = [_classes(ord(character)) for character in text]
+        # How many UTF-16 units stand before each character, and in all.
+        self._units = [0, *accumulate(1 + (character > "\uffff") for character in text)]
+        # (place, state) -> a later place and the state there, with no token's end on the way.
+        self._vain: dict[tuple[int, _State], tuple[int, _State | None]] = {}
+
+    def longest(self, start: int) -> int:
+        """Return where the longest token that begins at `start` ends; `start` if none does.
+
+        Args:
+            start: Not before that of the last call.
+        """
+        classes, units, vain = self._classes, self._units, self._vain
+        limit = units[start] + MAX_TOKEN
+        state: _State | None = _start()
+        at = best = start
+        passed: list[tuple[int, _State]] = []  # since the best end
+        while state is not None and at < len(classes):
+            jump = vain.get((at, state)) if vain else None
+            passed.append((at, state))
+            if jump is not None:  # never beyond the limit, which only grows
+                at, state = jump
+            elif units[at + 1] > limit:
+                break
+            else:
+                state = state.after(classes[at])
+                at += 1
+                if state is not None and state.accepting:
+                    best = at
+                    passed.clear()
+        if len(passed) > _OVERSHOOT or vain:
+            # The place where the search stopped is still to be passed.
+            vain.update((place, (at, state)) for place in passed if place[0] < at)
+        return best
 
 
 # --- classes of characters ----------------------------------------------------------------------

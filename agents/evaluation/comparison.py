@@ -1,0 +1,281 @@
+"""Scores beside each other: which may be compared, and by how much they differ."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eto_gym.agents.evaluation.card import MATTERS, TOLD, results, score_card
+from eto_gym.agents.evaluation.report import table, words
+from eto_gym.agents.evaluation.statistics import (
+    Estimate,
+    PairedTest,
+    compare_results,
+    mean,
+    success_rate,
+)
+from eto_gym.errors import DataError
+from eto_gym.trajectories import TrajectoryStore
+
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score.
+
+    Attributes:
+        name: What it is called in the table.
+        card: See `score_card`.
+        results: One per episode; see `results`.
+    """
+
+    name: str
+    card: dict[str, Any]
+    results: list[dict[str, Any]]
+
+    @property
+    def scored(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The results that count, by task and sample."""
+        return {(r["task"], r["sample"]): r for r in self.results if r["error"] is None}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One score against the first.
+
+    Attributes:
+        row: The score.
+        success: Its success rate.
+        reward: Its mean reward.
+        steps: Its mean number of steps.
+        matters: Facts that make it incomparable with the first -> both values.
+        told: Other facts that differ.
+        paired: The paired test; None for the first, and where no episode is common.
+        suspicious: What looks like a trick among the gained episodes (all successful ones, of the
+            first) -> how many.
+    """
+
+    row: Row
+    success: Estimate
+    reward: Estimate
+    steps: Estimate
+    matters: dict[str, tuple[Any, Any]]
+    told: dict[str, tuple[Any, Any]]
+    paired: PairedTest | None
+    suspicious: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form."""
+        told = {name: asdict(getattr(self, name)) for name in ("success", "reward", "steps")}
+        return {
+            "name": self.row.name,
+            **told,
+            "comparable": not self.matters,
+            "differences": {k: list(v) for k, v in self.matters.items()},
+            "told": {k: list(v) for k, v in self.told.items()},
+            "paired": asdict(self.paired) if self.paired else None,
+            "suspicious": self.suspicious,
+            "card": self.row.card,
+        }
+
+
+def compare_rows(rows: Sequence[Row]) -> list[Compared]:
+    """Compare every score with the first."""
+    first = rows[0]
+    return [_compared(first, row) for row in rows]
+
+
+def _compared(first: Row, row: Row) -> Compared:
+    scored = row.scored
+    tasks = [task for task, _ in scored]
+    values = list(scored.values())
+    matters, told = differences(first, row)
+    shared = set(first.scored) & set(scored)
+    paired = None
+    if row is not first and shared:
+        paired = compare_results(first.scored, scored)
+    gained = [
+        result
+        for key, result in scored.items()
+        if result["success"] and (row is first or not first.scored.get(key, {}).get("success"))
+    ]
+    return Compared(
+        row=row,
+        success=success_rate([r["success"] for r in values], tasks),
+        reward=mean([r["reward"] for r in values], tasks),
+        steps=mean([r["steps"] for r in values], tasks),
+        matters=matters,
+        told=told,
+        paired=paired,
+        suspicious=dict(Counter(trick for result in gained for trick in result["tricks"])),
+    )
+
+
+def differences(
+    first: Row, row: Row
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    """Return in which facts two cards differ: those that matter, and the others.
+
+    What does not concern a scripted policy, and is None on its card, contradicts nothing. Data
+    differ, too, where a common task begins with another observation.
+    """
+    a, b = first.card, row.card
+    matters = {name: (a.get(name), b.get(name)) for name in MATTERS if a.get(name) != b.get(name)}
+    for name in ("sampling", "admissible_actions"):
+        if None in matters.get(name, ()):
+            del matters[name]
+    changed = [
+        key[0]
+        for key, result in row.scored.items()
+        if key in first.scored and first.scored[key]["start"] != result["start"]
+    ]
+    if changed:
+        matters["data_digest"] = (a.get("starts_digest"), b.get("starts_digest"))
+    told = {name: (a.get(name), b.get(name)) for name in TOLD if a.get(name) != b.get(name)}
+    return matters, told
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def load_rows(paths: Iterable[Path]) -> list[Row]:
+    """Read scores: run folders (every policy of their report), reports of `eval`, trajectories.
+
+    Raises:
+        DataError: A path holds no score, or one that was made before there were cards.
+    """
+    rows: list[Row] = []
+    for path in paths:
+        if path.is_dir():
+            rows += _folder(path)
+        elif path.suffix == ".jsonl":
+            rows.append(_trajectories(path))
+        elif path.is_file():
+            rows.append(_report(path, _object(path)))
+        else:
+            raise DataError(f"there is no file or folder {path}")
+    return _named_apart(rows)
+
+
+def _folder(folder: Path) -> list[Row]:
+    report = folder / "report.json"
+    if report.is_file():
+        return _loop(folder, _object(report))
+    reports = sorted(folder.glob("*.report.json"))
+    if not reports:
+        raise DataError(
+            f"{folder} holds no report: expected the run folder of a run that has ended, or "
+            "reports of `eto-gym eval`"
+        )
+    return [_report(path, _object(path)) for path in reports]
+
+
+def _loop(folder: Path, report: dict[str, Any]) -> list[Row]:
+    rows = []
+    for policy in report.get("policies", []):
+        card, stage = policy.get("card"), policy.get("stage")
+        if card is None or stage is None:
+            raise DataError(
+                f"{folder} was made before scores had cards: start the same command again, which "
+                "repeats no finished stage and writes its report anew"
+            )
+        played = TrajectoryStore(folder / "stages" / stage / "trajectories.jsonl").load()
+        rows.append(Row(f"{folder.name}: {policy['policy']}", card, results(played)))
+    return rows
+
+
+def _report(path: Path, report: dict[str, Any]) -> Row:
+    card, episodes = report.get("card"), report.get("results")
+    if not isinstance(card, dict) or not isinstance(episodes, list):
+        raise DataError(
+            f"{path} is no report with a card: expected one that `eto-gym eval` wrote; one of an "
+            "older version is written anew by the same command"
+        )
+    needed = {"task", "sample", "success", "reward", "steps", "error", "start", "tricks"}
+    for item in episodes:
+        if not (isinstance(item, dict) and needed <= set(item)):
+            raise DataError(f"{path}: a result lacks one of {sorted(needed)}: {item!r:.200}")
+    name = str(report.get("name") or path.name.removesuffix(".json").removesuffix(".report"))
+    return Row(name, card, episodes)
+
+
+def _trajectories(path: Path) -> Row:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    settings = path.with_name(f"{path.stem}.settings.json")
+    about = _object(settings) if settings.is_file() else {}
+    latest = {t.key: t for t in TrajectoryStore(path).load()}
+    if not latest:
+        raise DataError(f"no trajectory in {path}")
+    played = list(latest.values())
+    return Row(path.stem, score_card(played, about), results(played))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise DataError(f"{path} is no JSON: {err}") from err
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _named_apart(rows: list[Row]) -> list[Row]:
+    counts: Counter[str] = Counter()
+    named = []
+    for row in rows:
+        counts[row.name] += 1
+        suffix = f" ({counts[row.name]})" if counts[row.name] > 1 else ""
+        named.append(Row(row.name + suffix, row.card, row.results))
+    return named
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def render(compared: Sequence[Compared]) -> str:
+    """Render a comparison as Markdown."""
+    header = ["score", "episodes", "success", "reward", "steps", "gained", "lost", "p"]
+    first = compared[0].row.name
+    lines = [
+        *table(header, [_cells(item) for item in compared]),
+        "",
+        f"Gained, lost and p are against {first}, on the same episodes (exact test).",
+    ]
+    for item in compared:
+        if item.matters:
+            lines.append(f"* {item.row.name} is not comparable: {difference_text(item.matters)}.")
+        if item.told:
+            lines.append(f"- {item.row.name} differs in: {difference_text(item.told)}.")
+        if item.suspicious:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in item.suspicious.items())
+            what = "successes" if item is compared[0] else "gains"
+            lines.append(f"! {item.row.name}, suspicious {what}: {kinds}. Look at them.")
+    return "\n".join(lines)
+
+
+def _cells(item: Compared) -> list[str]:
+    test = item.paired
+    cells = [
+        item.row.name + (" *" if item.matters else ""),
+        str(len(item.row.scored)),
+        *(words(item.success, 3), words(item.reward, 3), words(item.steps, 1)),
+    ]
+    return [*cells, *((str(test.gained), str(test.lost), f"{test.p:.2g}") if test else [""] * 3)]
+
+
+def difference_text(facts: Mapping[str, tuple[Any, Any]]) -> str:
+    """Name facts with both of their values."""
+    told = [f"{name} {_short(a)} there, {_short(b)} here" for name, (a, b) in facts.items()]
+    return "; ".join(told)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 80 else f"{text[:77]}..."
