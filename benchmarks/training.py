@@ -295,7 +295,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
     from eto_gym.trainers import DPOSettings
     from eto_gym.trainers.data.encoding import PairRow, Row
     from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
-    from eto_gym.trainers.model.models import load_model, quiet_libraries
+    from eto_gym.trainers.model.models import load_for_training, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 
     cuda = torch.cuda.is_available()
@@ -323,7 +323,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
     pairs = make_pairs(job, tokenizer.vocab_size)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         start = resident(reset=True)
-        model = load_model(folder, settings)
+        model = load_for_training(folder, settings)
         if cuda:
             model.cuda()
             torch.cuda.reset_peak_memory_stats()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from eto_gym.env import TextEnv
+from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
@@ -59,9 +59,7 @@ def task_set_of(env_id: str, env_kwargs: dict[str, Any]) -> TaskSet:
     """Return the tasks of the split that `gym.make` would play."""
     env = make_text_env(env_id, **env_kwargs)
     try:
-        inner = env.unwrapped
-        assert isinstance(inner, TextEnv)  # make_text_env has checked it
-        return inner.task_set
+        return text_env(env).task_set
     finally:
         env.close()
 

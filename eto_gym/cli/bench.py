@@ -30,7 +30,7 @@ from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
     from eto_gym.agents.rollout.slot import Episode
-    from eto_gym.agents.rollout.throughput import Scheme, Throughput
+    from eto_gym.cli.throughput import Scheme, Throughput
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +124,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
-    from eto_gym.agents.rollout.throughput import in_own_process, measure_environment
+    from eto_gym.cli.throughput import in_own_process, measure_environment
 
     kwargs = env_arguments(args)
     return [
@@ -138,7 +138,7 @@ def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
 def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
     from eto_gym.agents.rollout.slot import plan_episodes
     from eto_gym.agents.rollout.spec import RolloutSpec
-    from eto_gym.agents.rollout.throughput import in_own_process, measure_policy
+    from eto_gym.cli.throughput import in_own_process, measure_policy
 
     make_policy, policy = read_policy(args)
     kwargs = env_arguments(args)

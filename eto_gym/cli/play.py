@@ -17,7 +17,7 @@ import gymnasium as gym
 
 from eto_gym.cli.arguments import add_env_arguments, env_arguments
 from eto_gym.conversation import ConversationEnv, PromptStyle
-from eto_gym.env import TextEnv
+from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError
 from eto_gym.expert import Expert, Reply
 from eto_gym.registration import make_text_env, resolve_env_id
@@ -102,9 +102,7 @@ class Game:
             show: Receives what the player shall read.
         """
         self.env = ConversationEnv(env, prompt_style=prompt_style)
-        inner = env.unwrapped
-        assert isinstance(inner, TextEnv)  # ConversationEnv has checked it
-        self._inner = inner
+        self._inner = text_env(env)
         self._save = save
         self._output = show
         self._past: list[tuple[dict[str, Any], bool, bool]] = []

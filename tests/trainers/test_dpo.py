@@ -50,13 +50,13 @@ def _rows(tiny: Path, pairs: list[PreferencePair]) -> list[PairRow]:
 
 def _trainer(tiny: Path, rows: list[PairRow], settings: DPOSettings, folder: Path) -> Any:
     from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
-    from eto_gym.trainers.model.models import load_model, load_tokenizer
+    from eto_gym.trainers.model.models import load_for_training, load_tokenizer
     from eto_gym.trainers.run.callbacks import set_callbacks
 
     folder.mkdir(parents=True, exist_ok=True)
     trainer = TrajectoryDPOTrainer(
         settings,
-        model=load_model(tiny, settings),
+        model=load_for_training(tiny, settings),
         rows=rows,
         tokenizer=load_tokenizer(tiny),
         workspace=folder,

@@ -58,7 +58,7 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
 ) -> None:
     from eto_gym.trainers.data.encoding import PairRow, encode_pairs
     from eto_gym.trainers.methods.mixture import MixtureTrainer
-    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     outcome, step, sft = weights
     settings = replace(QUICK, outcome_weight=outcome, step_weight=step, sft_weight=sft)
@@ -66,13 +66,13 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
     rows = [encode_pairs(default_codec(tokenizer), pairs, max_length=512)[0] for pairs in kinds]
     trainer: Any = MixtureTrainer(
         settings,
-        model=load_model(tiny, settings),
+        model=load_for_training(tiny, settings),
         outcomes=rows[0],
         steps=rows[1],
         tokenizer=tokenizer,
         workspace=tmp_path,
     )
-    reference = load_model(tiny, settings)
+    reference = load_for_training(tiny, settings)
     generator = torch.Generator().manual_seed(5)
     for parameter in trainer.model.parameters():
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)

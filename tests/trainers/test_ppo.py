@@ -56,13 +56,13 @@ def _player(episodes: int) -> EpisodePlayer:
 
 def _trainer(tiny: Path, folder: Path, settings: PPOSettings, play: Any = None) -> PPOTrainer:
     from eto_gym.trainers.data.encoding import TokenReport
-    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     tokenizer = load_tokenizer(tiny)
     return PPOTrainer(
         settings,
-        model=load_model(tiny, settings),
-        reference=load_model(tiny, settings),
+        model=load_for_training(tiny, settings),
+        reference=load_for_training(tiny, settings),
         play=play,
         codec=default_codec(tokenizer),
         data=TokenReport(),

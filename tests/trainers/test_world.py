@@ -79,8 +79,8 @@ def test_dev_tasks_may_be_set_aside_of_the_train_split(
 ) -> None:
     settings = ETOSettings(env=CORRIDOR, model="m", dev_split="train", dev_tasks=wanted)
     loop = ETOLoop(settings, tmp_path)
-    loop._open()
-    dev, train = loop._dev_ids(), loop._task_ids("train", 0)
+    loop.play.open()
+    dev, train = loop.play.dev_ids(), loop.play.task_ids("train", 0)
     assert len(dev) == aside
     assert len(train) == 24 - aside
     assert not set(dev) & set(train)

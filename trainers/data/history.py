@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import gymnasium as gym
 
+from eto_gym.env import text_env
 from eto_gym.history import FULL, Exchange
-from eto_gym.testing import text_env
 from eto_gym.trajectories import Trajectory
 
 

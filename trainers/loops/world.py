@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, text_env
 from eto_gym.errors import EtoGymError
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
-from eto_gym.testing import text_env
 from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
 
 

@@ -104,7 +104,7 @@ def run_ppo(
             trainer = PPOTrainer(
                 settings,
                 model=loaded,
-                reference=models.load_model(model, settings) if apart else None,
+                reference=models.load_for_training(model, settings) if apart else None,
                 play=play,
                 codec=codec,
                 data=data,

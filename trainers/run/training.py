@@ -123,7 +123,7 @@ def train(
     start = time.perf_counter()
     with faults.disk_errors(workspace.path, "a checkpoint"):
         spread.load_whole()
-        trainer = build(models.load_model(model, settings), workspace.path)
+        trainer = build(models.load_for_training(model, settings), workspace.path)
         watchers = callbacks.attach(
             trainer,
             workspace.path,

@@ -14,6 +14,7 @@ from eto_gym.envs.scienceworld.recap import write_state
 from eto_gym.envs.scienceworld.session import EngineSession, EngineStep, Isolation
 from eto_gym.envs.scienceworld.simplifications import expand, parse
 from eto_gym.envs.scienceworld.tasks import (
+    SPLITS,
     SplitScheme,
     find_task,
     load_tasks,
@@ -69,6 +70,8 @@ class ScienceWorldEnv(TextEnv):
     ## Version History
     * v0: First version.
     """
+
+    splits = SPLITS
 
     def __init__(
         self,
