@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -80,6 +82,37 @@ def data_kwargs(env_id: str, data: str) -> dict[str, Any]:
             f"{env_id} takes no data: expected data 'builtin' or none, got {data!r}"
         )
     return {name: data} if name is not None and data else {}
+
+
+def make_text_env(env_id: str, **kwargs: Any) -> gym.Env[str, str]:
+    """Make an environment as `gym.make` does, with errors that name what is wrong.
+
+    Raises:
+        UnknownNameError: There is no such environment, it is no text environment, or it does not
+            take one of the arguments.
+    """
+    check_arguments(env_id, kwargs)
+    return gym.make(env_id, **kwargs)
+
+
+def check_arguments(env_id: str, names: Iterable[str]) -> None:
+    """Check that an environment takes arguments of these names, without making it.
+
+    Raises:
+        UnknownNameError: There is no such environment, it is no text environment, or it does not
+            take one of the arguments.
+    """
+    creator = env_class(env_id)
+    if creator is TextEnv:  # a function makes it: what it takes is seen when it is called
+        return
+    own = inspect.signature(creator.__init__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in own.values()):
+        return
+    known = [name for name in own if name != "self"]
+    general = set(inspect.signature(gym.make).parameters) - {"id", "kwargs"}
+    for name in names:
+        if name not in known and name not in general:
+            raise unknown_name(f"argument of {env_id}", name, known)
 
 
 def env_class(env_id: str) -> type[TextEnv]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from eto_gym.agents.rollout.spec import Launcher, RolloutSpec, get_launcher
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from eto_gym.trajectories.lines import decode
+
+_TICK = 5.0  # seconds between two looks of the progress bar at the clock
 
 __all__ = ["RolloutSpec", "collect", "gather", "latest"]
 
@@ -120,12 +123,23 @@ class _Progress:
             disable=label is None,
             mininterval=0.5,
         )
+        self._over = threading.Event()
+        if not self._bar.disable:
+            threading.Thread(target=self._tick, daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._bar.close()
+
+    def _tick(self) -> None:
+        """Let the clock run while nothing ends: a model loads, or first episodes are long."""
+        while not self._over.wait(_TICK):
+            if not self._played:
+                self._bar.set_postfix_str("no episode has ended yet", refresh=False)
+            self._bar.refresh()
 
     def add(self, trajectory: PlayedTrajectory) -> None:
         """Count one more."""

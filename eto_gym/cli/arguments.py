@@ -7,10 +7,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import gymnasium as gym
-
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
 
 
@@ -58,7 +57,7 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
 
 def task_set_of(env_id: str, env_kwargs: dict[str, Any]) -> TaskSet:
     """Return the tasks of the split that `gym.make` would play."""
-    env = gym.make(env_id, **env_kwargs)
+    env = make_text_env(env_id, **env_kwargs)
     try:
         inner = env.unwrapped
         if not isinstance(inner, TextEnv):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
+from eto_gym.cli.parsing import Parser
 from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
@@ -53,11 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):
             return int(module.main(rest))
-        parser = argparse.ArgumentParser(prog=f"eto-gym {name}", description=summary)
+        parser = Parser(prog=f"eto-gym {name}", description=summary)
         module.configure(parser)
         return int(module.run(parser.parse_args(rest)))
     except EtoGymError as err:
         print(f"eto-gym {name}: {err}", file=sys.stderr)
+        return 2
+    except OSError as err:
+        if err.filename is None:  # not about a file that was named
+            raise
+        print(f"eto-gym {name}: {err.filename}: {err.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"eto-gym {name}: interrupted", file=sys.stderr)

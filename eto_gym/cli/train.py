@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eto_gym.cli.parsing import jsonargparse_parser
 from eto_gym.errors import check_choice, require
 from eto_gym.registration import resolve_env_id
 
@@ -92,6 +93,9 @@ LOOPS = {
 }
 """Methods that play; each evaluates what it trains."""
 
+TINY = "tiny"
+"""The model that a loop builds itself."""
+
 FILES = ("sft", "dpo")
 """Methods that train on a file."""
 
@@ -154,6 +158,10 @@ def _play(method: str, argv: Sequence[str]) -> int:
             print(f"# {name}: {value}   <- {source}")
         return 0
     check_choice("preset", settings.preset, [*presets, "custom"])
+    if settings.model != TINY:
+        from eto_gym.agents.models.model_names import resolve_model
+
+        resolve_model(settings.model)  # before anything is played
     from eto_gym.trainers.loops.report import render
 
     loop = getattr(importlib.import_module(entry.loop_module or entry.module), entry.loop)
@@ -180,8 +188,10 @@ def presets_of(method: str) -> Mapping[str, Any]:
 def new_parser(method: str, description: str) -> Any:
     """Return a parser with the options that every method has."""
     jsonargparse = require("jsonargparse", feature="eto-gym train", extra="train")
-    parser = jsonargparse.ArgumentParser(
-        prog=f"eto-gym train {method}", description=description.replace("%", "%%")
+    parser = jsonargparse_parser(
+        jsonargparse,
+        prog=f"eto-gym train {method}",
+        description=description.replace("%", "%%"),
     )
     parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")

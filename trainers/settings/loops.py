@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from eto_gym.conversation import PromptStyle
-from eto_gym.registration import data_kwargs
+from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.loops.tiny_stage import BaseSettings
 from eto_gym.trainers.settings.base import SettingsError, option
 
@@ -120,6 +120,7 @@ class WorldSettings:
             UnknownNameError: There is no such environment, or it takes no data.
         """
         limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
+        check_arguments(self.env, self.env_options)
         return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
 
     def to_json(self) -> dict[str, Any]:
