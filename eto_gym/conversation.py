@@ -451,6 +451,16 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         )
 
     @property
+    def history(self) -> str:
+        """How much of the conversation is read for a reply."""
+        return self._dialogue.history
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The state blocks that were read for the replies; empty if none was written."""
+        return self._dialogue.states
+
+    @property
     def info(self) -> dict[str, Any]:
         """The info of the last reset, or of the last step that reached the environment."""
         return self._dialogue.info

@@ -13,8 +13,10 @@ import json
 import logging
 import lzma
 import os
+import re
 import shutil
 import stat
+import struct
 import tempfile
 import time
 import urllib.error
@@ -26,6 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from tqdm.auto import tqdm
 
@@ -36,11 +39,14 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
 _PERMANENT = frozenset({400, 401, 403, 404, 405, 410, 451})
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
+    IndexError,
+    struct.error,
     NotImplementedError,
     RuntimeError,
     ValueError,
@@ -96,11 +102,15 @@ def fetch(
         DataError: The file cannot be fetched, or is not the one that was asked for.
     """
     target = Path(target)
-    if urllib.parse.urlsplit(url).scheme not in {"http", "https"}:
-        raise DataError(f"expected an http or https address, got {url!r}")
+    url = _checked(url)
     wanted = sha256.lower() if sha256 else _recorded(target)
+    if target.is_dir():
+        raise DataError(f"{target} is a folder; expected the name of a file to write")
     if target.exists():
-        found = file_sha256(target)
+        try:
+            found = file_sha256(target)
+        except OSError as err:
+            raise DataError(f"cannot read {target}: {err}") from err
         if wanted is None or found == wanted:
             with suppress(OSError):  # A read-only folder is no reason to refuse a good file.
                 _write_atomically(_record_of(target), f"{found}  {target.name}\n")
@@ -164,7 +174,7 @@ def extract_zip(
             members = [
                 (member, _safe_target(member, folder, archive))
                 for member in content.infolist()
-                if not member.is_dir() and (keep is None or keep(member.filename))
+                if not member.filename.endswith("/") and (keep is None or keep(member.filename))
             ]
             size = sum(member.file_size for member, _ in members)
             if size > max_bytes:
@@ -221,6 +231,8 @@ def _download(
 
 def _stream(url: str, part: Path, timeout: float, bar: tqdm[None]) -> Iterator[int]:
     """Fetch what is missing of the partial file over one connection."""
+    if part.is_symlink():  # somebody else put it there, to have another file written
+        part.unlink()
     have = part.stat().st_size if part.exists() else 0
     origin = _read_origin(part)
     headers = {"User-Agent": "eto-gym", "Accept-Encoding": "identity"}
@@ -254,7 +266,7 @@ def _stream(url: str, part: Path, timeout: float, bar: tqdm[None]) -> Iterator[i
         bar.total = total
         bar.n = have
         bar.refresh()
-        with part.open("ab" if resumed else "wb") as file:
+        with _open_plain(part, "ab" if resumed else "wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 have += len(chunk)
@@ -266,6 +278,37 @@ def _stream(url: str, part: Path, timeout: float, bar: tqdm[None]) -> Iterator[i
             raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
 
 
+def _checked(url: str) -> str:
+    """Return an address as it can be asked for: in ASCII, with a host.
+
+    Raises:
+        DataError: It is no http or https address.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        port = parts.port
+    except ValueError as err:
+        raise DataError(f"expected an http or https address, got {url!r}: {err}") from err
+    if parts.scheme not in {"http", "https"} or not host:
+        raise DataError(f"expected an http or https address, got {url!r}")
+    if parts.username is not None:
+        raise DataError("expected an address without a user's name in it")
+    place = f"[{host}]" if ":" in host else host
+    path, query = (urllib.parse.quote(text, safe="/%:@!$&'()*+,;=?~") for text in parts[2:4])
+    place += "" if port is None else f":{port}"
+    return urllib.parse.urlunsplit((parts.scheme, place, path, query, ""))
+
+
+def _open_plain(path: Path, mode: str) -> IO[Any]:
+    """Open a file to write, and follow no link that somebody put in its place."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, mode, opener=opener)
+
+
 def _is_local(err: OSError) -> bool:
     """Tell a full or forbidden disk, which no new connection cures, from a network failure."""
     return err.filename is not None or err.errno in {28, 30, 122}
@@ -275,7 +318,7 @@ def _is_local(err: OSError) -> bool:
 def _only_one(part: Path) -> Iterator[None]:
     """Keep two processes from writing one partial file; a killed process leaves no lock behind."""
     lock = part.with_name(part.name + ".lock")
-    with lock.open("w") as file:
+    with _open_plain(lock, "w") as file:
         try:
             import fcntl
         except ImportError:  # not a POSIX system: no lock to be had
@@ -298,9 +341,11 @@ def _origin_of(part: Path) -> Path:
 def _read_origin(part: Path) -> dict[str, str]:
     try:
         origin = json.loads(_origin_of(part).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return origin if isinstance(origin, dict) else {}
+    whole = isinstance(origin, dict) and all(isinstance(text, str) for text in origin.values())
+    # What is not as it was written here is no reason to resume.
+    return origin if whole and origin.get("version", "").isprintable() else {}
 
 
 def _record_of(target: Path) -> Path:
@@ -308,18 +353,31 @@ def _record_of(target: Path) -> Path:
 
 
 def _recorded(target: Path) -> str | None:
+    """Return the checksum that is recorded beside a file; None where there is no record.
+
+    Raises:
+        DataError: The record holds no checksum, so that the file cannot be told from a damaged one.
+    """
+    record = _record_of(target)
     try:
-        words = _record_of(target).read_text(encoding="utf-8").split()
-    except OSError:
+        words = record.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
         return None
-    return words[0].lower() if words else None
+    except (OSError, UnicodeDecodeError) as err:
+        raise DataError(f"cannot read {record}: {err}. Remove it to trust {target}") from err
+    if not words or not _SHA256.fullmatch(words[0]):
+        raise DataError(
+            f"{record} holds no SHA-256 (64 hexadecimal digits). Remove it and {target} to "
+            "download again, or it alone to trust the file"
+        )
+    return words[0].lower()
 
 
 def _write_atomically(path: Path, text: str) -> None:
     try:
         if path.read_text(encoding="utf-8") == text:
             return
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         pass
     write_text(path, text)
 

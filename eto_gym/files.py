@@ -49,18 +49,18 @@ def write_json(path: str | Path, value: Any) -> None:
     A number that JSON does not know (NaN, an infinite bound) is written as null.
     """
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        json.dump(_strict(value), file, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump(strict(value), file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Return a value with None in place of every float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return value
 
 

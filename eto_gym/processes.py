@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.spawn
 import os
+import sys
 import threading
 import time
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
 
-_PERIOD = 1.0  # seconds
+_PERIOD = 0.25  # seconds
+
+# What a spawned process does before anything else: imports alone can take many seconds. A signal at
+# the parent's death (prctl) would come when the thread ends that started the process.
+_WATCH = (
+    "import os, threading, time\n"
+    "def watch():\n"
+    "    while os.getppid() == {parent}: time.sleep({period})\n"
+    "    os._exit(1)\n"
+    "threading.Thread(target=watch, name='eto-gym-parent', daemon=True).start()\n"
+)
+_launching = threading.Lock()
+_spawn: Any = multiprocessing.spawn
 
 
 def follow_parent() -> None:
@@ -25,6 +41,40 @@ def follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="eto-gym-parent", daemon=True).start()
+
+
+class FollowingProcess(SpawnProcess):
+    """A spawned process that ends soon after its parent from its first moment on."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        if sys.platform == "win32":  # the number of a parent says nothing there
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        with _launching:
+            plain = _spawn.get_command_line
+            _spawn.get_command_line = _watching(plain)
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                _spawn.get_command_line = plain
+
+
+class FollowingContext(SpawnContext):
+    """Makes processes as `multiprocessing.get_context("spawn")` does, which follow their parent."""
+
+    Process = FollowingProcess
+
+
+def _watching(plain: Any) -> Any:
+    def command_line(**options: Any) -> list[str]:
+        command: list[str] = plain(**options)
+        if "-c" in command:  # else the program is frozen
+            at = command.index("-c") + 1
+            watch = _WATCH.format(parent=os.getpid(), period=_PERIOD)
+            command[at] = watch + command[at].replace("; ", "\n")
+        return command
+
+    return command_line
 
 
 def leave_group() -> None:

@@ -24,6 +24,9 @@ _OPENING = re.compile("|".join(re.escape(opening) for opening, _ in _MARKS))
 _CLOSING = re.compile("|".join(re.escape(closing) for _, closing in _MARKS))
 
 
+_CLOSES = dict(_MARKS)
+
+
 class SplitReply(NamedTuple):
     """A reply in its parts.
 
@@ -59,3 +62,21 @@ def split_reasoning(text: str) -> SplitReply:
         return SplitReply(text[:start], text[start:], cut=False)
     end = opening.start()
     return SplitReply(text[:start] + text[end:], text[start:end], cut=True)
+
+
+def open_block(text: str) -> str:
+    r"""Return the end of a text from the mark on whose block never closes; "" where all close.
+
+    Example:
+        >>> open_block("<|Assistant|><think>\n")
+        '<think>\n'
+    """
+    start = max((mark.end() for mark in _CLOSING.finditer(text)), default=0)
+    opening = _OPENING.search(text, start)
+    return text[opening.start() :] if opening else ""
+
+
+def closed_by(block: str) -> str:
+    """Return the mark that closes the block which a text opens."""
+    opening = _OPENING.match(block)
+    return _CLOSES[opening.group()] if opening else ""

@@ -144,10 +144,99 @@ def test_nobody_there(tmp_path: Path) -> None:
         fetch(f"{url}/x", tmp_path / "x", sha256=None, attempts=2, pause=0.0, progress=False)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "x.zip", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("file:///etc/passwd", "ftp://host/x", "x.zip", "", "http://", "http:///x", "http://[::1"),
+        *("http://host:port/x", "http://host:99999/x", "http://[::1]x:1/", "http://a..b/x"),
+        "http://" + "a" * 99 + ".example/x",
+    ],
+)
 def test_only_web_addresses_are_fetched(url: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="http"):
         fetch(url, tmp_path / "x", sha256=None)
+
+
+def test_an_address_may_hold_any_letter(site: Site, tmp_path: Path) -> None:
+    site.files = {"d%C3%A9j%C3%A0%20vu.zip?q=%E2%82%AC": BODY}
+    for url in (f"{site.url}/déjà vu.zip?q=€", f"{site.url}/d%C3%A9j%C3%A0%20vu.zip?q=%E2%82%AC"):
+        target = tmp_path / str(len(url))
+        assert fetch(url, target, sha256=SUM, progress=False).downloaded == len(BODY)
+    assert fetch(url.replace("127.0.0.1", "LOCALHOST"), tmp_path / "x", sha256=SUM, progress=False)
+
+
+def test_a_name_in_an_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        fetch("http://me:secret@host/x", tmp_path / "x", sha256=None)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_folder_is_no_target(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder"):
+        _fetch(site, tmp_path)
+
+
+@pytest.mark.parametrize("record", [b"", b" \n", b"\xff\xfe", b"0" * 63, b"g" * 64 + b"  file.zip"])
+def test_a_damaged_record_trusts_no_file(site: Site, tmp_path: Path, record: bytes) -> None:
+    target = tmp_path / "file.zip"
+    target.write_bytes(BODY[:-1])
+    (tmp_path / "file.zip.sha256").write_bytes(record)
+    with pytest.raises(DataError, match="Remove it"):
+        _fetch(site, target, sha256=None)
+    assert (tmp_path / "file.zip.sha256").read_bytes() == record
+    target.write_bytes(BODY)
+    assert _fetch(site, target).downloaded == 0, "a checksum that is given counts"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *(
+            b"",
+            b"[1]",
+            b"null",
+            b"\xff",
+            b"[" * 100_000,
+            b'{"url": 1}',
+            b'{"url": null, "version": []}',
+        ),
+        b'{"url": "URL", "version": "a\\nb"}',
+        b'{"url": "URL", "version": 5}',
+    ],
+)
+def test_a_damaged_origin_starts_over(site: Site, tmp_path: Path, origin: bytes) -> None:
+    (tmp_path / "file.zip.part").write_bytes(b"other bytes")
+    url = f"{site.url}/file.zip".encode()
+    (tmp_path / "file.zip.part.origin").write_bytes(origin.replace(b"URL", url))
+    assert _fetch(site, tmp_path / "file.zip").path.read_bytes() == BODY
+    assert site.requests == [None]
+
+
+@pytest.mark.parametrize("name", ["file.zip.part", "file.zip.part.lock"])
+def test_a_link_in_the_place_of_a_partial_file_is_not_followed(
+    site: Site, tmp_path: Path, name: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    with suppress(DataError):
+        _fetch(site, folder / "file.zip")
+    assert victim.read_text() == "precious"
+
+
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("x", "y")
+    raw = bytearray(archive.read_bytes())
+    central = raw.index(b"PK\x01\x02")
+    raw[central + 28 : central + 30] = b"\0\0"  # the length of the name
+    raw[central + 30 : central + 32] = b"\1\0"  # the name becomes an extra field
+    archive.write_bytes(raw)
+    with pytest.raises(DataError):
+        extract_zip(archive, tmp_path / "out", progress=False)
 
 
 def test_two_downloads_of_one_file_do_not_mix(site: Site, tmp_path: Path) -> None:

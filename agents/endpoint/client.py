@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,9 @@ Dialect = Literal["auto", "openai", "transformers"]
 # cannot be closed under a request that is being sent.
 _KEEPALIVE = 3.0
 _CONNECT_TIMEOUT = 10.0
+
+MAX_ANSWER = 8 << 20
+"""Bytes of an answer that are read at most; the longest replies of a model take a hundredth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +78,16 @@ class EndpointClient:
         self._http = openai.DefaultAsyncHttpxClient(
             limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
             timeout=httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+            # What is compressed could be of any size behind the limit.
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"response": [_limit_answer]},
             # A proxy of the environment cannot reach this machine's own loopback interface.
             trust_env=not (host in ("localhost", "::1") or host.startswith("127.")),
         )
         self._client = openai.AsyncOpenAI(
             base_url=url, api_key=api_key, http_client=self._http, max_retries=0
         )
-        self._faults = (openai.OpenAIError, httpx2.HTTPError, TimeoutError)
+        self._faults = (openai.OpenAIError, httpx2.HTTPError, TimeoutError, FaultError)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -163,6 +169,44 @@ class EndpointClient:
             detail = fault.detail.replace(self._key, "<API key>")
             fault = Fault(fault.kind, detail, fault.retry_after)
         return FaultError(fault)
+
+
+async def _limit_answer(response: Any) -> None:
+    """Let the body of a response be read up to `MAX_ANSWER` only.
+
+    Raises:
+        FaultError: It says itself that it is longer, or is packed although nobody asked for that.
+    """
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length[:20]) > MAX_ANSWER:
+        raise _too_long()
+    if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise FaultError(Fault("malformed", "the answer is compressed, which was not asked for"))
+    response.stream = _limited_stream(response.stream)
+
+
+def _limited_stream(stream: Any) -> Any:
+    import httpx2
+
+    class Limited(httpx2.AsyncByteStream):
+        """Counts the bytes that come, and breaks off."""
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = MAX_ANSWER
+            async for chunk in stream:
+                left -= len(chunk)
+                if left < 0:
+                    raise _too_long()
+                yield chunk
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Limited()
+
+
+def _too_long() -> FaultError:
+    return FaultError(Fault("malformed", f"the answer is longer than {MAX_ANSWER >> 20} MB"))
 
 
 def context_of(model: str) -> int | None:

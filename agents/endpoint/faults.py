@@ -102,6 +102,11 @@ def from_exception(err: Exception) -> Fault:
     """Tell the fault from what the `openai` client raised."""
     import openai
 
+    inner: BaseException | None = err
+    while inner is not None:  # the client wraps what a connection raises
+        if isinstance(inner, FaultError):
+            return inner.fault
+        inner = inner.__cause__
     if isinstance(err, openai.APIStatusError):
         return from_status(err.status_code, err.response.text, err.response.headers)
     if isinstance(err, TimeoutError | openai.APITimeoutError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +14,12 @@ from urllib.parse import urlsplit, urlunsplit
 from eto_gym.agents.endpoint.faults import Fault, FaultError
 from eto_gym.errors import EtoGymError
 
+logger = logging.getLogger(__name__)
+
 _C = TypeVar("_C")
+
+_TELL_EVERY = 4.0
+"""Seconds between two lines about one server that cannot be used."""
 
 _LONGEST_RETRY_AFTER = 300.0
 """Seconds; a server that asks for more is asked again after this."""
@@ -51,9 +58,19 @@ class Server(Generic[_C]):
         in_flight: Requests under way.
         strikes: Faults of the server in a row, those of one moment counted once.
         resting_until: Time of the loop before which it is not asked.
+        told_at: Time of the loop when the user was last told that it rests.
     """
 
-    __slots__ = ("client", "in_flight", "limit", "rested_at", "resting_until", "strikes", "url")
+    __slots__ = (
+        "client",
+        "in_flight",
+        "limit",
+        "rested_at",
+        "resting_until",
+        "strikes",
+        "told_at",
+        "url",
+    )
 
     def __init__(self, url: str, client: _C, *, limit: int | None = None) -> None:
         """Begin with a server that is thought well."""
@@ -64,6 +81,7 @@ class Server(Generic[_C]):
         self.strikes = 0
         self.resting_until = 0.0
         self.rested_at = 0.0
+        self.told_at = -math.inf
 
 
 class ServerPool(Generic[_C]):
@@ -180,6 +198,14 @@ class ServerPool(Generic[_C]):
         if fault.retry_after is not None:
             wait = max(wait, min(fault.retry_after, _LONGEST_RETRY_AFTER))
         server.resting_until = max(server.resting_until, now + wait)
+        if now - server.told_at >= _TELL_EVERY:  # at once, so that nobody waits without knowing why
+            server.told_at = now
+            logger.warning(
+                "%s: %s; trying again in %.1f s",
+                server.url,
+                fault.detail,
+                server.resting_until - now,
+            )
 
     def _doubling(self, faults: int) -> float:
         return min(self._max_wait, self._first_wait * 2.0 ** min(faults - 1, 30))

@@ -229,10 +229,14 @@ def _best_lines(best: BestOf) -> list[str]:
 
 
 def _paired_line(test: PairedTest) -> str:
-    verdict = "no more than noise" if test.p >= 0.05 else "more than noise"
+    if test.p >= 0.05:
+        verdict = "no more than noise"
+    else:
+        verdict = "better" if test.gained > test.lost else "WORSE"
     return (
         f"Against the other on {test.episodes} common episodes: gained {test.gained}, lost "
-        f"{test.lost}, p {test.p:.2g} ({verdict}); reward {words(test.reward, 3)} higher."
+        f"{test.lost}, p {test.p:.2g} ({verdict}); reward less the other's: "
+        f"{words(test.reward, 3)}."
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Message
+from eto_gym.reasoning import closed_by, open_block, split_reasoning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +43,13 @@ class _Piece(NamedTuple):
     message: int | None
 
 
+class RewrittenHistoryError(EtoGymError):
+    """A chat template changes what it rendered before when messages follow.
+
+    Such a conversation is no one row of tokens: each reply has a prompt of its own.
+    """
+
+
 @dataclass(slots=True)
 class Transcript:
     """The tokenised part of one growing conversation; made by `ChatCodec.transcript`.
@@ -50,22 +58,34 @@ class Transcript:
         messages: What `ids` and `text` render.
         ids: Token ids of a prompt that ends where the assistant's next reply begins.
         text: The rendered text of `ids`.
+        rewritten: Whether the template has changed what it rendered before, and so every prompt is
+            rendered anew.
     """
 
     messages: list[Message] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     text: str = ""
+    rewritten: bool = False
 
 
 class ChatCodec:
     """Turns conversations into token ids with a tokenizer's own chat template.
 
-    The template must be stable: what it renders for the first messages must stay as it is when
-    messages follow. A template that rewrites history (one that drops the thinking of earlier turns,
-    for instance) is refused, because a model would be trained on prompts that it never met.
+    Most templates are stable: what they render for the first messages stays as it is when messages
+    follow, so that a conversation is one row of tokens. One that rewrites history (it drops the
+    thinking of earlier turns, or moves the system text) gives each reply a prompt of its own: a
+    rollout reads it anew for every reply, and training must take a row per reply, since a model
+    would otherwise be trained on prompts that it never met.
+
+    Where such a template opens a reasoning block in the prompt, replies hold the opening mark too,
+    so that it can be told whether the block closes.
 
     Text in messages is never read as a special token: an observation or a reply that spells
     `<|im_end|>` is tokenised as these characters.
+
+    Attributes:
+        rewrites: Whether it was seen of the template that it rewrites history. One that does not
+            show it on a short conversation may still do so on another.
 
     Example:
         >>> from eto_gym.agents.models.tiny import train_tokenizer
@@ -95,7 +115,8 @@ class ChatCodec:
                 Set those that would otherwise change from day to day.
 
         Raises:
-            EtoGymError: There is no template, or it closes a reply without a special token.
+            EtoGymError: There is no template, or it closes a reply without a special token, or by
+                one for the last reply and by another for earlier ones.
         """
         self.tokenizer = tokenizer
         self._template = chat_template
@@ -111,6 +132,7 @@ class ChatCodec:
         )
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
         self._anchor = self._find_anchor()
+        self._opened, self.rewrites = "", False
         self._lead, self._gap, self.end_of_turn = self._probe_reply()
         self.end_of_turn_id: int = self._tokenize(self.end_of_turn)[0]
 
@@ -120,8 +142,24 @@ class ChatCodec:
         """Tokenise a conversation and mark what is trained on.
 
         Raises:
-            EtoGymError: The template rejects the conversation or is not stable on it.
+            RewrittenHistoryError: The template is not stable on the conversation, and another
+                reply than the last is marked for training.
+            EtoGymError: The template rejects the conversation.
         """
+        try:
+            return self._encode_whole(messages)
+        except RewrittenHistoryError:
+            if not messages or messages[-1].role != "assistant":
+                raise
+            if any(message.train for message in messages[:-1]):
+                raise
+        prompt = self._prompt_anew(messages[:-1])
+        reply = self._reply_anew(messages[-1].content)
+        return Encoded(prompt + reply, [False] * len(prompt) + [messages[-1].train] * len(reply))
+
+    def _encode_whole(self, messages: Sequence[Message]) -> Encoded:
+        if self.rewrites:
+            raise _known_to_rewrite()
         ids: list[int] = []
         mask: list[bool] = []
         for piece in self._pieces(messages, Transcript(), prompt_last=False):
@@ -149,9 +187,17 @@ class ChatCodec:
             0 < known < len(messages) and messages[known].role != "assistant"
         ):
             transcript.messages, transcript.ids, transcript.text = [], [], ""
+            transcript.rewritten = False
         if len(messages) > len(transcript.messages):
-            for piece in self._pieces(messages, transcript, prompt_last=True):
-                transcript.ids += piece.ids
+            try:
+                if self.rewrites or transcript.rewritten:
+                    raise _known_to_rewrite()
+                for piece in self._pieces(messages, transcript, prompt_last=True):
+                    transcript.ids += piece.ids
+            except RewrittenHistoryError:
+                transcript.ids = self._prompt_anew(messages)
+                transcript.messages, transcript.text = list(messages), ""
+                transcript.rewritten = True
         return transcript.ids
 
     def decode_reply(self, ids: Sequence[int]) -> str:
@@ -165,8 +211,26 @@ class ChatCodec:
                 anchor + kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
-        text = text[len(self._anchor) :].removeprefix(self._lead)
+        text = self._opened + text[len(self._anchor) :].removeprefix(self._lead)
         return text.removesuffix(self._gap) if self._gap else text
+
+    # --- where the template rewrites history ------------------------------------------------------
+
+    def _prompt_anew(self, messages: Sequence[Message]) -> list[int]:
+        """Tokenise a prompt as a whole, whatever was rendered before."""
+        self._check_turns(messages, prompt_last=True)
+        rendered = self._render(messages, prompt=True)
+        return self._tokenize_prompt(messages, 0, "", rendered, prompt=True)
+
+    def _reply_anew(self, content: str) -> list[int]:
+        """Tokenise what a rollout samples for a reply after such a prompt."""
+        words = _valid(content)
+        if self._opened and words.startswith(self._opened):
+            words = words[len(self._opened) :]
+        elif self._opened and not split_reasoning(words).reasoning:
+            # A reply without a thought; the prompt has opened a block for one.
+            words = f"\n{closed_by(self._opened)}\n\n{words}"
+        return self._tokenize_reply(words, self._lead + words + self._gap + self.end_of_turn)
 
     # --- from messages to pieces -----------------------------------------------------------------
 
@@ -221,6 +285,8 @@ class ChatCodec:
             reply = self._lead + shown + self._gap + self.end_of_turn
             if rest.startswith(reply):
                 return reply
+        if split_reasoning(clean).reasoning:
+            raise _known_to_rewrite()  # it drops the thoughts of replies that are not the last
         raise EtoGymError(
             "the chat template changes the assistant's words: expected "
             f"{(self._lead + clean + self._gap + self.end_of_turn)[-120:]!r}, rendered "
@@ -327,25 +393,32 @@ class ChatCodec:
         return "\n" if first[0] in "\u2581\u0120" else ""  # the space of SentencePiece, of GPT-2
 
     def _probe_reply(self) -> tuple[str, str, str]:
-        """Find what surrounds a reply: text before, text after, and the end-of-turn token."""
+        """Find what surrounds a reply: text before, text after, and the end-of-turn token.
+
+        Where the template renders the last reply otherwise than earlier ones, nothing stands before
+        a reply: all after the prompt is what a rollout samples.
+        """
         probe = _PROBE.format("")
         talk = [Message("user", "a"), Message("assistant", probe), Message("user", "a")]
         prompt = self._render(talk[:1], prompt=True)
-        tails = []
+        tails: list[tuple[str | None, str, str]] = []
         for whole in (self._render(talk[:2], prompt=False), self._render(talk, prompt=True)):
-            if not whole.startswith(prompt):
-                raise _unstable(prompt, whole)
-            lead, found, tail = whole[len(prompt) :].partition(probe)
+            same = whole.startswith(prompt)
+            before, found, tail = (whole[len(prompt) :] if same else whole).partition(probe)
             end = self._special.search(tail)
             if not found or end is None:
                 raise EtoGymError(
                     "the chat template closes the assistant's reply without a special token, so a "
                     f"rollout could not tell where a reply ends: it renders {tail[:60]!r} after it"
                 )
-            tails.append((lead, tail[: end.start()], end.group()))
-        if tails[0] != tails[1]:
-            raise _unstable(*("".join((lead, "REPLY", gap, end)) for lead, gap, end in tails))
-        return tails[0]
+            tails.append((before if same else None, tail[: end.start()], end.group()))
+        (lead, gap, close), later = tails
+        if tails[0] == later and lead is not None:
+            return lead, gap, close
+        if (gap, close) != later[1:]:
+            raise _unstable(*("".join(("REPLY", gap, end)) for _, gap, end in tails))
+        self._opened, self.rewrites = open_block(prompt), True
+        return "", gap, close
 
 
 def _valid(text: str) -> str:
@@ -353,13 +426,17 @@ def _valid(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _unstable(before: str, after: str) -> EtoGymError:
+def _known_to_rewrite() -> RewrittenHistoryError:
+    return RewrittenHistoryError("the chat template rewrites this conversation")
+
+
+def _unstable(before: str, after: str) -> RewrittenHistoryError:
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
         min(len(before), len(after)),
     )
     start = max(0, same - 40)
-    return EtoGymError(
+    return RewrittenHistoryError(
         "the chat template is not stable: what it rendered for the first messages changes when "
         f"messages follow. It had {before[start : same + 40]!r}, and then "
         f"{after[start : same + 40]!r}. Templates that drop the thinking of earlier turns do this; "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.models.adapters import base_of, is_adapter
-from eto_gym.agents.models.model_names import resolve_model
-from eto_gym.errors import check_choice, require
+from eto_gym.agents.models.model_names import one_line, resolve_model
+from eto_gym.errors import DataError, EtoGymError, check_choice, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,13 +29,58 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
+    """Load a model, tokenizer or configuration without running code that comes with it.
+
+    Args:
+        auto: A class of transformers, such as `AutoTokenizer`.
+        name: Folder or name on the Hugging Face hub.
+        options: For its `from_pretrained`.
+
+    Raises:
+        DataError: It cannot be loaded without its own code; a file of it is missing or damaged; or
+            the hub cannot be reached or refuses.
+    """
+    safetensors: Any = require("safetensors", feature="a local language model", extra="train")
+    try:
+        # Without the argument, transformers asks on standard input whether to run the code.
+        return auto.from_pretrained(name, trust_remote_code=False, **options)
+    except EtoGymError:
+        raise
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as err:
+        if "trust_remote_code" in str(err):
+            raise DataError(
+                f"{name} cannot be loaded without Python code of its own, which eto-gym never "
+                "runs: take a model of an architecture that transformers knows"
+            ) from err
+        raise DataError(f"could not load the model {str(name)!r}: {one_line(err)}") from err
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that belongs to a model."""
+    """Load the tokenizer that belongs to a model.
+
+    Raises:
+        DataError: It needs code of its own.
+    """
     require("transformers", feature="a local language model", extra="train")
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(name))
+    tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, resolve_model(name))
     return tokenizer
+
+
+def read_template(template: str) -> str:
+    """Return a chat template that is given by a file, or as it is.
+
+    Raises:
+        DataError: It has no Jinja in it, and is no file that can be read as text.
+    """
+    if "{{" in template or "{%" in template:
+        return template
+    try:
+        return Path(template).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as err:
+        raise DataError(f"cannot read the chat template {template}: {err}") from err
 
 
 def load_model(
@@ -57,7 +103,7 @@ def load_model(
         quantization: "4bit" (NF4, double quantization) or "8bit" by bitsandbytes.
 
     Raises:
-        DataError: The base of an adapter is not there.
+        DataError: The base of an adapter is not there, or the model needs code of its own.
         MissingDependencyError: A package for what was asked is not installed.
         UnknownNameError: No such dtype or quantization.
     """
@@ -77,7 +123,7 @@ def load_model(
     if quantization != "none":
         options["quantization_config"] = _quantization(quantization, dtype)
     with without_progress_bars():
-        model: Any = AutoModelForCausalLM.from_pretrained(name, **options)
+        model: Any = from_pretrained(AutoModelForCausalLM, name, **options)
     if adapter is not None:
         require("peft", feature="a LoRA adapter", extra="train")
         from peft import PeftModel

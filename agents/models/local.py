@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from eto_gym.agents.models.codec import ChatCodec, Transcript
 from eto_gym.agents.models.decoding import Decoder, Job, Sampler
 from eto_gym.agents.models.kv import KVRow
-from eto_gym.agents.models.loading import load_model, load_tokenizer
+from eto_gym.agents.models.loading import load_model, load_tokenizer, read_template
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import ErrorKind
@@ -127,6 +127,7 @@ class LocalPolicy:
         device: str = "auto",
         quantization: Literal["none", "4bit", "8bit"] = "none",
         chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
         """Load a model by path or name, and its tokenizer.
@@ -138,14 +139,20 @@ class LocalPolicy:
             device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
             quantization: "4bit" (NF4) or "8bit" load the weights by bitsandbytes. That saves memory
                 on a GPU with large weights; on a CPU it works but saves little.
-            chat_template: Replaces the tokenizer's own template.
+            chat_template: Replaces the tokenizer's own template: a file, or the template itself.
+            template_kwargs: Variables for the template (`enable_thinking`, `date_string`, ...).
             options: Arguments of the constructor.
         """
         options.setdefault("name", adapter or model)
         loaded = load_model(
             model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
         )
-        return cls(loaded, ChatCodec(load_tokenizer(model), chat_template=chat_template), **options)
+        codec = ChatCodec(
+            load_tokenizer(model),
+            chat_template=None if chat_template is None else read_template(chat_template),
+            template_kwargs=template_kwargs,
+        )
+        return cls(loaded, codec, **options)
 
     # --- the policy's interface ------------------------------------------------------------------
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
-from tqdm import tqdm
-
 from eto_gym.agents.rollout.engine import Episode
 from eto_gym.agents.rollout.spec import Launcher, RolloutSpec, get_launcher
 from eto_gym.errors import EtoGymError
+from eto_gym.progress import Progress
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from eto_gym.trajectories.lines import decode
-
-_TICK = 5.0  # seconds between two looks of the progress bar at the clock
 
 __all__ = ["RolloutSpec", "collect", "gather", "latest"]
 
@@ -43,8 +39,8 @@ def collect(
         store: Trajectories are appended here as they finish. Episodes that it already holds are not
             played again, unless they ended in an error. Whatever stops the run, an interrupt or a
             full disk, leaves a valid file, from which the same call goes on.
-        progress: Label of a progress bar with the success rate so far, errors and episodes per
-            hour; None shows no bar.
+        progress: Label of the progress (see `eto_gym.progress`), which counts successes, failures,
+            what is still open, errors, and episodes per hour; None shows none.
         launcher: Where to play; None takes `get_launcher("local")`.
 
     Raises:
@@ -107,47 +103,29 @@ def _disk_errors(store: TrajectoryStore, done: int, total: int) -> Iterator[None
 
 
 class _Progress:
-    """A progress bar with the success rate, the errors, and episodes per hour of this run."""
+    """Progress with the success rate, the errors, and episodes per hour of this run."""
 
     def __init__(self, label: str | None, *, total: int, done: Iterable[PlayedTrajectory]) -> None:
+        self._total = total
         self._scored = self._wins = self._played = 0
         self._errors: Counter[str] = Counter()
         for trajectory in done:
             self._count(trajectory)
         self._begun = time.monotonic()
-        self._bar = tqdm(
-            total=total,
-            initial=self._scored,
-            desc=label,
-            unit="ep",
-            disable=label is None,
-            mininterval=0.5,
-        )
-        self._over = threading.Event()
-        if not self._bar.disable:
-            threading.Thread(target=self._tick, daemon=True).start()
+        self._shown = Progress(label, total=total, done=self._scored, unit="episode")
+        self._shown.update(self._scored, self._text())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._bar.close()
-
-    def _tick(self) -> None:
-        """Let the clock run while nothing ends: a model loads, or first episodes are long."""
-        while not self._over.wait(_TICK):
-            if not self._played:
-                self._bar.set_postfix_str("no episode has ended yet", refresh=False)
-            self._bar.refresh()
+        self._shown.close()
 
     def add(self, trajectory: PlayedTrajectory) -> None:
         """Count one more."""
         self._played += 1
         self._count(trajectory)
-        if not self._bar.disable:
-            self._bar.set_postfix_str(self._text(), refresh=False)
-            self._bar.update()
+        self._shown.update(self._scored + self._errors.total(), self._text())
 
     def _count(self, trajectory: PlayedTrajectory) -> None:
         if trajectory.error is not None:
@@ -157,7 +135,14 @@ class _Progress:
         self._wins += trajectory.success
 
     def _text(self) -> str:
-        parts = [f"success {self._wins / self._scored:.3f}" if self._scored else "success -"]
+        parts = [self._success()]
         parts += [f"{kind} errors {count}" for kind, count in sorted(self._errors.items())]
         hours = (time.monotonic() - self._begun) / 3600
         return ", ".join([*parts, f"{self._played / max(hours, 1e-9):,.0f} ep/h"])
+
+    def _success(self) -> str:
+        """Say how many succeeded; a rate only when all are over, since successes end first."""
+        left = self._total - self._scored - self._errors.total()
+        if left:
+            return f"success {self._wins}, failure {self._scored - self._wins}, open {left}"
+        return f"success {self._wins / self._scored:.3f}" if self._scored else "success -"

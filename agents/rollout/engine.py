@@ -98,6 +98,7 @@ class Rollout:
         step_timeout: float | None = None,
         history: str = FULL,
         record_admissible: bool = False,
+        record_seconds: bool = False,
     ) -> None:
         """Prepare a rollout; environments are made when they are first needed.
 
@@ -119,6 +120,8 @@ class Rollout:
             history: How much of a conversation the policy reads; see `ConversationEnv`.
             record_admissible: Record the admissible actions of every turn with the trajectory, in
                 its `facts`; the environments must have been made to tell them.
+            record_seconds: Record how long every reply took. Off by default, since a rollout that
+                is played again then stores the same bytes.
 
         Raises:
             EtoGymError: The policy looks into its environments, or `make_env` cannot be sent, but
@@ -141,6 +144,7 @@ class Rollout:
         self._history = check_history(history)
         self._prompt = prompt
         self._record_admissible = record_admissible
+        self._record_seconds = record_seconds
         if self.env_workers:
             self._check_workers()
 
@@ -185,6 +189,7 @@ class Rollout:
                 policy_name=self.policy.name,
                 card=card,
                 record_admissible=self._record_admissible,
+                record_seconds=self._record_seconds,
             )
             for i, dialogue in enumerate(dialogues)
         ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import logging
-import multiprocessing
 import os
 import queue
 import signal
@@ -20,7 +19,7 @@ from typing import Protocol, Self, cast
 from eto_gym.agents.rollout.engine import Episode
 from eto_gym.agents.rollout.spec import RolloutSpec, failed_episode
 from eto_gym.errors import EtoGymError
-from eto_gym.processes import follow_parent, leave_group
+from eto_gym.processes import FollowingContext, follow_parent, leave_group
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.lines import PlayedTrajectory, encode
 
@@ -219,7 +218,7 @@ class _Process:
         self.alone = alone
         self.playing: dict[tuple[str, int], Episode] = {}
         self._told_to_end = False
-        context = multiprocessing.get_context("spawn")
+        context = FollowingContext()
         self.connection, child = context.Pipe()
         slots = 1 if alone else None
         # Not a daemon, which could have no processes of its own for its environments.

@@ -107,6 +107,7 @@ class Slot:
         policy_name: str,
         card: dict[str, Any],
         record_admissible: bool = False,
+        record_seconds: bool = False,
     ) -> None:
         """Create a slot.
 
@@ -116,6 +117,7 @@ class Slot:
             policy_name: Recorded with every trajectory.
             card: The environment's card, recorded too.
             record_admissible: Record the admissible actions of every turn.
+            record_seconds: Record how long every reply took.
         """
         self.index = index
         self.episode: Episode | None = None
@@ -129,6 +131,7 @@ class Slot:
         self._reasoning: list[str] = []
         self._facts: list[dict[str, Any]] = []
         self._record_admissible = record_admissible
+        self._record_seconds = record_seconds
 
     def start(self, episode: Episode) -> dict[str, Any]:
         """Take an episode; return the options for `EpisodeEnv.reset`.
@@ -205,7 +208,7 @@ class Slot:
         if reply.usage:
             facts["finish"] = "length" if reply.truncated else "stop"
             facts |= {name: reply.usage[name] for name in _COUNTS if name in reply.usage}
-            if reply.seconds is not None:
+            if self._record_seconds and reply.seconds is not None:
                 facts["seconds"] = round(reply.seconds, 3)
         admissible = self._info.get("admissible_actions")
         if admissible is not None:

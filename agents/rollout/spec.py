@@ -35,6 +35,7 @@ class RolloutSpec:
         step_timeout: Seconds that a step or reset of the environment may take; see `Rollout`.
         history: How much of a conversation the policy reads; see `ConversationEnv`.
         record_admissible: Record the admissible actions of every turn; see `Rollout`.
+        record_seconds: Record how long every reply took; see `Rollout`.
     """
 
     env_id: str
@@ -48,6 +49,7 @@ class RolloutSpec:
     step_timeout: float | None = None
     history: str = FULL
     record_admissible: bool = False
+    record_seconds: bool = False
 
     def rollout(self, *, slots: int | None = None) -> Rollout:
         """Build the policy and the engine in this process.
@@ -65,6 +67,7 @@ class RolloutSpec:
             step_timeout=self.step_timeout,
             history=self.history,
             record_admissible=self.record_admissible,
+            record_seconds=self.record_seconds,
         )
 
     def make_env(self) -> gym.Env[str, str]:

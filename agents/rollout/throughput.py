@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
 import os
 import resource
 import time
@@ -24,6 +23,7 @@ from eto_gym.agents.rollout.local_launcher import LocalLauncher
 from eto_gym.agents.rollout.slot import Episode
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
+from eto_gym.processes import FollowingContext
 from eto_gym.trajectories.lines import decode
 
 P = ParamSpec("P")
@@ -228,7 +228,7 @@ def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     Raises:
         EtoGymError: It raised, or the process died; the message says which.
     """
-    context = multiprocessing.get_context("spawn")
+    context = FollowingContext()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sender, function, args, kwargs))
     process.start()

@@ -60,8 +60,7 @@ def task_set_of(env_id: str, env_kwargs: dict[str, Any]) -> TaskSet:
     env = make_text_env(env_id, **env_kwargs)
     try:
         inner = env.unwrapped
-        if not isinstance(inner, TextEnv):
-            raise EtoGymError(f"{env_id} is not a text environment")
+        assert isinstance(inner, TextEnv)  # make_text_env has checked it
         return inner.task_set
     finally:
         env.close()

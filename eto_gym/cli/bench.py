@@ -26,7 +26,7 @@ from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import replacing, write_json
 from eto_gym.history import FULL, check_history
-from eto_gym.registration import check_arguments, resolve_env_id
+from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
     from eto_gym.agents.rollout.slot import Episode
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print a table, and write what else was asked for."""
     _check(args)
     env_id = resolve_env_id(args.env)
-    check_arguments(env_id, env_arguments(args))
+    task_set_of(env_id, env_arguments(args))  # refuses what cannot be made
     rows = []
     if args.steps:
         rows += _environments(args, env_id)

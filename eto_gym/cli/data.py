@@ -1,9 +1,11 @@
-"""`eto-gym data`: download or build the data of a benchmark, or a model."""
+"""`eto-gym data`: download, build or check the data of a benchmark, or a model."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+
+from eto_gym.envs.webshop import check_command
 
 DATA_COMMANDS = {
     "download": {
@@ -36,6 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
             benchmark_parser = names.add_parser(benchmark, help=help_text, description=help_text)
             module.configure(benchmark_parser)
             benchmark_parser.set_defaults(run_data_command=module.run)
+    summary = "compare an index folder with what its manifest says"
+    check_parser = actions.add_parser("check", help=summary, description=summary)
+    check_command.configure(check_parser)
+    check_parser.set_defaults(run_data_command=check_command.run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eto-gym: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
         return 2
     module_name, summary = COMMANDS[name]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells every request that it sends
+    # The root logger stays as it is: what other libraries tell at INFO is not for the user.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("eto_gym").setLevel(logging.INFO)
     try:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):
@@ -60,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eto-gym {name}: {err}", file=sys.stderr)
         return 2
     except OSError as err:
-        if err.filename is None:  # not about a file that was named
-            raise
-        print(f"eto-gym {name}: {err.filename}: {err.strerror}", file=sys.stderr)
+        # A folder that may not be written, a full disk, a file that went away: not our bug.
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        place = "" if err.filename is None else f"{err.filename}: "
+        print(f"eto-gym {name}: {place}{err.strerror or err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"eto-gym {name}: interrupted", file=sys.stderr)

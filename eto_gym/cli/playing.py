@@ -191,6 +191,7 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         step_timeout=args.step_timeout,
         history=check_history(args.history),
         record_admissible=args.record_admissible,
+        record_seconds=True,
     )
     slug = "".join(c if c.isalnum() or c in "._" else "-" for c in args.policy).strip("-.")
     benchmark = env_id.rpartition("/")[2].lower()
@@ -224,6 +225,8 @@ def read_policy(
         more: Arguments of a model's policy that take precedence.
     """
     from eto_gym.agents import policies
+    from eto_gym.agents.models import smollm2
+    from eto_gym.agents.models.gguf import SUFFIX
     from eto_gym.agents.models.model_names import resolve_model
 
     if args.policy is None:
@@ -245,15 +248,18 @@ def read_policy(
             functools.partial(policies.endpoint_policy, rest, **options),
             {"policy": args.policy, **options},
         )
-    if args.policy == "smollm2" or Path(args.policy).suffix == ".gguf":
-        model = resolve_model(args.policy)
-    elif Path(args.policy).exists():
-        model = str(Path(resolve_model(args.policy)).resolve())
-    elif "/" not in args.policy or args.policy.startswith((".", "/")):
+    folder = Path(args.policy)
+    if (
+        "/" not in args.policy
+        and args.policy != smollm2.NAME
+        and folder.suffix != SUFFIX
+        and not folder.exists()
+    ):
         kinds = "a folder, a GGUF file, a name on the hub (OWNER/NAME), or"
-        raise unknown_name(kinds, args.policy, (*SCRIPTED, "smollm2"))
-    else:
-        model = args.policy
+        raise unknown_name(kinds, args.policy, (*SCRIPTED, smollm2.NAME))
+    model = resolve_model(args.policy)
+    if Path(model).exists():
+        model = str(Path(model).resolve())
     return (
         functools.partial(policies.local_policy, model, name=args.policy, **options),
         {"policy": model, **options},

@@ -127,7 +127,7 @@ def _said_once() -> Iterator[None]:
     if int(os.environ.get("RANK", "0")) == 0:
         yield
         return
-    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("eto_gym").setLevel(logging.WARNING)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
@@ -151,8 +151,14 @@ def _play(method: str, argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     options.env = resolve_env_id(options.env)
     settings = build_settings(parser, options, settings_class)
-    settings.env_kwargs()  # refuses an environment or data that cannot be
+    if settings.model != "tiny":
+        from eto_gym.agents.models.model_names import check_model
+
+        check_model(settings.model, ask_hub=not options.dry_run)
     if options.dry_run:
+        from eto_gym.trainers.loops.world import open_world
+
+        open_world(settings)  # refuses here what the run would refuse
         print(parser.dump(options, skip_none=False))
         for name, value, source in preset_sources(chosen, env, presets) if chosen else ():
             print(f"# {name}: {value}   <- {source}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eto_gym.agents.models.model_names import check_model
 from eto_gym.cli.train import add_adapters, add_help, build_settings, new_parser
 from eto_gym.errors import DataError
 from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
@@ -31,7 +32,11 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
     settings_class: type = SFTSettings if method == "sft" else DPOSettings
     parser = new_parser(method, (run_sft if method == "sft" else run_dpo).__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--data", required=True, help=_DATA[method])
-    parser.add_argument("--model", required=True, help="model or adapter folder, or hub name")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="model or adapter folder, GGUF file, smollm2, or hub name",
+    )
     parser.add_argument(
         "--out", required=True, help="folder of the new model; an interrupted run is continued"
     )
@@ -58,6 +63,7 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
     add_adapters(parser, settings_class, argv)
     options = parser.parse_args(list(argv))
     settings = build_settings(parser, options, settings_class)
+    check_model(options.model, ask_hub=not options.dry_run)  # before anything long begins
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from eto_gym.cli.parsing import jsonargparse_parser
 from eto_gym.errors import require
-from eto_gym.registration import resolve_env_id
+from eto_gym.registration import check_arguments, resolve_env_id
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     built = parser.instantiate_classes(options)
     settings = SB3Settings(**{name: built[name] for name in texts})
     settings = dataclasses.replace(settings, env=resolve_env_id(settings.env))
+    check_arguments(settings.env, settings.env_args)
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         return 0

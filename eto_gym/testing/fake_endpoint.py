@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
 import hashlib
 import json
 import socket
@@ -226,6 +227,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(401, {}, json.dumps(told).encode())
         elif fault in BODIES:
             self.send(200, {}, BODIES[fault])
+        elif fault == "packed":
+            self.send(200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * (20 << 20) + whole))
+        elif fault == "huge":
+            self.send(200, {}, b" " * (20 << 20) + whole)
+        elif fault == "endless":
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            while self.site.ready.is_set():  # until the other side has had enough
+                self.wfile.write(b" " * (1 << 20))
         else:
             self.break_off(fault, whole)
 

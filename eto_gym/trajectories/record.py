@@ -56,9 +56,10 @@ class Trajectory:
         states: The state block that was read for each reply, one text per step; empty where there
             was none.
         facts: What is known of each reply, one entry per step, or empty: "finish" ("stop" or
-            "length"), the reply's token counts, "seconds" until it was there, whether its action
-            was "admissible", and the "admissible_actions" where they were to be recorded. They are
-            no part of what was played: two trajectories are equal whatever these say.
+            "length"), the reply's token counts, whether its action was "admissible", and, where
+            they were to be recorded, "seconds" until it was there and the
+            "admissible_actions". They are no part of what was played: two trajectories are equal
+            whatever these say.
     """
 
     task_id: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from eto_gym.errors import EngineError
+from eto_gym.processes import FollowingContext
 from eto_gym.vector.group import Description, EnvMaker, Request
 from eto_gym.vector.worker_process import work
 
@@ -42,7 +42,7 @@ class Worker:
 
     def _start(self) -> None:
         # A spawned process inherits neither locks nor engines, and none of the other connections.
-        context = multiprocessing.get_context("spawn")
+        context = FollowingContext()
         self.connection, theirs = context.Pipe()
         self._place = context.RawValue("l", 0)
         self.process = context.Process(

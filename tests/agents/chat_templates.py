@@ -253,12 +253,13 @@ STABLE: dict[str, Family] = {
 }
 """Formats whose history stays as it is."""
 
-REWRITING: dict[str, tuple[Family, str]] = {
-    "qwen3": (Family(QWEN3, _IM_TOKENS, "<|im_end|>"), "not stable"),
-    "deepseek-r1": (
-        Family(DEEPSEEK_R1, ("<bos>", "<eos>", "<|User|>", "<|Assistant|>"), "<eos>"),
-        "not stable",
-    ),
+REWRITING: dict[str, Family] = {
+    "qwen3": Family(QWEN3, _IM_TOKENS, "<|im_end|>"),
+    "deepseek-r1": Family(DEEPSEEK_R1, ("<bos>", "<eos>", "<|User|>", "<|Assistant|>"), "<eos>"),
+}
+"""Formats that change what they rendered before; each reply has a prompt of its own."""
+
+REFUSED: dict[str, tuple[Family, str]] = {
     "alpaca": (Family(ALPACA, (), ""), "without a special token"),
 }
 """Formats that cannot be masked exactly, and what the refusal says."""

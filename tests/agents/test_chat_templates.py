@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
-from eto_gym.errors import EtoGymError
+from eto_gym.conversation import parse_reply
+from eto_gym.errors import DataError, EtoGymError
 from eto_gym.prompt import Message
-from tests.agents.chat_templates import REWRITING, STABLE, Family
+from eto_gym.reasoning import split_reasoning
+from eto_gym.trainers.data.encoding import encode_pairs, encode_trajectories, one_row
+from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.pairs import PreferencePair
+from tests.agents.chat_templates import DEEPSEEK_R1, QWEN3, REFUSED, REWRITING, STABLE, Family
 
 pytest.importorskip("transformers")
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from eto_gym.agents.models.codec import ChatCodec
+from eto_gym.agents.models.codec import ChatCodec, RewrittenHistoryError
 
 TALK = (
     Message("user", "The rules of the house.\nReply with an action."),
@@ -163,21 +168,109 @@ def test_a_rollout_reads_exactly_the_trained_prefix(name: str, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", REWRITING)
+@pytest.mark.parametrize("name", REFUSED)
 def test_templates_that_cannot_be_masked_are_refused(name: str, kind: str) -> None:
-    family, words = REWRITING[name]
+    family, words = REFUSED[name]
     with pytest.raises(EtoGymError, match=words):
         make_codec(family, kind)
 
 
-def test_a_system_text_that_moves_is_refused() -> None:
-    codec = make_codec(STABLE["mistral-v3"], "bytes")
-    with pytest.raises(EtoGymError, match="not stable"):
-        codec.encode((SYSTEM, *TALK))
+THOUGHT = "<think>\nHm. Action: no\n</think>\n\n"
+REWRITTEN: dict[str, tuple[Family, dict[str, Any], str, tuple[Message, ...]]] = {
+    "qwen3": (REWRITING["qwen3"], {}, THOUGHT, ()),
+    "qwen3, no thoughts": (REWRITING["qwen3"], {"enable_thinking": False}, "", ()),
+    "qwen3, spoken at once": (REWRITING["qwen3"], {}, "", ()),
+    "deepseek-r1": (REWRITING["deepseek-r1"], {}, THOUGHT, ()),
+    "mistral-v3, system": (STABLE["mistral-v3"], {}, "", (SYSTEM,)),
+    "mistral-v3": (STABLE["mistral-v3"], {}, "", ()),
+    "chatml": (STABLE["chatml"], {}, THOUGHT, ()),
+}
+"""Template, its variables, what replies begin with, and messages before the conversation."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_training_takes_what_a_rollout_read_and_sampled(name: str, kind: str) -> None:
+    family, variables, thought, before = REWRITTEN[name]
+    tokenizer = make_tokenizer(family, kind)
+    codec = ChatCodec(tokenizer, template_kwargs=variables)
+    assert codec.end_of_turn == family.end
+    assert codec.rewrites == (family.template in (QWEN3, DEEPSEEK_R1))
+    talk, transcript = [*before, *TALK[:3]], codec.transcript()
+    sampled = []
+    for action in ("take cup 3 from shelf 1", "look", "go"):
+        prompt = list(codec.extend(transcript, talk))
+        assert prompt == codec.generation_prompt(talk)
+        rendered = str(
+            tokenizer.apply_chat_template(
+                [{"role": m.role, "content": m.content} for m in talk],
+                tokenize=False,
+                add_generation_prompt=True,
+                **variables,
+            )
+        )
+        assert prompt == tokenizer.encode(rendered, add_special_tokens=False)
+        # A model says all that its prompt has not said already.
+        said = f"{thought}Thought: t\nAction: {action}"
+        opened = "<think>\n" if rendered.endswith("<think>\n") else ""
+        fresh = codec._lead + said.removeprefix(opened)
+        reply = [*codec._tokenize(fresh), codec.end_of_turn_id]
+        text = codec.decode_reply(reply)
+        assert text == said
+        sampled.append((prompt, reply))
+        talk += [Message("assistant", text, train=True), Message("user", "Nothing happens.")]
+    whole = Trajectory("t", "", tuple(talk[:-1]), (), "terminated", 1.0, True)
+    rows, report = encode_trajectories(codec, [whole], max_length=2000)
+    assert report.trained_tokens == sum(len(reply) for _, reply in sampled)
+    found = []
+    for ids, mask in rows:
+        for place in range(1, len(ids)):
+            if mask[place] and not mask[place - 1]:
+                stop = next((i for i in range(place, len(ids)) if not mask[i]), len(ids))
+                found.append((ids[:place], ids[place:stop]))
+    assert found == sampled
+    assert len(rows) == (3 if codec.rewrites or before else 1)
+
+
+def test_a_reply_without_a_thought_closes_the_block_that_its_prompt_opens() -> None:
+    codec = make_codec(REWRITING["deepseek-r1"], "bytes")
+    talk = (TALK[0], Message("assistant", "Action: look", train=True))
+    ids, mask = codec.encode(talk)
+    said = codec.decode_reply([i for i, kept in zip(ids, mask, strict=True) if kept])
+    assert said == "<think>\n\n</think>\n\nAction: look"
+    cut = codec.decode_reply(codec._tokenize("Perhaps Action: look"))
+    assert split_reasoning(cut).cut
+    assert parse_reply(cut) is None
+    again, _ = codec.encode((TALK[0], Message("assistant", cut, train=True)))
+    assert again[-len(codec._tokenize("Perhaps Action: look")) - 1 : -1] == codec._tokenize(
+        "Perhaps Action: look"
+    )
+
+
+def test_rows_of_whole_conversations_are_refused_by_what_has_one_row_only() -> None:
+    codec = make_codec(REWRITING["qwen3"], "bytes")
+    whole = Trajectory("t", "", TALK, (), "terminated", 1.0, True)
+    rows, _ = encode_trajectories(codec, [whole], max_length=2000)
+    with pytest.raises(DataError, match="rewrites history"):
+        one_row(rows)
+    with pytest.raises(RewrittenHistoryError):
+        codec.encode(TALK)
+
+
+def test_pairs_have_a_row_per_reply() -> None:
+    codec = make_codec(REWRITING["qwen3"], "bytes")
+    pair = PreferencePair("t", TALK[:3], TALK[3:], TALK[5:])
+    (row,), _ = encode_pairs(codec, [pair], max_length=2000)
+    chosen, rejected = row.sides
+    assert (len(chosen), len(rejected)) == (2, 1)
+    assert chosen[0].ids == list(codec.encode(TALK[:4]).input_ids)
+    assert chosen[1].ids[: len(codec.generation_prompt(TALK[:5]))] == codec.generation_prompt(
+        TALK[:5]
+    )
 
 
 def test_a_replaced_template_makes_a_rewriting_family_usable() -> None:
-    family, _ = REWRITING["qwen3"]
+    family = REWRITING["qwen3"]
     tokenizer = make_tokenizer(family, "bytes")
     codec = ChatCodec(tokenizer, chat_template=STABLE["chatml"].template)
     talk = (TALK[0], Message("assistant", "<think>\nhm\n</think>\n\ngo", train=True), TALK[2])

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
-from eto_gym.agents.models.codec import ChatCodec
+from eto_gym.agents.models.codec import ChatCodec, RewrittenHistoryError
 from eto_gym.agents.models.tiny import CHAT_TEMPLATE, train_tokenizer
 
 CHATML = (
@@ -213,9 +213,10 @@ def codec_of(template: str) -> ChatCodec:
     return ChatCodec(make_tokenizer(template, ["<|im_start|>", "<|im_end|>"]))
 
 
-def test_refuses_templates_that_rewrite() -> None:
-    with pytest.raises(EtoGymError, match="not stable"):
-        codec_of(REWRITES)
+def test_refuses_templates_that_change_words_and_knows_those_that_rewrite() -> None:
+    assert codec_of(REWRITES).rewrites
+    with pytest.raises(RewrittenHistoryError):
+        codec_of(REWRITES).encode([*TALK[:2], *TALK])
     with pytest.raises(EtoGymError, match="without a special token"):
         codec_of(NO_END)
     with pytest.raises(EtoGymError, match="changes the assistant's words"):
@@ -223,8 +224,22 @@ def test_refuses_templates_that_rewrite() -> None:
     thinking = [TALK[0], Message("assistant", "<think>hm</think>go", train=True), TALK[2]]
     codec = codec_of(THINKING)
     check_laws(codec, TALK)
-    with pytest.raises(EtoGymError, match="changes the assistant's words"):
-        codec.generation_prompt(thinking)
+    assert not codec.rewrites
+    # Thoughts are dropped once messages follow, so each reply has a prompt of its own.
+    transcript = codec.transcript()
+    codec.extend(transcript, thinking[:1])
+    prompt = codec.extend(transcript, thinking)
+    assert prompt == codec.generation_prompt(thinking)
+    assert "hm" not in codec.tokenizer.decode(prompt)
+    reply = Message("assistant", "<think>oh</think>stay", train=True)
+    with pytest.raises(RewrittenHistoryError):
+        codec.encode([*thinking, reply])
+    told = [Message(m.role, m.content) for m in thinking]
+    ids, mask = codec.encode([*told, reply])
+    assert ids[: len(prompt)] == prompt
+    assert codec.decode_reply([i for i, kept in zip(ids, mask, strict=True) if kept]) == (
+        "<think>oh</think>stay"
+    )
 
 
 def test_says_what_a_template_does_not_take() -> None:

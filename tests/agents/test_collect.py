@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
+import logging
 import os
 import signal
 from collections import deque
@@ -13,11 +15,12 @@ from typing import Any
 import pytest
 
 from eto_gym import EtoGymError
-from eto_gym.agents.rollout.collect import RolloutSpec, collect, gather
+from eto_gym.agents.rollout.collect import RolloutSpec, _Progress, collect, gather
 from eto_gym.agents.rollout.engine import RetryPolicy, plan_episodes
 from eto_gym.agents.rollout.local_launcher import LocalLauncher, play_requested
 from eto_gym.trajectories import EncodedTrajectory, Trajectory, TrajectoryStore
 from tests.agents.coin import TASKS, CoinPolicy
+from tests.agents.test_evaluation import episode
 from tests.toy import CORRIDOR
 
 
@@ -163,10 +166,27 @@ def test_a_full_disk_is_told_and_leaves_a_file_to_go_on_from(
     assert len(store.load(strict=True)) == 24, "an episode was stored twice"
 
 
-def test_the_bar_tells_success_errors_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_tells_success_errors_and_speed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("eto_gym.progress.FIRST_LINE", 0.001)  # says something at any speed
     broken = functools.partial(CoinPolicy, fail_on=TASKS[2])
-    results = collect(corridor_spec(broken), plan_episodes(TASKS, seed=3), progress="corridor")
+    with caplog.at_level(logging.INFO, logger="eto_gym"):
+        results = collect(corridor_spec(broken), plan_episodes(TASKS, seed=3), progress="corridor")
     rate = sum(t.success for t in results) / 23
-    last = capsys.readouterr().err.rsplit("\r", 1)[-1]
-    assert f"success {rate:.3f}, policy errors 1, " in last
+    first, *_, last = [r.getMessage() for r in caplog.records if r.name == "eto_gym.progress"]
+    assert f"corridor: episode 24/24, success {rate:.3f}, policy errors 1, " in last
     assert "ep/h" in last
+    assert first.startswith("corridor: episode ")
+
+
+def test_a_run_that_goes_on_claims_no_success_rate() -> None:
+    """Successes end first: until all are over, what is open is counted beside them."""
+    won, lost = (episode(f"t{i}", i == 0) for i in range(2))
+    shown = _Progress(None, total=3, done=())
+    shown.add(won)
+    assert shown._text().startswith("success 1, failure 0, open 2, ")
+    shown.add(lost)
+    assert shown._text().startswith("success 1, failure 1, open 1, ")
+    shown.add(dataclasses.replace(lost, outcome="error", error="timeout"))
+    assert shown._text().startswith("success 0.500, timeout errors 1, ")

@@ -10,6 +10,8 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ PASSING = ["429", "429 after 300 ms", "500", "503", "disconnect", "reset", "clos
 
 @pytest.mark.parametrize(
     "fault",
-    [*PASSING, "429 after 0.3", *sorted(BODIES)],
+    [*PASSING, "429 after 0.3", *sorted(BODIES), "huge", "endless", "packed"],
 )
 def test_every_passing_fault_is_outlasted(fake: FakeEndpoint, connect: Any, fault: str) -> None:
     fake.choose = once(fault, fault)
@@ -202,6 +204,49 @@ def test_a_server_that_wants_rest_is_left_alone(connect: Any) -> None:
         assert len(busy.requests) >= 4, "it is not asked again after its rest"
 
 
+def test_an_answer_beyond_all_measure_is_not_read(fake: FakeEndpoint, connect: Any) -> None:
+    for fault, words in (
+        ("huge", "longer than 8 MB"),
+        ("endless", "longer than"),
+        ("packed", "compressed"),
+    ):
+        fake.choose = lambda body, fault=fault: fault  # type: ignore[misc]
+        with _told() as lines:
+            reply = connect(fake, attempts=2).act([talk()])[0]
+        assert reply.error == "policy"
+        assert any(words in line for line in lines), lines
+
+
+def test_a_server_that_refuses_connections_is_told_of_at_once(
+    fake: FakeEndpoint, connect: Any
+) -> None:
+    fake.stop()
+    policy = connect(fake, attempts=3, first_wait=3.0, max_wait=3.0)
+    with _told() as lines:
+        waiting = policy.submit(talk())
+        began = time.monotonic()
+        while not lines and time.monotonic() < began + 60:
+            time.sleep(0.02)
+        assert not waiting.done(), "it is told before the waits are over"
+        waiting.cancel()
+    assert fake.url in lines[0]
+    assert "trying again in" in lines[0]
+
+
+@contextmanager
+def _told() -> Iterator[list[str]]:
+    """Collect the warnings of the endpoint's modules."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    parent = logging.getLogger("eto_gym.agents.endpoint")
+    parent.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        parent.removeHandler(handler)
+
+
 def test_a_dead_server_costs_nothing_and_is_used_when_it_lives_again(connect: Any) -> None:
     with FakeEndpoint() as dead, FakeEndpoint() as alive:
         dead.stop()
@@ -265,7 +310,8 @@ def spec(*endpoints: FakeEndpoint, workers: int = 1, **options: Any) -> RolloutS
 
 
 def without_usage(trajectories: list[Trajectory]) -> list[Any]:
-    return [{**t.to_json(), "usage": None} for t in trajectories]
+    """Leave out what faults may change: tokens, and what is known of how a reply came about."""
+    return [{**t.to_json(), "usage": None, "facts": None} for t in trajectories]
 
 
 def test_a_rollout_through_every_fault_loses_nothing(tmp_path: Path) -> None:

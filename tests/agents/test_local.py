@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eto_gym.agents.policy import Conversation
-from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.errors import DataError, EtoGymError, UnknownNameError
 from eto_gym.prompt import Message
 
 torch = pytest.importorskip("torch")
@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 # ruff: noqa: E402
 from eto_gym.agents.models.codec import ChatCodec
 from eto_gym.agents.models.decoding import Sampler
+from eto_gym.agents.models.loading import read_template
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
 from eto_gym.agents.rollout.engine import Rollout, plan_episodes
@@ -403,3 +404,12 @@ def test_loads_a_saved_model_with_adapter_and_quantization(tmp_path: Path) -> No
         str(folder), device="cpu", quantization="4bit", dtype="float32", max_new_tokens=12
     )
     assert play(small, [0, 1], turns=2)
+
+
+def test_a_chat_template_is_a_file_or_the_template_itself(tmp_path: Path) -> None:
+    text = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (tmp_path / "t.jinja").write_text(text)
+    assert read_template(str(tmp_path / "t.jinja")) == read_template(text) == text
+    for wrong in ("no-such-file.jinja", str(tmp_path), "", "a\0b"):
+        with pytest.raises(DataError, match="cannot read the chat template"):
+            read_template(wrong)

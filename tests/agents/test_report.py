@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from scipy import stats
 
-from eto_gym.agents.evaluation.report import best_of, evaluate, measure, render
+from eto_gym.agents.evaluation.report import _paired_line, best_of, evaluate, measure, render
 from eto_gym.agents.evaluation.statistics import compare, mean, proportion, success_rate
 from eto_gym.trajectories import Trajectory
 from tests.agents.test_evaluation import episode
@@ -113,3 +113,11 @@ def test_the_report_is_json_and_a_table() -> None:
     assert "| other " in text
     assert "Not scored, because they could not be played out: timeout 1." in text
     assert "Left out: 1 tasks" in text
+
+
+def test_a_comparison_says_which_way_it_went() -> None:
+    won = [episode(f"t{i}", True, reward=1.0) for i in range(8)]
+    lost = [episode(f"t{i}", False, reward=0.0) for i in range(8)]
+    assert "(WORSE); reward less the other's: -1.000" in _paired_line(compare(won, lost))
+    assert "(better); reward less the other's: 1.000" in _paired_line(compare(lost, won))
+    assert "(no more than noise)" in _paired_line(compare(won, won))

@@ -33,7 +33,7 @@ def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("eval alfworld --polcy expert", "Did you mean --policy?"),
         ("rollout alfworld --policy=expert --limt 3", "Did you mean --limit?"),
         ("eval alfworld --policy expert --limit many", "invalid int value: 'many'"),
-        ("eval alfworld --policy expert --env-arg backnd=own", "Did you mean 'backend'?"),
+        ("eval alfworld --policy expert --env-arg backnd=own", "did you mean 'backend'?"),
         ("eval CartPole-v1 --policy expert", "CartPole-v1 is not a text environment"),
         ("play CartPole-v1", "CartPole-v1 is not a text environment"),
         ("bench CartPole-v1", "CartPole-v1 is not a text environment"),
@@ -80,7 +80,7 @@ def test_a_wrong_environment_option_of_a_run_is_refused_by_name(
 ) -> None:
     pytest.importorskip("jsonargparse")
     argv = ["train", "eto", "--env_options", '{"foo": 1}', "--dry-run"]
-    assert "expected argument of ETO/ALFWorld-v0" in told(argv, capsys)
+    assert "ETO/ALFWorld-v0 takes no argument 'foo'" in told(argv, capsys)
 
 
 def test_help_says_nothing_about_empty_defaults(capsys: pytest.CaptureFixture[str]) -> None:

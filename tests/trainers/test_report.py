@@ -52,18 +52,22 @@ def test_a_report_of_one_episode_and_of_none(
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "p", "start"),
+    ("gained", "lost", "p", "reward", "start"),
     [
-        (9, 52, 2e-8, "WORSE: ETO, iteration 2 lost to SFT"),
-        (52, 9, 2e-8, "Better: ETO, iteration 2 beats SFT"),
-        (20, 22, 0.9, "No gain shown"),
+        (9, 52, 2e-8, (-0.215, -0.29, -0.14), "WORSE: ETO, iteration 2 lost to SFT"),
+        (52, 9, 2e-8, (0.215, 0.14, 0.29), "Better: ETO, iteration 2 beats SFT"),
+        (20, 22, 0.9, (-0.01, -0.05, 0.03), "No gain shown"),
+        (0, 0, 1.0, (-0.2, -0.3, -0.1), "WORSE"),  # where an episode earns parts of a reward
+        (1, 0, 1.0, (0.2, 0.1, 0.3), "Better"),
+        (1, 0, 1.0, (1.0, float("-inf"), float("inf")), "No gain shown"),
     ],
 )
 def test_the_last_line_says_what_became_of_the_method(
-    gained: int, lost: int, p: float, start: str
+    gained: int, lost: int, p: float, reward: tuple[float, float, float], start: str
 ) -> None:
-    test = {"gained": gained, "lost": lost, "p": p}
-    other = {"gained": 50, "lost": 50, "p": 1.0}
+    test: dict[str, Any] = {"gained": gained, "lost": lost, "p": p}
+    test["reward"] = dict(zip(("mean", "low", "high"), reward, strict=True))
+    other = {**test, "gained": 50, "lost": 50, "p": 1.0}
     policies = [
         {"policy": "untrained (tiny)", "paired": other},
         {"policy": "SFT"},
@@ -73,5 +77,7 @@ def test_the_last_line_says_what_became_of_the_method(
     ]
     line = conclusion({"reference": "SFT", "policies": policies})
     assert line.startswith(start)
-    assert line.endswith(f"({gained} episodes gained, {lost} lost, p {p:.2g}).")
+    assert (
+        f"({gained} episodes gained, {lost} lost, p {p:.2g}; mean reward {reward[0]:+.3f}" in line
+    )
     assert "\n" not in line

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -265,3 +266,33 @@ def test_warmup_rises_from_above_zero_and_cosine_ends_near_it(
     assert rates[-1] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * done)))
     stored = json.loads((tmp_path / "out" / "training.json").read_text())
     assert stored["settings"]["warmup_ratio"] == 0.25
+
+
+def test_metrics_are_written_while_training_runs(
+    tiny: Path, tmp_path: Path, make_play: Any, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("eto_gym.progress.FIRST_LINE", 0.001)
+    output, seen = tmp_path / "model", []
+
+    def look(step: int, model: Any) -> float:
+        path = tmp_path / "model.work" / "metrics.jsonl"
+        seen.append([json.loads(line) for line in path.read_text().splitlines()] if step else [])
+        return 0.0
+
+    settings = SFTSettings(epochs=2.0, batch_size=4, micro_batch_size=4, max_length=512)
+    with caplog.at_level(logging.INFO, logger="eto_gym"):
+        report = run_sft(
+            settings,
+            [make_play(i) for i in range(8)],
+            model=tiny,
+            output=output,
+            watch=Watch(on_evaluate=look, every=2),
+        )
+    # A step is logged after it is scored.
+    assert [[row["step"] for row in rows] for rows in seen] == [[], [1], [1, 2, 3]]
+    kept = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert kept == report.metrics
+    assert seen[-1] == kept[:3]
+    spoken = [r.getMessage() for r in caplog.records if r.name == "eto_gym.progress"]
+    assert any(line.startswith("SFT: step 4/4, loss ") and "tokens/s" in line for line in spoken)

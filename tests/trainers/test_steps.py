@@ -16,6 +16,7 @@ from eto_gym.agents.rollout.collect import RolloutSpec, collect
 from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import UnknownNameError
+from eto_gym.history import bounded
 from eto_gym.trainers.data.steps import (
     ExpertPath,
     StepReport,
@@ -98,6 +99,31 @@ def _pairs(
     chosen: StepSettings, make_policy: Any = random_policy, tasks: int = 8
 ) -> tuple[list[PreferencePair], StepReport]:
     return make_step_pairs(*_play(chosen, _experts(tasks), make_policy), chosen)
+
+
+@pytest.mark.parametrize("extent", ["rest", "step"])
+def test_pairs_of_a_bounded_history_hold_what_was_read(extent: str) -> None:
+    chosen = StepSettings(rollouts=8, extent=extent)
+    spec = RolloutSpec(
+        CORRIDOR,
+        random_policy,
+        env_kwargs={"admissible_actions": True},
+        prompt_style="none",
+        history="last:1",
+    )
+    env = ConversationEnv(spec.make_env(), prompt_style="none", history="last:1")
+    paths = [path for expert in _experts(4) if (path := repeat_expert(env, expert)) is not None]
+    branches = collect(spec, plan_branches(paths, chosen, seed=0))
+    assert {t.history for t in branches} == {"last:1"}
+    pairs, _ = make_step_pairs(paths, branches, [], chosen)
+    later = [pair for pair in pairs if pair.info["step"] >= 2]
+    assert later
+    for pair in later:
+        assert (pair.history, pair.head) == ("last:1", 0)
+        read = [(m.role, m.content) for m in bounded(pair.prompt, 0, "last:1")]
+        for side, rows in zip((pair.chosen, pair.rejected), pair.as_sampled(), strict=True):
+            assert [(m.role, m.content) for m in rows[0][:-1]] == read
+            assert sum(m.train for row in rows for m in row) == sum(m.train for m in side)
 
 
 def test_an_expert_is_repeated_or_refused() -> None:

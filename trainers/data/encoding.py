@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
+from eto_gym.agents.models.codec import RewrittenHistoryError
 from eto_gym.errors import DataError
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
@@ -197,9 +198,13 @@ def encode_trajectories(
     report = TokenReport()
     rows: list[Row] = []
     too_long: list[tuple[str, int]] = []
-    sampled = ((t.task_id, messages) for t in trajectories for messages in t.as_sampled())
-    for task_id, messages in sampled:
-        fitted = _fit(codec, messages, max_length, truncation)
+    fitted_rows = (
+        (t.task_id, fitted)
+        for t in trajectories
+        for talk in t.as_sampled()
+        for fitted in _fit_rows(codec, talk, max_length, truncation)
+    )
+    for task_id, fitted in fitted_rows:
         if fitted.rows is None:
             too_long.append((task_id, fitted.length))
             continue
@@ -219,6 +224,21 @@ def encode_trajectories(
     if not rows:
         raise DataError(f"no conversation to train on ({report.dropped} without a trained turn)")
     return rows, report
+
+
+def one_row(rows: Sequence[Row]) -> Row:
+    """Return the only row of a conversation, for methods that know no other.
+
+    Raises:
+        DataError: There are several, because the chat template rewrites history.
+    """
+    if len(rows) > 1:
+        raise DataError(
+            "the chat template rewrites history, so each reply has a prompt of its own, and this "
+            "method trains on whole conversations: pass a chat_template that keeps history as it "
+            "is, or use sft or dpo, which take a row per reply"
+        )
+    return rows[0]
 
 
 def encode_pairs(
@@ -324,6 +344,33 @@ def _fit(
     return _Fitted([row], length, len(turns), len(turns) - kept)
 
 
+def _fit_rows(
+    codec: Codec,
+    messages: Sequence[Message],
+    max_length: int,
+    truncation: str,
+    *,
+    prompt: int = 0,
+) -> list[_Fitted]:
+    """Tokenise a conversation as one row, or, where its template rewrites history, as several.
+
+    Then each reply that is trained has a row of its own, after the prompt that was read for it.
+    """
+    try:
+        return [_fit(codec, messages, max_length, truncation, prompt=prompt)]
+    except RewrittenHistoryError:
+        plain = [Message(m.role, m.content) for m in messages]
+        return [
+            _fit(codec, [*plain[:place], message], max_length, truncation, prompt=place)
+            for place, message in enumerate(messages)
+            if message.train
+        ]
+
+
+def _first_trained(messages: Sequence[Message]) -> int:
+    return next((i for i, message in enumerate(messages) if message.train), 0)
+
+
 def _fit_side(
     codec: Codec,
     conversations: Sequence[Sequence[Message]],
@@ -338,10 +385,8 @@ def _fit_side(
     """
     parts = []
     for messages in conversations:
-        before = prompt
-        if before is None:
-            before = next((i for i, message in enumerate(messages) if message.train), 0)
-        parts.append(_fit(codec, messages, max_length, truncation, prompt=before))
+        before = _first_trained(messages) if prompt is None else prompt
+        parts += _fit_rows(codec, messages, max_length, truncation, prompt=before)
     turns = sum(part.turns for part in parts)
     if any(part.rows is None for part in parts):
         return _Fitted(None, max(part.length for part in parts), turns, 0)

@@ -15,7 +15,7 @@ from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 
-CONTRASTS = ("expert", "self")
+CONTRASTS = ("expert", "self", "correction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class PairingSettings:
     contrast: str = option(
         "expert",
         "'expert': each sample of the agent against the expert; 'self': the agent's best sample "
-        "of a task against its worst",
+        "of a task against its worst; 'correction': at each step of the agent's failures, the "
+        "expert's reply against the agent's, both to the same conversation",
         paper="expert",
         choices=CONTRASTS,
     )
@@ -48,7 +49,9 @@ class PairingSettings:
         1e-6, "rewards that differ by no more than this are a tie; allows for rounding", paper="0"
     )
     max_pairs_per_task: int | None = option(
-        None, "at most this many pairs of one task; None: one per sample ('self': one)"
+        None,
+        "at most this many pairs of one task; None: one per sample ('self': one; 'correction': as "
+        "many as there are)",
     )
 
     def __post_init__(self) -> None:
@@ -70,6 +73,7 @@ class PairingReport:
     """What became of every trajectory that was offered.
 
     Attributes:
+        trajectories: The agent's trajectories.
         pairs: Number of pairs.
         expert_chosen: Pairs whose chosen side is the expert's.
         agent_chosen: Pairs whose chosen side is the agent's.
@@ -83,6 +87,7 @@ class PairingReport:
             "over_task_limit".
     """
 
+    trajectories: int = 0
     pairs: int = 0
     expert_chosen: int = 0
     agent_chosen: int = 0
@@ -119,9 +124,19 @@ def make_pairs(
 
     Returns:
         The pairs, in the order in which their tasks first appear, and the report.
+
+    Raises:
+        SettingsError: The contrast is "correction" (see `correct_failures`).
     """
     settings = settings or PairingSettings()
+    if settings.contrast == "correction":
+        raise SettingsError(
+            "contrast 'correction' asks the expert in the environment: it is for loops, such as "
+            "`eto-gym train eto`; trajectories alone can be paired by 'expert' or 'self'"
+        )
     report = PairingReport()
+    agent = list(agent)
+    report.trajectories = len(agent)
     samples = _by_task(agent, "agent_error", report)
     if settings.contrast == "self":
         candidates = _self_candidates(samples, settings, report)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import unknown_name
+from eto_gym.history import FULL
 from eto_gym.prompt import Message
 from eto_gym.snapshot import get_state, set_state
 from eto_gym.trainers.settings.base import SettingsError, option
@@ -103,6 +104,8 @@ class ExpertPath:
         actions: Action of every reply.
         states: Snapshot before every reply.
         reward: What the episode earned.
+        history: How much of the conversation each reply is given to.
+        blocks: The state block that is read for every reply, if any.
     """
 
     task_id: str
@@ -111,6 +114,8 @@ class ExpertPath:
     actions: tuple[str | None, ...]
     states: tuple[dict[str, Any], ...]
     reward: float
+    history: str = FULL
+    blocks: tuple[str, ...] = ()
 
 
 class Alternative(NamedTuple):
@@ -148,6 +153,8 @@ def repeat_expert(env: ConversationEnv, expert: Trajectory) -> ExpertPath | None
         tuple(step.action for step in env.steps),
         tuple(states),
         reward,
+        env.history,
+        env.states,
     )
 
 
@@ -214,14 +221,21 @@ def plan_values(
 
 
 class _Candidate(NamedTuple):
-    """A step that could be taken, what it is worth, and how it goes on."""
+    """A step that could be taken, what it is worth, and how it goes on (with the state blocks)."""
 
     value: float
     by_expert: bool
-    best: tuple[Message, ...]
+    best: _Rest
     best_reward: float
-    worst: tuple[Message, ...]
+    worst: _Rest
     worst_reward: float
+
+
+class _Rest(NamedTuple):
+    """An episode from a step on: its messages, and the state block read for each reply, if any."""
+
+    messages: tuple[Message, ...]
+    blocks: tuple[str, ...]
 
 
 def make_step_pairs(
@@ -300,8 +314,8 @@ def _pairs_of_step(
         yield PreferencePair(
             task_id=path.task_id,
             prompt=tuple(Message(m.role, m.content) for m in path.messages[: path.turns[step]]),
-            chosen=best.best,
-            rejected=worse.worst,
+            chosen=best.best.messages,
+            rejected=worse.worst.messages,
             info={
                 "step": step,
                 "chosen_value": best.value,
@@ -309,7 +323,19 @@ def _pairs_of_step(
                 "chosen_policy": "expert" if best.by_expert else "agent",
                 "rejected_policy": "expert" if worse.by_expert else "agent",
             },
+            **_how_read(path, best.best, worse.worst),
         )
+
+
+def _how_read(path: ExpertPath, chosen: _Rest, rejected: _Rest) -> dict[str, Any]:
+    if path.history == FULL:
+        return {}
+    return {
+        "history": path.history,
+        "head": path.turns[0] - 1,
+        "chosen_states": chosen.blocks,
+        "rejected_states": rejected.blocks,
+    }
 
 
 def _of_expert(
@@ -324,7 +350,7 @@ def _of_expert(
         rewards = [trajectory.reward for trajectory in groups[path.task_id, step + 1]]
     if not rewards:
         return None
-    rest = _from_step(path, step, path.messages, settings)
+    rest = _from_step(path, step, path.messages, path.blocks, settings)
     value = sum(rewards) / len(rewards)
     return _Candidate(value, True, rest, path.reward, rest, path.reward)
 
@@ -340,18 +366,24 @@ def _of_agent(
     return _Candidate(
         sum(trajectory.reward for trajectory in scored) / len(scored),
         False,
-        _from_step(path, step, best.messages, settings),
+        _from_step(path, step, best.messages, best.states, settings),
         best.reward,
-        _from_step(path, step, worst.messages, settings),
+        _from_step(path, step, worst.messages, worst.states, settings),
         worst.reward,
     )
 
 
 def _from_step(
-    path: ExpertPath, step: int, messages: Sequence[Message], settings: StepSettings
-) -> tuple[Message, ...]:
+    path: ExpertPath,
+    step: int,
+    messages: Sequence[Message],
+    blocks: Sequence[str],
+    settings: StepSettings,
+) -> _Rest:
     start = path.turns[step]
-    return tuple(messages[start : start + 1] if settings.extent == "step" else messages[start:])
+    if settings.extent == "step":
+        return _Rest(tuple(messages[start : start + 1]), tuple(blocks[step : step + 1]))
+    return _Rest(tuple(messages[start:]), tuple(blocks[step:]))
 
 
 def _group(

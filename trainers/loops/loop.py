@@ -52,6 +52,7 @@ class Loop(TrainStages[S], ABC):
         config = self.folder.path / "config.json"
         self.ranks.first(lambda: write_json(config, self._given.to_json()))
         self._evaluated = []
+        self._open()
         ended = None
         try:
             self._run_stages()

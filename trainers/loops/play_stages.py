@@ -13,16 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import gymnasium as gym
-
 import eto_gym
 from eto_gym.agents.evaluation.statistics import summarise
 from eto_gym.agents.policies import expert_policy, local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
-from eto_gym.tasks import TaskSet
-from eto_gym.testing import text_env
+from eto_gym.conversation import ConversationEnv
+from eto_gym.history import FULL
+from eto_gym.registration import make_text_env
+from eto_gym.trainers.data.corrections import correct_failures
+from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
 from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
 from eto_gym.trainers.loops.ranks import launched
@@ -36,6 +37,7 @@ from eto_gym.trainers.loops.stage_data import (
     write_pairs,
     write_trajectories,
 )
+from eto_gym.trainers.loops.world import open_world
 from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.eto_experts import read_experts
@@ -62,6 +64,8 @@ class PlayStages(Generic[S]):
         self.ranks = launched()
         self.folder = RunFolder(out, self.ranks)
         self._tasks: dict[str, tuple[str, ...]] = {}
+        self._dev_aside: tuple[str, ...] = ()
+        self._lists_actions = False
         self._evaluated: list[Evaluated] = []
 
     # --- stages that play -------------------------------------------------------------------------
@@ -144,6 +148,7 @@ class PlayStages(Generic[S]):
             "split": split,
             "seed": s.seed,
             "prompt_style": s.prompt_style,
+            **s.read_so(),
             "version": eto_gym.__version__,
             **depends_on,
         }
@@ -152,17 +157,23 @@ class PlayStages(Generic[S]):
     # --- stages that choose -----------------------------------------------------------------------
 
     def _given_experts(self, path: Path, *, strict: bool) -> Stage:
-        """Take demonstrations from a file."""
+        """Take demonstrations from a file, as if their replies were given to the run's history."""
+        s = self.settings
 
         def describe() -> dict[str, Any]:
             stamp = path.stat()
-            return {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
+            file = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
+            return {**file, **s.read_so()}
 
         def work(folder: Path) -> Any:
             read, skipped = read_demonstrations(path, strict=strict)
             distinct: dict[tuple[str, int], Trajectory] = {}
             for trajectory in read:
                 distinct.setdefault(trajectory.key, trajectory)
+            if s.history != FULL:
+                env = self._spec(expert_policy, s.train_split).make_env()
+                distinct = {key: read_again(t, s.history, env) for key, t in distinct.items()}
+                env.close()
             write_trajectories(folder, distinct.values())
             return {**summarise(list(distinct.values())).to_json(), "skipped_lines": skipped}
 
@@ -175,7 +186,7 @@ class PlayStages(Generic[S]):
         making = {**s.env_kwargs(), "split": s.train_split}
 
         def work(folder: Path) -> Any:
-            env = gym.make(s.env, **{**making, "admissible_actions": True})
+            env = make_text_env(s.env, **{**making, "admissible_actions": True})
             try:
                 taken, report = read_experts(path, name, env, prompt_style=s.prompt_style)
             finally:
@@ -211,6 +222,8 @@ class PlayStages(Generic[S]):
         self, name: str, settings: PairingSettings, experts: Stage | None, explored: Stage
     ) -> Stage:
         """Pair what a model did with the experts' trajectories, or with what else it did."""
+        if settings.contrast == "correction":
+            return self._correct(name, settings, explored)
 
         def work(folder: Path) -> Any:
             agent = load_trajectories(explored)
@@ -221,6 +234,29 @@ class PlayStages(Generic[S]):
 
         inputs = (explored,) if experts is None else (experts, explored)
         return self.folder.run(name, work, settings=asdict(settings), inputs=inputs, by_first=True)
+
+    def _correct(self, name: str, settings: PairingSettings, explored: Stage) -> Stage:
+        """Pair a model's replies in its failures with what the environment's expert would say."""
+        s = self.settings
+        spec = self._spec(expert_policy, s.train_split)
+
+        def work(folder: Path) -> Any:
+            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
+            try:
+                pairs, report = correct_failures(env, load_trajectories(explored), settings)
+            finally:
+                env.close()
+            write_pairs(folder, pairs)
+            return {**asdict(report), "skipped": dict(report.skipped)}
+
+        depends_on = {
+            "env": s.env,
+            "env_kwargs": s.env_kwargs(),
+            "prompt_style": s.prompt_style,
+            "version": eto_gym.__version__,
+            **asdict(settings),
+        }
+        return self.folder.run(name, work, settings=depends_on, inputs=(explored,), by_first=True)
 
     # --- what the stages share --------------------------------------------------------------------
 
@@ -244,6 +280,7 @@ class PlayStages(Generic[S]):
             make_policy,
             env_kwargs={**s.env_kwargs(), "split": split, **(env_options or {})},
             prompt_style=s.prompt_style,
+            history=s.history,
             slots=s.slots,
             workers=workers or s.workers,
         )
@@ -256,19 +293,42 @@ class PlayStages(Generic[S]):
 
         return plan
 
+    def _open(self) -> None:
+        """Look the tasks up, in an order fixed by the seed, and refuse a world that will not do."""
+        s = self.settings
+
+        def look_up() -> tuple[dict[str, tuple[str, ...]], bool]:
+            world = open_world(s)
+            ids = {split: tasks.shuffle(s.seed).ids for split, tasks in world.tasks.items()}
+            return ids, world.lists_actions
+
+        # The first looks them up, for all: it may have to build what an environment reads.
+        self._tasks, self._lists_actions = self.ranks.first(look_up)
+        if s.dev_tasks and s.dev_split == s.train_split:
+            self._set_aside(s.dev_tasks)
+
+    def _set_aside(self, wanted: int) -> None:
+        """Take the dev tasks from the end of the training split, a quarter of it at most."""
+        ids = self._tasks[self.settings.train_split]
+        count = min(wanted, len(ids) // 4)
+        if count < wanted:
+            logger.info("only %d of the %d training tasks are set aside for dev", count, len(ids))
+        rest = len(ids) - count
+        self._tasks[self.settings.train_split], self._dev_aside = ids[:rest], ids[rest:]
+
+    def _dev_ids(self) -> tuple[str, ...]:
+        """Return the dev tasks; those of the training split are not trained on."""
+        s = self.settings
+        if not s.dev_tasks:
+            return ()
+        if s.dev_split == s.train_split:
+            return self._dev_aside
+        return self._task_ids(s.dev_split, s.dev_tasks)
+
     def _task_ids(self, split: str, count: int) -> tuple[str, ...]:
         """Return the ids of `count` tasks of a split in an order fixed by the seed; 0: all."""
-        if split not in self._tasks:
-            # The first looks them up, for all: it may have to build what an environment reads.
-            self._tasks[split] = self.ranks.first(lambda: self._shuffled(split))
         ids = self._tasks[split]
         return ids[:count] if count else ids
-
-    def _shuffled(self, split: str) -> tuple[str, ...]:
-        env = gym.make(self.settings.env, **{**self.settings.env_kwargs(), "split": split})
-        tasks: TaskSet = text_env(env).task_set
-        env.close()
-        return tasks.shuffle(self.settings.seed).ids
 
     def _policy_maker(self, model: Stage, name: str, *, temperature: float) -> Callable[[], Policy]:
         s = self.settings

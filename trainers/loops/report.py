@@ -156,14 +156,24 @@ def conclusion(report: dict[str, Any]) -> str:
         return f"Nothing was trained beyond {reference}."
     row = own[-1]
     test = row["paired"]
-    if test["p"] >= 0.05:
+    change = _significant(test)
+    if change == 0:
         words = f"No gain shown: {row['policy']} is neither better nor worse than {reference}"
-    elif test["gained"] < test["lost"]:
+    elif change < 0:
         words = f"WORSE: {row['policy']} lost to {reference}; keep {reference}'s model"
     else:
         words = f"Better: {row['policy']} beats {reference}"
     counts = f"{test['gained']} episodes gained, {test['lost']} lost, p {test['p']:.2g}"
-    return f"{words} ({counts})."
+    return f"{words} ({counts}; {_reward(test['reward'])})."
+
+
+def _significant(test: dict[str, Any]) -> float:
+    """Return by how much a paired test differs, in successes or else in reward; 0: by noise."""
+    if test["p"] < 0.05:
+        return float(test["gained"] - test["lost"])
+    reward = test["reward"]
+    apart = reward["low"] is not None and (reward["low"] > 0 or reward["high"] < 0)
+    return float(reward["mean"]) if apart else 0.0
 
 
 def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
@@ -185,16 +195,28 @@ def _paired(rows: list[dict[str, Any]], key: str, reference: str) -> list[str]:
 
 
 def _verdicts(tests: list[tuple[str, dict[str, Any]]], reference: str) -> list[str]:
-    """Say in words what each paired test shows; a p-value of 0.05 and more is called noise."""
+    """Say in words what each paired test shows.
+
+    A p-value of 0.05 and more of the successes is called noise, unless the interval of the rewards
+    leaves out 0: where an episode earns parts of a reward, they tell more than its success.
+    """
     verdicts = []
     for name, test in tests:
-        change = test["gained"] - test["lost"]
-        if test["p"] >= 0.05:
+        change = _significant(test)
+        if change == 0:
             words = f"differs from {reference} by no more than noise"
         else:
             words = f"is {'better' if change > 0 else 'worse'} than {reference}"
-        verdicts.append(f"- {name} {words} ({change:+d} episodes, p {test['p']:.2g}).")
+        counts = f"{test['gained'] - test['lost']:+d} episodes, p {test['p']:.2g}"
+        verdicts.append(f"- {name} {words} ({counts}; {_reward(test['reward'])}).")
     return verdicts
+
+
+def _reward(change: dict[str, float | None]) -> str:
+    mean, low, high = (_number(change[name], 3) for name in ("mean", "low", "high"))
+    interval = "" if "-" in (low, high) else f" [{low}, {high}]"
+    sign = "" if mean.startswith("-") else "+"
+    return f"mean reward {sign}{mean}{interval}"
 
 
 def _short(label: str) -> str:

@@ -53,7 +53,7 @@ class StepLoop(Loop[S]):
         )
 
         def work(folder: Path) -> Any:
-            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style)
+            env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
             try:
                 chosen = self._chosen_experts(experts, tasks)
                 repeated = [repeat_expert(env, expert) for expert in chosen]
@@ -80,6 +80,7 @@ class StepLoop(Loop[S]):
             "seed": s.seed,
             "tasks": tasks,
             "prompt_style": s.prompt_style,
+            **s.read_so(),
             "version": eto_gym.__version__,
             **asdict(settings),
         }

@@ -94,7 +94,8 @@ def _build(settings: BaseSettings, play: Sequence[Trajectory], folder: Path) -> 
     """Write a new model with its tokenizer; return the number of its parameters."""
     from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
 
-    texts = (message.content for trajectory in play for message in trajectory.messages)
+    texts = [m.content for trajectory in play for m in trajectory.messages]
+    texts += [block for trajectory in play for block in trajectory.states]
     tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
     model = build_model(
         tokenizer,

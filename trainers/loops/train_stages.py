@@ -47,13 +47,14 @@ class TrainStages(PlayStages[S]):
 
     def _base_model(self) -> Stage:
         s = self.settings
+        listed = {"admissible_actions": True} if self._lists_actions else {}
         play = self._rollouts(
             "base-play",
             player_policy,
             split=s.train_split,
             episodes=self._plan(s.train_split, s.base.tasks, s.base.samples),
             depends_on={"tasks": s.base.tasks, "samples": s.base.samples},
-            env_options={"admissible_actions": True, "max_episode_steps": s.base.steps},
+            env_options={**listed, "max_episode_steps": s.base.steps},
         )
 
         def work(folder: Path) -> Any:
@@ -120,26 +121,20 @@ class TrainStages(PlayStages[S]):
     def _watch(self, model: Stage) -> Watch:
         """Watch the training of `model` by its success on dev tasks, where some are set aside."""
         s = self.settings
-        if not s.dev_tasks:
+        dev = self._dev_ids()
+        if not dev:
             return Watch(progress=s.progress)
         from eto_gym.trainers.loops.dev_success import DevSuccess
 
         score = DevSuccess(
             self._spec(expert_policy, s.dev_split, workers=1),
-            self._dev_ids(),
+            dev,
             tokenizer=model_of(model),
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             seed=s.seed,
         )
         return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
-
-    def _dev_ids(self) -> tuple[str, ...]:
-        """Return the dev tasks; of the training split the last ones, which are trained on last."""
-        s = self.settings
-        if s.dev_split == s.train_split:
-            return self._task_ids(s.dev_split, 0)[-s.dev_tasks :]
-        return self._task_ids(s.dev_split, s.dev_tasks)
 
     def _watched(self, settings: TrainSettings) -> dict[str, Any]:
         """Return what decides the result of a training that `_watch` watches."""

@@ -19,7 +19,7 @@ from transformers import set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
 from eto_gym.errors import DataError, MissingDependencyError, require
-from eto_gym.trainers.data.encoding import Codec, Row, TokenReport, encode_trajectories
+from eto_gym.trainers.data.encoding import Codec, Row, TokenReport, encode_trajectories, one_row
 from eto_gym.trainers.methods.group import GroupSettings
 from eto_gym.trainers.methods.ppo import EpisodePlayer
 from eto_gym.trainers.model import models
@@ -134,7 +134,7 @@ class EpisodeSource:
         trajectory.check_whole()
         if any(message.train for message in trajectory.messages):
             try:
-                (row, *_), data = encode_trajectories(
+                rows, data = encode_trajectories(
                     self._codec, [trajectory], max_length=s.max_length, truncation=s.truncation
                 )
             except DataError:  # not one turn is within max_length
@@ -142,7 +142,7 @@ class EpisodeSource:
                     raise
             else:
                 report.include(data)
-                return row
+                return one_row(rows)
         report.dropped += 1
         end = self._codec.end_of_turn_id
         return Row([end, end], [False, False])  # TRL needs a token on both sides

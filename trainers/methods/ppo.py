@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Unpack
 
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.errors import EtoGymError
+from eto_gym.history import FULL
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.methods.sft import SFTSettings
@@ -153,6 +154,11 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
         super().__post_init__()
         if self.workers != 1:
             raise SettingsError("the model in training plays itself: expected workers 1")
+        if self.history != FULL:
+            raise SettingsError(
+                "ppo, grpo and rloo train on whole conversations: expected history 'full', got "
+                f"{self.history!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.trainers.data.batching import pad_rows
-from eto_gym.trainers.data.encoding import Codec, Row, TokenReport, encode_trajectories
+from eto_gym.trainers.data.encoding import Codec, Row, TokenReport, encode_trajectories, one_row
 from eto_gym.trainers.methods.ppo import Play, PPOSettings
 from eto_gym.trainers.methods.ppo_losses import advantages_of, turn_numbers
 from eto_gym.trainers.model.scoring import without_dropout
@@ -214,7 +214,7 @@ class Rounds(IterableDataset[dict[str, Any]]):
                     raise
                 report.dropped += 1
                 continue
-            rows += encoded
+            rows.append(one_row(encoded))
             rewards.append(turn_rewards(trajectory, int(turn_numbers(encoded[0].mask)[-1]) + 1))
             report.include(data)
         return rows, rewards, report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
+from eto_gym.agents.models.loading import from_pretrained, read_template
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.errors import DataError, require
-from eto_gym.files import write_json
+from eto_gym.files import strict, write_json
 from eto_gym.trainers.errors import disk_errors
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings
 
@@ -25,26 +27,26 @@ if TYPE_CHECKING:
 REPORT_FILE = "training.json"
 """Written last into a finished model folder: what was trained, with which settings and result."""
 
+METRICS_FILE = "metrics.jsonl"
+"""One line per logged step: while training runs in the workspace, in the end beside the model."""
+
 
 def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
     """Load the tokenizer of a model folder or hub name; a missing pad token becomes the end's.
 
     Args:
         model: Folder or name.
-        chat_template: File of a chat template that replaces the model's own.
+        chat_template: File of a chat template that replaces the model's own, or the template.
 
     Raises:
         DataError: There is no such file.
     """
     transformers = require("transformers", feature="training", extra="train")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_model(model))
+    tokenizer = from_pretrained(transformers.AutoTokenizer, resolve_model(model))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
-        try:
-            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            raise DataError(f"cannot read the chat template {chat_template}: {err}") from err
+        tokenizer.chat_template = read_template(chat_template)
     return tokenizer
 
 
@@ -77,7 +79,7 @@ def load_model(model: str | Path, settings: TrainSettings) -> Any:
             bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
         )
     if not is_adapter(model):
-        return transformers.AutoModelForCausalLM.from_pretrained(str(model), **options)
+        return from_pretrained(transformers.AutoModelForCausalLM, str(model), **options)
     peft = require("peft", feature="LoRA adapters", extra="train")
     config = peft.PeftConfig.from_pretrained(str(model))
     base = load_base(Path(model), **options)
@@ -133,7 +135,7 @@ def uses_bf16(settings: TrainSettings) -> bool:
 
 def hash_model(model: str | Path) -> str:
     """Return a hash of a model folder's configuration and weights; of the name for a hub model."""
-    folder = Path(resolve_model(model))
+    folder = Path(resolve_model(model, ask_hub=False))
     digest = hashlib.sha256()
     if not folder.is_dir():
         digest.update(str(model).encode())
@@ -187,6 +189,9 @@ def write_folder(staging: Path, tokenizer: Any, report: dict[str, Any]) -> None:
     """Write what goes with the weights in `staging`, and have all of it on disk."""
     tokenizer.save_pretrained(staging)
     (staging / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
+    if metrics := report.get("metrics"):
+        lines = [json.dumps(strict(entry), allow_nan=False) + "\n" for entry in metrics]
+        (staging / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
     write_json(staging / REPORT_FILE, report)
     for path in staging.iterdir():
         with path.open("rb") as file:
@@ -252,7 +257,7 @@ def load_base(adapter: Path, **options: Any) -> Any:
         DataError: It is a folder that is not there any more.
     """
     transformers = require("transformers", feature="training", extra="train")
-    return transformers.AutoModelForCausalLM.from_pretrained(base_of(adapter), **options)
+    return from_pretrained(transformers.AutoModelForCausalLM, base_of(adapter), **options)
 
 
 def push_model(folder: Path, repository: str, *, private: bool) -> None:

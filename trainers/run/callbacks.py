@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import tqdm
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
 from eto_gym.errors import EtoGymError
+from eto_gym.files import strict
+from eto_gym.progress import Progress
 from eto_gym.trainers.model import sharding as spread
+from eto_gym.trainers.model.models import METRICS_FILE
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import guards
 from eto_gym.trainers.settings.base import TrainSettings
+from eto_gym.trajectories import JsonlFile
 
 if TYPE_CHECKING:
     from eto_gym.trainers.run.training import Watch
@@ -102,6 +106,7 @@ def attach(
     set_callbacks(
         trainer,
         ProgressBar(title, trainer, enabled=watch.progress),
+        WriteMetrics(workspace),
         guards.NumbersGuard(settings.grad_norm_limit),
     )
     spread.check_spread(trainer, settings, scored=watch.on_evaluate is not None)
@@ -181,34 +186,32 @@ class MarkComplete(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Shows one bar over the course, with the last loss, on stderr."""
+    """Shows how far the course is, with the last loss and the tokens per second, on stderr."""
 
     def __init__(self, title: str, course: Course, *, enabled: bool) -> None:
         self._title = title
         self._course = course
         self._enabled = enabled
-        self._bar: Any = None
+        self._loss = ""
+        self._shown: Progress | None = None
+        self._begun = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Open the bar at the place from which training goes on."""
+        """Begin at the place from which training goes on."""
         shown = self._enabled and state.is_world_process_zero
         done, total = self._course.progress()
-        self._bar = tqdm.tqdm(
-            total=total,
-            initial=done,
-            desc=self._title,
-            unit=self._course.unit,
-            disable=None if shown else True,
-            dynamic_ncols=True,
+        self._begun = time.monotonic()
+        self._shown = Progress(
+            self._title if shown else None, total=total, done=done, unit=self._course.unit
         )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Advance."""
-        self._bar.update(self._course.progress()[0] - self._bar.n)
+        self._tell()
 
     def on_log(
         self,
@@ -220,15 +223,63 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         """Show the loss, and the success of what was played."""
         shown = {name: logs[name] for name in ("success", "loss") if logs and name in logs}
-        if self._bar is not None and "loss" in shown:
-            postfix = {name: f"{value:.3f}" for name, value in shown.items()}
-            self._bar.set_postfix(postfix, refresh=False)
+        if "loss" in shown:
+            self._loss = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            self._tell()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Close the bar."""
-        self._bar.close()
+        """End."""
+        if self._shown is not None:
+            self._shown.close()
+
+    def _tell(self) -> None:
+        if self._shown is None:
+            return
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        speed = f"{getattr(self._course, 'tokens_seen', 0) / seconds:,.0f} tokens/s"
+        self._shown.update(
+            self._course.progress()[0], ", ".join(part for part in (self._loss, speed) if part)
+        )
+
+
+class WriteMetrics(TrainerCallback):
+    """Writes the metrics of each logged step to a file as soon as there are any."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._file = JsonlFile(workspace / METRICS_FILE)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Begin anew with what a checkpoint holds: later steps are taken again."""
+        if state.is_world_process_zero:
+            self._file.path.unlink(missing_ok=True)
+            for entry in state.log_history:
+                self._add(entry)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add what was logged last."""
+        if state.is_world_process_zero and state.log_history:
+            self._add(state.log_history[-1])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        if "loss" in entry:
+            self._file.append(strict(entry))
 
 
 class KeepBest(TrainerCallback, ExportableState):

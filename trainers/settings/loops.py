@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from eto_gym.conversation import PromptStyle
+from eto_gym.history import FULL, check_history
 from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.loops.tiny_stage import BaseSettings
 from eto_gym.trainers.settings.base import SettingsError, option
@@ -44,7 +45,9 @@ class WorldSettings:
         metadata={"help": "further arguments of gym.make, such as {'action_grammar': 'put'}"},
     )
     model: str = option(
-        "tiny", "'tiny' builds a small model from scratch; else a model folder or hub name"
+        "tiny",
+        "'tiny' builds a small model from scratch; else a model folder, a GGUF file, smollm2, or a "
+        "hub name",
     )
     train_split: str = option("train", "split that is demonstrated and explored")
     eval_split: str = option("test", "held-out split that every policy is evaluated on")
@@ -57,8 +60,8 @@ class WorldSettings:
     dev_split: str = option(
         "dev",
         "split of these tasks, not the one that is reported. Where it is the training split, for "
-        "an environment that has no other, the last of its tasks are taken: they are held out as "
-        "long as train_tasks and explore_tasks leave so many over",
+        "an environment that has no other, its last tasks, a quarter of them at most, are set "
+        "aside for this and not trained on",
     )
     dev_every: int = option(
         0, "optimizer steps (rounds, for PPO) between two such evaluations; 0: each epoch (round)"
@@ -73,6 +76,13 @@ class WorldSettings:
         "one-shot",
         "what precedes the first observation: one-shot, instruction, or none",
         paper="one-shot",
+    )
+    history: str = option(
+        FULL,
+        "how much of a conversation is read for a reply, in play and in training alike: full; "
+        "last:K for the instruction, the task and the last K exchanges; or state for these and "
+        "what the environment writes of what was seen so far",
+        paper="full",
     )
     max_new_tokens: int = option(256, "longest reply in tokens")
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
@@ -95,6 +105,7 @@ class WorldSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
+        check_history(self.history)
         for name, least in _LEAST.items():
             value = getattr(self, name, least)
             if value < least:
@@ -122,6 +133,10 @@ class WorldSettings:
         limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
         check_arguments(self.env, self.env_options)
         return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
+
+    def read_so(self) -> dict[str, str]:
+        """Return what a stage depends on by the history: nothing where all is read, as ever."""
+        return {} if self.history == FULL else {"history": self.history}
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form."""

@@ -28,6 +28,9 @@ Array = npt.NDArray[Any]
 
 MANIFEST = "manifest.json"
 FORMAT = "eto-gym-webshop"
+SMALL_FILE = 1 << 22
+"""Bytes up to which a file's SHA-256 is checked at every opening: a few milliseconds each."""
+
 VERSION = 1
 """Raised whenever a reader of the former version could misread the files."""
 
@@ -40,7 +43,8 @@ def buffer_of(values: Array) -> memoryview:
 class TextColumn(Sequence[str]):
     """A sequence of texts in one UTF-8 block."""
 
-    def __init__(self, block: Array, offsets: Array) -> None:
+    def __init__(self, block: Array, offsets: Array, *, name: str = "texts") -> None:
+        self.name = name
         self._block = buffer_of(block)
         self._offsets = buffer_of(offsets)
 
@@ -57,7 +61,10 @@ class TextColumn(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return str(self._block[self._offsets[index] : self._offsets[index + 1]], "utf-8")
+        try:
+            return str(self._block[self._offsets[index] : self._offsets[index + 1]], "utf-8")
+        except UnicodeDecodeError as err:
+            raise damaged(f"text {index} of {self.name} is no UTF-8") from err
 
     def raw(self, index: int) -> bytes:
         """Return the UTF-8 form of one text."""
@@ -112,9 +119,73 @@ class Store:
             raise DataError(f"the index holds no {name!r}; build it again")
         return self._arrays[name]
 
-    def texts(self, name: str) -> TextColumn:
-        """Return a text column."""
-        return TextColumn(self.array(name + ".bin"), self.array(name + ".offsets"))
+    def texts(self, name: str, *, size: int | None = None) -> TextColumn:
+        """Return a text column.
+
+        Raises:
+            DataError: It is missing, has not `size` texts, or its offsets leave its block.
+        """
+        block, offsets = self.array(name + ".bin"), self.array(name + ".offsets")
+        if block.dtype != np.uint8 or block.ndim != 1:
+            raise damaged(f"{name}.bin holds no bytes")
+        count = len(offsets) - 1 if offsets.ndim == 1 and size is None else size or 0
+        self.starts(name + ".offsets", size=count, end=len(block))
+        return TextColumn(block, offsets, name=name)
+
+    # What an array says is checked once, when it is opened: compiled loops check no bounds.
+
+    def indices(self, name: str, *, below: int, size: int | None = None) -> Array:
+        """Return an array of integers in 0..below-1.
+
+        Raises:
+            DataError: It is missing, of another length or type, or holds another number.
+        """
+        values = self._vector(name, "iu", size)
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < below:
+            raise damaged(f"{name} holds numbers outside of 0..{below - 1}")
+        return values
+
+    def starts(self, name: str, *, size: int, end: int) -> Array:
+        """Return an array of `size` + 1 integers that rise from 0 to `end`.
+
+        Raises:
+            DataError: It is missing, of another length or type, or does not rise so.
+        """
+        values = self._vector(name, "iu", size + 1)
+        ends = [*values[:1].tolist(), *values[-1:].tolist()]
+        if ends != [0, end] or bool((values[1:] < values[:-1]).any()):
+            raise damaged(f"{name} does not rise from 0 to {end}")
+        return values
+
+    def floats(self, name: str, *, size: int | None = None) -> Array:
+        """Return an array of numbers, none of them NaN.
+
+        Raises:
+            DataError: It is missing, of another length or type, or holds a NaN.
+        """
+        values = self._vector(name, "f", size)
+        if len(values) and np.isnan(values.min()):
+            raise damaged(f"{name} holds NaN")
+        return values
+
+    def count(self, name: str) -> int:
+        """Return a number that the manifest gives.
+
+        Raises:
+            DataError: It gives none.
+        """
+        value = self.manifest.get(name)
+        if type(value) is not int or value < 0:
+            raise damaged(f"the manifest has no number {name!r}")
+        return value
+
+    def _vector(self, name: str, kinds: str, size: int | None) -> Array:
+        values = self.array(name)
+        if values.dtype.kind not in kinds or values.ndim != 1:
+            raise damaged(f"{name} is of type {values.dtype} and has {values.ndim} dimensions")
+        if size is not None and len(values) != size:
+            raise damaged(f"{name} holds {len(values)} numbers and not {size}")
+        return values
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool = False) -> Store:
@@ -122,7 +193,7 @@ class Store:
 
         Args:
             folder: What `FolderWriter.finish` left.
-            verify: Compare every file's SHA-256 too, not its size alone.
+            verify: Compare every file's SHA-256, and not that of files up to `SMALL_FILE` alone.
 
         Raises:
             DataError: The folder is missing, unfinished, truncated, altered, or of another version.
@@ -138,10 +209,19 @@ class Store:
                 raise DataError(
                     f"{path}: expected {entry['bytes']} bytes, got {size}; build the index again"
                 )
-            if verify and _sha256(path) != entry["sha256"]:
-                raise DataError(f"{path}: its SHA-256 differs from the manifest's")
+            if (verify or size <= SMALL_FILE) and _sha256(path) != entry["sha256"]:
+                raise DataError(
+                    f"{path}: its SHA-256 differs from the manifest's; build the index again"
+                )
         arrays = {name.removesuffix(".npy"): _map(folder / name) for name in manifest["files"]}
         return cls(arrays, manifest)
+
+
+def damaged(what: str) -> DataError:
+    """Return the error for an index that cannot be as it was written."""
+    return DataError(
+        f"the WebShop index is damaged: {what}; `eto-gym data check FOLDER` tells which file is"
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -158,7 +238,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} is no WebShop index: it has no {MANIFEST}. "
             "Build one with: eto-gym data build webshop --out FOLDER ..."
         ) from err
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise DataError(f"{path} cannot be read: {err}") from err
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path} is not the manifest of a WebShop index")
@@ -170,7 +250,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(map(_is_listed, files, files.values())):
         raise DataError(f"{path} lists no files; build the index again")
+    if manifest.get("sha256", digest := _digest(manifest)) != digest:  # older ones have none
+        raise DataError(f"{path}: its contents differ from their SHA-256; build the index again")
     return manifest
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's contents, its own line excepted."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _is_listed(name: str, entry: object) -> bool:
@@ -316,9 +404,8 @@ class FolderWriter:
             }
             for name in names
         }
-        text = json.dumps(
-            {"format": FORMAT, "version": VERSION, **manifest, "files": listed}, indent=1
-        )
+        whole = {"format": FORMAT, "version": VERSION, **manifest, "files": listed}
+        text = json.dumps({**whole, "sha256": _digest(whole)}, indent=1)
         for name in names:
             _sync(self._work / name)
         (self._work / MANIFEST).write_text(text + "\n", "utf-8")

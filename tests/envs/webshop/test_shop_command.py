@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
 from eto_gym.cli.main import main
 
+TYPED = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}  # as browsers say it
 ROOT = Path(__file__).resolve().parents[3]
 
 pytest.importorskip("flask")
@@ -33,7 +34,7 @@ def test_it_serves_on_loopback_until_interrupted() -> None:
         try:
             found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
             assert found
-            with urlopen(found.group(), timeout=60) as answer:
+            with urlopen(Request(found.group(), headers=TYPED), timeout=60) as answer:
                 page = answer.read().decode("utf-8")
             assert "Step 0 of 7" in page
             process.send_signal(signal.SIGINT)

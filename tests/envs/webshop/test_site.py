@@ -20,6 +20,15 @@ from eto_gym.envs.webshop.site.app import COOKIE, create_app
 from eto_gym.envs.webshop.site.visitors import Visitors
 
 
+def headers(site: str, mode: str = "navigate", dest: str = "document") -> dict[str, str]:
+    """What a browser says of where a request comes from."""
+    return {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+
+
+TYPED = headers("none")
+IMAGE = headers("cross-site", "no-cors", "image")
+
+
 class Browser:
     """Follows forms as a browser would, with a cookie jar of its own."""
 
@@ -29,7 +38,7 @@ class Browser:
         self.look()
 
     def look(self) -> str:
-        response = self.client.get("/")
+        response = self.client.get("/", headers=TYPED)
         assert response.status_code == 200
         self.page = response.text
         return self.page
@@ -110,7 +119,7 @@ def test_texts_are_escaped_everywhere() -> None:
 
 
 def test_the_answers_carry_strict_headers() -> None:
-    response = site().test_client().get("/")
+    response = site().test_client().get("/", headers=TYPED)
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
     cookie = response.headers["Set-Cookie"]
     assert "HttpOnly" in cookie
@@ -189,8 +198,77 @@ def test_unknown_pages_and_cookies() -> None:
     assert client.get("/nothing").status_code == 404
     assert client.get("/act").status_code == 405
     client.set_cookie(COOKIE, "forged")
-    response = client.get("/")
+    response = client.get("/", headers=TYPED)
     assert COOKIE in response.headers["Set-Cookie"], "an unknown token is replaced"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        IMAGE,
+        headers("same-site", "no-cors", "image"),
+        headers("cross-site"),
+        headers("same-site"),
+        headers("cross-site", "navigate", "iframe"),
+        headers("same-origin", "no-cors", "image"),
+        headers("cross-site", "cors", "empty") | {"Origin": "http://evil.example"},
+    ],
+)
+def test_a_look_from_elsewhere_makes_no_visitor(asked: dict[str, str]) -> None:
+    app = site(visitor_limit=2)
+    browser = Browser(app)
+    browser.post(query="mug")
+    for path in ("/", "/trajectory.json"):
+        for _ in range(3):
+            response = app.test_client().get(path, headers=asked)
+            assert "Set-Cookie" not in response.headers
+            assert "Step 0" not in response.text
+    assert "Step 1" in browser.look(), "the visit goes on"
+
+
+def test_whoever_comes_by_a_link_enters_by_a_button_and_goes_on() -> None:
+    browser = Browser(site())
+    browser.post(query="mug")
+    token = browser.client.get_cookie(COOKIE).value
+    # A browser sends no strict cookie where another site leads here, but does on the button.
+    browser.client.delete_cookie(COOKIE)
+    page = browser.client.get("/", headers=headers("cross-site"))
+    assert "Enter the shop" in page.text
+    assert "Set-Cookie" not in page.headers
+    browser.client.set_cookie(COOKIE, token)
+    browser.client.post("/enter", headers=headers("same-origin") | {"Origin": "http://localhost"})
+    assert "Step 1" in browser.look()
+    newcomer = site().test_client()
+    assert COOKIE in newcomer.post("/enter").headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"Origin": "http://localhost:8001"},
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://[::1"},
+        headers("same-site"),
+        headers("cross-site"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/act", "/new", "/enter"])
+def test_a_form_of_another_site_or_port_is_refused(path: str, asked: dict[str, str]) -> None:
+    browser = Browser(site())
+    browser.post(query="mug")
+    form = {"turn": browser.turn, "query": "odd"}
+    response = browser.client.post(path, data=form, headers=asked)
+    assert response.status_code == 403
+    assert "Set-Cookie" not in response.headers
+    assert "Step 1" in browser.look()
+    assert (
+        browser.client.post(path, data=form, headers={"Origin": "http://localhost"}).status_code
+        == 303
+    )
 
 
 def test_visitors_are_limited_and_forgotten() -> None:

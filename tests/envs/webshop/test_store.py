@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -9,19 +10,27 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eto_gym.cli.main import main
+from eto_gym.envs.webshop import store as store_module
 from eto_gym.envs.webshop.catalog.build import build_catalog
 from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.search.search import Search
 from eto_gym.envs.webshop.store import MANIFEST, FolderWriter, MemoryWriter, Store, read_manifest
 from eto_gym.errors import DataError
 from tests.envs.webshop.support import record
+
+needs_numba = pytest.mark.skipif(
+    importlib.util.find_spec("numba") is None, reason="numba is not installed"
+)
 
 
 def write_sources(folder: Path) -> dict[str, Path]:
@@ -137,19 +146,110 @@ def test_every_truncated_file_is_noticed(index: Path) -> None:
     Store.open(index, verify=True)
 
 
-def test_altered_bytes_are_noticed_on_request(index: Path) -> None:
+def test_three_flipped_bits_of_any_file_are_noticed_at_opening(index: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in sorted(index.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(8 if whole else 0):
+            content = bytearray(whole)
+            for bit in rng.choice(8 * len(whole), size=3, replace=False):
+                content[bit // 8] ^= 1 << (bit % 8)
+            path.write_bytes(content)
+            with pytest.raises(DataError) as caught:
+                Catalog.open(index)
+            assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+    Catalog.open(index, verify=True)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_numba)])
+@pytest.mark.parametrize("value", [-1, -(2**31), 2**31 - 1, "count"])
+def test_no_array_leads_a_search_out_of_bounds(
+    index: Path, value: int | str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SMALL_FILE", 0)  # as if all files were large
+    Search(index, compiled=compiled)
+    for name in ("posting_products", "term_starts", "asin_ranks", "terms.offsets", "asins.offsets"):
+        path = index / f"{name}.npy"
+        whole = path.read_bytes()
+        values = np.load(path)
+        at = len(values) // 2
+        wrong = values.copy()
+        wrong[at] = len(np.load(index / "asins.offsets.npy")) if value == "count" else value
+        if name.endswith(("starts", "offsets")) and value == "count":
+            wrong[at] = values[-1] + 1
+        np.save(path, wrong)
+        with pytest.raises(DataError, match=f"damaged: {name}"):
+            Search(index, compiled=compiled)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("posting_denominators", lambda values: values[:-1]),
+        ("posting_denominators", lambda values: values.astype(np.int32)),
+        ("posting_products", lambda values: values.astype(np.float32)),
+        ("posting_products", lambda values: values.reshape(1, -1)),
+        ("term_largest", lambda values: values * np.float32("nan")),
+        ("term_starts", lambda values: values[:-1]),
+        ("asin_ranks", lambda values: values[:-1]),
+        ("asins.offsets", lambda values: values[:0]),
+        ("prices", lambda values: values[:-1]),
+        ("category_codes", lambda values: values + 99),
+        ("attribute_products", lambda values: values - 99),
+        ("attribute_starts", lambda values: values[::-1]),
+        ("synthetic_goal_part", lambda values: values + 99),
+        ("human_goal_products", lambda values: values - 99),
+    ],
+)
+def test_arrays_that_cannot_be_as_written_are_refused(
+    index: Path, name: str, change: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = index / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    manifest = json.loads((index / MANIFEST).read_text("utf-8"))
+    manifest["files"][path.name]["bytes"] = path.stat().st_size
+    del manifest["sha256"]
+    (index / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    monkeypatch.setattr(store_module, "SMALL_FILE", -1)
+
+    def open_all() -> None:
+        catalog = Catalog.open(index)
+        catalog.goals("human")
+        catalog.goals("synthetic")
+
+    with pytest.raises(DataError, match=f"damaged: {name}"):
+        open_all()
+
+
+def test_the_command_checks_a_folder(
+    index: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["data", "check", str(index)]) == 0
+    assert "every file as it was written" in capsys.readouterr().out
+    path = index / "titles.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    monkeypatch.setattr(store_module, "SMALL_FILE", 0)
+    assert main(["data", "check", str(index)]) != 0
+    assert "titles.bin: its SHA-256 differs" in capsys.readouterr().err
+
+
+def test_altered_bytes_are_noticed_on_request(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = index / "prices.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+    monkeypatch.setattr(store_module, "SMALL_FILE", 0)  # as if the file were large
     Store.open(index)
     with pytest.raises(DataError, match="SHA-256"):
         Catalog.open(index, verify=True)
 
 
-def test_an_array_file_with_a_broken_head(index: Path) -> None:
+def test_an_array_file_with_a_broken_head(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = index / "prices.npy"
     path.write_bytes(b"\0" * path.stat().st_size)
+    monkeypatch.setattr(store_module, "SMALL_FILE", 0)
     with pytest.raises(DataError, match="no array file"):
         Store.open(index)
 

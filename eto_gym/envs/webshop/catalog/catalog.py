@@ -14,10 +14,13 @@ from typing import Any, ClassVar
 from eto_gym.envs.webshop.catalog.goals import GOAL_KINDS, Goal, GoalKind, Goals
 from eto_gym.envs.webshop.catalog.nouns import RULES, TaggerFunction
 from eto_gym.envs.webshop.search.search import MAX_QUERY, Search
-from eto_gym.envs.webshop.store import MANIFEST, Store
+from eto_gym.envs.webshop.store import MANIFEST, Store, damaged
 from eto_gym.errors import UnknownNameError, check_choice
 
 __all__ = ["Catalog", "Goal", "GoalKind", "Goals", "Product"]
+
+_UNCARDED = frozenset({"files", "format", "sha256"})
+"""Parts of a manifest that say nothing about rewards and observations."""
 
 _RECENT = 512
 """Decoded products, and results of queries, kept per catalog: a few megabytes."""
@@ -85,14 +88,21 @@ class Catalog:
         self.folder = folder
         self._store = store
         self._asins = store.texts("asins")
-        self._titles = store.texts("titles")
-        self._prices_shown = store.texts("price_texts")
-        self._details = store.texts("details")
-        self._prices = store.array("prices")
-        self._by_asin = store.array("asin_order")
-        self._facets = {facet: _Facet(store, facet) for facet in ("category", "query", "attribute")}
+        count = len(self._asins)
+        self._titles = store.texts("titles", size=count)
+        self._prices_shown = store.texts("price_texts", size=count)
+        self._details = store.texts("details", size=count)
+        self._prices = store.floats("prices", size=count)
+        self._by_asin = store.indices("asin_order", below=count, size=count)
+        self._facets = {
+            facet: _Facet(store, facet, count) for facet in ("category", "query", "attribute")
+        }
         self._paths = store.texts("path_names")
-        self._codes = {f: store.array(f"{f}_codes") for f in ("category", "query", "path")}
+        names = {facet: len(self._facets[facet].names) for facet in ("category", "query")}
+        self._codes = {
+            facet: store.indices(f"{facet}_codes", below=below, size=count)
+            for facet, below in {**names, "path": len(self._paths)}.items()
+        }
         self._goals: dict[GoalKind, Goals] = {}
         self._recent: OrderedDict[int, Product] = OrderedDict()
         self._searched: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
@@ -210,9 +220,12 @@ class Catalog:
         return product
 
     def _decode(self, index: int) -> Product:
-        description, bullets, options, attributes, nouns, image, option_images = json.loads(
-            self._details[index]
-        )
+        try:
+            description, bullets, options, attributes, nouns, image, option_images = json.loads(
+                self._details[index]
+            )
+        except (ValueError, TypeError) as err:
+            raise damaged(f"details of product {index} cannot be read: {err}") from err
         return Product(
             index=index,
             asin=self._asins[index],
@@ -269,17 +282,17 @@ class Catalog:
 
     def card(self) -> dict[str, Any]:
         """Describe the catalog: what rewards and observations depend on, JSON-serialisable."""
-        manifest = {k: v for k, v in self._store.manifest.items() if k not in {"files", "format"}}
+        manifest = {k: v for k, v in self._store.manifest.items() if k not in _UNCARDED}
         return {"name": self.name, **manifest}
 
 
 class _Facet:
     """A property with few values, and the products that have each value."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, count: int) -> None:
         self.names = store.texts(f"{name}_names")
-        self._starts = store.array(f"{name}_starts")
-        self._products = store.array(f"{name}_products")
+        self._products = store.indices(f"{name}_products", below=count)
+        self._starts = store.starts(f"{name}_starts", size=len(self.names), end=len(self._products))
 
     def members(self, value: str) -> list[int]:
         at = self.names.find(value)

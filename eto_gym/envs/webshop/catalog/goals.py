@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from eto_gym.envs.webshop.catalog.records import text_of, texts_of
-from eto_gym.envs.webshop.store import Store, Writer
+from eto_gym.envs.webshop.store import Store, Writer, damaged
 from eto_gym.errors import DataError, EtoGymError
 
 if TYPE_CHECKING:
@@ -89,13 +89,18 @@ class Goals(Sequence[Goal]):
         """Open the goals of one kind."""
         self.kind: GoalKind = kind
         self._catalog = catalog
-        self.products = store.array(f"{kind}_goal_products")
-        self._limits = store.array(f"{kind}_goal_limits")
-        self.cumulative_weights = store.array(f"{kind}_goal_cumulative_weights")
-        self._parts = store.texts(f"{kind}_goal_parts")
-        self._combinations = store.array("synthetic_goal_combinations")
-        self._part_of = store.array("synthetic_goal_part")
-        self._weights = store.array("synthetic_part_weights")
+        self.products = store.indices(f"{kind}_goal_products", below=len(catalog))
+        count = len(self.products)
+        self._limits = store.floats(f"{kind}_goal_limits", size=count)
+        self.cumulative_weights = store.floats(f"{kind}_goal_cumulative_weights", size=count)
+        self._parts = store.texts(f"{kind}_goal_parts", size=count if kind == "human" else None)
+        if kind == "synthetic":
+            parts = len(self._parts)
+            self._combinations = store.indices(
+                "synthetic_goal_combinations", below=MAX_SYNTHETIC, size=count
+            )
+            self._part_of = store.indices("synthetic_goal_part", below=parts, size=count)
+            self._weights = store.floats("synthetic_part_weights", size=parts)
 
     def __len__(self) -> int:
         """Count the goals."""
@@ -115,12 +120,12 @@ class Goals(Sequence[Goal]):
         limit = float(self._limits[index])
         options: tuple[str, ...] | dict[str, str]
         if self.kind == "human":
-            text, attributes, values = json.loads(self._parts[index])
+            text, attributes, values = self._read_part(index, 3)
             options = tuple(values)
             weight = 1.0
         else:
             part = int(self._part_of[index])
-            text, attributes = json.loads(self._parts[part])
+            text, attributes = self._read_part(part, 2)
             weight = float(self._weights[part])
             options = _combination(product.options, int(self._combinations[index]))
             if options:
@@ -140,6 +145,15 @@ class Goals(Sequence[Goal]):
             price_upper=limit,
             weight=weight,
         )
+
+    def _read_part(self, index: int, size: int) -> list[Any]:
+        try:
+            part = json.loads(self._parts[index])
+        except ValueError as err:
+            raise damaged(f"{self._parts.name} {index} cannot be read: {err}") from err
+        if not isinstance(part, list) or len(part) != size:
+            raise damaged(f"{self._parts.name} {index} has not {size} parts")
+        return part
 
     def draw(self, generator: np.random.Generator) -> int:
         """Draw the index of a goal with the probability that its weight gives it."""

@@ -83,12 +83,15 @@ class Search:
         store = source if isinstance(source, Store) else Store.open(Path(source))
         self._asins = store.texts("asins")
         self._terms = store.texts("terms")
-        self._starts = buffer_of(store.array("term_starts"))
-        self._largest = store.array("term_largest")
-        self._products = store.array("posting_products")
-        self._denominators = store.array("posting_denominators")
-        self._asin_ranks = store.array("asin_ranks")
-        self._documents = int(store.manifest["searchable_products"])
+        # The kernels check no bounds: no product may lie beyond the catalog.
+        count, terms = len(self._asins), len(self._terms)
+        self._products = store.indices("posting_products", below=count)
+        size = len(self._products)
+        self._denominators = store.floats("posting_denominators", size=size)
+        self._starts = buffer_of(store.starts("term_starts", size=terms, end=size))
+        self._largest = store.floats("term_largest", size=terms)
+        self._asin_ranks = store.indices("asin_ranks", below=count, size=count)
+        self._documents = store.count("searchable_products")
         if compiled is None:
             compiled = len(self._asins) >= COMPILE_FROM and kernels.numba_is_installed()
         self._compiled = compiled

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, abort, g, redirect, render_template, request, url_for
+from flask import Flask, Request, Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from eto_gym.envs.webshop.catalog.catalog import Catalog
@@ -24,7 +24,8 @@ MAX_REQUEST = 64 * 1024
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    # With "no-referrer", browsers hide the origin of the shop's own forms from it too.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
@@ -71,8 +72,15 @@ def create_app(
     visitors = Visitors(make_env, limit=visitor_limit, lifetime=lifetime)
 
     def recognise() -> None:
-        if request.endpoint in {"show", "act", "new_episode", "trajectory"}:
-            g.token, g.visitor = visitors.get(request.cookies.get(COOKIE))
+        if request.endpoint not in {"show", "act", "new_episode", "enter", "trajectory"}:
+            return
+        token = request.cookies.get(COOKIE)
+        if _is_of_another_site(request):
+            abort(403, "A page of another site asked for this.")
+        if request.method == "POST" or _is_own_navigation(request):
+            g.token, g.visitor = visitors.get(token)
+        elif (visitor := visitors.find(token)) is not None:
+            g.token, g.visitor = token, visitor
 
     def seal(response: Response) -> Response:
         response.headers.update(_HEADERS)
@@ -80,7 +88,12 @@ def create_app(
             response.set_cookie(COOKIE, g.token, httponly=True, samesite="Strict")
         return response
 
+    def enter() -> BaseResponse:
+        return redirect(url_for("show"), code=303)
+
     def show() -> str:
+        if "visitor" not in g:
+            return render_template("door.html")
         visitor: Visitor = g.visitor
         with visitor.lock:
             notice, visitor.notice = visitor.notice, ""
@@ -126,6 +139,8 @@ def create_app(
         return redirect(url_for("show"), code=303)
 
     def trajectory() -> Response:
+        if "visitor" not in g:
+            abort(409, "No episode has begun.")
         visitor: Visitor = g.visitor
         with visitor.lock:
             if not visitor.over:
@@ -141,10 +156,34 @@ def create_app(
     app.before_request(recognise)
     app.after_request(seal)
     app.add_url_rule("/", view_func=show)
+    app.add_url_rule("/enter", view_func=enter, methods=["POST"])
     app.add_url_rule("/act", view_func=act, methods=["POST"])
     app.add_url_rule("/new", view_func=new_episode, methods=["POST"])
     app.add_url_rule("/trajectory.json", view_func=trajectory)
     return app
+
+
+def _is_of_another_site(request: Request) -> bool:
+    """Tell whether a page of another site, or of another port, asked for more than to be led here.
+
+    Browsers say in `Sec-Fetch-Site` and `Origin` where a request comes from; pages cannot change
+    that. Following a link to the front page is everybody's right.
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
+        return True
+    if request.headers.get("Sec-Fetch-Site") not in {"cross-site", "same-site"}:
+        return False
+    return request.method != "GET" or request.headers.get("Sec-Fetch-Mode") != "navigate"
+
+
+def _is_own_navigation(request: Request) -> bool:
+    """Tell whether a person typed the address, or followed a link of the shop itself."""
+    return (
+        request.headers.get("Sec-Fetch-Mode") == "navigate"
+        and request.headers.get("Sec-Fetch-Dest", "document") == "document"
+        and request.headers.get("Sec-Fetch-Site") in {"none", "same-origin"}
+    )
 
 
 def _revealed(goal: Goal) -> dict[str, Any]:

@@ -134,6 +134,18 @@ class Visitors:
             self._visitors.move_to_end(token)
             return token, visitor
 
+    def find(self, token: str | None) -> Visitor | None:
+        """Return a visitor who is in the shop, or None; nobody comes or goes."""
+        with self._lock:
+            if token is None or token not in self._visitors:
+                return None
+            arrived, visitor = self._visitors[token]
+            if arrived <= self._clock() - self._lifetime:
+                return None
+            self._visitors[token] = (self._clock(), visitor)
+            self._visitors.move_to_end(token)
+            return visitor
+
     def _forget(self, oldest: float) -> None:
         while self._visitors and next(iter(self._visitors.values()))[0] <= oldest:
             self._visitors.popitem(last=False)

@@ -1,0 +1,68 @@
+"""Python code that comes with a model is never run, and nobody is asked whether it should be."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.errors import DataError
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from eto_gym.agents.models import loading
+from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
+from eto_gym.trainers.model import models
+from eto_gym.trainers.settings.base import TrainSettings
+
+CLASSES = {name: f"mine.{name}" for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose every file names code of its own, which would leave a mark."""
+
+    def asked(*_: object) -> str:
+        raise AssertionError("somebody was asked")
+
+    monkeypatch.setattr(builtins, "input", asked)
+    tokenizer = train_tokenizer(["Action: go"], vocab_size=280)
+    model = build_model(tokenizer, hidden_size=16, layers=1, mlp_size=16, context=64)
+    folder = tmp_path / "model"
+    save_tiny(model, tokenizer, folder)
+    change(folder / "config.json", auto_map=CLASSES)
+    change(
+        folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Words", "mine.Words"]}
+    )
+    mark = tmp_path / "ran"
+    (folder / "mine.py").write_text(f"open({str(mark)!r}, 'w')\n", encoding="utf-8")
+    return folder
+
+
+def change(path: Path, **fields: Any) -> None:
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(contents | fields), encoding="utf-8")
+
+
+def test_a_known_architecture_is_loaded_without_its_own_code(folder: Path) -> None:
+    assert type(loading.load_model(str(folder))).__name__ == "LlamaForCausalLM"
+    assert type(models.load_model(folder, TrainSettings())).__name__ == "LlamaForCausalLM"
+    assert loading.load_tokenizer(str(folder))("go")["input_ids"]
+    assert models.load_tokenizer(folder)("go")["input_ids"]
+    assert not (folder.parent / "ran").exists()
+
+
+def test_what_needs_its_own_code_is_refused_in_one_line(folder: Path) -> None:
+    change(folder / "config.json", model_type="mine", architectures=["Mine"])
+    for load in (
+        lambda: loading.load_model(str(folder)),
+        lambda: models.load_model(folder, TrainSettings()),
+    ):
+        with pytest.raises(DataError, match="Python code of its own") as caught:
+            load()
+        assert "\n" not in str(caught.value)
+    assert not (folder.parent / "ran").exists()

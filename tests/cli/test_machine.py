@@ -1,0 +1,30 @@
+"""What a machine refuses is told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eto_gym.cli.main import main
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rollout alfworld --policy random --limit 1 --out {place}/run",
+        "rollout alfworld --policy random --limit 1 --out {place}/run.jsonl",
+        "eval alfworld --policy random --limit 1 --out {place}/report.json",
+        "expert alfworld --limit 1 --out {place}/experts.jsonl",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Nothing can be made below a file, whoever asks; a read-only folder means nothing to root.
+    place = tmp_path / "file"
+    place.write_text("in the way", encoding="utf-8")
+    assert main(command.format(place=place).split()) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(place) in told
+    assert told.startswith("eto-gym ")

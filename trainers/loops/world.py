@@ -1,0 +1,71 @@
+"""Whether a loop can be run in an environment at all: its splits, its expert, its player."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eto_gym.env import TextEnv
+from eto_gym.errors import EtoGymError
+from eto_gym.registration import make_text_env
+from eto_gym.tasks import TaskSet
+from eto_gym.testing import text_env
+from eto_gym.trainers.settings.loops import ExpertSettings, WorldSettings
+
+
+@dataclass(frozen=True)
+class World:
+    """What a loop plays in.
+
+    Attributes:
+        tasks: Name of a split -> its tasks, in the split's own order.
+        lists_actions: Whether it can list its admissible actions.
+    """
+
+    tasks: dict[str, TaskSet]
+    lists_actions: bool
+
+
+def open_world(settings: WorldSettings) -> World:
+    """Look up the tasks of every split that a loop plays; makes the environment once for each.
+
+    What would only be found out in the middle of a run is found out here: it costs a second, and
+    the run may take hours.
+
+    Raises:
+        UnknownNameError: There is no such environment, split or argument of the environment.
+        EtoGymError: The environment cannot be made, or lacks what the method needs.
+    """
+    splits = [settings.train_split, settings.eval_split]
+    if settings.dev_tasks:
+        splits.append(settings.dev_split)
+    tasks, lists = {}, False
+    for split in dict.fromkeys(splits):
+        env = make_text_env(settings.env, **{**settings.env_kwargs(), "split": split})
+        inner = text_env(env)
+        tasks[split] = inner.task_set
+        env.close()
+        lists = not _is_default(type(inner), TextEnv._admissible_actions)
+        _check_helpers(type(inner), settings, lists_actions=lists)
+    return World(tasks, lists)
+
+
+def _check_helpers(kind: type[TextEnv], settings: WorldSettings, *, lists_actions: bool) -> None:
+    """Refuse an environment without the expert or the player that the settings ask for."""
+    asks = isinstance(settings, ExpertSettings) and not settings.expert_file
+    if asks and _is_default(kind, TextEnv.make_expert):
+        raise EtoGymError(
+            f"the method learns from demonstrations, and {settings.env} has no scripted expert: "
+            "give some with --expert_file FILE, or take `eto-gym train self-play`, which needs none"
+        )
+    plays = lists_actions or not _is_default(kind, TextEnv.make_player)
+    if settings.model == "tiny" and not plays:
+        raise EtoGymError(
+            f"--model tiny learns to speak from aimless play, and {settings.env} has neither a "
+            "player nor a list of admissible actions: give a pretrained --model"
+        )
+
+
+def _is_default(kind: type[TextEnv], method: Callable[..., object]) -> bool:
+    """Tell whether a class has not overridden a method of `TextEnv`."""
+    return getattr(kind, method.__name__) is method
