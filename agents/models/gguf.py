@@ -89,7 +89,7 @@ def convert(path: Path, folder: Path) -> None:
             or the folder cannot be written.
         MissingDependencyError: A package is not installed.
     """
-    from eto_gym.agents.models.loading import without_progress_bars
+    from eto_gym.agents.models.quiet import without_progress_bars
 
     check(path)
     model, tokenizer = _load(path)
@@ -141,7 +141,7 @@ def _load(path: Path) -> tuple[Any, Any]:
     transformers: Any = require("transformers", feature="a local language model", extra="train")
     import torch
 
-    from eto_gym.agents.models.loading import without_progress_bars
+    from eto_gym.agents.models.quiet import without_progress_bars
 
     where = {"gguf_file": path.name}
     try:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.models.adapters import base_of, is_adapter
 from eto_gym.agents.models.model_names import one_line, resolve_model
+from eto_gym.agents.models.quiet import without_progress_bars
 from eto_gym.errors import DataError, EtoGymError, check_choice, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Keep the bars of transformers off the terminal, where a rollout shows its own."""
-    transformers: Any = require("transformers", feature="a local language model", extra="train")
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:

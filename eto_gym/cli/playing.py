@@ -297,7 +297,7 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
         EtoGymError: The file belongs to another run, or the run cannot go on.
     """
     from eto_gym.agents.rollout.collect import gather
-    from eto_gym.agents.rollout.spec import get_launcher
+    from eto_gym.agents.rollout.launchers import get_launcher
 
     with _owned(plan.out):
         _check_settings(plan)
@@ -343,7 +343,15 @@ def _check_settings(plan: Plan) -> None:
     path = settings_file(plan.out)
     now = json.loads(json.dumps(plan.settings))
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as err:
+            before = err
+        if not isinstance(before, dict):
+            raise EtoGymError(
+                f"{path} does not say how {plan.out} was made (it is damaged): put it back, or "
+                "choose another --out"
+            )
         names = sorted({*before, *now})
         changed = [name for name in names if before.get(name) != now.get(name)]
         if changed:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.models.model_names import check_model
-from eto_gym.cli.train import add_adapters, add_help, build_settings, new_parser
+from eto_gym.cli.train_options import add_adapters, add_help, build_settings, new_parser
 from eto_gym.errors import DataError
-from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
-from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
-from eto_gym.trainers.methods.sft import SFTSettings, run_sft
-from eto_gym.trainers.run.training import TrainReport, Watch
+from eto_gym.trainers.data.pairing import make_pairs
+from eto_gym.trainers.run.training import TrainReport
+from eto_gym.trainers.settings.data import PairingSettings
+from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.formats import read_demonstrations, read_pairs, read_records
 from eto_gym.trajectories.pairs import PreferencePair
@@ -27,10 +27,16 @@ _DATA = {
 }
 
 
+_WHAT = {
+    "sft": "Fine-tune a model on trajectories.",
+    "dpo": "Train a model to prefer the chosen continuations, with itself as the reference.",
+}
+
+
 def train_on_file(method: str, argv: Sequence[str]) -> int:
     """Run SFT or trajectory DPO on a file."""
     settings_class: type = SFTSettings if method == "sft" else DPOSettings
-    parser = new_parser(method, (run_sft if method == "sft" else run_dpo).__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = new_parser(method, _WHAT[method])
     parser.add_argument("--data", required=True, help=_DATA[method])
     parser.add_argument(
         "--model",
@@ -67,6 +73,8 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         return 0
+    from eto_gym.trainers import Watch, run_dpo, run_sft
+
     keywords: dict[str, Any] = {
         "model": options.model,
         "output": Path(options.out),

@@ -232,7 +232,7 @@ def test_suspicious_gains_are_counted(tmp_path: Path) -> None:
 
 
 def test_habits_are_counted() -> None:
-    facts: tuple[Any, ...] = (
+    facts: tuple[dict[str, Any], ...] = (
         {"finish": "length", "admissible": False},
         {"finish": "stop", "admissible": True},
         {},

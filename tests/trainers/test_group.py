@@ -6,17 +6,13 @@ from typing import Any
 import pytest
 
 from eto_gym.agents.rollout.collect import RolloutSpec
-from eto_gym.trainers.methods.group import (
-    GroupLoopSettings,
-    GroupSettings,
-    GRPOLoop,
-    RLOOLoop,
-    run_group,
-)
-from eto_gym.trainers.methods.ppo import EpisodePlayer
-from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.loops.group import GRPOLoop, RLOOLoop
+from eto_gym.trainers.methods.group import run_group
+from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.loops import GroupLoopSettings
+from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
 from eto_gym.trainers.tool_env import ToolEnvironment, tool_dataset, tool_environments
 from tests.toy import CORRIDOR
 from tests.trainers.checkpoints import noted_checkpoints
@@ -32,11 +28,7 @@ QUICK = GroupSettings(
 
 
 def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings) -> Any:
-    from eto_gym.trainers.methods.group_trainer import (
-        EpisodeSource,
-        PlayedGRPOTrainer,
-        PlayedRLOOTrainer,
-    )
+    from eto_gym.trainers.methods.group import EpisodeSource, PlayedGRPOTrainer, PlayedRLOOTrainer
     from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)

@@ -24,8 +24,8 @@ from eto_gym.history import FULL
 from eto_gym.registration import make_text_env
 from eto_gym.trainers.data.corrections import correct_failures
 from eto_gym.trainers.data.history import read_again
-from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
-from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
+from eto_gym.trainers.data.pairing import make_pairs
+from eto_gym.trainers.data.rejection import keep_best
 from eto_gym.trainers.loops.ranks import launched
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
@@ -38,7 +38,8 @@ from eto_gym.trainers.loops.stage_data import (
     write_trajectories,
 )
 from eto_gym.trainers.loops.world import open_world
-from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
+from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings
+from eto_gym.trainers.settings.world import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.eto_experts import read_experts
 from eto_gym.trajectories.eto_files import PREFIX, find_file

@@ -151,15 +151,15 @@ _SMOKE = _join(
     {
         **sourced(
             SMOKE,
-            train_tasks=160,
-            explore_tasks=32,
+            train_tasks=64,
+            explore_tasks=16,
             explore_samples=2,
-            eval_tasks=64,
-            dev_tasks=16,
+            eval_tasks=32,
+            dev_tasks=8,
             max_steps={"ETO/ALFWorld-v0": 12, "": 8},
-            slots=64,
+            slots=32,
         ),
-        "base": sourced(SMOKE, tasks=160, steps=10),
+        "base": sourced(SMOKE, tasks=64, steps=10),
         "sft": sourced(SMOKE, epochs=2.0),
         # The expert's success is there, whatever the agent does.
         "pairing": sourced(SMOKE, contrast="expert", cut_after_divergence=None),
