@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eto_gym.agents.models.model_names import check_model
 from eto_gym.cli.train_options import add_adapters, add_help, build_settings, new_parser
 from eto_gym.errors import check_choice
 from eto_gym.registration import resolve_env_id
@@ -145,10 +146,6 @@ def _play(method: str, argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     options.env = resolve_env_id(options.env)
     settings = build_settings(parser, options, settings_class)
-    if settings.model != "tiny":
-        from eto_gym.agents.models.model_names import check_model
-
-        check_model(settings.model, ask_hub=not options.dry_run)
     if options.dry_run:
         from eto_gym.trainers.loops.world import open_world
 
@@ -158,10 +155,8 @@ def _play(method: str, argv: Sequence[str]) -> int:
             print(f"# {name}: {value}   <- {source}")
         return 0
     check_choice("preset", settings.preset, [*presets, "custom"])
-    if settings.model != "tiny":  # which a loop makes itself
-        from eto_gym.agents.models.model_names import resolve_model
-
-        resolve_model(settings.model)  # before anything is played
+    if settings.model != "tiny":
+        check_model(settings.model)  # before anything long begins
     from eto_gym.trainers.loops.report import render
 
     loop = getattr(importlib.import_module(entry.module), entry.loop)

@@ -69,10 +69,10 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
     add_adapters(parser, settings_class, argv)
     options = parser.parse_args(list(argv))
     settings = build_settings(parser, options, settings_class)
-    check_model(options.model, ask_hub=not options.dry_run)  # before anything long begins
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         return 0
+    check_model(options.model)  # before anything long begins
     from eto_gym.trainers import Watch, run_dpo, run_sft
 
     keywords: dict[str, Any] = {

@@ -239,7 +239,7 @@ def _told() -> Iterator[list[str]]:
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    parent = logging.getLogger("eto_gym.agents.endpoint.policy")
+    parent = logging.getLogger("eto_gym.agents.endpoint")
     parent.addHandler(handler)
     try:
         yield lines
