@@ -14,16 +14,22 @@ from eto_gym.trainers.run.training import TrainReport
 from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trajectories import Trajectory
-from eto_gym.trajectories.formats import read_demonstrations, read_pairs, read_records
+from eto_gym.trajectories.formats import (
+    ReadReport,
+    is_pair,
+    read_demonstrations,
+    read_pairs,
+    read_records,
+)
 from eto_gym.trajectories.pairs import PreferencePair
 
 T = TypeVar("T")
 
 _DATA = {
-    "sft": "conversations: the paper's SFT form, the Hugging Face form, or stored trajectories, as "
-    "a JSON list or as JSONL",
-    "dpo": "pairs in the paper's DPO form or the Hugging Face preference form, or stored "
-    "trajectories, which are paired here; as a JSON list or as JSONL",
+    "sft": "conversations: stored trajectories, the paper's SFT form, the Hugging Face form and "
+    "others (docs/data.md), as a JSON list or as JSON Lines",
+    "dpo": "pairs in the paper's DPO form, the Hugging Face preference form and others "
+    "(docs/data.md), or trajectories, which are paired here; as a JSON list or as JSON Lines",
 }
 
 
@@ -57,11 +63,11 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
         parser.add_argument(
             "--failures",
             action="store_true",
-            help="learn from stored trajectories that failed too; otherwise they are left out",
+            help="learn from trajectories that failed too; otherwise they are left out",
         )
     else:
         parser.add_argument(
-            "--experts", default="", help="stored trajectories to pair those of --data with"
+            "--experts", default="", help="trajectories to pair those of --data with"
         )
         parser.add_class_arguments(PairingSettings, "pairing")
     parser.add_class_arguments(settings_class, as_group=False)
@@ -107,9 +113,15 @@ def _pairs(
     path: Path, experts: str, pairing: PairingSettings, *, strict: bool
 ) -> list[PreferencePair]:
     records = read_records(path, strict=strict)
-    if not any(isinstance(record, dict) and "steps" in record for record in records):
+    paired = sum(map(is_pair, records))
+    if paired:
+        if paired < len(records):
+            raise DataError(
+                f"{path} holds {paired} pairs and {len(records) - paired} other records: put them "
+                "into files of their own"
+            )
         if experts:
-            raise DataError(f"{path} holds pairs already: --experts is for stored trajectories")
+            raise DataError(f"{path} holds pairs already: --experts is for trajectories")
         return _read(read_pairs, path, strict=strict)
     if pairing.contrast == "expert" and not experts:
         raise DataError(
@@ -128,10 +140,11 @@ def _pairs(
 def _read(
     read: Callable[..., tuple[list[T], list[int]]], path: str | Path, *, strict: bool
 ) -> list[T]:
-    """Read a file, and say which records or lines were skipped."""
-    items, skipped = read(path, strict=strict)
-    if skipped:
-        print(f"{path}: skipped {len(skipped)} records or lines, the first: {skipped[:5]}")
+    """Read a file, and say what became of its records."""
+    report = ReadReport()
+    items, _ = read(path, strict=strict, report=report)
+    for line in report.lines():
+        print(line)
     return items
 
 
