@@ -122,7 +122,7 @@ _QUICKSTART: dict[str, Any] = {
         workers=2,
     ),
     **sourced(TUNED, explore_temperature=0.7, control_epochs=1.0),
-    **_guard(300),
+    **_guard(150),
     "base": sourced(SIZE, context=LENGTH),
     "sft": {
         **sourced(
