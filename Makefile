@@ -36,9 +36,10 @@ smoke: install
 run: install
 	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset quickstart $(ARGS)
 
-# One thread: the models of the tests are tiny, and threads that wait for each other are slow.
+# Two processes, each with the whole of its files, and one thread in each: the models of the tests are
+# tiny, and threads that wait for each other are slow.
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 # The shop for people is tested in a real browser; without one those tests are skipped.
 browser: install-dev
