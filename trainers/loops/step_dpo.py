@@ -18,7 +18,7 @@ from eto_gym.trainers.settings.loops import (
     ExpertSettings,
     WorldSettings,
 )
-from eto_gym.trainers.settings.presets import narrowed
+from eto_gym.trainers.settings.presets import UNTRIED, narrowed, sized, sourced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class StepDPOSettings(WorldSettings, ExpertSettings, ControlSettings):
 
 PRESETS = narrowed(StepDPOSettings)
 """Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
+PRESETS["quickstart"].update(sourced(UNTRIED, explore_tasks=sized(400, 15, 15)))
 
 
 class StepDPOLoop(StepLoop[StepDPOSettings]):

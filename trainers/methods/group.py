@@ -15,7 +15,7 @@ from eto_gym.trainers.methods.ppo import EpisodePlayer, OnPolicyLoop, OnPolicySe
 from eto_gym.trainers.run.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.run.training import TrainReport
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings, option
-from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sourced
+from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sized, sourced
 
 ALGORITHMS = ("grpo", "rloo")
 
@@ -110,10 +110,11 @@ PRESETS = narrowed(GroupLoopSettings, **sourced(ALONE, workers=1))
 PRESETS["quickstart"]["group"] = sourced(
     UNTRIED,
     learning_rate=1e-4,
-    max_steps=100,
-    batch_size=64,
+    max_steps=sized(100, 20, 20),
+    batch_size=sized(64, 64, 32),
     micro_batch_size=16,
     max_length=LENGTH,
+    truncation=sized("refuse", "cut", "cut"),
 )
 
 

@@ -31,7 +31,7 @@ from eto_gym.trainers.settings.loops import (
     WorldSettings,
 )
 from eto_gym.trainers.settings.presets import PRESETS as ETO_PRESETS
-from eto_gym.trainers.settings.presets import narrowed
+from eto_gym.trainers.settings.presets import UNTRIED, narrowed, sized, sourced
 from eto_gym.trajectories.pairs import PreferencePair
 
 
@@ -146,6 +146,7 @@ PRESETS = {
     for name, values in narrowed(MixtureLoopSettings).items()
 }
 """Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
+PRESETS["quickstart"].update(sourced(UNTRIED, step_tasks=sized(200, 15, 15)))
 
 
 class MixtureLoop(StepLoop[MixtureLoopSettings]):

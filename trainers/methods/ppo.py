@@ -22,7 +22,7 @@ from eto_gym.trainers.run.job import PlayArguments, PlayJob, prepared
 from eto_gym.trainers.run.training import TrainReport
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings, option
 from eto_gym.trainers.settings.loops import ExpertSettings, WorldSettings
-from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sourced
+from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sized, sourced
 from eto_gym.trajectories import Trajectory
 
 Play = Callable[[Any, Any, int, range], Sequence[Trajectory]]
@@ -176,9 +176,10 @@ PRESETS["quickstart"]["ppo"] = sourced(
     UNTRIED,
     learning_rate=1e-4,
     value_learning_rate=1e-3,
-    rounds=40,
-    episodes=128,
+    rounds=sized(40, 10, 10),
+    episodes=sized(128, 64, 32),
     max_length=LENGTH,
+    truncation=sized("refuse", "cut", "cut"),
 )
 """Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
 
