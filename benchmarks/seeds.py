@@ -20,9 +20,9 @@ from eto_gym.agents.evaluation.report import table, words
 from eto_gym.agents.evaluation.statistics import compare, summarise
 from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.loops.loop import Loop
-from eto_gym.trainers.loops.rft import RFTLoop, RFTSettings
+from eto_gym.trainers.loops.rft import RFTLoop
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
-from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.loops import ETOSettings, RFTSettings
 from eto_gym.trainers.settings.presets import PRESETS, from_preset
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 

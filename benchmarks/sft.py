@@ -223,7 +223,7 @@ def measure(job: Job) -> dict[str, Any]:
 
     from eto_gym.trainers import SFTSettings
     from eto_gym.trainers.data.encoding import Row
-    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.methods.sft import TurnSFTTrainer
     from eto_gym.trainers.model.models import load_model, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 

@@ -294,7 +294,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
 
     from eto_gym.trainers import DPOSettings
     from eto_gym.trainers.data.encoding import PairRow, Row
-    from eto_gym.trainers.methods.dpo_trainer import TrajectoryDPOTrainer
+    from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
     from eto_gym.trainers.model.models import load_model, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 

@@ -47,9 +47,10 @@ import gymnasium as gym
 import eto_gym
 from eto_gym.agents.policies import random_policy
 from eto_gym.agents.rollout.collect import gather
+from eto_gym.agents.rollout.launchers import Launcher
 from eto_gym.agents.rollout.local_launcher import LocalLauncher
 from eto_gym.agents.rollout.slot import Episode, plan_episodes
-from eto_gym.agents.rollout.spec import Launcher, RolloutSpec
+from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.agents.rollout.throughput import in_own_process
 from eto_gym.files import write_json
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore

@@ -54,7 +54,7 @@ class FollowingProcess(SpawnProcess):
             plain = _spawn.get_command_line
             _spawn.get_command_line = _watching(plain)
             try:
-                return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+                return SpawnProcess._Popen(process_obj)
             finally:
                 _spawn.get_command_line = plain
 
@@ -62,7 +62,7 @@ class FollowingProcess(SpawnProcess):
 class FollowingContext(SpawnContext):
     """Makes processes as `multiprocessing.get_context("spawn")` does, which follow their parent."""
 
-    Process = FollowingProcess  # type: ignore[assignment]
+    Process = FollowingProcess
 
 
 def _watching(plain: Any) -> Any:

@@ -56,7 +56,7 @@ def test_short_work_and_work_without_a_label_say_nothing(
 
 def test_the_time_left_follows_from_this_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     shown = Progress(None, total=400, done=200)
     now[0] = 50.0
     shown.update(300)

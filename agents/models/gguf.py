@@ -52,23 +52,29 @@ def gguf_of(model: str | Path) -> Path | None:
     return files[0] if files else None
 
 
+def folder_of(path: Path) -> Path:
+    """Return the model folder that stands for a GGUF file, or will.
+
+    It lies in the folder for downloaded data (`$ETO_GYM_DATA`); its name tells the file by name,
+    size and time of change.
+    """
+    path = path.resolve()
+    about = path.stat()
+    key = hashlib.sha256(f"{path}\0{about.st_size}\0{about.st_mtime_ns}".encode()).hexdigest()
+    return data_home() / "models" / f"{path.stem}-{key[:12]}"
+
+
 def converted(path: Path) -> Path:
     """Return the model folder that stands for a GGUF file, and make it where it is not there yet.
-
-    The folder lies in the folder for downloaded data (`$ETO_GYM_DATA`); its name tells the file by
-    name, size and time of change.
 
     Raises:
         DataError: The file is damaged, or holds no causal language model that transformers knows.
         MissingDependencyError: A package is not installed.
     """
-    path = path.resolve()
-    about = path.stat()
-    key = hashlib.sha256(f"{path}\0{about.st_size}\0{about.st_mtime_ns}".encode()).hexdigest()
-    folder = data_home() / "models" / f"{path.stem}-{key[:12]}"
+    folder = folder_of(path)
     if not folder.is_dir():
         logger.info("converting %s, once, into %s", path, folder)
-        convert(path, folder)
+        convert(path.resolve(), folder)
     return folder
 
 
@@ -83,6 +89,8 @@ def convert(path: Path, folder: Path) -> None:
             or the folder cannot be written.
         MissingDependencyError: A package is not installed.
     """
+    from eto_gym.agents.models.quiet import without_progress_bars
+
     check(path)
     model, tokenizer = _load(path)
     try:
@@ -91,7 +99,8 @@ def convert(path: Path, folder: Path) -> None:
     except OSError as err:
         raise DataError(f"cannot write {folder}: {err.strerror or err}") from err
     try:
-        model.save_pretrained(staging)
+        with without_progress_bars():
+            model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         for each in staging.iterdir():
             each.chmod(0o644)
@@ -132,7 +141,7 @@ def _load(path: Path) -> tuple[Any, Any]:
     transformers: Any = require("transformers", feature="a local language model", extra="train")
     import torch
 
-    from eto_gym.agents.models.loading import without_progress_bars
+    from eto_gym.agents.models.quiet import without_progress_bars
 
     where = {"gguf_file": path.name}
     try:

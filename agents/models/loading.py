@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.models.adapters import base_of, is_adapter
-from eto_gym.agents.models.model_names import resolve_model
-from eto_gym.errors import DataError, check_choice, require
+from eto_gym.agents.models.model_names import one_line, resolve_model
+from eto_gym.agents.models.quiet import without_progress_bars
+from eto_gym.errors import DataError, EtoGymError, check_choice, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Keep the bars of transformers off the terminal, where a rollout shows its own."""
-    transformers: Any = require("transformers", feature="a local language model", extra="train")
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
@@ -38,18 +23,22 @@ def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
         options: For its `from_pretrained`.
 
     Raises:
-        DataError: It cannot be loaded without its own code.
+        DataError: It cannot be loaded without its own code; a file of it is missing or damaged; or
+            the hub cannot be reached or refuses.
     """
+    safetensors: Any = require("safetensors", feature="a local language model", extra="train")
     try:
         # Without the argument, transformers asks on standard input whether to run the code.
         return auto.from_pretrained(name, trust_remote_code=False, **options)
-    except ValueError as err:
-        if "trust_remote_code" not in str(err):
-            raise
-        raise DataError(
-            f"{name} cannot be loaded without Python code of its own, which eto-gym never runs: "
-            "take a model of an architecture that transformers knows"
-        ) from err
+    except EtoGymError:
+        raise
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as err:
+        if "trust_remote_code" in str(err):
+            raise DataError(
+                f"{name} cannot be loaded without Python code of its own, which eto-gym never "
+                "runs: take a model of an architecture that transformers knows"
+            ) from err
+        raise DataError(f"could not load the model {str(name)!r}: {one_line(err)}") from err
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eto_gym.agents.models.loading import without_progress_bars
+from eto_gym.agents.models.quiet import without_progress_bars
 from eto_gym.errors import EtoGymError, require
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from eto_gym.agents.rollout.engine import Episode
-from eto_gym.agents.rollout.spec import Launcher, RolloutSpec, get_launcher
+from eto_gym.agents.rollout.launchers import Launcher, get_launcher
+from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.progress import Progress
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore

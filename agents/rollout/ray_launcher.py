@@ -34,7 +34,7 @@ class RayLauncher:
     reachable from this machine only, and stopped at the end.
 
     Example:
-        >>> from eto_gym.agents.rollout.spec import get_launcher
+        >>> from eto_gym.agents.rollout.launchers import get_launcher
         >>> launcher = get_launcher("ray")  # collect(spec, episodes, launcher=launcher)
     """
 

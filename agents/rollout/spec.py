@@ -1,19 +1,18 @@
-"""What is to be played, and the seam between what is played and where: launchers."""
+"""What is to be played: the environments, the policy, and how they are combined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.engine import Episode, RetryPolicy, Rollout
 from eto_gym.conversation import PromptStyle
-from eto_gym.errors import unknown_name
 from eto_gym.history import FULL
-from eto_gym.trajectories import ErrorKind, PlayedTrajectory, Trajectory
+from eto_gym.trajectories import ErrorKind, Trajectory
 from eto_gym.vector import EnvMaker
 
 
@@ -73,51 +72,6 @@ class RolloutSpec:
     def make_env(self) -> gym.Env[str, str]:
         """Make one environment."""
         return gym.make(self.env_id, **self.env_kwargs)
-
-
-class Launcher(Protocol):
-    """Plays episodes somewhere: in this process, in several, on a cluster."""
-
-    def play(
-        self, spec: RolloutSpec, episodes: Sequence[Episode]
-    ) -> Generator[PlayedTrajectory, None, None]:
-        """Yield exactly one trajectory per episode, each as soon as it is there, in any order.
-
-        Where an episode is played changes nothing in its trajectory: `Rollout.play` yields it, in
-        whatever process. Failures that `Rollout` sees are retried there, by `spec.retry`. A worker
-        that is lost costs the episodes that it had been handed one attempt each; those that have
-        none left are yielded as `failed_episode(episode, "worker")`.
-
-        Closing the generator, at any time, stops every worker.
-
-        Raises:
-            EtoGymError: The run cannot go on: the policy cannot be built, there is no such task, or
-                workers die before they play.
-        """
-        ...
-
-
-def get_launcher(name: str) -> Launcher:
-    """Return the launcher of this name.
-
-    Args:
-        name: "local" (this machine), "ray" (a Ray cluster, with a policy in every worker), or
-            "ray:N" (with N policy actors, which the workers share).
-
-    Raises:
-        UnknownNameError: There is no such launcher.
-        MissingDependencyError: Its packages are not installed.
-    """
-    kind, _, policies = name.partition(":")
-    if name == "local":
-        from eto_gym.agents.rollout.local_launcher import LocalLauncher
-
-        return LocalLauncher()
-    if name == "ray" or (kind == "ray" and policies.isdecimal()):
-        from eto_gym.agents.rollout.ray_launcher import RayLauncher
-
-        return RayLauncher(policies=int(policies or 0))
-    raise unknown_name("launcher", name, ["local", "ray", "ray:N"])
 
 
 def failed_episode(episode: Episode, error: ErrorKind) -> Trajectory:

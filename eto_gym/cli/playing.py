@@ -225,6 +225,8 @@ def read_policy(
         more: Arguments of a model's policy that take precedence.
     """
     from eto_gym.agents import policies
+    from eto_gym.agents.models import smollm2
+    from eto_gym.agents.models.gguf import SUFFIX
     from eto_gym.agents.models.model_names import resolve_model
 
     if args.policy is None:
@@ -246,15 +248,18 @@ def read_policy(
             functools.partial(policies.endpoint_policy, rest, **options),
             {"policy": args.policy, **options},
         )
-    if args.policy == "smollm2" or Path(args.policy).suffix == ".gguf":
-        model = resolve_model(args.policy)
-    elif Path(args.policy).exists():
-        model = str(Path(resolve_model(args.policy)).resolve())
-    elif "/" not in args.policy or args.policy.startswith((".", "/")):
+    folder = Path(args.policy)
+    if (
+        "/" not in args.policy
+        and args.policy != smollm2.NAME
+        and folder.suffix != SUFFIX
+        and not folder.exists()
+    ):
         kinds = "a folder, a GGUF file, a name on the hub (OWNER/NAME), or"
-        raise unknown_name(kinds, args.policy, (*SCRIPTED, "smollm2"))
-    else:
-        model = args.policy
+        raise unknown_name(kinds, args.policy, (*SCRIPTED, smollm2.NAME))
+    model = resolve_model(args.policy)
+    if Path(model).exists():
+        model = str(Path(model).resolve())
     return (
         functools.partial(policies.local_policy, model, name=args.policy, **options),
         {"policy": model, **options},
@@ -292,7 +297,7 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
         EtoGymError: The file belongs to another run, or the run cannot go on.
     """
     from eto_gym.agents.rollout.collect import gather
-    from eto_gym.agents.rollout.spec import get_launcher
+    from eto_gym.agents.rollout.launchers import get_launcher
 
     with _owned(plan.out):
         _check_settings(plan)
@@ -338,7 +343,15 @@ def _check_settings(plan: Plan) -> None:
     path = settings_file(plan.out)
     now = json.loads(json.dumps(plan.settings))
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as err:
+            before = err
+        if not isinstance(before, dict):
+            raise EtoGymError(
+                f"{path} does not say how {plan.out} was made (it is damaged): put it back, or "
+                "choose another --out"
+            )
         names = sorted({*before, *now})
         changed = [name for name in names if before.get(name) != now.get(name)]
         if changed:

@@ -18,7 +18,7 @@ after -- goes to the server: eto-gym serve MODEL -- --dtype bfloat16"""
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="folder, or name on the Hugging Face hub")
+    parser.add_argument("model", metavar="MODEL", help="folder, GGUF file, smollm2, or hub name")
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, each with the model (1)"
     )

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eto_gym.errors import check_choice, require
+from eto_gym.agents.models.model_names import check_model
+from eto_gym.cli.train_options import add_adapters, add_help, build_settings, new_parser
+from eto_gym.errors import check_choice
 from eto_gym.registration import resolve_env_id
 
 
@@ -23,29 +25,25 @@ class LoopMethod:
     """A method that plays in an environment, in a run folder of its own.
 
     Attributes:
-        module: Holds the settings class, the loop, and `PRESETS` where they are not ETO's own;
-            imported when it is asked for.
-        settings: Name of the settings class.
+        module: Holds the loop; imported when it is asked for.
+        settings: Name of the settings class in `eto_gym.trainers.settings.loops`.
         loop: Name of the loop.
         help: What it does.
-        loop_module: Holds the loop, where that is another module.
     """
 
     module: str
     settings: str
     loop: str
     help: str
-    loop_module: str = ""
 
 
 LOOPS = {
     "eto": LoopMethod(
-        "eto_gym.trainers.settings.eto",
+        "eto_gym.trainers.loops.eto",
         "ETOSettings",
         "ETOLoop",
         "Run the ETO loop: expert trajectories, SFT, exploration, pairs, DPO, and an evaluation "
         "of every policy.",
-        loop_module="eto_gym.trainers.loops.eto",
     ),
     "rft": LoopMethod(
         "eto_gym.trainers.loops.rft",
@@ -66,25 +64,25 @@ LOOPS = {
         "Step-level DPO: alternative steps from snapshots, valued by Monte-Carlo rollouts.",
     ),
     "mixture": LoopMethod(
-        "eto_gym.trainers.methods.mixture",
+        "eto_gym.trainers.loops.mixture",
         "MixtureLoopSettings",
         "MixtureLoop",
         "Outcome DPO, step DPO and SFT in one loss, as in IPR.",
     ),
     "ppo": LoopMethod(
-        "eto_gym.trainers.methods.ppo",
+        "eto_gym.trainers.loops.ppo",
         "PPOLoopSettings",
         "PPOLoop",
         "PPO after SFT: clipped, with a value head and advantages per turn.",
     ),
     "grpo": LoopMethod(
-        "eto_gym.trainers.methods.group",
+        "eto_gym.trainers.loops.group",
         "GroupLoopSettings",
         "GRPOLoop",
         "GRPO after SFT, by TRL: several episodes of a task are compared with each other.",
     ),
     "rloo": LoopMethod(
-        "eto_gym.trainers.methods.group",
+        "eto_gym.trainers.loops.group",
         "GroupLoopSettings",
         "RLOOLoop",
         "RLOO after SFT, by TRL: each episode against the mean of the others of its task.",
@@ -132,9 +130,10 @@ def _play(method: str, argv: Sequence[str]) -> int:
     """Run a method that plays in an environment."""
     entry = LOOPS[method]
     parser = new_parser(method, entry.help)
+    from eto_gym.trainers.settings import loops
     from eto_gym.trainers.settings.presets import preset_sources, preset_values
 
-    settings_class = getattr(importlib.import_module(entry.module), entry.settings)
+    settings_class = getattr(loops, entry.settings)
     presets = presets_of(method)
     parser.add_argument("--out", default="", help="run folder; a run found there is continued")
     parser.add_class_arguments(settings_class, as_group=False)
@@ -156,9 +155,11 @@ def _play(method: str, argv: Sequence[str]) -> int:
             print(f"# {name}: {value}   <- {source}")
         return 0
     check_choice("preset", settings.preset, [*presets, "custom"])
+    if settings.model != "tiny":
+        check_model(settings.model)  # before anything long begins
     from eto_gym.trainers.loops.report import render
 
-    loop = getattr(importlib.import_module(entry.loop_module or entry.module), entry.loop)
+    loop = getattr(importlib.import_module(entry.module), entry.loop)
     env = settings.env.split("/")[-1].split(":")[-1]
     out = Path(options.out or f"runs/{method}-{env}-{settings.preset}".lower())
     report = loop(settings, out).run()
@@ -168,71 +169,9 @@ def _play(method: str, argv: Sequence[str]) -> int:
 
 def presets_of(method: str) -> Mapping[str, Any]:
     """Return the presets of a method that plays, by name."""
-    from eto_gym.trainers.settings.presets import PRESETS
+    from eto_gym.trainers.settings.loops import LOOP_PRESETS
 
-    presets: Mapping[str, Any] = getattr(
-        importlib.import_module(LOOPS[method].module), "PRESETS", PRESETS
-    )
-    return presets
-
-
-# --- what the methods share ----------------------------------------------------------------------
-
-
-def new_parser(method: str, description: str) -> Any:
-    """Return a parser with the options that every method has."""
-    jsonargparse = require("jsonargparse", feature="eto-gym train", extra="train")
-    parser = jsonargparse.ArgumentParser(
-        prog=f"eto-gym train {method}", description=description.replace("%", "%%")
-    )
-    parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
-    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    return parser
-
-
-def build_settings(parser: Any, options: Any, settings_class: type) -> Any:
-    """Return the settings that the options describe."""
-    built = parser.instantiate_classes(options)
-    return settings_class(**{item.name: built[item.name] for item in _fields(settings_class)})
-
-
-def add_help(parser: Any, settings: type) -> None:
-    """Give every option the help that stands beside its field, with the paper's value."""
-    texts = dict(_help_texts(settings))
-    for action in parser._actions:
-        if text := texts.get(action.dest):
-            action.help = text.replace("%", "%%")
-
-
-def add_adapters(parser: Any, settings: type, argv: Sequence[str]) -> None:
-    """Add the short options that make every training of `settings` train adapters only."""
-    from eto_gym.trainers.settings.presets import ADAPTERS
-
-    for name, values in ADAPTERS.items():
-        if name in typing.get_type_hints(settings):
-            continue  # it is a setting of its own there
-        text = ", ".join(f"{key} {value}" for key, value in values.items())
-        parser.add_argument(
-            f"--{name}",
-            action="store_true",
-            help=f"train adapters only; short for these settings of every training: {text}",
-        )
-        if f"--{name}" in argv:
-            parser.set_defaults(
-                {
-                    f"{prefix}{key}": v
-                    for prefix in _trainings(settings)
-                    for key, v in values.items()
-                }
-            )
-
-
-def _trainings(settings: type) -> list[str]:
-    """Return the prefixes of the options of every training in `settings`, the base stage's not."""
-    kinds = typing.get_type_hints(settings)
-    if "lora_r" in kinds:
-        return [""]
-    return [f"{name}." for name, kind in kinds.items() if hasattr(kind, "lora_r")]
+    return LOOP_PRESETS[method]
 
 
 def _value_of(option: str, argv: Sequence[str]) -> str:
@@ -255,23 +194,6 @@ def _flatten(values: dict[str, Any], settings: Any, prefix: str = "") -> dict[st
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _help_texts(settings: type, prefix: str = "") -> list[tuple[str, str]]:
-    texts = []
-    for item in _fields(settings):
-        if "help" in item.metadata:
-            paper = item.metadata.get("paper")
-            text = item.metadata["help"] + (f" (paper: {paper})" if paper else "")
-            texts.append((prefix + item.name, text))
-        nested = item.default_factory
-        if callable(nested) and dataclasses.is_dataclass(made := nested()):
-            texts += _help_texts(type(made), f"{prefix}{item.name}.")
-    return texts
-
-
-def _fields(settings: type) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(settings)
 
 
 if __name__ == "__main__":

@@ -6,32 +6,49 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eto_gym.cli.train import add_adapters, add_help, build_settings, new_parser
+from eto_gym.agents.models.model_names import check_model
+from eto_gym.cli.train_options import add_adapters, add_help, build_settings, new_parser
 from eto_gym.errors import DataError
-from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
-from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
-from eto_gym.trainers.methods.sft import SFTSettings, run_sft
-from eto_gym.trainers.run.training import TrainReport, Watch
+from eto_gym.trainers.data.pairing import make_pairs
+from eto_gym.trainers.run.training import TrainReport
+from eto_gym.trainers.settings.data import PairingSettings
+from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trajectories import Trajectory
-from eto_gym.trajectories.formats import read_demonstrations, read_pairs, read_records
+from eto_gym.trajectories.formats import (
+    ReadReport,
+    is_pair,
+    read_demonstrations,
+    read_pairs,
+    read_records,
+)
 from eto_gym.trajectories.pairs import PreferencePair
 
 T = TypeVar("T")
 
 _DATA = {
-    "sft": "conversations: the paper's SFT form, the Hugging Face form, or stored trajectories, as "
-    "a JSON list or as JSONL",
-    "dpo": "pairs in the paper's DPO form or the Hugging Face preference form, or stored "
-    "trajectories, which are paired here; as a JSON list or as JSONL",
+    "sft": "conversations: stored trajectories, the paper's SFT form, the Hugging Face form and "
+    "others (docs/data.md), as a JSON list or as JSON Lines",
+    "dpo": "pairs in the paper's DPO form, the Hugging Face preference form and others "
+    "(docs/data.md), or trajectories, which are paired here; as a JSON list or as JSON Lines",
+}
+
+
+_WHAT = {
+    "sft": "Fine-tune a model on trajectories.",
+    "dpo": "Train a model to prefer the chosen continuations, with itself as the reference.",
 }
 
 
 def train_on_file(method: str, argv: Sequence[str]) -> int:
     """Run SFT or trajectory DPO on a file."""
     settings_class: type = SFTSettings if method == "sft" else DPOSettings
-    parser = new_parser(method, (run_sft if method == "sft" else run_dpo).__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = new_parser(method, _WHAT[method])
     parser.add_argument("--data", required=True, help=_DATA[method])
-    parser.add_argument("--model", required=True, help="model or adapter folder, or hub name")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="model or adapter folder, GGUF file, smollm2, or hub name",
+    )
     parser.add_argument(
         "--out", required=True, help="folder of the new model; an interrupted run is continued"
     )
@@ -46,11 +63,11 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
         parser.add_argument(
             "--failures",
             action="store_true",
-            help="learn from stored trajectories that failed too; otherwise they are left out",
+            help="learn from trajectories that failed too; otherwise they are left out",
         )
     else:
         parser.add_argument(
-            "--experts", default="", help="stored trajectories to pair those of --data with"
+            "--experts", default="", help="trajectories to pair those of --data with"
         )
         parser.add_class_arguments(PairingSettings, "pairing")
     parser.add_class_arguments(settings_class, as_group=False)
@@ -61,6 +78,9 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
     if options.dry_run:
         print(parser.dump(options, skip_none=False))
         return 0
+    check_model(options.model)  # before anything long begins
+    from eto_gym.trainers import Watch, run_dpo, run_sft
+
     keywords: dict[str, Any] = {
         "model": options.model,
         "output": Path(options.out),
@@ -93,9 +113,15 @@ def _pairs(
     path: Path, experts: str, pairing: PairingSettings, *, strict: bool
 ) -> list[PreferencePair]:
     records = read_records(path, strict=strict)
-    if not any(isinstance(record, dict) and "steps" in record for record in records):
+    paired = sum(map(is_pair, records))
+    if paired:
+        if paired < len(records):
+            raise DataError(
+                f"{path} holds {paired} pairs and {len(records) - paired} other records: put them "
+                "into files of their own"
+            )
         if experts:
-            raise DataError(f"{path} holds pairs already: --experts is for stored trajectories")
+            raise DataError(f"{path} holds pairs already: --experts is for trajectories")
         return _read(read_pairs, path, strict=strict)
     if pairing.contrast == "expert" and not experts:
         raise DataError(
@@ -114,10 +140,11 @@ def _pairs(
 def _read(
     read: Callable[..., tuple[list[T], list[int]]], path: str | Path, *, strict: bool
 ) -> list[T]:
-    """Read a file, and say which records or lines were skipped."""
-    items, skipped = read(path, strict=strict)
-    if skipped:
-        print(f"{path}: skipped {len(skipped)} records or lines, the first: {skipped[:5]}")
+    """Read a file, and say what became of its records."""
+    report = ReadReport()
+    items, _ = read(path, strict=strict, report=report)
+    for line in report.lines():
+        print(line)
     return items
 
 

@@ -72,9 +72,10 @@ _HINTS = {
     "alfworld": "These experts played the official games (--data FOLDER of `eto-gym data download "
     "alfworld`), split train",
 }
-_OBSERVATION = re.compile(r"\s*Observation:\s*")
-_TASK = re.compile(r"\s*Task Description:\s*")
-_GAME = re.compile(r"[^/\s]+-[^/\s]*-[^/\s]*-[^/\s]*-\d+/trial_[^/\s]+")
+# They begin where a run of blanks, or a part of a path, does: each would be read anew from within.
+_OBSERVATION = re.compile(r"(?<!\s)\s*Observation:\s*")
+_TASK = re.compile(r"(?<!\s)\s*Task Description:\s*")
+_GAME = re.compile(r"(?<![^/\s])[^/\s](?:[^/\s-]*-){3}[^/\s]*-\d+/trial_[^/\s]+")
 
 
 @dataclass(slots=True)

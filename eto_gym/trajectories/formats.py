@@ -4,47 +4,95 @@ The paper's files are JSON lists: `{"id", "conversations": [{"from": "human"|"gp
 SFT, and `{"id", "prompt": [...], "chosen": [...], "rejected": [...]}` with the same turns for DPO
 (https://github.com/Yifan-Song793/ETO). The Hugging Face forms are `{"messages": [...]}` and
 `{"prompt": [...], "chosen": [...], "rejected": [...]}` with `{"role", "content"}` turns.
+
+Written are these forms; read are, beside them, those of `docs/data.md`. A reply that is not to be
+trained on, or is against expectation, has a mark: `"loss"` as in AgentGym's files, `"weight"` as in
+OpenAI's.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eto_gym.conversation import parse_reply
-from eto_gym.errors import DataError, EtoGymError
-from eto_gym.history import FULL, check_history
-from eto_gym.prompt import ROLES, Message, Role
+from eto_gym.errors import DataError
+from eto_gym.history import FULL
+from eto_gym.prompt import Message
+from eto_gym.trajectories.demonstrations import is_stored, read_demonstration, read_trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-from eto_gym.trajectories.record import Step, Trajectory
-from eto_gym.trajectories.store import JsonlFile
+from eto_gym.trajectories.preferences import is_pair, read_pair
+from eto_gym.trajectories.record import Trajectory
+from eto_gym.trajectories.turns import Notes, default_mark, read_turns, to_messages
+from eto_gym.trajectories.values import read_values
+
+__all__ = [
+    "ReadReport",
+    "from_turns",
+    "is_pair",
+    "read_demonstration",
+    "read_demonstrations",
+    "read_pair",
+    "read_pairs",
+    "read_records",
+    "read_trajectory",
+    "to_hf_messages",
+    "to_hf_preference",
+    "to_hf_turns",
+    "to_paper_dpo",
+    "to_paper_sft",
+    "to_paper_turns",
+]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TO_PAPER = {"user": "human", "assistant": "gpt", "system": "system"}
-_FROM_PAPER: dict[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
+_LOGGED = 20
+"""Skipped records that are logged one by one; the report holds all."""
 
 # --- turns ---------------------------------------------------------------------------------------
 
 
-def to_paper_turns(messages: Iterable[Message]) -> list[dict[str, str]]:
-    """Write messages as `{"from", "value"}` turns."""
-    return [{"from": _TO_PAPER[m.role], "value": m.content} for m in messages]
+def to_paper_turns(
+    messages: Iterable[Message], *, after_prompt: bool = False
+) -> list[dict[str, Any]]:
+    """Write messages as `{"from", "value"}` turns; those of a continuation are `after_prompt`."""
+    return [
+        {"from": _TO_PAPER[m.role], "value": m.content, **({} if mark is None else {"loss": mark})}
+        for m, mark in _with_marks(messages, after_prompt=after_prompt)
+    ]
 
 
-def to_hf_turns(messages: Iterable[Message]) -> list[dict[str, str]]:
-    """Write messages as `{"role", "content"}` turns."""
-    return [{"role": m.role, "content": m.content} for m in messages]
+def to_hf_turns(messages: Iterable[Message], *, after_prompt: bool = False) -> list[dict[str, Any]]:
+    """Write messages as `{"role", "content"}` turns; those of a continuation are `after_prompt`."""
+    return [
+        {"role": m.role, "content": m.content, **({} if mark is None else {"weight": int(mark)})}
+        for m, mark in _with_marks(messages, after_prompt=after_prompt)
+    ]
+
+
+def _with_marks(
+    messages: Iterable[Message], *, after_prompt: bool
+) -> Iterator[tuple[Message, bool | None]]:
+    """Yield messages with their mark, where a reader would not expect it."""
+    first_reply = not after_prompt
+    for message in messages:
+        mark = None
+        if message.role == "assistant":
+            expected = default_mark(message.content, first_reply=first_reply)
+            mark = None if message.train == expected else message.train
+            first_reply = False
+        yield message, mark
 
 
 def from_turns(turns: Any, *, after_prompt: bool = False) -> tuple[Message, ...]:
     """Read turns of either kind.
 
-    Neither kind marks what to train on. Every assistant turn is marked, except one that comes
+    Where no mark says what to train on, every assistant turn is marked, except one that comes
     first and holds no action: that is the acknowledgement of the instruction.
 
     Args:
@@ -55,33 +103,12 @@ def from_turns(turns: Any, *, after_prompt: bool = False) -> tuple[Message, ...]
     Raises:
         DataError: Something else came.
     """
-    if not isinstance(turns, list):
-        raise DataError(f"expected a list of turns, got {type(turns).__name__}")
-    messages: list[Message] = []
-    first_reply = not after_prompt
-    for number, turn in enumerate(turns):
-        role, content = _read_turn(turn, number)
-        train = False
-        if role == "assistant":
-            train = not first_reply or parse_reply(content) is not None
-            first_reply = False
-        messages.append(Message(role, content, train))
-    return tuple(messages)
+    return to_messages(
+        read_turns(turns, Notes(), after_prompt=after_prompt), after_prompt=after_prompt
+    )
 
 
-def _read_turn(turn: Any, number: int) -> tuple[Role, str]:
-    if not isinstance(turn, dict):
-        raise DataError(f"turn {number}: expected an object, got {type(turn).__name__}")
-    if "from" in turn:
-        role, content = _FROM_PAPER.get(turn["from"]), turn.get("value")
-    else:
-        role, content = turn.get("role"), turn.get("content")
-    if role not in ROLES or not isinstance(content, str):
-        raise DataError(f"turn {number}: expected a known speaker and a text, got {turn!r:.200}")
-    return role, content
-
-
-# --- trajectories --------------------------------------------------------------------------------
+# --- records -------------------------------------------------------------------------------------
 
 
 def to_paper_sft(trajectory: Trajectory) -> dict[str, Any]:
@@ -94,68 +121,13 @@ def to_hf_messages(trajectory: Trajectory) -> dict[str, Any]:
     return {"id": trajectory.task_id, "messages": to_hf_turns(trajectory.messages)}
 
 
-def read_demonstration(record: Any, *, reward: float = 1.0) -> Trajectory:
-    """Read a record of the paper's SFT form or of the Hugging Face form as a demonstration.
-
-    These forms hold no rewards. The trajectory is taken for a success with the given total
-    `reward`, earned on its last step.
-
-    Raises:
-        DataError: The record has neither form, or no assistant turn.
-    """
-    if not isinstance(record, dict) or not ({"conversations", "messages"} & set(record)):
-        raise DataError(f"expected 'conversations' or 'messages', got {record!r:.200}")
-    turns = record["conversations"] if "conversations" in record else record["messages"]
-    messages = from_turns(turns)
-    while messages and messages[-1].role != "assistant":
-        messages = messages[:-1]  # what follows the last reply teaches nothing
-    replies = [i for i, message in enumerate(messages) if message.train]
-    if not replies:
-        raise DataError(f"record {record.get('id')!r} holds no assistant turn to learn from")
-    steps = []
-    for i in replies:
-        reply = parse_reply(messages[i].content)
-        last = i == replies[-1]
-        steps.append(
-            Step(
-                action=reply.action if reply else None,
-                observation="" if last else messages[i + 1].content,
-                reward=reward if last else 0.0,
-            )
-        )
-    return Trajectory(
-        task_id=str(record.get("id", "")),
-        task_type=str(record.get("task_type", "")),
-        messages=messages,
-        steps=tuple(steps),
-        outcome="terminated",
-        reward=reward,
-        success=True,
-        policy="imported",
-    )
-
-
-def read_trajectory(record: Any) -> Trajectory:
-    """Read a stored trajectory, or a demonstration of either form.
-
-    Raises:
-        DataError: The record is none of them.
-    """
-    if isinstance(record, dict) and "messages" in record and "steps" in record:
-        return Trajectory.from_json(record)
-    return read_demonstration(record)
-
-
-# --- preference pairs ----------------------------------------------------------------------------
-
-
 def to_paper_dpo(pair: PreferencePair) -> dict[str, Any]:
     """Write a pair as one record of the paper's DPO file."""
     return {
         "id": pair.task_id,
-        "prompt": to_paper_turns(pair.prompt),
-        "chosen": to_paper_turns(pair.chosen),
-        "rejected": to_paper_turns(pair.rejected),
+        "prompt": [{"from": _TO_PAPER[m.role], "value": m.content} for m in pair.prompt],
+        "chosen": to_paper_turns(pair.chosen, after_prompt=True),
+        "rejected": to_paper_turns(pair.rejected, after_prompt=True),
         **_bounded_history(pair),
     }
 
@@ -164,9 +136,9 @@ def to_hf_preference(pair: PreferencePair) -> dict[str, Any]:
     """Write a pair as one record of the Hugging Face preference form."""
     return {
         "id": pair.task_id,
-        "prompt": to_hf_turns(pair.prompt),
-        "chosen": to_hf_turns(pair.chosen),
-        "rejected": to_hf_turns(pair.rejected),
+        "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
+        "chosen": to_hf_turns(pair.chosen, after_prompt=True),
+        "rejected": to_hf_turns(pair.rejected, after_prompt=True),
         **_bounded_history(pair),
     }
 
@@ -183,90 +155,62 @@ def _bounded_history(pair: PreferencePair) -> dict[str, Any]:
     }
 
 
-def _read_history(record: dict[str, Any], sides: dict[str, tuple[Message, ...]]) -> dict[str, Any]:
-    history = record.get("history", FULL)
-    if history == FULL:
-        return {}
-    try:
-        check_history(str(history))
-    except EtoGymError as err:
-        raise DataError(f"record {record.get('id')!r}: {err}") from err
-    head = record.get("head")
-    states = {f"{name}_states": tuple(record.get(f"{name}_states", ())) for name in sides}
-    for name, side in sides.items():
-        texts, replies = states[f"{name}_states"], sum(m.role == "assistant" for m in side)
-        wrong = not all(isinstance(text, str) for text in texts) or len(texts) not in (0, replies)
-        if wrong or type(head) is not int or not 0 <= head < len(record["prompt"]):
-            raise DataError(
-                f"record {record.get('id')!r} with history {history!r}: expected the place of the "
-                "first observation in the prompt as 'head', and a text for each reply in "
-                f"'{name}_states', or none"
-            )
-    return {"history": history, "head": head, **states}
-
-
-def read_pair(record: Any) -> PreferencePair:
-    """Read a record of either preference form.
-
-    Raises:
-        DataError: A part is missing, or a side does not start with an assistant turn.
-    """
-    if not isinstance(record, dict):
-        raise DataError(f"expected an object, got {type(record).__name__}")
-    missing = {"prompt", "chosen", "rejected"} - set(record)
-    if missing:
-        raise DataError(f"record {record.get('id')!r} lacks {sorted(missing)}")
-    sides = {name: from_turns(record[name], after_prompt=True) for name in ("chosen", "rejected")}
-    for name, side in sides.items():
-        if not side or side[0].role != "assistant":
-            raise DataError(
-                f"record {record.get('id')!r}: {name} must start with an assistant turn"
-            )
-    prompt = tuple(Message(m.role, m.content) for m in from_turns(record["prompt"]))
-    return PreferencePair(
-        task_id=str(record.get("id", "")),
-        prompt=prompt,
-        chosen=sides["chosen"],
-        rejected=sides["rejected"],
-        **_read_history(record, sides),
-    )
-
-
 # --- files ---------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class ReadReport:
+    """What became of every record of a file.
+
+    Attributes:
+        path: The file.
+        unit: What numbers count: "line" or "record", from 1.
+        records: Records in the file, those that were skipped included.
+        skipped: Number and reason of every record that was not read.
+        notes: What was read otherwise than it stands there, in words -> in how many records.
+    """
+
+    path: str = ""
+    unit: str = "record"
+    records: int = 0
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as lines of text; nothing where all was read as it stands there."""
+        if self.skipped:
+            numbers = [number for number, _ in self.skipped]
+            yield (
+                f"{self.path}: skipped {len(numbers)} records or lines, the first: {numbers[:5]}"
+            )
+        for note, count in sorted(self.notes.items()):
+            yield f"{self.path}: in {count} of {self.records} records: {note}"
+
+
 def read_records(path: str | Path, *, strict: bool = False) -> list[Any]:
-    """Read a JSON list, or a JSONL file by its ending ".jsonl".
+    """Read the records of a JSON list or of JSON Lines, whatever the file's name.
 
     Args:
         path: The file.
-        strict: For JSONL, raise on a corrupt line instead of skipping it with a warning.
+        strict: Raise on a damaged line or record instead of skipping it with a warning.
 
     Raises:
         DataError: The file is missing or is neither.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    if path.suffix == ".jsonl":
-        return list(JsonlFile(path).read(strict=strict))
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise DataError(f"{path} is not JSON: {err}") from err
-    if not isinstance(records, list):
-        raise DataError(f"{path}: expected a JSON list, got {type(records).__name__}")
-    return records
+    return _read_all(path, lambda record, _: record, strict=strict, report=ReadReport())[0]
 
 
 def read_demonstrations(
-    path: str | Path, *, strict: bool = False
+    path: str | Path, *, strict: bool = False, report: ReadReport | None = None
 ) -> tuple[list[Trajectory], list[int]]:
-    """Read demonstrations: stored trajectories, or records of the paper's or Hugging Face's form.
+    """Read demonstrations: stored trajectories, or conversations of other tools.
+
+    Conversations that share an identity become samples of one task, in the order of the file.
 
     Args:
-        path: A JSON list, or a JSONL file.
+        path: A JSON list or JSON Lines; see `docs/data.md`.
         strict: Raise on the first record that is none, instead of skipping it with a warning.
+        report: Is told what became of every record.
 
     Returns:
         The trajectories, and the numbers of what was skipped: lines of a JSONL file, items of a
@@ -275,37 +219,68 @@ def read_demonstrations(
     Raises:
         DataError: The file is missing or is neither, or a record is corrupt and `strict` is set.
     """
-    return _read_all(path, read_trajectory, strict=strict)
+    report = ReadReport() if report is None else report
+    seen: set[tuple[Any, ...]] = set()
+    samples: Counter[str] = Counter()
+
+    def parse(record: Any, notes: Notes) -> Trajectory:
+        trajectory = read_trajectory(record, notes=notes)
+        if is_stored(record):
+            return trajectory
+        said = (trajectory.task_id, trajectory.messages, trajectory.reward, trajectory.success)
+        if said in seen:
+            notes["the same as an earlier record"] += 1
+        seen.add(said)
+        if record.get("sample") is None:
+            trajectory = replace(trajectory, sample=samples[trajectory.task_id])
+        samples[trajectory.task_id] += 1
+        return trajectory
+
+    return _read_all(path, parse, strict=strict, report=report)
 
 
-def read_pairs(path: str | Path, *, strict: bool = False) -> tuple[list[PreferencePair], list[int]]:
-    """Read preference pairs of either form; arguments and result are as in `read_demonstrations`.
+def read_pairs(
+    path: str | Path, *, strict: bool = False, report: ReadReport | None = None
+) -> tuple[list[PreferencePair], list[int]]:
+    """Read preference pairs; arguments and result are as in `read_demonstrations`.
 
     Raises:
         DataError: The file is missing or is neither, or a record is corrupt and `strict` is set.
     """
-    return _read_all(path, read_pair, strict=strict)
+    report = ReadReport() if report is None else report
+    return _read_all(
+        path, lambda record, notes: read_pair(record, notes=notes), strict=strict, report=report
+    )
 
 
 def _read_all(
-    path: str | Path, parse: Callable[[Any], T], *, strict: bool
+    path: str | Path, parse: Callable[[Any, Notes], T], *, strict: bool, report: ReadReport
 ) -> tuple[list[T], list[int]]:
-    path = Path(path)
-    lines = JsonlFile(path)
-    if path.suffix == ".jsonl" and path.is_file():
-        records = list(lines.numbered(strict=strict))
-    else:
-        records = list(enumerate(read_records(path), start=1))
+    found = read_values(path)
+    report.path, report.unit = str(path), found.unit
+    report.records = len(found.values) + len(found.damaged)
     parsed: list[T] = []
-    skipped = list(lines.corrupt_lines)
-    for number, record in records:
+
+    def skip(number: int, what: str, reason: str) -> None:
+        if strict:
+            raise DataError(f"{found.place(number)}: {reason}")
+        if len(report.skipped) < _LOGGED:
+            logger.warning("%s: skipping a corrupt %s (%s)", found.place(number), what, reason)
+        report.skipped.append((number, reason))
+
+    for number, reason in found.damaged:
+        skip(number, found.unit, reason)
+    for number, record in found.values:
+        notes = Notes()
         try:
-            parsed.append(parse(record))
-        except DataError as err:
-            if strict:
-                raise DataError(f"{path}:{number}: {err}") from err
-            logger.warning("%s:%d: skipping a corrupt record (%s)", path, number, err)
-            skipped.append(number)
-    if skipped:
-        logger.warning("%s: skipped %d of %d", path, len(skipped), len(skipped) + len(parsed))
-    return parsed, sorted(skipped)
+            parsed.append(parse(record, notes))
+        except (DataError, RecursionError) as err:
+            skip(number, "record", str(err))
+            continue
+        report.notes.update(notes.keys())
+    for key in found.outside:
+        report.notes[f"the key {key!r:.60} around the records, which is not read"] = len(parsed)
+    report.skipped.sort()
+    if report.skipped:
+        logger.warning("%s: skipped %d of %d", path, len(report.skipped), report.records)
+    return parsed, [number for number, _ in report.skipped]

@@ -232,7 +232,11 @@ def test_suspicious_gains_are_counted(tmp_path: Path) -> None:
 
 
 def test_habits_are_counted() -> None:
-    facts = ({"finish": "length", "admissible": False}, {"finish": "stop", "admissible": True}, {})
+    facts: tuple[dict[str, Any], ...] = (
+        {"finish": "length", "admissible": False},
+        {"finish": "stop", "admissible": True},
+        {},
+    )
     t = played("look", "look", None, facts=facts, outcome="truncated")
     t = Trajectory.from_json({**t.to_json(), "steps": [
         {"action": "look", "observation": "Room.", "reward": 0.0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -129,6 +130,59 @@ def test_what_is_no_model_at_all_is_one_line() -> None:
         resolve_model("nowhere")
     with pytest.raises(DataError, match=r"no file .*nowhere\.gguf"):
         resolve_model("x/nowhere.gguf")
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("fault", ["empty folder", "a file", "cut weights", "bad config"])
+def test_a_model_that_cannot_be_loaded_is_one_line(
+    file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    fault: str,
+) -> None:
+    model = tmp_path / "model"
+    if fault == "a file":
+        model.write_text("weights")
+    elif fault == "empty folder":
+        model.mkdir()
+    else:
+        convert(file, model)
+        damaged = model / ("model.safetensors" if fault == "cut weights" else "config.json")
+        damaged.write_bytes(damaged.read_bytes()[:300])
+    data = tmp_path / "data.json"
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "Action: look"}]
+    data.write_text(json.dumps([{"id": "a", "conversations": turns}]))
+    capsys.readouterr()
+    if command == "train":
+        words = ["train", "sft", "--data", str(data), "--out", str(tmp_path / "out")]
+        words += ["--model", str(model)]
+    else:
+        words = ["eval", "alfworld", "--policy", str(model), "--limit", "1"]
+        words += ["--out", str(tmp_path / "episodes.jsonl")]
+    assert main(words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "eto-gym" in line]
+    assert len(errors) == 1
+    assert str(model) in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_is_out_of_reach_is_told_in_one_line_and_soon(tmp_path: Path) -> None:
+    data = tmp_path / "data.json"
+    data.write_text("[]")
+    words = ["train", "sft", "--data", str(data), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "eto_gym.cli.main", *words, "--model", "nobody/nothing"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "nobody/nothing" in done.stderr
+    assert "the Hugging Face hub does not offer such a model" in done.stderr
+    assert "Retrying" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_missing_package_is_named_with_its_extra(

@@ -20,7 +20,7 @@ from eto_gym import EtoGymError
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.agents.rollout.collect import RolloutSpec, collect, latest
 from eto_gym.agents.rollout.engine import plan_episodes
-from eto_gym.agents.rollout.spec import get_launcher
+from eto_gym.agents.rollout.launchers import get_launcher
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR
 

@@ -142,6 +142,7 @@ def test_what_has_no_meaning_is_refused(tmp_path: Path) -> None:
             ModelServers("m", **wrong)
     folder = tmp_path / "run@3"
     folder.mkdir()
+    (folder / "config.json").write_text("{}")
     pytest.importorskip("transformers")
     with pytest.raises(EtoGymError, match="rename"):
         ModelServers(str(folder))

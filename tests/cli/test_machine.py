@@ -28,3 +28,17 @@ def test_a_place_that_cannot_be_written_is_one_line(
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert str(place) in told
     assert told.startswith("eto-gym ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[1]", b"null", b"\xff\xfe", b"\0" * 9, b"[" * 100_000, b'{"env": ', b"\xef\xbb\xbf{}"],
+)
+def test_a_damaged_settings_file_is_one_line(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.settings.json").write_bytes(content)
+    command = f"rollout alfworld --policy random --limit 1 --out {tmp_path}/run.jsonl"
+    assert main(command.split()) == 2
+    assert "run.settings.json does not say how" in capsys.readouterr().err
+    assert (tmp_path / "run.settings.json").read_bytes() == content

@@ -12,8 +12,9 @@ from eto_gym.agents.policies import player_policy
 from eto_gym.trainers import DPOSettings, SFTSettings
 from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.loops.ranks import launched
-from eto_gym.trainers.loops.tiny_stage import BaseSettings, train_base
-from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.loops.tiny_stage import train_base
+from eto_gym.trainers.settings.loops import ETOSettings
+from eto_gym.trainers.settings.world import BaseSettings
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from tests.trainers.locks import GENTLE, PLAY, play_locks
 

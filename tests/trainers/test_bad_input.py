@@ -117,7 +117,7 @@ def test_corrupt_lines_are_skipped_with_their_numbers_or_refused(
     with pytest.raises(DataError, match=r"sft\.jsonl:2"):
         read_demonstrations(path, strict=True)
     path.write_text("\n".join([good[0], wrong]) + "\n")
-    with pytest.raises(DataError, match=r"sft\.jsonl:2: turn 0"):
+    with pytest.raises(DataError, match=r"sft\.jsonl:2: turn 1"):
         read_demonstrations(path, strict=True)
 
     stored = tmp_path / "stored.jsonl"

@@ -18,9 +18,10 @@ from eto_gym.conversation import ConversationEnv, parse_reply
 from eto_gym.testing import text_env
 from eto_gym.trainers.data.corrections import Coach, correct_failures
 from eto_gym.trainers.data.history import read_again
-from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
 from tests.trainers.locks import KEYS, LOCKS_ID, play_locks
 from tests.trainers.test_eto import small_settings

@@ -51,7 +51,7 @@ def locks_player(episodes: int, *, seed: int = 0) -> Any:
     """Return what plays locks, so many episodes at a time."""
     from eto_gym.agents.policies import expert_policy
     from eto_gym.agents.rollout.collect import RolloutSpec
-    from eto_gym.trainers.methods.ppo import EpisodePlayer
+    from eto_gym.trainers.methods.player import EpisodePlayer
     from tests.trainers.locks import LOCKS_ID, LocksEnv
 
     return EpisodePlayer(
@@ -62,7 +62,8 @@ def locks_player(episodes: int, *, seed: int = 0) -> Any:
 
 def run_rounds(model: str, out: Path, **changes: Any) -> None:
     """Learn by PPO from two rounds of 21 episodes, of which the second batch has 5."""
-    from eto_gym.trainers.methods.ppo import PPOSettings, run_ppo
+    from eto_gym.trainers.methods.ppo import run_ppo
+    from eto_gym.trainers.settings.methods import PPOSettings
 
     settings: dict[str, Any] = {
         "learning_rate": 1e-3, "value_learning_rate": 1e-2, "rounds": 2, "episodes": 21,
@@ -78,7 +79,8 @@ def run_rounds(model: str, out: Path, **changes: Any) -> None:
 
 def run_locks(algorithm: str, model: str, out: Path) -> None:
     """Learn from 16 episodes at each of two steps."""
-    from eto_gym.trainers.methods.group import GroupSettings, run_group
+    from eto_gym.trainers.methods.group import run_group
+    from eto_gym.trainers.settings.methods import GroupSettings
 
     settings = GroupSettings(
         learning_rate=1e-3, max_steps=2, batch_size=16, micro_batch_size=4, generations=8,

@@ -14,9 +14,9 @@ from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
 from eto_gym.trainers.data.encoding import PairRow, Row, TokenReport, encode_pairs
-from eto_gym.trainers.data.pairing import PairingSettings
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.formats import read_pair, to_hf_preference, to_paper_dpo
 from eto_gym.trajectories.pairs import PreferencePair
@@ -49,7 +49,7 @@ def _rows(tiny: Path, pairs: list[PreferencePair]) -> list[PairRow]:
 
 
 def _trainer(tiny: Path, rows: list[PairRow], settings: DPOSettings, folder: Path) -> Any:
-    from eto_gym.trainers.methods.dpo_trainer import TrajectoryDPOTrainer
+    from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
     from eto_gym.trainers.model.models import load_model, load_tokenizer
     from eto_gym.trainers.run.callbacks import set_callbacks
 

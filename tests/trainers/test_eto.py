@@ -15,12 +15,11 @@ from eto_gym.cli import train
 from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.loops.stage_data import PAIRS, TRAJECTORIES
-from eto_gym.trainers.loops.tiny_stage import BaseSettings
-from eto_gym.trainers.methods.dpo import DPOSettings
-from eto_gym.trainers.methods.sft import SFTSettings
 from eto_gym.trainers.settings.base import SettingsError
-from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.loops import ETOSettings
+from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trainers.settings.presets import PRESETS, preset_values
+from eto_gym.trainers.settings.world import BaseSettings
 from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.formats import read_pair, read_records
 from tests.trainers.locks import GENTLE, MUON, PLAY, assert_learnt
@@ -144,8 +143,8 @@ def test_a_killed_run_resumes_in_every_stage(tmp_path: Path) -> None:
     context.set_forkserver_preload(
         [
             "eto_gym.trainers.loops.eto",
-            "eto_gym.trainers.methods.dpo_trainer",
-            "eto_gym.trainers.methods.sft_trainer",
+            "eto_gym.trainers.methods.dpo",
+            "eto_gym.trainers.methods.sft",
         ]
     )
     finished: dict[Path, int] = {}
@@ -188,7 +187,10 @@ def test_presets_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_dev_tasks_of_the_training_split_are_its_last(tmp_path: Path) -> None:
     loop = ETOLoop(small_settings(dev_tasks=2, dev_split="train"), tmp_path)
-    every = loop._task_ids("train", 0)
+    whole = ETOLoop(small_settings(), tmp_path)
+    loop._open()
+    whole._open()
+    every = whole._task_ids("train", 0)
     assert loop._dev_ids() == every[-2:]
     assert not set(every[-2:]) & set(loop._task_ids("train", loop.settings.train_tasks))
 

@@ -65,7 +65,7 @@ def test_one_base_is_in_memory_while_preferring(
     from transformers import AutoModelForCausalLM
 
     from eto_gym.trainers import DPOSettings, run_dpo
-    from eto_gym.trainers.methods.dpo_trainer import TrajectoryDPOTrainer
+    from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
     from eto_gym.trainers.run.training import Watch
 
     folder, _ = finished

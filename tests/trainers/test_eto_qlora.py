@@ -57,8 +57,8 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path |
     context.set_forkserver_preload(
         [
             "eto_gym.trainers.loops.eto",
-            "eto_gym.trainers.methods.dpo_trainer",
-            "eto_gym.trainers.methods.sft_trainer",
+            "eto_gym.trainers.methods.dpo",
+            "eto_gym.trainers.methods.sft",
         ]
     )
     process = context.Process(target=_drive, args=(words,))

@@ -14,6 +14,7 @@ import eto_gym
 from eto_gym.cli import train
 from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.report import render
+from eto_gym.trainers.settings import loops
 from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trainers.settings.presets import from_preset
 from tests.toy import CORRIDOR
@@ -42,7 +43,7 @@ PARTS: dict[str, dict[str, Any]] = {
 def small(method: str, env: str) -> Any:
     """Return the quickstart of a method with sizes for a test; all else is as a user gets it."""
     entry = train.LOOPS[method]
-    kind = getattr(importlib.import_module(entry.module), entry.settings)
+    kind = getattr(loops, entry.settings)
     presets = train.presets_of(method)
     whole = from_preset(kind, "quickstart", presets=presets, env=resolve_env_id(env))
     changes: dict[str, Any] = {}
@@ -50,7 +51,7 @@ def small(method: str, env: str) -> Any:
         part = getattr(whole, item.name)
         if item.name in SMALL:
             changes[item.name] = SMALL[item.name]
-        elif dataclasses.is_dataclass(part):
+        elif hasattr(part, "__dataclass_fields__"):
             sizes = dict(PARTS.get(item.name, {}))
             if method == "self-play":
                 sizes.pop("contrast", None)
@@ -86,7 +87,7 @@ def test_every_loop_ends_with_a_report(
 ) -> None:
     env, folder = world
     entry = train.LOOPS[method]
-    loop = getattr(importlib.import_module(entry.loop_module or entry.module), entry.loop)
+    loop = getattr(importlib.import_module(entry.module), entry.loop)
     report = loop(small(method, env), folder).run()
     assert report["method"] == method
     assert report["policies"], "at least the model that training starts from is evaluated"

@@ -6,17 +6,13 @@ from typing import Any
 import pytest
 
 from eto_gym.agents.rollout.collect import RolloutSpec
-from eto_gym.trainers.methods.group import (
-    GroupLoopSettings,
-    GroupSettings,
-    GRPOLoop,
-    RLOOLoop,
-    run_group,
-)
-from eto_gym.trainers.methods.ppo import EpisodePlayer
-from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.loops.group import GRPOLoop, RLOOLoop
+from eto_gym.trainers.methods.group import run_group
+from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.loops import GroupLoopSettings
+from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
 from eto_gym.trainers.tool_env import ToolEnvironment, tool_dataset, tool_environments
 from tests.toy import CORRIDOR
 from tests.trainers.checkpoints import noted_checkpoints
@@ -32,11 +28,7 @@ QUICK = GroupSettings(
 
 
 def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings) -> Any:
-    from eto_gym.trainers.methods.group_trainer import (
-        EpisodeSource,
-        PlayedGRPOTrainer,
-        PlayedRLOOTrainer,
-    )
+    from eto_gym.trainers.methods.group import EpisodeSource, PlayedGRPOTrainer, PlayedRLOOTrainer
     from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model)
@@ -235,14 +227,14 @@ def caller(tmp_path: Path) -> Path:
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (size - len(row)) for row in rows])
     labels = ids.masked_fill(ids == tokenizer.pad_token_id, -100)
     labels[:, : len(told)] = -100
-    for step in range(70):
+    for step in range(200):
         optimizer.param_groups[0]["lr"] = 1e-2 * min(1, (step + 1) / 10)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    assert loss < 0.1
+    assert loss < 0.02
     return save_tiny(model, tokenizer, tmp_path / "caller")
 
 

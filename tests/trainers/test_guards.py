@@ -128,7 +128,7 @@ def test_dev_scores_have_the_last_word_on_the_weights(
 def test_values_that_are_no_numbers_stop_the_run_at_their_step(
     tiny: Path, make_play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.methods.sft import TurnSFTTrainer
 
     original = TurnSFTTrainer.compute_loss
 
@@ -159,7 +159,7 @@ def test_values_that_are_no_numbers_stop_the_run_at_their_step(
 def test_an_exploding_gradient_stops_the_run_at_its_step(
     tiny: Path, make_play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.methods.sft import TurnSFTTrainer
 
     original = TurnSFTTrainer.compute_loss
 

@@ -14,11 +14,11 @@ from eto_gym import EtoGymError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.rollout.engine import Rollout, plan_episodes
 from eto_gym.trainers.data.history import read_again
-from eto_gym.trainers.loops.rft import RFTLoop, RFTSettings
+from eto_gym.trainers.loops.rft import RFTLoop
 from eto_gym.trainers.loops.run_folder import digest
 from eto_gym.trainers.loops.stage_data import load_trajectories
-from eto_gym.trainers.methods.ppo import PPOLoopSettings
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.loops import PPOLoopSettings, RFTSettings
 from eto_gym.trajectories.formats import to_paper_sft
 
 ALFWORLD = "ETO/ALFWorld-v0"

@@ -9,16 +9,12 @@ import pytest
 
 from eto_gym.errors import DataError
 from eto_gym.trainers import make_pairs
-from eto_gym.trainers.data.pairing import PairingSettings
-from eto_gym.trainers.data.steps import StepSettings
-from eto_gym.trainers.methods.mixture import (
-    MixtureLoop,
-    MixtureLoopSettings,
-    MixtureSettings,
-    run_mixture,
-)
-from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.loops.mixture import MixtureLoop
+from eto_gym.trainers.methods.mixture import run_mixture
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import PairingSettings, StepSettings
+from eto_gym.trainers.settings.loops import MixtureLoopSettings
+from eto_gym.trainers.settings.methods import MixtureSettings, SFTSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.trainers.locks import MUON, PLAY, assert_learnt
@@ -61,7 +57,7 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
     weights: tuple[float, float, float],
 ) -> None:
     from eto_gym.trainers.data.encoding import PairRow, encode_pairs
-    from eto_gym.trainers.methods.mixture_trainer import MixtureTrainer
+    from eto_gym.trainers.methods.mixture import MixtureTrainer
     from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
 
     outcome, step, sft = weights

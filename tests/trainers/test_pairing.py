@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from eto_gym.errors import UnknownNameError
 from eto_gym.prompt import Message
-from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
+from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
 
 Play = Callable[..., Trajectory]

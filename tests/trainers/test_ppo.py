@@ -14,16 +14,13 @@ from hypothesis import strategies as st
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.errors import DiskFullError, TrainingError
-from eto_gym.trainers.methods.ppo import (
-    EpisodePlayer,
-    PPOLoop,
-    PPOLoopSettings,
-    PPOSettings,
-    run_ppo,
-)
-from eto_gym.trainers.methods.sft import SFTSettings
+from eto_gym.trainers.loops.ppo import PPOLoop
+from eto_gym.trainers.methods.player import EpisodePlayer
+from eto_gym.trainers.methods.ppo import run_ppo
 from eto_gym.trainers.run.training import TrainReport, Watch
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.loops import PPOLoopSettings
+from eto_gym.trainers.settings.methods import PPOSettings, SFTSettings
 from eto_gym.trajectories import Trajectory
 from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, assert_learnt, rates, success_of
@@ -31,6 +28,7 @@ from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, assert_learnt, 
 torch = pytest.importorskip("torch")
 
 from eto_gym.trainers.data.encoding import Row  # noqa: E402
+from eto_gym.trainers.methods.ppo import PPOTrainer  # noqa: E402
 from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
     advantages_of,
     divergence,
@@ -39,7 +37,6 @@ from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
     value_losses,
 )
 from eto_gym.trainers.methods.ppo_rounds import estimate, turn_rewards  # noqa: E402
-from eto_gym.trainers.methods.ppo_trainer import PPOTrainer  # noqa: E402
 from eto_gym.trainers.model.weights import save_weights  # noqa: E402
 
 Play = Callable[..., Trajectory]
@@ -272,7 +269,7 @@ def test_a_killed_run_ends_with_the_same_weights(
 def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
     locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.methods import ppo_trainer
+    from eto_gym.trainers.methods import ppo as ppo_trainer
 
     saves: list[Path] = []
 

@@ -12,9 +12,9 @@ import pytest
 from eto_gym.cli import train
 from eto_gym.errors import UnknownNameError
 from eto_gym.trainers.loops.eto import ETOLoop
-from eto_gym.trainers.methods.sft import SFTSettings
 from eto_gym.trainers.settings.base import SettingsError
-from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.loops import ETOSettings
+from eto_gym.trainers.settings.methods import SFTSettings
 from eto_gym.trainers.settings.presets import PRESETS, from_preset, preset_sources, preset_values
 
 pytest.importorskip("jsonargparse")

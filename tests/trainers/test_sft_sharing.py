@@ -120,7 +120,7 @@ def test_losses_and_gradients_of_families_are_equal(
     tiny: Path, tmp_path: Path, family: str, attention: str, options: dict[str, Any]
 ) -> None:
     """In float64, up to the logits, which are always float32."""
-    from eto_gym.trainers.methods.sft_trainer import TurnSFTTrainer
+    from eto_gym.trainers.methods.sft import TurnSFTTrainer
     from eto_gym.trainers.model.models import load_tokenizer, quiet_libraries
     from tests.trainers.test_trees import _model
 

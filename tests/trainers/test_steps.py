@@ -20,18 +20,18 @@ from eto_gym.history import bounded
 from eto_gym.trainers.data.steps import (
     ExpertPath,
     StepReport,
-    StepSettings,
     find_alternatives,
     make_step_pairs,
     plan_branches,
     plan_values,
     repeat_expert,
 )
-from eto_gym.trainers.loops.step_dpo import StepDPOLoop, StepDPOSettings
+from eto_gym.trainers.loops.step_dpo import StepDPOLoop
 from eto_gym.trainers.loops.step_loop import BRANCHES
-from eto_gym.trainers.methods.dpo import DPOSettings
-from eto_gym.trainers.methods.sft import SFTSettings
 from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import StepSettings
+from eto_gym.trainers.settings.loops import StepDPOSettings
+from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.toy import CORRIDOR, make_corridor

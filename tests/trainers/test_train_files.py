@@ -117,7 +117,7 @@ def test_bad_records_are_skipped_with_their_number_or_refused(
     assert _train("sft", data, tiny, tmp_path / "out", "--max_length=512", "--epochs=1") == 0
     assert f"{data}:4: skipping a corrupt line" in caplog.text
     assert "skipped 2 records or lines, the first: [4, 5]" in capsys.readouterr().out
-    assert f"{data}:5: skipping a corrupt record (record 4 holds no assistant turn" in caplog.text
+    assert f"{data}:5: skipping a corrupt record (record '4' holds no assistant turn" in caplog.text
     assert _train("sft", data, tiny, tmp_path / "strict", "--strict", "--max_length=512") == 2
     assert f"{data}:4:" in capsys.readouterr().err
     assert not (tmp_path / "strict").exists()

@@ -11,9 +11,8 @@ import pytest
 from eto_gym import EtoGymError, TextEnv
 from eto_gym.cli.main import main
 from eto_gym.trainers.loops.eto import ETOLoop
-from eto_gym.trainers.loops.self_play import SelfPlaySettings
 from eto_gym.trainers.loops.world import open_world
-from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.loops import ETOSettings, SelfPlaySettings
 from tests.toy import CORRIDOR, CorridorEnv
 
 BARE = "tests.trainers.test_world:Bare-v0"

@@ -311,7 +311,7 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
     from eto_gym.trainers.data.pairing import make_pairs
     from eto_gym.trainers.loops.play_stages import PlayStages
     from eto_gym.trainers.loops.stage_data import is_demonstration, load_trajectories
-    from eto_gym.trainers.settings.loops import ExpertSettings, WorldSettings
+    from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
 
     ids = _ids(webshop)[:2]
     records = [

@@ -18,7 +18,8 @@ from eto_gym.conversation import ConversationEnv
 from eto_gym.env import TextEnv
 from eto_gym.expert import Expert, Reply
 from eto_gym.prompt import Message
-from eto_gym.trainers.data.pairing import PairingReport, PairingSettings
+from eto_gym.trainers.data.pairing import PairingReport
+from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 

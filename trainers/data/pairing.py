@@ -8,64 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from eto_gym.conversation import parse_reply
-from eto_gym.errors import unknown_name
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
-from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-
-CONTRASTS = ("expert", "self", "correction")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairingSettings:
-    """How trajectories of one task become pairs.
-
-    A round is one turn of the agent together with the observation that answers it.
-    """
-
-    contrast: str = option(
-        "expert",
-        "'expert': each sample of the agent against the expert; 'self': the agent's best sample "
-        "of a task against its worst; 'correction': at each step of the agent's failures, the "
-        "expert's reply against the agent's, both to the same conversation",
-        paper="expert",
-        choices=CONTRASTS,
-    )
-    max_extra_rounds: int | None = option(
-        5,
-        "a rejected side with more than this many rounds above the chosen side's is cut to the "
-        "chosen side's rounds plus this many; None: never",
-        paper="5",
-    )
-    cut_after_divergence: int | None = option(
-        None,
-        "end the rejected side this many rounds after the first turn whose action differs from the "
-        "chosen side's (0: that turn is its last); None: keep it",
-        paper="None",
-    )
-    min_gap: float = option(
-        1e-6, "rewards that differ by no more than this are a tie; allows for rounding", paper="0"
-    )
-    max_pairs_per_task: int | None = option(
-        None,
-        "at most this many pairs of one task; None: one per sample ('self': one; 'correction': as "
-        "many as there are)",
-    )
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        if self.contrast not in CONTRASTS:
-            raise unknown_name("contrast", self.contrast, CONTRASTS)
-        for name in ("max_extra_rounds", "cut_after_divergence"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise SettingsError(f"expected {name} >= 0 or None, got {value}")
-        if self.max_pairs_per_task is not None and self.max_pairs_per_task < 1:
-            raise SettingsError(f"expected max_pairs_per_task >= 1, got {self.max_pairs_per_task}")
-        if self.min_gap < 0:
-            raise SettingsError(f"expected min_gap >= 0, got {self.min_gap}")
 
 
 @dataclass(slots=True)

@@ -6,24 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.data import RejectionSettings
 from eto_gym.trajectories import Trajectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class RejectionSettings:
-    """Which episodes are kept; the others are rejected."""
-
-    max_per_task: int = option(
-        1,
-        "at most this many successes of one task: those with the highest reward, then the fewest "
-        "turns, so that easy tasks do not crowd out the hard ones; 0: all",
-    )
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        if self.max_per_task < 0:
-            raise SettingsError(f"expected max_per_task >= 0, got {self.max_per_task}")
 
 
 @dataclass(slots=True)

@@ -17,53 +17,12 @@ from typing import Any, NamedTuple
 
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
 from eto_gym.conversation import ConversationEnv
-from eto_gym.errors import unknown_name
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
 from eto_gym.snapshot import get_state, set_state
-from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.data import StepSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-
-EXTENTS = ("rest", "step")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepSettings:
-    """How steps are tried, valued and paired."""
-
-    rollouts: int = option(
-        5, "episodes played on from a step to estimate its value", paper="5 in IPR"
-    )
-    temperature: float = option(
-        1.0, "sampling temperature of these episodes; greedy ones would all be the same"
-    )
-    alternatives: int = option(
-        1, "other actions of the agent that are valued at each step", paper="1 in IPR"
-    )
-    threshold: float = option(
-        0.01,
-        "a pair's values differ by more than this; with few rollouts a small difference is noise",
-        paper="0.01 in IPR's script",
-    )
-    extent: str = option(
-        "rest",
-        "what is compared: 'rest', the episode from the step on, as IPR does; 'step', the step's "
-        "reply alone",
-        paper="both are tried; step: 62.8 on WebShop",
-        choices=EXTENTS,
-    )
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        if self.extent not in EXTENTS:
-            raise unknown_name("extent", self.extent, EXTENTS)
-        for name in ("rollouts", "alternatives"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
-        for name in ("temperature", "threshold"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
 
 
 @dataclass(slots=True)

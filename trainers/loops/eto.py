@@ -7,7 +7,7 @@ ACL 2024 (https://arxiv.org/abs/2403.02502), algorithm 1.
 from __future__ import annotations
 
 from eto_gym.trainers.loops.loop import Loop
-from eto_gym.trainers.settings.eto import ETOSettings
+from eto_gym.trainers.settings.loops import ETOSettings
 
 
 class ETOLoop(Loop[ETOSettings]):

@@ -18,8 +18,8 @@ from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
 from eto_gym.trainers.loops.run_folder import FINISHED, Stage
 from eto_gym.trainers.loops.stage_data import NothingToLearn
 from eto_gym.trainers.loops.train_stages import TrainStages
-from eto_gym.trainers.methods.sft import SFTSettings
-from eto_gym.trainers.settings.loops import ControlSettings, ExpertSettings, WorldSettings
+from eto_gym.trainers.settings.methods import SFTSettings
+from eto_gym.trainers.settings.world import ControlSettings, ExpertSettings, WorldSettings
 
 S = TypeVar("S", bound=WorldSettings)
 

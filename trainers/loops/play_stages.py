@@ -20,12 +20,13 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
 from eto_gym.conversation import ConversationEnv
+from eto_gym.errors import DataError
 from eto_gym.history import FULL
 from eto_gym.registration import make_text_env
 from eto_gym.trainers.data.corrections import correct_failures
 from eto_gym.trainers.data.history import read_again
-from eto_gym.trainers.data.pairing import PairingSettings, make_pairs
-from eto_gym.trainers.data.rejection import RejectionSettings, keep_best
+from eto_gym.trainers.data.pairing import make_pairs
+from eto_gym.trainers.data.rejection import keep_best
 from eto_gym.trainers.loops.ranks import launched
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
@@ -38,11 +39,12 @@ from eto_gym.trainers.loops.stage_data import (
     write_trajectories,
 )
 from eto_gym.trainers.loops.world import open_world
-from eto_gym.trainers.settings.loops import ExpertSettings, ExplorationSettings, WorldSettings
+from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings
+from eto_gym.trainers.settings.world import ExpertSettings, ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.eto_experts import read_experts
 from eto_gym.trajectories.eto_files import PREFIX, find_file
-from eto_gym.trajectories.formats import read_demonstrations
+from eto_gym.trajectories.formats import ReadReport, read_demonstrations
 
 logger = logging.getLogger(__name__)
 
@@ -161,21 +163,31 @@ class PlayStages(Generic[S]):
         s = self.settings
 
         def describe() -> dict[str, Any]:
-            stamp = path.stat()
+            try:
+                stamp = path.stat()
+            except (OSError, ValueError) as err:
+                raise DataError(f"could not read the expert file {path}: {err}") from err
             file = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
             return {**file, **s.read_so()}
 
         def work(folder: Path) -> Any:
-            read, skipped = read_demonstrations(path, strict=strict)
-            distinct: dict[tuple[str, int], Trajectory] = {}
-            for trajectory in read:
-                distinct.setdefault(trajectory.key, trajectory)
+            report = ReadReport()
+            read, skipped = read_demonstrations(path, strict=strict, report=report)
+            distinct = _distinct(read)
+            if repeated := len(read) - len(distinct):
+                report.notes["the same episode again, which is left out"] = repeated
+            for line in report.lines():
+                logger.info("%s", line)
             if s.history != FULL:
                 env = self._spec(expert_policy, s.train_split).make_env()
-                distinct = {key: read_again(t, s.history, env) for key, t in distinct.items()}
+                distinct = [read_again(trajectory, s.history, env) for trajectory in distinct]
                 env.close()
-            write_trajectories(folder, distinct.values())
-            return {**summarise(list(distinct.values())).to_json(), "skipped_lines": skipped}
+            write_trajectories(folder, distinct)
+            return {
+                **summarise(distinct).to_json(),
+                "skipped_lines": skipped,
+                "notes": dict(report.notes),
+            }
 
         return self.folder.run("experts", work, settings=self.ranks.first(describe), by_first=True)
 
@@ -341,3 +353,13 @@ class PlayStages(Generic[S]):
             context=s.max_context,
             device=self.ranks.device,
         )
+
+
+def _distinct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Return each episode once: what was played again after an error counts, not the error."""
+    episodes: dict[tuple[Any, ...], Trajectory] = {}
+    for trajectory in trajectories:
+        before = episodes.get(trajectory.key)
+        if before is None or before.failed_to_run:
+            episodes[trajectory.key] = trajectory
+    return list(episodes.values())

@@ -16,7 +16,7 @@ from eto_gym.files import write_json, write_text
 from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import load_trajectories, model_of
-from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.view import write_view
 
 CONTROL = "control: SFT continued"

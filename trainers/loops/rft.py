@@ -7,43 +7,8 @@ Models", 2023 (https://arxiv.org/abs/2308.01825); for agents, the baseline of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from eto_gym.trainers.data.rejection import RejectionSettings
 from eto_gym.trainers.loops.loop import Loop
-from eto_gym.trainers.methods.sft import SFTSettings
-from eto_gym.trainers.settings.base import option
-from eto_gym.trainers.settings.loops import (
-    ControlSettings,
-    ExpertSettings,
-    ExplorationSettings,
-    WorldSettings,
-)
-from eto_gym.trainers.settings.presets import narrowed
-
-
-@dataclass(frozen=True, kw_only=True)
-class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
-    """What one run of rejection-sampled fine-tuning does."""
-
-    explore_samples: int = option(
-        10, "episodes per task in exploration; greedy replies would all be the same"
-    )
-    explore_temperature: float = option(
-        0.7, "sampling temperature of exploration; the paper samples its Best-of-10 at 0.7"
-    )
-    start_from: str = option(
-        "start",
-        "what each iteration fine-tunes: 'start', the model before any SFT, on experts and all own "
-        "successes so far, as RFT does; 'current', the policy that explored last",
-        choices=("start", "current"),
-    )
-    keep: RejectionSettings = field(default_factory=RejectionSettings)
-    sft: SFTSettings = field(default_factory=SFTSettings)
-
-
-PRESETS = narrowed(RFTSettings)
-"""Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
+from eto_gym.trainers.settings.loops import RFTSettings
 
 
 class RFTLoop(Loop[RFTSettings]):

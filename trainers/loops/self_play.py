@@ -6,58 +6,9 @@ successes alone, ETO on own pairs alone, and RFT followed by ETO.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from eto_gym.trainers.data.pairing import PairingSettings
-from eto_gym.trainers.data.rejection import RejectionSettings
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.methods.dpo import DPOSettings
-from eto_gym.trainers.methods.sft import SFTSettings
-from eto_gym.trainers.settings.base import SettingsError, option
-from eto_gym.trainers.settings.loops import ExplorationSettings, WorldSettings
-from eto_gym.trainers.settings.presets import narrowed, sourced
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelfPlaySettings(WorldSettings, ExplorationSettings):
-    """What one run without an expert does."""
-
-    explore_samples: int = option(
-        10, "episodes per task in exploration; pairs and successes both need several"
-    )
-    explore_temperature: float = option(
-        1.0, "sampling temperature of exploration; an untrained agent must try many things"
-    )
-    phases: str = option(
-        "rft+eto",
-        "what each iteration consists of: 'rft', SFT on own successes; 'eto', DPO on pairs of own "
-        "episodes; 'rft+eto', the one and then the other, each with its own exploration",
-        paper="all three: 48.4, 12.5 and 51.2 on WebShop",
-        choices=("rft+eto", "rft", "eto"),
-    )
-    keep: RejectionSettings = field(default_factory=RejectionSettings)
-    sft: SFTSettings = field(default_factory=SFTSettings)
-    pairing: PairingSettings = field(default_factory=lambda: PairingSettings(contrast="self"))
-    dpo: DPOSettings = field(default_factory=DPOSettings)
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        super().__post_init__()
-        if self.phases not in ("rft+eto", "rft", "eto"):
-            raise SettingsError(f"expected phases 'rft+eto', 'rft' or 'eto', got {self.phases!r}")
-        if self.pairing.contrast != "self":
-            raise SettingsError("self-play has no expert: expected pairing.contrast 'self'")
-
-
-PRESETS = {
-    name: {
-        **values,
-        "pairing": {**values.get("pairing", {}), **sourced("there is no expert", contrast="self")},
-    }
-    for name, values in narrowed(SelfPlaySettings).items()
-}
-"""Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
+from eto_gym.trainers.settings.loops import SelfPlaySettings
 
 
 class SelfPlayLoop(Loop[SelfPlaySettings]):

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import eto_gym
 from eto_gym.conversation import ConversationEnv
 from eto_gym.trainers.data.steps import (
-    StepSettings,
     find_alternatives,
     make_step_pairs,
     plan_branches,
@@ -25,7 +24,8 @@ from eto_gym.trainers.loops.stage_data import (
     load_trajectories,
     write_pairs,
 )
-from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trainers.settings.data import StepSettings
+from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.trajectories import Trajectory
 
 BRANCHES = "branches.jsonl"

@@ -4,54 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.loops.ranks import Ranks
-from eto_gym.trainers.methods.sft import SFTSettings, run_sft
+from eto_gym.trainers.methods.sft import run_sft
 from eto_gym.trainers.run.training import Watch
-from eto_gym.trainers.settings.base import option
+from eto_gym.trainers.settings.world import BaseSettings
 from eto_gym.trajectories import Trajectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseSettings:
-    """Size of the tiny model, the play that it learns from, and how it learns.
-
-    A pretrained model knows words before it meets a benchmark. A model from scratch knows none, and
-    from demonstrations alone it learns them by heart. The base stage gives it what pretraining
-    gives others, on episodes that demonstrate no task.
-    """
-
-    tasks: int = option(1500, "training tasks that are played aimlessly")
-    samples: int = option(1, "episodes of play per task")
-    steps: int = option(
-        20, "steps of play per episode; short ones show more houses for the same number of tokens"
-    )
-    vocab_size: int = option(768, "tokens of the byte-level BPE, trained on the play")
-    hidden_size: int = option(128, "width of the decoder")
-    layers: int = option(3, "decoder layers")
-    heads: int = option(4, "attention heads")
-    kv_heads: int = option(2, "heads of keys and values; fewer make long contexts cheaper")
-    mlp_size: int = option(384, "inner width of the feed-forward part")
-    context: int = option(2048, "longest conversation in tokens")
-    seed: int = option(0, "seed of the weights")
-    train: SFTSettings = field(
-        default_factory=lambda: SFTSettings(
-            train_on="all",
-            optimizer="muon",
-            learning_rate=1e-2,
-            adam_beta2=0.95,
-            epochs=1.0,
-            batch_size=4,
-            micro_batch_size=4,
-            schedule="linear",
-            max_length=2048,
-            truncation="cut",
-        )
-    )
 
 
 def train_base(

@@ -19,11 +19,12 @@ from eto_gym.trainers.loops.stage_data import (
     model_of,
 )
 from eto_gym.trainers.loops.tiny_stage import train_base
-from eto_gym.trainers.methods.dpo import DPOSettings, run_dpo
-from eto_gym.trainers.methods.sft import SFTSettings, run_sft
-from eto_gym.trainers.run.job import RunArguments, Watch
+from eto_gym.trainers.methods.dpo import run_dpo
+from eto_gym.trainers.methods.sft import run_sft
+from eto_gym.trainers.run.job import Watch
 from eto_gym.trainers.settings.base import TrainSettings, deciding
-from eto_gym.trainers.settings.loops import WorldSettings
+from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
+from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.trajectories.formats import to_paper_sft
 
 S = TypeVar("S", bound=WorldSettings)
@@ -88,7 +89,10 @@ class TrainStages(PlayStages[S]):
             report = run_sft(
                 settings,
                 chosen,
-                **self._arguments(folder, start, Watch(progress=self.settings.progress)),
+                model=model_of(start),
+                output=folder / MODEL,
+                resume=True,
+                watch=Watch(progress=self.settings.progress),
             )
             return asdict(report)
 
@@ -103,20 +107,14 @@ class TrainStages(PlayStages[S]):
             report = run_dpo(
                 settings,
                 load_pairs(pairs),
-                **self._arguments(folder, model, self._watch(model)),
+                model=model_of(model),
+                output=folder / MODEL,
+                resume=True,
+                watch=self._watch(model),
             )
             return asdict(report)
 
         return self.folder.run(name, work, settings=self._watched(settings), inputs=(model, pairs))
-
-    def _arguments(self, folder: Path, start: Stage, watch: Watch) -> RunArguments:
-        """Return what a training in a stage's folder is called with."""
-        return {
-            "model": model_of(start),
-            "output": folder / MODEL,
-            "resume": True,
-            "watch": watch,
-        }
 
     def _watch(self, model: Stage) -> Watch:
         """Watch the training of `model` by its success on dev tasks, where some are set aside."""

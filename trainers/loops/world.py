@@ -10,7 +10,7 @@ from eto_gym.errors import EtoGymError
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
 from eto_gym.testing import text_env
-from eto_gym.trainers.settings.loops import ExpertSettings, WorldSettings
+from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
 
 
 @dataclass(frozen=True)

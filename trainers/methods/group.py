@@ -2,73 +2,59 @@
 
 Sources: Shao et al., "DeepSeekMath", 2024 (https://arxiv.org/abs/2402.03300) for GRPO; Ahmadian et
 al., "Back to Basics", 2024 (https://arxiv.org/abs/2402.14740) for RLOO.
+
+GRPO takes a `rollout_func` that returns the tokens of whole episodes and marks the agent's. TRL
+1.16's RLOO has no such entry and counts every token after the prompt: there the episodes enter by a
+private method, and the log-probabilities of all tokens but the agent's are set to zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Unpack
+from typing import Any
 
-from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.methods.ppo import EpisodePlayer, OnPolicyLoop, OnPolicySettings
-from eto_gym.trainers.run.job import PlayArguments, PlayJob, prepared
-from eto_gym.trainers.run.training import TrainReport
-from eto_gym.trainers.settings.base import SettingsError, TrainSettings, option
-from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sized, sourced
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import set_seed
+
+from eto_gym.agents.models.adapters import is_adapter
+from eto_gym.errors import DataError
+from eto_gym.trainers.data.encoding import Row, TokenReport, encode_trajectories, one_row
+from eto_gym.trainers.methods.player import EpisodePlayer
+from eto_gym.trainers.model import models
+from eto_gym.trainers.model.scoring import without_dropout
+from eto_gym.trainers.model.sharding import refuse_spread
+from eto_gym.trainers.run import running
+from eto_gym.trainers.run.job import Watch, prepared
+from eto_gym.trainers.run.training import TrainReport, train
+from eto_gym.trainers.run.trl import check_trl
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.methods import GroupSettings
+from eto_gym.trajectories import Trajectory
+
+check_trl("GRPO and RLOO")
+
+from trl.trainer.grpo_config import GRPOConfig  # noqa: E402
+from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
+from trl.trainer.rloo_config import RLOOConfig  # noqa: E402
+from trl.trainer.rloo_trainer import RLOOTrainer  # noqa: E402
 
 ALGORITHMS = ("grpo", "rloo")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupSettings(TrainSettings):
-    """Settings that GRPO and RLOO share. Episodes are sampled at temperature 1.
-
-    The number of optimizer steps is `max_steps`; each plays `batch_size` fresh episodes.
-    """
-
-    learning_rate: float = option(1e-6, "peak learning rate; TRL's default for both methods")
-    max_steps: int = option(200, "optimizer steps")
-    batch_size: int = option(
-        64, "episodes per optimizer step; a multiple of generations and micro_batch_size"
-    )
-    generations: int = option(8, "episodes of one task that are compared with each other")
-    beta: float = option(
-        0.0,
-        "price of the divergence from the model that training started from; GRPO puts it into the "
-        "loss, RLOO takes it off the rewards. 0: no second model in memory",
-    )
-    epsilon: float = option(0.2, "ratios to the policy that played count up to 1 +- this")
-    schedule: str = option(
-        "constant",
-        "learning rate after the warm-up",
-        choices=("cosine", "linear", "constant"),
-    )
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        super().__post_init__()
-        if self.max_steps < 1:
-            raise SettingsError(f"expected max_steps >= 1, got {self.max_steps}")
-        if self.generations < 2:
-            raise SettingsError(
-                f"episodes of a task are compared: expected generations >= 2, got "
-                f"{self.generations}"
-            )
-        if self.batch_size % self.generations:
-            raise SettingsError(
-                f"expected batch_size ({self.batch_size}) to be a multiple of generations "
-                f"({self.generations})"
-            )
-        if self.beta < 0 or self.epsilon <= 0:
-            raise SettingsError("expected beta >= 0 and epsilon > 0")
 
 
 def run_group(
     algorithm: str,
     settings: GroupSettings,
     player: EpisodePlayer,
-    **arguments: Unpack[PlayArguments],
+    *,
+    model: str | Path,
+    output: str | Path,
+    plan: Any = None,
+    resume: bool = False,
+    watch: Watch | None = None,
 ) -> TrainReport:
     """Train a model by GRPO or RLOO on the episodes that it plays.
 
@@ -76,7 +62,13 @@ def run_group(
         algorithm: "grpo" or "rloo".
         settings: How to train.
         player: Plays the episodes with the model as it is.
-        arguments: `model` and `output`; `plan`, `resume`, `watch`: see `PlayArguments`.
+        model: Folder or hub name of a causal language model, or folder of an adapter.
+        output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
+            It appears only when it is complete.
+        plan: What the play depends on, JSON-serialisable: a run with another plan is not resumed.
+        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
+            repeated. By default a run starts anew.
+        watch: Progress, scores during training, early stopping; by default a progress bar only.
 
     Returns:
         The report. Its metrics have TRL's entries ("reward", "kl", "completions/mean_length", ...)
@@ -91,65 +83,225 @@ def run_group(
     """
     if algorithm not in ALGORITHMS:
         raise SettingsError(f"expected algorithm 'grpo' or 'rloo', got {algorithm!r}")
-    job = PlayJob(**arguments)
-    with prepared(settings, job) as (tokenizer, codec):
-        from eto_gym.trainers.methods.group_trainer import train_group
+    if settings.beta and not settings.lora_r and is_adapter(model):
+        raise SettingsError(
+            f"with beta {settings.beta:g} TRL loads the model that training starts from once more, "
+            f"and of {model} it would load the base without the adapter: set lora_r to go on "
+            "with the adapter, set beta to 0, or start from what `eto-gym merge` makes of it"
+        )
+    with prepared(settings, model, output) as (tokenizer, codec):
+        tokenizer.padding_side = "left"  # TRL asks for it
+        source = EpisodeSource(player, codec, settings)
 
-        return train_group(algorithm, settings, player, job, tokenizer, codec)
+        def build(loaded: Any, workspace: Path) -> Any:
+            trainer_class = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that its entry for episodes is experimental
+                trainer = trainer_class(
+                    settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
+                )
+            refuse_spread(trainer, algorithm)
+            return trainer
 
-
-@dataclass(frozen=True, kw_only=True)
-class GroupLoopSettings(OnPolicySettings):
-    """What one run does: SFT on the experts, then GRPO or RLOO from there."""
-
-    group: GroupSettings = field(default_factory=GroupSettings)
-
-
-PRESETS = narrowed(GroupLoopSettings, **sourced(ALONE, workers=1))
-"""Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
-PRESETS["quickstart"]["group"] = sourced(
-    UNTRIED,
-    learning_rate=1e-4,
-    max_steps=sized(100, 20, 20),
-    batch_size=sized(64, 64, 32),
-    micro_batch_size=16,
-    max_length=LENGTH,
-    truncation=sized("refuse", "cut", "cut"),
-)
-
-
-class _GroupLoop(OnPolicyLoop[GroupLoopSettings]):
-    algorithm: ClassVar[str]
-
-    def _run_stages(self) -> None:
-        s = self.settings
-        learnt = self._learn(self._demonstrate(s, s.sft).sft)
-        self._evaluate(self.algorithm.upper(), self.algorithm, learnt)
-
-    def _learn(self, start: Stage) -> Stage:
-        s, plan = self.settings, self._play_plan()
-
-        def work(folder: Path) -> Any:
-            report = run_group(
-                self.algorithm,
-                s.group,
-                self._player(s.group.batch_size),
-                plan=plan,
-                **self._arguments(folder, start, self._watch(start)),
-            )
-            return asdict(report)
-
-        settings = {"group": self._watched(s.group), **plan}
-        return self.folder.run(self.algorithm, work, settings=settings, inputs=(start,))
+        return train(
+            algorithm,
+            settings,
+            [],
+            source.data,
+            build=build,
+            tokenizer=tokenizer,
+            model=model,
+            output=output,
+            resume=resume,
+            watch=watch,
+            plan=plan,
+        )
 
 
-class GRPOLoop(_GroupLoop):
-    """One run of GRPO in a run folder."""
+class EpisodeSource:
+    """Plays the episodes of a batch, and keeps their tokens and rewards in order."""
 
-    method = algorithm = "grpo"
+    def __init__(self, player: EpisodePlayer, codec: Any, settings: GroupSettings) -> None:
+        """Prepare."""
+        self.player = player
+        self.data = TokenReport()
+        self.rewards: list[float | None] = []
+        self.tokens_seen = 0
+        self._codec = codec
+        self._settings = settings
+
+    def play(self, task_ids: Sequence[str], trainer: Any) -> list[Row]:
+        """Play one episode of every task named, with the trainer's model as it is.
+
+        An episode that failed to run has no reward, which TRL leaves out of the comparison. Of
+        several processes each plays its part of the tasks, with the seeds that one would give them.
+        """
+        wrapped = trainer.accelerator.unwrap_model(trainer.model)
+        model = models.bare_model(wrapped)
+        place = trainer.accelerator.process_index * len(task_ids)
+        first = trainer.state.global_step * self._settings.batch_size + place
+        with without_dropout(wrapped):
+            played = self.player.play(model, self._codec, task_ids, first)
+        report = TokenReport()
+        rows = [self._row(trajectory, report) for trajectory in played]
+        self.rewards = [
+            None if t.failed_to_run or not row.trained else t.reward
+            for t, row in zip(played, rows, strict=True)
+        ]
+        self.tokens_seen += sum(len(row.ids) for row in rows)
+        successes = []
+        for other, succeeded in gather_object([(report, [t.success for t in played])]):
+            self.data.include(other)
+            successes += succeeded
+        trainer._metrics["train"]["success"].append(sum(successes) / len(successes))
+        return rows
+
+    def score(self, prompts: Sequence[str], **_: Any) -> list[float | None]:
+        """Return the rewards of the episodes played last: a reward function of TRL."""
+        return self.rewards
+
+    def _row(self, trajectory: Trajectory, report: TokenReport) -> Row:
+        s = self._settings
+        trajectory.check_whole()
+        if any(message.train for message in trajectory.messages):
+            try:
+                rows, data = encode_trajectories(
+                    self._codec, [trajectory], max_length=s.max_length, truncation=s.truncation
+                )
+            except DataError:  # not one turn is within max_length
+                if s.truncation == "refuse":
+                    raise
+            else:
+                report.include(data)
+                return one_row(rows)
+        report.dropped += 1
+        end = self._codec.end_of_turn_id
+        return Row([end, end], [False, False])  # TRL needs a token on both sides
 
 
-class RLOOLoop(_GroupLoop):
-    """One run of RLOO in a run folder."""
+def split_row(row: Row) -> tuple[list[int], list[int], list[int]]:
+    """Return the tokens before the first reply, those from it on, and which of these it sampled."""
+    first = row.mask.index(True) if row.trained else 1
+    return row.ids[:first], row.ids[first:], [int(kept) for kept in row.mask[first:]]
 
-    method = algorithm = "rloo"
+
+def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
+    return {
+        **running.training_arguments(settings, workspace),
+        "num_generations": settings.generations,
+        "beta": settings.beta,
+        "epsilon": settings.epsilon,
+        "temperature": 1.0,
+        "max_completion_length": settings.max_length,
+    }
+
+
+class _Played(running.Recipe):
+    """What both trainers share; the tasks are the prompts."""
+
+    _source: EpisodeSource
+
+    def _prepare(
+        self, settings: GroupSettings, model: Any, source: EpisodeSource, tokenizer: Any
+    ) -> dict[str, Any]:
+        self._settings = settings
+        self._source = source
+        adapted = hasattr(model, "peft_config")
+        set_seed(settings.seed)  # for new adapters
+        return {
+            "model": model,
+            "reward_funcs": source.score,
+            "train_dataset": Dataset.from_dict({"prompt": list(source.player.task_ids)}),
+            "processing_class": tokenizer,
+            "peft_config": models.lora_config(settings)
+            if settings.lora_r and not adapted
+            else None,
+        }
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of all episodes so far."""
+        return self._source.tokens_seen
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the report beside the model says what was trained, and how."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: training must work, and stay silent, without a network."""
+
+
+class PlayedGRPOTrainer(_Played, GRPOTrainer):
+    """TRL's GRPO on whole episodes."""
+
+    def __init__(
+        self,
+        settings: GroupSettings,
+        *,
+        model: Any,
+        source: EpisodeSource,
+        tokenizer: Any,
+        workspace: Path,
+    ) -> None:
+        """Prepare TRL's trainer."""
+
+        def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+            parts = [split_row(row) for row in source.play(prompts, trainer)]
+            before, after, marks = (list(part) for part in zip(*parts, strict=True))
+            return {
+                "prompt_ids": before,
+                "completion_ids": after,
+                "env_mask": marks,
+                "logprobs": None,  # the trainer scores the tokens itself
+            }
+
+        super().__init__(
+            **self._prepare(settings, model, source, tokenizer),
+            args=GRPOConfig(**_arguments(settings, workspace)),
+            rollout_func=rollout,
+        )
+
+
+class PlayedRLOOTrainer(_Played, RLOOTrainer):
+    """TRL's RLOO on whole episodes."""
+
+    _agent: torch.Tensor
+
+    def __init__(
+        self,
+        settings: GroupSettings,
+        *,
+        model: Any,
+        source: EpisodeSource,
+        tokenizer: Any,
+        workspace: Path,
+    ) -> None:
+        """Prepare TRL's trainer."""
+        super().__init__(
+            **self._prepare(settings, model, source, tokenizer),
+            args=RLOOConfig(**_arguments(settings, workspace)),
+        )
+
+    def _generate(self, prompts: list[str]) -> tuple[list[list[int]], list[list[int]], list[str]]:
+        """Play instead of generating one reply; remember which tokens are the agent's."""
+        parts = [split_row(row) for row in self._source.play(prompts, self)]
+        before, after, marks = (list(part) for part in zip(*parts, strict=True))
+        rows = [torch.tensor(mark) for mark in marks]
+        self._agent = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(
+            self.accelerator.device
+        )
+        tokenizer: Any = self.processing_class
+        return before, after, tokenizer.batch_decode(after)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        scored["agent"] = self._agent  # is shuffled and split with the rest
+        return scored
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._agent = inputs["agent"]
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        return logps * self._agent, *rest

@@ -3,124 +3,82 @@
 Sources: Schulman et al., "Proximal Policy Optimization Algorithms", 2017
 (https://arxiv.org/abs/1707.06347), with generalised advantage estimation
 (https://arxiv.org/abs/1506.02438); as a baseline, the ETO paper (https://arxiv.org/abs/2403.02502).
+
+transformers' Trainer goes around the rounds of `ppo_rounds`: the model with its value head learns
+from what they play, by the losses of `ppo_losses`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any
 
-from eto_gym.agents.rollout.collect import RolloutSpec
-from eto_gym.errors import EtoGymError
-from eto_gym.history import FULL
-from eto_gym.trainers.loops.loop import Loop
-from eto_gym.trainers.loops.run_folder import Stage
-from eto_gym.trainers.methods.sft import SFTSettings
-from eto_gym.trainers.run.job import PlayArguments, PlayJob, prepared
-from eto_gym.trainers.run.training import TrainReport
-from eto_gym.trainers.settings.base import SettingsError, TrainSettings, option
-from eto_gym.trainers.settings.loops import ExpertSettings, WorldSettings
-from eto_gym.trainers.settings.presets import ALONE, LENGTH, UNTRIED, narrowed, sized, sourced
-from eto_gym.trajectories import Trajectory
+import torch
+from torch.utils.data import DataLoader
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import ExportableState
 
-Play = Callable[[Any, Any, int, range], Sequence[Trajectory]]
-"""Takes the model, its codec, the number of the round and which of its episodes to play, counted
-from 0: of several processes each plays a part. Returns these episodes."""
+from eto_gym.agents.models.adapters import is_adapter
+from eto_gym.trainers.data.batching import pad_rows
+from eto_gym.trainers.data.encoding import Codec, Row, TokenReport
+from eto_gym.trainers.methods.player import Play
+from eto_gym.trainers.methods.ppo_losses import (
+    ValueHead,
+    divergence,
+    policy_losses,
+    turn_starts,
+    value_losses,
+)
+from eto_gym.trainers.methods.ppo_rounds import Rounds, Scores
+from eto_gym.trainers.model import models
+from eto_gym.trainers.model.offload import activations_of
+from eto_gym.trainers.model.optimizers import build_optimizer
+from eto_gym.trainers.model.scoring import VALUE_HEAD, install_scorer, without_dropout
+from eto_gym.trainers.model.sharding import refuse_spread
+from eto_gym.trainers.model.weights import load_weights, save_weights
+from eto_gym.trainers.run import running
+from eto_gym.trainers.run.job import Watch, prepared
+from eto_gym.trainers.run.training import TrainReport, train
+from eto_gym.trainers.settings.methods import PPOSettings
 
-
-@dataclass(frozen=True, kw_only=True)
-class PPOSettings(TrainSettings):
-    """Settings of PPO. A round plays episodes with the current policy, then learns from them.
-
-    Episodes are sampled at temperature 1: the importance ratios hold for no other.
-    """
-
-    learning_rate: float = option(1e-6, "peak learning rate of the policy")
-    value_learning_rate: float = option(
-        1e-4, "learning rate of the value head; it is new, so it must learn faster than the rest"
-    )
-    rounds: int = option(100, "rounds of playing and learning")
-    episodes: int = option(64, "episodes per round")
-    epochs: float = option(2.0, "passes over the episodes of a round; a whole number")
-    batch_size: int = option(32, "episodes per optimizer step")
-    micro_batch_size: int = option(
-        4,
-        "episodes per forward pass; has no effect on the result, only on memory and speed",
-    )
-    truncation: str = option(
-        "cut",
-        "what happens to an episode over max_length: 'cut' removes whole turns from its end, and "
-        "counts that; 'refuse' stops with an error",
-        choices=("refuse", "cut"),
-    )
-    schedule: str = option(
-        "constant",
-        "learning rate after the warm-up",
-        choices=("cosine", "linear", "constant"),
-    )
-    clip: float = option(0.2, "ratios to the policy that played count up to 1 +- this; PPO's value")
-    value_clip: float = option(
-        0.0, "values may move by this much from those of the round's start; 0: freely"
-    )
-    gamma: float = option(
-        1.0, "discount per turn; 1, because episodes are short and end with their reward"
-    )
-    gae_lambda: float = option(
-        0.95, "how far advantages look ahead before they trust the value head, per turn"
-    )
-    value_weight: float = option(0.5, "weight of the squared error of the value head")
-    kl_weight: float = option(
-        0.02,
-        "price per nat by which a turn became likelier than under the model that training started "
-        "from; taken off the turn's reward. 0: no reference is computed",
-    )
-    target_kl: float = option(
-        0.1,
-        "leave the remaining passes of a round out once the policy moved this many nats per token "
-        "from the one that played; 0: never",
-    )
-    normalize_advantages: bool = option(
-        True, "scale the advantages of a round to mean 0 and deviation 1"
-    )
-    save_every: int = option(
-        10, "rounds between checkpoints that a killed run resumes from; 0: only after the last"
-    )
-    log_every: int = option(1, "rounds between two entries of the metrics, each of its own round")
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        super().__post_init__()
-        for name in ("rounds", "episodes"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
-        if self.epochs != int(self.epochs) or self.epochs < 1:
-            raise SettingsError(f"expected a whole number of epochs >= 1, got {self.epochs}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"expected {name} within 0..1, got {getattr(self, name)}")
-        for name in ("value_clip", "value_weight", "kl_weight", "target_kl"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
-        if self.clip <= 0:
-            raise SettingsError(f"expected clip > 0, got {self.clip}")
-        if self.optimizer not in ("adamw", "adamw8bit", "paged_adamw8bit"):
-            raise SettingsError("PPO takes many small noisy steps: use adamw, not muon")
+HEAD_FILE = "value_head.safetensors"
+NOTES = ("loss", "value_loss", "kl", "clipped")
+"""Means over an optimizer batch that are reported beside the norm of its gradient."""
 
 
 def run_ppo(
     settings: PPOSettings,
     play: Play,
-    **arguments: Unpack[PlayArguments],
+    *,
+    model: str | Path,
+    output: str | Path,
+    plan: Any = None,
+    resume: bool = False,
+    watch: Watch | None = None,
 ) -> TrainReport:
     """Train a model on the rewards of the episodes that it plays.
 
     Args:
         settings: How to train.
         play: Plays the episodes of a round with the model as it is.
-        arguments: `model`, which is also the reference of the KL price, and `output`; `plan`,
-            `resume`, `watch`, which counts rounds: see `PlayArguments`.
+        model: Folder or hub name of a causal language model, or folder of an adapter;
+            it is the reference of the KL price too.
+        output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
+            It appears only when it is complete.
+        plan: What the play depends on, JSON-serialisable: a run with another plan is not resumed.
+        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
+            repeated. By default a run starts anew.
+        watch: Progress, scores during training, early stopping, all counted in rounds; by default a
+            progress bar only.
 
     Returns:
         The report; its metrics have one entry per round: "epoch" (the round), "step" (optimizer
@@ -135,179 +93,296 @@ def run_ppo(
         SettingsError: The weights are spread over devices.
         EtoGymError: A round has no episode to learn from.
     """
-    job = PlayJob(**arguments)
-    with prepared(settings, job) as (tokenizer, codec):
-        from eto_gym.trainers.methods.ppo_trainer import train_ppo
+    with prepared(settings, model, output) as (tokenizer, codec):
+        watch = watch or Watch()
+        data = TokenReport()
 
-        return train_ppo(settings, play, job, tokenizer, codec)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnPolicySettings(WorldSettings, ExpertSettings):
-    """What every loop needs whose model plays while it is trained: SFT first, then play."""
-
-    explore_tasks: int = option(0, "tasks to learn from; 0: those that are demonstrated, or all")
-    sft: SFTSettings = field(default_factory=SFTSettings)
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        super().__post_init__()
-        if self.workers != 1:
-            raise SettingsError("the model in training plays itself: expected workers 1")
-        if self.history != FULL:
-            raise SettingsError(
-                "ppo, grpo and rloo train on whole conversations: expected history 'full', got "
-                f"{self.history!r}"
+        def build(loaded: Any, workspace: Path) -> PPOTrainer:
+            # New adapters switched off are the model that training starts from.
+            switched = settings.lora_r and not is_adapter(model)
+            apart = bool(settings.kl_weight) and not switched
+            trainer = PPOTrainer(
+                settings,
+                model=loaded,
+                reference=models.load_model(model, settings) if apart else None,
+                play=play,
+                codec=codec,
+                data=data,
+                tokenizer=tokenizer,
+                workspace=workspace,
             )
+            refuse_spread(trainer, "ppo")
+            return trainer
 
-
-@dataclass(frozen=True, kw_only=True)
-class PPOLoopSettings(OnPolicySettings):
-    """What one run of the PPO baseline does: SFT on the experts, then PPO from there."""
-
-    ppo: PPOSettings = field(default_factory=PPOSettings)
-
-
-PRESETS = narrowed(PPOLoopSettings, **sourced(ALONE, workers=1))
-PRESETS["quickstart"].update(
-    sourced(UNTRIED + ": dev tasks cost less than the rounds between", dev_every=25)
-)
-PRESETS["quickstart"]["ppo"] = sourced(
-    UNTRIED,
-    learning_rate=1e-4,
-    value_learning_rate=1e-3,
-    rounds=sized(40, 10, 10),
-    episodes=sized(128, 64, 32),
-    max_length=LENGTH,
-    truncation=sized("refuse", "cut", "cut"),
-)
-"""Name of a preset -> the settings in which it differs from the defaults; those of ETO."""
-
-
-S = TypeVar("S", bound=OnPolicySettings)
-
-
-class OnPolicyLoop(Loop[S]):
-    """A loop whose model plays while it is trained."""
-
-    def _play_plan(self) -> dict[str, Any]:
-        """Return what decides the episodes that the model plays."""
-        s = self.settings
-        return {
-            "env": s.env,
-            "env_kwargs": s.env_kwargs(),
-            "split": s.train_split,
-            "tasks": s.explore_tasks or s.train_tasks,
-            "seed": s.seed,
-            "prompt_style": s.prompt_style,
-            "max_new_tokens": s.max_new_tokens,
-            "max_context": s.max_context,
-        }
-
-    def _player(self, episodes: int) -> EpisodePlayer:
-        """Return what plays `episodes` episodes at a time, as `_play_plan` says."""
-        s = self.settings
-        return EpisodePlayer(
-            self._spec(_no_policy, s.train_split),
-            self._task_ids(s.train_split, s.explore_tasks or s.train_tasks),
-            episodes=episodes,
-            seed=s.seed,
-            max_new_tokens=s.max_new_tokens,
-            context=s.max_context,
+        return train(
+            "ppo",
+            settings,
+            [],
+            data,
+            build=build,
+            tokenizer=tokenizer,
+            model=model,
+            output=output,
+            resume=resume,
+            watch=dataclasses.replace(watch, every=watch.every or 1),
+            plan=plan,
         )
 
 
-class PPOLoop(OnPolicyLoop[PPOLoopSettings]):
-    """One run of the PPO baseline in a run folder."""
+class PPOTrainer(running.Recipe):
+    """Minimises the clipped loss of tokens and the squared error of values, round by round."""
 
-    method = "ppo"
-
-    def _run_stages(self) -> None:
-        s = self.settings
-        self._evaluate("PPO", "ppo", self._ppo(self._demonstrate(s, s.sft).sft))
-
-    def _ppo(self, start: Stage) -> Stage:
-        s, plan = self.settings, self._play_plan()
-
-        def work(folder: Path) -> Any:
-            report = run_ppo(
-                s.ppo,
-                self._player(s.ppo.episodes),
-                plan=plan,
-                **self._arguments(folder, start, self._watch(start)),
-            )
-            return asdict(report)
-
-        settings = {"ppo": self._watched(s.ppo), **plan}
-        return self.folder.run("ppo", work, settings=settings, inputs=(start,))
-
-
-def _no_policy() -> Any:
-    raise EtoGymError("the policy is the model in training")
-
-
-class EpisodePlayer:
-    """Plays the episodes of a round in this process, with the very model that is being trained."""
+    # The loss below is already divided by the tokens and turns of the whole optimizer batch.
+    loss_is_scaled_for_ga = True
+    unit = "round"
+    _settings: PPOSettings
 
     def __init__(
         self,
-        spec: RolloutSpec,
-        task_ids: Sequence[str],
+        settings: PPOSettings,
         *,
-        episodes: int,
-        seed: int,
-        max_new_tokens: int,
-        context: int,
+        model: Any,
+        reference: Any,
+        play: Play,
+        codec: Codec,
+        data: TokenReport,
+        tokenizer: Any,
+        workspace: Path,
     ) -> None:
-        """Prepare.
+        """Prepare the model, its value head, and transformers' Trainer around them.
 
         Args:
-            spec: The environments; its policy is not used.
-            task_ids: Tasks to draw from: in shuffled order, each as often as the others.
-            episodes: Episodes per round.
-            seed: Seed of the order of tasks and of the sampling.
-            max_new_tokens: Longest reply in tokens.
-            context: Longest conversation in tokens.
+            settings: How to learn.
+            model: What learns, without new adapters.
+            reference: A copy of the model for the KL price; None where the price is 0, or where
+                switching new adapters off gives the reference.
+            play: Plays the episodes of a round.
+            codec: Tokenises them.
+            data: Where what tokenisation did is counted.
+            tokenizer: The model's.
+            workspace: Where checkpoints go.
         """
-        self._spec = spec
-        self.task_ids = task_ids
-        self._episodes = episodes
-        self._seed = seed
-        self._options: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "context": context,
-            "temperature": 1.0,
-        }
-
-    def __call__(self, model: Any, codec: Any, number: int, part: range) -> list[Trajectory]:
-        """Play a part of round `number`; the number of an episode decides its task and seed."""
-        first = number * self._episodes
-        tasks = [self._task(first + i) for i in part]
-        return self.play(model, codec, tasks, first + part.start)
-
-    def play(self, model: Any, codec: Any, task_ids: Sequence[str], first: int) -> list[Trajectory]:
-        """Play one episode of every task named, in order; `first` numbers the first of them."""
-        from eto_gym.agents.models.local import LocalPolicy
-        from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
-
-        episodes = [
-            Episode(task, i, plan_episodes([task], seed=self._seed + first + i)[0].seed)
-            for i, task in enumerate(task_ids)
-        ]
-        rollout = Rollout(
-            self._spec.make_env,
-            LocalPolicy(model, codec, name=f"from-{first}", **self._options),
-            slots=self._spec.slots,
-            prompt_style=self._spec.prompt_style,
+        set_seed(settings.seed)
+        self._settings = settings
+        model = models.with_adapters(model, settings)
+        self.bare = models.bare_model(model)
+        install_scorer(self.bare)
+        head = ValueHead(self.bare.config.get_text_config().hidden_size)
+        self.head = head.to(self.bare.get_input_embeddings().weight.device)
+        # A part of the model: it is moved, wrapped for several devices and clipped with the rest.
+        self.bare.add_module(VALUE_HEAD, self.head)
+        self.rounds = Rounds(settings, play, codec, self, tokenizer.pad_token_id, data)
+        super().__init__(
+            model=model,
+            args=TrainingArguments(**_arguments(settings, workspace)),
+            train_dataset=self.rounds,
+            processing_class=tokenizer,
+            callbacks=[RoundKeeper(self, every=settings.save_every)],
         )
-        played = {trajectory.sample: trajectory for trajectory in rollout.play(episodes)}
-        return [played[i] for i in range(len(episodes))]
+        self._pad_id = tokenizer.pad_token_id
+        self._notes = torch.zeros(len(NOTES), device=self.args.device)
+        self._steps: list[dict[str, float]] = []
+        self._reference = reference
+        if reference is not None:
+            if not settings.qlora:
+                reference.to(self.args.device)
+            reference.requires_grad_(False)
+            install_scorer(models.bare_model(reference))
 
-    def _task(self, index: int) -> str:
-        """Return the task at a place of the endless sequence of shuffled passes over all tasks."""
-        import random
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of the rows that this process has learnt from."""
+        return self.rounds.tokens_seen
 
-        turn, place = divmod(index, len(self.task_ids))
-        order = list(self.task_ids)
-        random.Random(f"{self._seed}:{turn}").shuffle(order)
-        return order[place]
+    def progress(self) -> tuple[int, int]:
+        """Return how many rounds are done, and how many there are."""
+        return self.rounds.done, self._settings.rounds
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the micro-batches of all rounds, one by one."""
+        # With a generator of its own, it draws nothing from that of dropout.
+        return DataLoader(self.rounds, batch_size=None, generator=torch.Generator())
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer; the value head has a learning rate of its own."""
+        if self.optimizer is None:
+            optimizer = build_optimizer(model or self.model, self._settings)
+            own = {id(weight) for weight in self.head.parameters()}
+            for group in optimizer.param_groups:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in own]
+            optimizer.add_param_group(
+                {
+                    "params": list(self.head.parameters()),
+                    "lr": self._settings.value_learning_rate,
+                    "weight_decay": 0.0,
+                }
+            )
+            self.optimizer = optimizer
+        return self.optimizer
+
+    # --- scoring ---------------------------------------------------------------------------------
+
+    def score(self, rows: Sequence[Row]) -> list[Scores]:
+        """Score rows with the policy, its value head and the reference, without gradients."""
+        with without_dropout(self.model):
+            own = self._by_length(self.model, rows)
+            if not self._settings.kl_weight:
+                references: list[Any] = [(None, None)] * len(rows)
+            elif self._reference is not None:
+                with without_dropout(self._reference):
+                    references = self._by_length(self._reference, rows)
+            else:
+                with self.model.disable_adapter():
+                    references = self._by_length(self.model, rows)
+        return [
+            Scores(logps, values, reference)
+            for (logps, values), (reference, _) in zip(own, references, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _by_length(self, model: Any, rows: Sequence[Row]) -> list[tuple[torch.Tensor, Any]]:
+        """Score rows in order of length; return log-probabilities and values in the given order."""
+        scores: list[Any] = [None] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        size = 2 * self._settings.micro_batch_size
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            batch = pad_rows([rows[i] for i in chunk], self._pad_id)
+            labels = batch["labels"].to(self.args.device)
+            with self.accelerator.autocast():
+                found = model(input_ids=batch["input_ids"].to(self.args.device), score=labels)
+            logps = found["token_logps"].cpu().split([rows[i].trained for i in chunk])
+            values: Sequence[Any] = [None] * len(chunk)
+            if "values" in found:
+                turns = turn_starts(batch["labels"]).sum(1)
+                values = found["values"].cpu().split(turns.tolist())
+            for i, one, value in zip(chunk, logps, values, strict=True):
+                scores[i] = (one, value)
+        return scores
+
+    # --- learning --------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Return this micro-batch's share of the batch's loss, and note the metrics."""
+        s = self._settings
+        with activations_of(self.model, self.args.device, offload=s.activation_offload):
+            scores = model(input_ids=inputs["input_ids"], score=inputs["score"])
+        logps, values = scores["token_logps"], scores["values"]
+        if "filler" in inputs:  # keeps this process in step with the others, and adds nothing
+            nothing: torch.Tensor = 0.0 * (logps.sum() + values.sum())
+            return nothing
+        old, tokens, turns = inputs["logps"], inputs["tokens"], inputs["turns"]
+        losses, outside = policy_losses(logps, old, inputs["advantages"], s.clip)
+        errors = value_losses(values, inputs["values"], inputs["returns"], s.value_clip)
+        policy, value = losses.sum() / tokens, errors.sum() / turns
+        moved = divergence(logps, old).sum() / tokens
+        self._notes += torch.stack([policy, value, moved, outside.sum() / tokens]).detach()
+        # Gradients are averaged over devices, and the sum is wanted.
+        loss: torch.Tensor = (policy + s.value_weight * value) * self.args.world_size
+        return loss
+
+    def end_step(self) -> bool:
+        """Take stock of an optimizer step; return whether it ends a round."""
+        totals = self.accelerator.reduce(self._notes, reduction="sum").tolist()
+        self._notes.zero_()
+        if self.rounds.over:
+            self._steps = []
+        self._steps.append(dict(zip(NOTES, totals, strict=True)))
+        last = self.state.global_step >= self.state.max_steps
+        return self.rounds.end_step(self._steps[-1]["kl"], last=last)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report rounds, where transformers reports steps: the means of the steps of each."""
+        sound = all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm"))
+        if "loss" not in logs or not sound:  # how long all took, or what a guard stops at here
+            super().log(logs, start_time)
+            return
+        self._steps[-1]["grad_norm"] = logs["grad_norm"]
+        due = self.rounds.done % self._settings.log_every == 0 or self.control.should_save
+        if not self.rounds.over or not (due or self.control.should_training_stop):
+            return
+        means = {
+            name: sum(step[name] for step in self._steps) / len(self._steps)
+            for name in (*NOTES, "grad_norm")
+        }
+        self.state.epoch = float(self.rounds.done)
+        entry = {**self.rounds.entry, **means, "learning_rate": logs["learning_rate"]}
+        super().log(entry, start_time)
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def load_rounds(self, folder: Path) -> None:
+        """Go on from the round of a checkpoint, whose weights are loaded already."""
+        load_weights(self.head, folder / HEAD_FILE)
+        kept: Any = self.state.stateful_callbacks
+        self.rounds.restore(kept[RoundKeeper.__name__]["attributes"])
+
+    def drop_head(self) -> None:
+        """Take the value head off the model, which is then one as any other."""
+        if hasattr(self.bare, VALUE_HEAD):
+            delattr(self.bare, VALUE_HEAD)
+
+
+class RoundKeeper(TrainerCallback, ExportableState):
+    """Ends steps as rounds demand, and keeps in checkpoints what transformers does not know of."""
+
+    def __init__(self, trainer: PPOTrainer, *, every: int) -> None:
+        """Prepare; `every` is the number of rounds between checkpoints, 0: only the last."""
+        self._trainer = trainer
+        self._every = every
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {}, "attributes": self._trainer.rounds.state()}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Go on from a checkpoint."""
+        if state.global_step:
+            self._trainer.load_rounds(_checkpoint(args, state))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Save after every so many rounds, and after the last."""
+        if self._trainer.end_step():
+            done, total = self._trainer.progress()
+            control.should_training_stop |= done == total
+            due = self._every > 0 and done % self._every == 0
+            control.should_save = control.should_training_stop or due
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Add the value head to a checkpoint; one of adapters has them alone."""
+        if state.is_world_process_zero:
+            save_weights(self._trainer.head, _checkpoint(args, state) / HEAD_FILE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Leave the model without the value head."""
+        self._trainer.drop_head()
+
+
+def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
+    """Return the keyword arguments of `TrainingArguments`; the rounds decide when to save."""
+    steps = -(-settings.episodes // settings.batch_size) * int(settings.epochs) * settings.rounds
+    return {
+        **running.training_arguments(settings, workspace),
+        "max_steps": min(steps, settings.max_steps or steps),
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "ignore_data_skip": True,  # a checkpoint is from between two rounds
+    }
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

@@ -16,9 +16,10 @@ from torch.utils.data import IterableDataset
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.trainers.data.batching import pad_rows
 from eto_gym.trainers.data.encoding import Codec, Row, TokenReport, encode_trajectories, one_row
-from eto_gym.trainers.methods.ppo import Play, PPOSettings
+from eto_gym.trainers.methods.player import Play
 from eto_gym.trainers.methods.ppo_losses import advantages_of, turn_numbers
 from eto_gym.trainers.model.scoring import without_dropout
+from eto_gym.trainers.settings.methods import PPOSettings
 from eto_gym.trajectories import Trajectory
 
 

@@ -135,7 +135,7 @@ def uses_bf16(settings: TrainSettings) -> bool:
 
 def hash_model(model: str | Path) -> str:
     """Return a hash of a model folder's configuration and weights; of the name for a hub model."""
-    folder = Path(resolve_model(model))
+    folder = Path(resolve_model(model, ask_hub=False))
     digest = hashlib.sha256()
     if not folder.is_dir():
         digest.update(str(model).encode())

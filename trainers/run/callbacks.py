@@ -6,9 +6,8 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
@@ -24,17 +23,12 @@ from eto_gym.trainers.model.models import METRICS_FILE
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import guards
+from eto_gym.trainers.run.job import Evaluate, Watch
 from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trajectories import JsonlFile
 
-if TYPE_CHECKING:
-    from eto_gym.trainers.run.training import Watch
-
 COMPLETE = "complete"
 """Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
-
-Evaluate = Callable[[int, Any], float]
-"""Takes the optimizer step and the model, and returns a score: higher is better."""
 
 
 class Course(Protocol):

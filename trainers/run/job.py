@@ -1,16 +1,12 @@
-"""Where a training starts and ends: the arguments that every `run_...` function takes by keyword.
-
-Each function takes them as `**arguments`, typed by one of the dicts here, and makes a job of them,
-which refuses names that it does not know.
-"""
+"""Where every training starts: how it is watched, and the tokenizer of the model that it trains."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Required, TypedDict
+from typing import Any
 
 from eto_gym.trainers.data.encoding import Codec
 from eto_gym.trainers.model.models import (
@@ -21,8 +17,8 @@ from eto_gym.trainers.model.models import (
 )
 from eto_gym.trainers.settings.base import TrainSettings
 
-if TYPE_CHECKING:
-    from eto_gym.trainers.run.callbacks import Evaluate
+Evaluate = Callable[[int, Any], float]
+"""Takes the optimizer step and the model, and returns a score: higher is better."""
 
 
 @dataclass(frozen=True)
@@ -43,87 +39,22 @@ class Watch:
     patience: int = 0
 
 
-class RunArguments(TypedDict, total=False):
-    """Keyword arguments of every training.
-
-    Attributes:
-        model: Folder or hub name of a causal language model, or folder of an adapter.
-        output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
-            It appears only when it is complete.
-        resume: Go on from the last whole checkpoint of a killed run; a finished run is not
-            repeated. By default a run starts anew.
-        watch: Progress, scores during training, early stopping; by default a progress bar only.
-    """
-
-    model: Required[str | Path]
-    output: Required[str | Path]
-    resume: bool
-    watch: Watch | None
-
-
-class DataArguments(RunArguments, total=False):
-    """Those of a training on data.
-
-    Attributes:
-        codec: Tokenises conversations; by default the model's own chat template does.
-    """
-
-    codec: Codec | None
-
-
-class PlayArguments(RunArguments, total=False):
-    """Those of a training whose model plays.
-
-    Attributes:
-        plan: What the play depends on, JSON-serialisable: a run with another plan is not resumed.
-    """
-
-    plan: Any
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training, as `RunArguments` describes it."""
-
-    model: str | Path
-    output: str | Path
-    resume: bool = False
-    watch: Watch | None = field(default_factory=Watch)
-
-    @property
-    def folder(self) -> Path:
-        """The output."""
-        return Path(self.output)
-
-    @property
-    def watched(self) -> Watch:
-        """How the run is watched, where the caller leaves it open too."""
-        return self.watch or Watch()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataJob(Job):
-    """A training on data, as `DataArguments` describes it."""
-
-    codec: Codec | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlayJob(Job):
-    """A training whose model plays, as `PlayArguments` describes it."""
-
-    plan: Any = None
-
-
 @contextlib.contextmanager
-def prepared(settings: TrainSettings, job: DataJob | PlayJob) -> Iterator[tuple[Any, Codec]]:
+def prepared(
+    settings: TrainSettings, model: str | Path, output: str | Path, codec: Codec | None = None
+) -> Iterator[tuple[Any, Codec]]:
     """Check the output, silence the libraries, and yield the model's tokenizer with its codec.
+
+    Args:
+        settings: Those of the training; they may name a chat template.
+        model: Where training starts from.
+        output: Where it ends.
+        codec: Tokenises conversations; by default the model's own chat template does.
 
     Raises:
         DataError: There is something else at the output, or no chat template where one is named.
     """
-    check_output(job.folder)
+    check_output(Path(output))
     with quiet_libraries():
-        tokenizer = load_tokenizer(job.model, settings.chat_template)
-        codec = job.codec if isinstance(job, DataJob) else None
+        tokenizer = load_tokenizer(model, settings.chat_template)
         yield tokenizer, codec or default_codec(tokenizer)

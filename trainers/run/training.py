@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.trainers.data.encoding import PairRow, Row, TokenReport, fingerprint
-from eto_gym.trainers.run.job import Job, Watch
+from eto_gym.trainers.run.job import Watch
 from eto_gym.trainers.settings.base import TrainSettings
 
 if TYPE_CHECKING:
@@ -83,10 +83,13 @@ def train(
     *,
     build: Callable[[Any, Path], Any],
     tokenizer: Any,
-    job: Job,
+    model: str | Path,
+    output: str | Path,
+    resume: bool = False,
+    watch: Watch | None = None,
     plan: Any = None,
 ) -> TrainReport:
-    """Train the job's model and write it to its output, unless `resume` finds that this was done.
+    """Train a model and write it to the output, unless `resume` finds that this was done.
 
     Args:
         method: Name of the method, recorded beside the model.
@@ -95,7 +98,10 @@ def train(
         data: What tokenisation did.
         build: Makes the trainer from the loaded model and the folder for its checkpoints.
         tokenizer: The model's tokenizer.
-        job: Where to start and to end.
+        model: Where to start: a folder or hub name.
+        output: Where to end: the folder of the new model.
+        resume: Go on from the last whole checkpoint, or take a finished run for done.
+        watch: Progress, scores, early stopping; by default a progress bar only.
         plan: What else decides the result (which rows are which; what a method that plays its own
             data plays), JSON-serialisable.
     """
@@ -104,24 +110,25 @@ def train(
     from eto_gym.trainers.model import sharding as spread
     from eto_gym.trainers.run import callbacks, running
 
+    output = Path(output)
     content = fingerprint(rows)
     if plan is not None:
         content += json.dumps(plan, sort_keys=True)
-    stamp = running.run_fingerprint(method, settings, content, models.hash_model(job.model))
-    if (done := finished(job, stamp)) is not None:
+    stamp = running.run_fingerprint(method, settings, content, models.hash_model(model))
+    if (done := finished(output, stamp, resume=resume)) is not None:
         return done
     data.log(method)
-    workspace = running.open_workspace(job.folder, stamp, resume=job.resume)
+    workspace = running.open_workspace(output, stamp, resume=resume)
     checkpoint = workspace.last_checkpoint()
     start = time.perf_counter()
     with faults.disk_errors(workspace.path, "a checkpoint"):
         spread.load_whole()
-        trainer = build(models.load_model(job.model, settings), workspace.path)
+        trainer = build(models.load_model(model, settings), workspace.path)
         watchers = callbacks.attach(
             trainer,
             workspace.path,
             title=method.upper(),
-            watch=job.watched,
+            watch=watch or Watch(),
             settings=settings,
             chosen_tokens=_chosen_tokens(rows),
             checkpoint=checkpoint,
@@ -129,7 +136,7 @@ def train(
         running.fit(trainer, checkpoint)
     seconds = time.perf_counter() - start
     report = TrainReport(
-        output=str(job.folder),
+        output=str(output),
         steps=trainer.state.global_step,
         seconds=seconds,
         tokens_per_second=running.total(trainer, trainer.tokens_seen) / seconds,
@@ -140,25 +147,25 @@ def train(
         notes=getattr(trainer, "notes", {}),
     )
     settle(report, watchers, trainer.model, method)
-    with faults.disk_errors(job.folder, "the trained model"):
-        running.finish(trainer, tokenizer, job.folder, method, settings, report)
+    with faults.disk_errors(output, "the trained model"):
+        running.finish(trainer, tokenizer, output, method, settings, report)
     if running.processes().is_main_process:
         workspace.remove()
     return report
 
 
-def finished(job: Job, stamp: str) -> TrainReport | None:
+def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
     """Return the report of a run that is resumed though it is finished, if it is.
 
     What a process left that was killed between writing the model and cleaning up is removed.
     """
     from eto_gym.trainers.run import running
 
-    done = running.finished_report(job.folder, stamp) if job.resume else None
+    done = running.finished_report(output, stamp) if resume else None
     if done is None:
         return None
     if running.processes().is_main_process:
-        running.discard_workspace(job.folder)
+        running.discard_workspace(output)
     return TrainReport.from_json(done)
 
 

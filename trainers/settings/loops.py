@@ -1,198 +1,224 @@
-"""Settings that the loops share: the world, the experts, the exploration, the control."""
+"""Settings of the loops, one class each, and the presets that fill them."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
-from eto_gym.conversation import PromptStyle
-from eto_gym.history import FULL, check_history
-from eto_gym.registration import data_kwargs
-from eto_gym.trainers.loops.tiny_stage import BaseSettings
+from eto_gym.history import FULL
 from eto_gym.trainers.settings.base import SettingsError, option
-
-_LEAST = {
-    "max_steps": 0,
-    "eval_tasks": 0,
-    "dev_tasks": 0,
-    "dev_every": 0,
-    "patience": 0,
-    "slots": 1,
-    "workers": 1,
-    "train_tasks": 0,
-    "iterations": 0,
-    "explore_tasks": 0,
-    "explore_samples": 1,
-}
+from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings, StepSettings
+from eto_gym.trainers.settings.methods import (
+    DPOSettings,
+    GroupSettings,
+    MixtureSettings,
+    PPOSettings,
+    SFTSettings,
+)
+from eto_gym.trainers.settings.presets import (
+    ALONE,
+    LENGTH,
+    PRESETS,
+    UNTRIED,
+    narrowed,
+    sized,
+    sourced,
+)
+from eto_gym.trainers.settings.world import (
+    ControlSettings,
+    ExpertSettings,
+    ExplorationSettings,
+    WorldSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldSettings:
-    """What every loop needs: an environment, a model, and how episodes are played and scored."""
+class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
+    """What one run of the loop does; the defaults are the paper's where it names a value."""
 
-    env: str = option(
-        "ETO/ALFWorld-v0",
-        "environment: a registered id, `module:id`, or alfworld, webshop, scienceworld",
-    )
-    data: str = option(
-        "builtin",
-        "'builtin' for the benchmark's own tasks, or a folder of official data (ALFWorld's games, "
-        "WebShop's catalog)",
-    )
-    env_options: dict[str, Any] = field(
+    sft: SFTSettings = field(default_factory=SFTSettings)
+    pairing: PairingSettings = field(default_factory=PairingSettings)
+    dpo: DPOSettings = field(default_factory=DPOSettings)
+    dpo_later: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "further arguments of gym.make, such as {'action_grammar': 'put'}"},
+        metadata={"help": "values of dpo from the second iteration on, such as {'beta': 0.5}"},
     )
-    model: str = option(
-        "tiny", "'tiny' builds a small model from scratch; else a model folder or hub name"
-    )
-    train_split: str = option("train", "split that is demonstrated and explored")
-    eval_split: str = option("test", "held-out split that every policy is evaluated on")
-    eval_tasks: int = option(0, "tasks to evaluate on; 0: all")
-    dev_tasks: int = option(
-        0,
-        "tasks of the dev split that are played while a preference or a reward is trained on: the "
-        "weights with the best success are kept, and they may be those that it began with; 0: none",
-    )
-    dev_split: str = option(
-        "dev",
-        "split of these tasks, not the one that is reported. Where it is the training split, for "
-        "an environment that has no other, its last tasks, a quarter of them at most, are set "
-        "aside for this and not trained on",
-    )
-    dev_every: int = option(
-        0, "optimizer steps (rounds, for PPO) between two such evaluations; 0: each epoch (round)"
-    )
-    patience: int = option(
-        3, "end such training after this many evaluations without a new best; 0: never"
-    )
-    max_steps: int = option(
-        0, "replies per episode; 0: the environment's registered limit", paper="ALFWorld 40"
-    )
-    prompt_style: PromptStyle = option(
-        "one-shot",
-        "what precedes the first observation: one-shot, instruction, or none",
-        paper="one-shot",
-    )
-    history: str = option(
-        FULL,
-        "how much of a conversation is read for a reply, in play and in training alike: full; "
-        "last:K for the instruction, the task and the last K exchanges; or state for these and "
-        "what the environment writes of what was seen so far",
-        paper="full",
-    )
-    max_new_tokens: int = option(256, "longest reply in tokens")
-    max_context: int = option(4096, "longest conversation in tokens", paper="4096")
-    slots: int = option(
-        64, "episodes that are played at the same time, by each process that was launched"
-    )
-    workers: int = option(
-        1,
-        "processes that play; each loads the model. Under `accelerate launch` each process that it "
-        "starts plays its part, with so many workers of its own on its device",
-    )
-    seed: int = option(
-        0,
-        "seed of the task order and of sampling; the seeds of the parts, such as sft.seed, count "
-        "from it",
-    )
-    progress: bool = option(True, "show progress bars")
-    preset: str = option("custom", "name of the preset; recorded in reports")
-    base: BaseSettings = field(default_factory=BaseSettings)
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        check_history(self.history)
-        for name, least in _LEAST.items():
-            value = getattr(self, name, least)
-            if value < least:
-                raise SettingsError(f"expected {name} >= {least}, got {value}")
-        if self.dev_tasks and self.dev_split == self.eval_split:
-            raise SettingsError(
-                f"dev tasks choose the weights, so the split that is reported ({self.eval_split!r})"
-                " cannot be theirs: set dev_split to another one, such as the training split "
-                f"({self.train_split!r}), or dev_tasks to 0"
-            )
-        parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
-        ranks = {name: part.lora_r for name, part in parts.items() if getattr(part, "lora_r", 0)}
-        if len(set(ranks.values())) > 1:
-            raise SettingsError(
-                "one adapter goes through all trainings: expected the same lora_r in each, got "
-                + ", ".join(f"{name}.lora_r {rank}" for name, rank in ranks.items())
-            )
+        super().__post_init__()
+        self.dpo_of(2)  # refuses unknown names and values now, not hours later
 
-    def env_kwargs(self) -> dict[str, Any]:
-        """Return the arguments of `gym.make`, the split excepted.
-
-        Raises:
-            UnknownNameError: There is no such environment, or it takes no data.
-        """
-        limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
-        return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
-
-    def read_so(self) -> dict[str, str]:
-        """Return what a stage depends on by the history: nothing where all is read, as ever."""
-        return {} if self.history == FULL else {"history": self.history}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-serialisable form."""
-        return dataclasses.asdict(self)
-
-    def seeded(self) -> Self:
-        """Return these settings with the run's seed added to the seeds of all parts."""
-        return dataclasses.replace(self, **_parts_seeded(self, self.seed))
-
-
-def _parts_seeded(settings: Any, seed: int) -> dict[str, Any]:
-    """Return the parts of a dataclass, with `seed` added to their seeds, at any depth."""
-    found: dict[str, Any] = {}
-    for part in dataclasses.fields(settings):
-        value = getattr(settings, part.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            own = {"seed": value.seed + seed} if hasattr(value, "seed") else {}
-            found[part.name] = dataclasses.replace(value, **own, **_parts_seeded(value, seed))
-    return found
+    def dpo_of(self, iteration: int) -> DPOSettings:
+        """Return the settings of preference training in an iteration, counted from 1."""
+        try:
+            return dataclasses.replace(self.dpo, **(self.dpo_later if iteration > 1 else {}))
+        except TypeError as err:
+            raise SettingsError(f"dpo_later: {err}") from err
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertSettings:
-    """Where demonstrations come from."""
+class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
+    """What one run of rejection-sampled fine-tuning does."""
 
-    train_tasks: int = option(0, "tasks to demonstrate; 0: all", paper="all")
-    expert_file: str = option(
-        "",
-        "demonstrations in the paper's SFT form or as stored trajectories; eto:webshop, "
-        "eto:sciworld or eto:alfworld: those of the paper; empty: own expert",
+    explore_samples: int = option(
+        10, "episodes per task in exploration; greedy replies would all be the same"
     )
-    strict: bool = option(
-        False, "refuse an expert file with corrupt lines instead of skipping them"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlSettings:
-    """What stands beside the method: plain SFT on the same demonstrations."""
-
-    control: bool = option(
-        True, "also continue SFT on the same demonstrations, as the control for preference training"
-    )
-    control_epochs: float = option(
-        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplorationSettings:
-    """How the agent explores, and how often."""
-
-    iterations: int = option(
-        1, "rounds of exploration and training on what it found", paper="ALFWorld 1, others 2"
-    )
-    explore_tasks: int = option(
-        0, "tasks to explore; 0: those that are demonstrated, or all", paper="all"
-    )
-    explore_samples: int = option(1, "episodes per task in exploration", paper="1")
     explore_temperature: float = option(
-        0.0, "sampling temperature of exploration; 0: greedy", paper="0"
+        0.7, "sampling temperature of exploration; the paper samples its Best-of-10 at 0.7"
+    )
+    start_from: str = option(
+        "start",
+        "what each iteration fine-tunes: 'start', the model before any SFT, on experts and all own "
+        "successes so far, as RFT does; 'current', the policy that explored last",
+        choices=("start", "current"),
+    )
+    keep: RejectionSettings = field(default_factory=RejectionSettings)
+    sft: SFTSettings = field(default_factory=SFTSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfPlaySettings(WorldSettings, ExplorationSettings):
+    """What one run without an expert does."""
+
+    explore_samples: int = option(
+        10, "episodes per task in exploration; pairs and successes both need several"
+    )
+    explore_temperature: float = option(
+        1.0, "sampling temperature of exploration; an untrained agent must try many things"
+    )
+    phases: str = option(
+        "rft+eto",
+        "what each iteration consists of: 'rft', SFT on own successes; 'eto', DPO on pairs of own "
+        "episodes; 'rft+eto', the one and then the other, each with its own exploration",
+        paper="all three: 48.4, 12.5 and 51.2 on WebShop",
+        choices=("rft+eto", "rft", "eto"),
+    )
+    keep: RejectionSettings = field(default_factory=RejectionSettings)
+    sft: SFTSettings = field(default_factory=SFTSettings)
+    pairing: PairingSettings = field(default_factory=lambda: PairingSettings(contrast="self"))
+    dpo: DPOSettings = field(default_factory=DPOSettings)
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.phases not in ("rft+eto", "rft", "eto"):
+            raise SettingsError(f"expected phases 'rft+eto', 'rft' or 'eto', got {self.phases!r}")
+        if self.pairing.contrast != "self":
+            raise SettingsError("self-play has no expert: expected pairing.contrast 'self'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDPOSettings(WorldSettings, ExpertSettings, ControlSettings):
+    """What one run of step-level DPO does."""
+
+    iterations: int = option(1, "rounds of exploration and preference training")
+    explore_tasks: int = option(0, "demonstrated tasks whose steps are explored; 0: all")
+    sft: SFTSettings = field(default_factory=SFTSettings)
+    steps: StepSettings = field(default_factory=StepSettings)
+    dpo: DPOSettings = field(default_factory=DPOSettings)
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.explore_tasks and self.train_tasks and self.explore_tasks > self.train_tasks:
+            raise SettingsError(
+                "steps are explored around demonstrations: expected explore_tasks <= train_tasks, "
+                f"got {self.explore_tasks} > {self.train_tasks}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureLoopSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
+    """What one run of mixture training does."""
+
+    sft: SFTSettings = field(default_factory=SFTSettings)
+    pairing: PairingSettings = field(default_factory=PairingSettings)
+    steps: StepSettings = field(default_factory=StepSettings)
+    step_tasks: int = option(0, "demonstrated tasks whose steps are explored; 0: all")
+    mixture: MixtureSettings = field(default_factory=MixtureSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicySettings(WorldSettings, ExpertSettings):
+    """What every loop needs whose model plays while it is trained: SFT first, then play."""
+
+    explore_tasks: int = option(0, "tasks to learn from; 0: those that are demonstrated, or all")
+    sft: SFTSettings = field(default_factory=SFTSettings)
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.workers != 1:
+            raise SettingsError("the model in training plays itself: expected workers 1")
+        if self.history != FULL:
+            raise SettingsError(
+                "ppo, grpo and rloo train on whole conversations: expected history 'full', got "
+                f"{self.history!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOLoopSettings(OnPolicySettings):
+    """What one run of the PPO baseline does: SFT on the experts, then PPO from there."""
+
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupLoopSettings(OnPolicySettings):
+    """What one run does: SFT on the experts, then GRPO or RLOO from there."""
+
+    group: GroupSettings = field(default_factory=GroupSettings)
+
+
+LOOP_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "eto": PRESETS,
+    "rft": narrowed(RFTSettings),
+    "self-play": {
+        name: {
+            **values,
+            "pairing": {
+                **values.get("pairing", {}),
+                **sourced("there is no expert", contrast="self"),
+            },
+        }
+        for name, values in narrowed(SelfPlaySettings).items()
+    },
+    "step-dpo": narrowed(StepDPOSettings),
+    "mixture": {
+        name: {**values, "mixture": PRESETS[name]["dpo"]}
+        for name, values in narrowed(MixtureLoopSettings).items()
+    },
+    "ppo": narrowed(PPOLoopSettings, **sourced(ALONE, workers=1)),
+    "grpo": narrowed(GroupLoopSettings, **sourced(ALONE, workers=1)),
+    "rloo": narrowed(GroupLoopSettings, **sourced(ALONE, workers=1)),
+}
+"""Method -> name of a preset -> the settings in which it differs from the defaults, with sources.
+All begin with those of ETO, as far as the method has the same settings."""
+
+LOOP_PRESETS["step-dpo"]["quickstart"].update(sourced(UNTRIED, explore_tasks=sized(400, 15, 15)))
+LOOP_PRESETS["mixture"]["quickstart"].update(sourced(UNTRIED, step_tasks=sized(200, 15, 15)))
+LOOP_PRESETS["ppo"]["quickstart"].update(
+    sourced(UNTRIED + ": dev tasks cost less than the rounds between", dev_every=25)
+)
+LOOP_PRESETS["ppo"]["quickstart"]["ppo"] = sourced(
+    UNTRIED,
+    learning_rate=1e-4,
+    value_learning_rate=1e-3,
+    rounds=sized(40, 10, 10),
+    episodes=sized(128, 64, 32),
+    max_length=LENGTH,
+    truncation=sized("refuse", "cut", "cut"),
+)
+for _name in ("grpo", "rloo"):
+    LOOP_PRESETS[_name]["quickstart"]["group"] = sourced(
+        UNTRIED,
+        learning_rate=1e-4,
+        max_steps=sized(100, 20, 20),
+        batch_size=sized(64, 64, 32),
+        micro_batch_size=16,
+        max_length=LENGTH,
+        truncation=sized("refuse", "cut", "cut"),
     )

@@ -49,6 +49,7 @@ def find_shortcut(
         goal = _BOX.search(session.task_description())
         if goal is None:
             return ()
+        box, room = goal.groups()
         seen = [session.step(action).observation for action in start][-1]
         for index, thing in enumerate(_things(seen, task)):
             if tried == TRIES:
@@ -58,7 +59,7 @@ def find_shortcut(
                 session.load(task, variation, simplifications)
                 for action in start:
                     session.step(action)
-            rest = tuple(_deliver(thing, *goal.groups(), place))
+            rest = tuple(_deliver(thing, box, room, place))
             if _succeeds(session, rest):
                 return (*start, *rest)
     return ()

@@ -21,5 +21,5 @@ def run(args: argparse.Namespace) -> str:
 
     catalog = Catalog.open(args.folder, verify=True)
     for kind in ("human", "synthetic"):
-        catalog.goals(kind)  # type: ignore[arg-type]
+        catalog.goals(kind)
     return f"{args.folder}: {len(catalog)} products, every file as it was written"

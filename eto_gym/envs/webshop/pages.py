@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from eto_gym.envs.webshop.catalog.catalog import Catalog, Product
+from eto_gym.envs.webshop.catalog.catalog import Catalog
+from eto_gym.envs.webshop.catalog.product import Product
 
 SEPARATOR = " [SEP] "
 PAGE_SIZE = 10

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz, utils
 
-from eto_gym.envs.webshop.catalog.catalog import Product
 from eto_gym.envs.webshop.catalog.goals import Goal
+from eto_gym.envs.webshop.catalog.product import Product
 
 MATCH_SCORE = 85
 """Two phrases match when their token-set ratio (0..100) is above this."""

@@ -7,8 +7,8 @@ import random
 from typing import Any, Literal
 
 from eto_gym.envs.webshop import pages as pg
-from eto_gym.envs.webshop.catalog.catalog import Product
 from eto_gym.envs.webshop.catalog.goals import Goal
+from eto_gym.envs.webshop.catalog.product import Product
 from eto_gym.envs.webshop.pages import Pages, Piece
 from eto_gym.envs.webshop.reward import Reward, score_purchase
 

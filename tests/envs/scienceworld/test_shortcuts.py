@@ -1,4 +1,4 @@
-"""Plans of our own for the short tasks, the part of a split, and the player that roams the house."""
+"""Plans of our own for the short tasks, the part of a split, and the player that roams."""
 
 from __future__ import annotations
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eto_gym.envs.webshop.catalog import goals as goals_module
+from eto_gym.envs.webshop.catalog import goal_writer, goals
 from eto_gym.envs.webshop.catalog.build import build_catalog
 from eto_gym.envs.webshop.catalog.catalog import Catalog
-from eto_gym.envs.webshop.catalog.goals import NO_LIMIT, Goal, GoalKind, draw_limit
+from eto_gym.envs.webshop.catalog.goal_writer import draw_limit
+from eto_gym.envs.webshop.catalog.goals import NO_LIMIT, Goal, GoalKind
 from eto_gym.envs.webshop.catalog.nouns import make_tagger
 from eto_gym.errors import (
     DataError,
@@ -90,7 +91,7 @@ class TestRecorded:
         assert len(folder) == len(memory) == 986
         for i in range(len(folder)):
             assert folder.product(i) == memory.product(i)
-        for kind in goals_module.GOAL_KINDS:
+        for kind in goals.GOAL_KINDS:
             assert list(folder.goals(kind)) == list(memory.goals(kind))
         for query in ("red dress", "日本", "coffee table"):
             assert folder.search(query) == memory.search(query)
@@ -288,7 +289,7 @@ def test_synthetic_goals_are_all_option_combinations() -> None:
 
 
 def test_too_many_synthetic_goals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(goals_module, "MAX_SYNTHETIC", 3)
+    monkeypatch.setattr(goal_writer, "MAX_SYNTHETIC", 3)
     products, attributes = tmp_path / "p.json", tmp_path / "a.json"
     products.write_text(
         json.dumps([record("A1", customization_options=options(Size=list("abcd")))])

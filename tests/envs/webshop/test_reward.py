@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eto_gym.envs.webshop.catalog.catalog import Product
 from eto_gym.envs.webshop.catalog.goals import Goal
+from eto_gym.envs.webshop.catalog.product import Product
 from eto_gym.envs.webshop.reward import COLORS, normalize_color, score_purchase, token_set_ratio
 
 PRODUCT = Product(

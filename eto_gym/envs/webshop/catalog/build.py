@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eto_gym.envs.webshop.catalog.goals import GoalWriter
+from eto_gym.envs.webshop.catalog.goal_writer import GoalWriter
 from eto_gym.envs.webshop.catalog.nouns import GIVEN, RULES, Tagger, TaggerFunction, make_tagger
 from eto_gym.envs.webshop.catalog.records import (
     NO_ATTRIBUTES,

@@ -7,62 +7,21 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eto_gym.envs.webshop.catalog.goals import GOAL_KINDS, Goal, GoalKind, Goals
+from eto_gym.envs.webshop.catalog.goals import GOAL_KINDS, GoalKind, Goals
 from eto_gym.envs.webshop.catalog.nouns import RULES, TaggerFunction
+from eto_gym.envs.webshop.catalog.product import Product
 from eto_gym.envs.webshop.search.search import MAX_QUERY, Search
 from eto_gym.envs.webshop.store import MANIFEST, Store, damaged
 from eto_gym.errors import UnknownNameError, check_choice
-
-__all__ = ["Catalog", "Goal", "GoalKind", "Goals", "Product"]
 
 _UNCARDED = frozenset({"files", "format", "sha256"})
 """Parts of a manifest that say nothing about rewards and observations."""
 
 _RECENT = 512
 """Decoded products, and results of queries, kept per catalog: a few megabytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One product, as the shop shows and scores it.
-
-    Attributes:
-        index: Position in the catalog (the order of the product file).
-        asin: Its id, as written in the file.
-        title: Name.
-        description: Long text; empty where the file has none.
-        bullets: The feature lines.
-        price_text: What the pages show: "$4.26", "$121.04 to $60.52".
-        price: The price that the reward compares; drawn from the range when the catalog was built.
-        options: Option name -> its values, both as clicked (lower case), in the file's order.
-        attributes: Attributes of the attribute file; ("DUMMY_ATTR",) where that file has none.
-        category: Department ("garden").
-        query: The query that the product was collected with, lower case.
-        product_category: Category path ("A › B › C").
-        nouns: Lower-cased nouns of the title in order, repeats kept.
-        image: URL of the main image, or empty.
-        option_images: Option value -> URL, for the values that have one.
-    """
-
-    index: int
-    asin: str
-    title: str
-    description: str
-    bullets: tuple[str, ...]
-    price_text: str
-    price: float
-    options: Mapping[str, tuple[str, ...]]
-    attributes: tuple[str, ...]
-    category: str
-    query: str
-    product_category: str
-    nouns: tuple[str, ...]
-    image: str
-    option_images: Mapping[str, str]
 
 
 class Catalog:
@@ -277,7 +236,7 @@ class Catalog:
         """
         check_choice("goal kind", kind, GOAL_KINDS)
         if kind not in self._goals:
-            self._goals[kind] = Goals(self, self._store, kind)
+            self._goals[kind] = Goals(self.product, len(self), self._store, kind)
         return self._goals[kind]
 
     def card(self) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""Plays the episodes of a round with the model that is being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.trajectories import Trajectory
+
+Play = Callable[[Any, Any, int, range], Sequence[Trajectory]]
+"""Takes the model, its codec, the number of the round and which of its episodes to play, counted
+from 0: of several processes each plays a part. Returns these episodes."""
+
+
+class EpisodePlayer:
+    """Plays the episodes of a round in this process, with the very model that is being trained."""
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        task_ids: Sequence[str],
+        *,
+        episodes: int,
+        seed: int,
+        max_new_tokens: int,
+        context: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            spec: The environments; its policy is not used.
+            task_ids: Tasks to draw from: in shuffled order, each as often as the others.
+            episodes: Episodes per round.
+            seed: Seed of the order of tasks and of the sampling.
+            max_new_tokens: Longest reply in tokens.
+            context: Longest conversation in tokens.
+        """
+        self._spec = spec
+        self.task_ids = task_ids
+        self._episodes = episodes
+        self._seed = seed
+        self._options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "context": context,
+            "temperature": 1.0,
+        }
+
+    def __call__(self, model: Any, codec: Any, number: int, part: range) -> list[Trajectory]:
+        """Play a part of round `number`; the number of an episode decides its task and seed."""
+        first = number * self._episodes
+        tasks = [self._task(first + i) for i in part]
+        return self.play(model, codec, tasks, first + part.start)
+
+    def play(self, model: Any, codec: Any, task_ids: Sequence[str], first: int) -> list[Trajectory]:
+        """Play one episode of every task named, in order; `first` numbers the first of them."""
+        from eto_gym.agents.models.local import LocalPolicy
+        from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
+
+        episodes = [
+            Episode(task, i, plan_episodes([task], seed=self._seed + first + i)[0].seed)
+            for i, task in enumerate(task_ids)
+        ]
+        rollout = Rollout(
+            self._spec.make_env,
+            LocalPolicy(model, codec, name=f"from-{first}", **self._options),
+            slots=self._spec.slots,
+            prompt_style=self._spec.prompt_style,
+        )
+        played = {trajectory.sample: trajectory for trajectory in rollout.play(episodes)}
+        return [played[i] for i in range(len(episodes))]
+
+    def _task(self, index: int) -> str:
+        """Return the task at a place of the endless sequence of shuffled passes over all tasks."""
+        import random
+
+        turn, place = divmod(index, len(self.task_ids))
+        order = list(self.task_ids)
+        random.Random(f"{self._seed}:{turn}").shuffle(order)
+        return order[place]

@@ -1,0 +1,115 @@
+"""Settings of what is chosen from trajectories: pairs, own successes, steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eto_gym.errors import unknown_name
+from eto_gym.trainers.settings.base import SettingsError, option
+
+CONTRASTS = ("expert", "self", "correction")
+EXTENTS = ("rest", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairingSettings:
+    """How trajectories of one task become pairs.
+
+    A round is one turn of the agent together with the observation that answers it.
+    """
+
+    contrast: str = option(
+        "expert",
+        "'expert': each sample of the agent against the expert; 'self': the agent's best sample "
+        "of a task against its worst; 'correction': at each step of the agent's failures, the "
+        "expert's reply against the agent's, both to the same conversation",
+        paper="expert",
+        choices=CONTRASTS,
+    )
+    max_extra_rounds: int | None = option(
+        5,
+        "a rejected side with more than this many rounds above the chosen side's is cut to the "
+        "chosen side's rounds plus this many; None: never",
+        paper="5",
+    )
+    cut_after_divergence: int | None = option(
+        None,
+        "end the rejected side this many rounds after the first turn whose action differs from the "
+        "chosen side's (0: that turn is its last); None: keep it",
+        paper="None",
+    )
+    min_gap: float = option(
+        1e-6, "rewards that differ by no more than this are a tie; allows for rounding", paper="0"
+    )
+    max_pairs_per_task: int | None = option(
+        None,
+        "at most this many pairs of one task; None: one per sample ('self': one; 'correction': as "
+        "many as there are)",
+    )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        if self.contrast not in CONTRASTS:
+            raise unknown_name("contrast", self.contrast, CONTRASTS)
+        for name in ("max_extra_rounds", "cut_after_divergence"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise SettingsError(f"expected {name} >= 0 or None, got {value}")
+        if self.max_pairs_per_task is not None and self.max_pairs_per_task < 1:
+            raise SettingsError(f"expected max_pairs_per_task >= 1, got {self.max_pairs_per_task}")
+        if self.min_gap < 0:
+            raise SettingsError(f"expected min_gap >= 0, got {self.min_gap}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectionSettings:
+    """Which episodes are kept; the others are rejected."""
+
+    max_per_task: int = option(
+        1,
+        "at most this many successes of one task: those with the highest reward, then the fewest "
+        "turns, so that easy tasks do not crowd out the hard ones; 0: all",
+    )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        if self.max_per_task < 0:
+            raise SettingsError(f"expected max_per_task >= 0, got {self.max_per_task}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How steps are tried, valued and paired."""
+
+    rollouts: int = option(
+        5, "episodes played on from a step to estimate its value", paper="5 in IPR"
+    )
+    temperature: float = option(
+        1.0, "sampling temperature of these episodes; greedy ones would all be the same"
+    )
+    alternatives: int = option(
+        1, "other actions of the agent that are valued at each step", paper="1 in IPR"
+    )
+    threshold: float = option(
+        0.01,
+        "a pair's values differ by more than this; with few rollouts a small difference is noise",
+        paper="0.01 in IPR's script",
+    )
+    extent: str = option(
+        "rest",
+        "what is compared: 'rest', the episode from the step on, as IPR does; 'step', the step's "
+        "reply alone",
+        paper="both are tried; step: 62.8 on WebShop",
+        choices=EXTENTS,
+    )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        if self.extent not in EXTENTS:
+            raise unknown_name("extent", self.extent, EXTENTS)
+        for name in ("rollouts", "alternatives"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
+        for name in ("temperature", "threshold"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")

@@ -1,0 +1,238 @@
+"""Settings that the loops share: the world, the experts, the exploration, the control."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from eto_gym.conversation import PromptStyle
+from eto_gym.history import FULL, check_history
+from eto_gym.registration import data_kwargs
+from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.methods import SFTSettings
+
+_LEAST = {
+    "max_steps": 0,
+    "eval_tasks": 0,
+    "dev_tasks": 0,
+    "dev_every": 0,
+    "patience": 0,
+    "slots": 1,
+    "workers": 1,
+    "train_tasks": 0,
+    "iterations": 0,
+    "explore_tasks": 0,
+    "explore_samples": 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSettings:
+    """Size of the tiny model, the play that it learns from, and how it learns.
+
+    A pretrained model knows words before it meets a benchmark. A model from scratch knows none, and
+    from demonstrations alone it learns them by heart. The base stage gives it what pretraining
+    gives others, on episodes that demonstrate no task.
+    """
+
+    tasks: int = option(1500, "training tasks that are played aimlessly")
+    samples: int = option(1, "episodes of play per task")
+    steps: int = option(
+        20, "steps of play per episode; short ones show more houses for the same number of tokens"
+    )
+    vocab_size: int = option(768, "tokens of the byte-level BPE, trained on the play")
+    hidden_size: int = option(128, "width of the decoder")
+    layers: int = option(3, "decoder layers")
+    heads: int = option(4, "attention heads")
+    kv_heads: int = option(2, "heads of keys and values; fewer make long contexts cheaper")
+    mlp_size: int = option(384, "inner width of the feed-forward part")
+    context: int = option(2048, "longest conversation in tokens")
+    seed: int = option(0, "seed of the weights")
+    train: SFTSettings = field(
+        default_factory=lambda: SFTSettings(
+            train_on="all",
+            optimizer="muon",
+            learning_rate=1e-2,
+            adam_beta2=0.95,
+            epochs=1.0,
+            batch_size=4,
+            micro_batch_size=4,
+            schedule="linear",
+            max_length=2048,
+            truncation="cut",
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldSettings:
+    """What every loop needs: an environment, a model, and how episodes are played and scored."""
+
+    env: str = option(
+        "ETO/ALFWorld-v0",
+        "environment: a registered id, `module:id`, or alfworld, webshop, scienceworld",
+    )
+    data: str = option(
+        "builtin",
+        "'builtin' for the benchmark's own tasks, or a folder of official data (ALFWorld's games, "
+        "WebShop's catalog)",
+    )
+    env_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "further arguments of gym.make, such as {'action_grammar': 'put'}"},
+    )
+    model: str = option(
+        "tiny",
+        "'tiny' builds a small model from scratch; else a model folder, a GGUF file, smollm2, or a "
+        "hub name",
+    )
+    train_split: str = option("train", "split that is demonstrated and explored")
+    eval_split: str = option("test", "held-out split that every policy is evaluated on")
+    eval_tasks: int = option(0, "tasks to evaluate on; 0: all")
+    dev_tasks: int = option(
+        0,
+        "tasks of the dev split that are played while a preference or a reward is trained on: the "
+        "weights with the best success are kept, and they may be those that it began with; 0: none",
+    )
+    dev_split: str = option(
+        "dev",
+        "split of these tasks, not the one that is reported. Where it is the training split, for "
+        "an environment that has no other, its last tasks, a quarter of them at most, are set "
+        "aside for this and not trained on",
+    )
+    dev_every: int = option(
+        0, "optimizer steps (rounds, for PPO) between two such evaluations; 0: each epoch (round)"
+    )
+    patience: int = option(
+        3, "end such training after this many evaluations without a new best; 0: never"
+    )
+    max_steps: int = option(
+        0, "replies per episode; 0: the environment's registered limit", paper="ALFWorld 40"
+    )
+    prompt_style: PromptStyle = option(
+        "one-shot",
+        "what precedes the first observation: one-shot, instruction, or none",
+        paper="one-shot",
+    )
+    history: str = option(
+        FULL,
+        "how much of a conversation is read for a reply, in play and in training alike: full; "
+        "last:K for the instruction, the task and the last K exchanges; or state for these and "
+        "what the environment writes of what was seen so far",
+        paper="full",
+    )
+    max_new_tokens: int = option(256, "longest reply in tokens")
+    max_context: int = option(4096, "longest conversation in tokens", paper="4096")
+    slots: int = option(
+        64, "episodes that are played at the same time, by each process that was launched"
+    )
+    workers: int = option(
+        1,
+        "processes that play; each loads the model. Under `accelerate launch` each process that it "
+        "starts plays its part, with so many workers of its own on its device",
+    )
+    seed: int = option(
+        0,
+        "seed of the task order and of sampling; the seeds of the parts, such as sft.seed, count "
+        "from it",
+    )
+    progress: bool = option(True, "show progress bars")
+    preset: str = option("custom", "name of the preset; recorded in reports")
+    base: BaseSettings = field(default_factory=BaseSettings)
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        check_history(self.history)
+        for name, least in _LEAST.items():
+            value = getattr(self, name, least)
+            if value < least:
+                raise SettingsError(f"expected {name} >= {least}, got {value}")
+        if self.dev_tasks and self.dev_split == self.eval_split:
+            raise SettingsError(
+                f"dev tasks choose the weights, so the split that is reported ({self.eval_split!r})"
+                " cannot be theirs: set dev_split to another one, such as the training split "
+                f"({self.train_split!r}), or dev_tasks to 0"
+            )
+        parts = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        ranks = {name: part.lora_r for name, part in parts.items() if getattr(part, "lora_r", 0)}
+        if len(set(ranks.values())) > 1:
+            raise SettingsError(
+                "one adapter goes through all trainings: expected the same lora_r in each, got "
+                + ", ".join(f"{name}.lora_r {rank}" for name, rank in ranks.items())
+            )
+
+    def env_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of `gym.make`, the split excepted.
+
+        Raises:
+            UnknownNameError: There is no such environment, or it takes no data.
+        """
+        limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
+        return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
+
+    def read_so(self) -> dict[str, str]:
+        """Return what a stage depends on by the history: nothing where all is read, as ever."""
+        return {} if self.history == FULL else {"history": self.history}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form."""
+        return dataclasses.asdict(self)
+
+    def seeded(self) -> Self:
+        """Return these settings with the run's seed added to the seeds of all parts."""
+        return dataclasses.replace(self, **_parts_seeded(self, self.seed))
+
+
+def _parts_seeded(settings: Any, seed: int) -> dict[str, Any]:
+    """Return the parts of a dataclass, with `seed` added to their seeds, at any depth."""
+    found: dict[str, Any] = {}
+    for part in dataclasses.fields(settings):
+        value = getattr(settings, part.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            own = {"seed": value.seed + seed} if hasattr(value, "seed") else {}
+            found[part.name] = dataclasses.replace(value, **own, **_parts_seeded(value, seed))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSettings:
+    """Where demonstrations come from."""
+
+    train_tasks: int = option(0, "tasks to demonstrate; 0: all", paper="all")
+    expert_file: str = option(
+        "",
+        "demonstrations in the paper's SFT form or as stored trajectories; eto:webshop, "
+        "eto:sciworld or eto:alfworld: those of the paper; empty: own expert",
+    )
+    strict: bool = option(
+        False, "refuse an expert file with corrupt lines instead of skipping them"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """What stands beside the method: plain SFT on the same demonstrations."""
+
+    control: bool = option(
+        True, "also continue SFT on the same demonstrations, as the control for preference training"
+    )
+    control_epochs: float = option(
+        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationSettings:
+    """How the agent explores, and how often."""
+
+    iterations: int = option(
+        1, "rounds of exploration and training on what it found", paper="ALFWorld 1, others 2"
+    )
+    explore_tasks: int = option(
+        0, "tasks to explore; 0: those that are demonstrated, or all", paper="all"
+    )
+    explore_samples: int = option(1, "episodes per task in exploration", paper="1")
+    explore_temperature: float = option(
+        0.0, "sampling temperature of exploration; 0: greedy", paper="0"
+    )
