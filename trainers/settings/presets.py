@@ -20,6 +20,7 @@ class Sourced(NamedTuple):
 
 PAPER = "paper (arXiv 2403.02502), training details"
 SCRIPT = "scripts of https://github.com/Yifan-Song793/ETO"
+SMOKE = "own choice: every stage in two minutes on two CPU cores, too little to learn from"
 SIZE = "own choice: minutes on two CPU cores"
 TUNED = "own choice: tried on the built-in tasks, see benchmarks/results.md"
 MEMORY = "own choice for memory; no effect on the result"
@@ -143,7 +144,7 @@ _QUICKSTART: dict[str, Any] = {
         sized({}, {}, _SHORT_TASKS), SIZE + ": of ScienceWorld the three shortest tasks alone"
     ),
     **sourced(TUNED, explore_temperature=0.7, control_epochs=1.0),
-    **_guard(sized(300, 40, 40)),
+    **_guard(sized(150, 40, 40)),
     "base": sourced(_HEAVIER, context=LENGTH, tasks=sized(1500, 600, 300)),
     "sft": {
         **sourced(
@@ -168,7 +169,30 @@ _QUICKSTART: dict[str, Any] = {
     },
 }
 
+# Every stage once, in two minutes. What it trains has seen too little to be good at anything.
+_SMOKE = _join(
+    _QUICKSTART,
+    {
+        **sourced(
+            SMOKE,
+            train_tasks=64,
+            explore_tasks=16,
+            explore_samples=2,
+            eval_tasks=32,
+            dev_tasks=8,
+            max_steps={"ETO/ALFWorld-v0": 12, "": 8},
+            slots=32,
+        ),
+        "base": sourced(SMOKE, tasks=64, steps=10),
+        "sft": sourced(SMOKE, epochs=2.0),
+        # The expert's success is there, whatever the agent does.
+        "pairing": sourced(SMOKE, contrast="expert", cut_after_divergence=None),
+        "dpo": sourced(SMOKE, epochs=1.0),
+    },
+)
+
 PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": _SMOKE,
     "paper": _PAPER,
     "script": _join(
         _PAPER,
