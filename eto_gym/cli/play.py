@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stdin):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    env = make_text_env(resolve_env_id(args.env), **env_arguments(args))
+    env_id = resolve_env_id(args.env)
+    env = make_text_env(env_id, **env_arguments(args, env_id))
     try:
         game = Game(env, save=args.save, prompt_style=args.prompt_style)
         print("Type :h for help; the tab key completes actions. Ctrl-C drops a line, :q quits.")

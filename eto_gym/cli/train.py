@@ -152,6 +152,19 @@ def _play(method: str, argv: Sequence[str]) -> int:
     return 1 if report["ended"] else 0
 
 
+def command_of(method: str) -> Command:
+    """Return what the command of a method takes."""
+    if method in LOOPS:
+        return loop_command(method)
+    if method == "sb3":
+        from eto_gym.cli.train_sb3 import sb3_command
+
+        return sb3_command()
+    from eto_gym.cli.train_files import file_command
+
+    return file_command(method)
+
+
 def loop_command(method: str) -> Command:
     """Return what the command of a method that plays takes."""
     from eto_gym.cli.train_options import MAIN, Command

@@ -93,10 +93,7 @@ def read_command(command: Command, argv: Sequence[str]) -> Chosen:
         formatter_class=argparse.HelpFormatter,
     )
     parser.renamed = command.renamed
-    _add_common(parser, command)
-    command.flags(parser)
-    flags = {option.lstrip("-").replace("-", "_") for option in parser.options}
-    _add_settings(parser, command, everything=first.help_all)
+    flags = add_options(parser, command, everything=first.help_all)
     if first.help_all:
         parser.print_help()
         parser.exit(0)
@@ -150,6 +147,21 @@ def _first_look(command: Command, prog: str, argv: Sequence[str]) -> argparse.Na
     return parser.parse_known_args(list(argv))[0]
 
 
+def add_options(parser: Any, command: Command, *, everything: bool) -> set[str]:
+    """Add a command's options to a parser; return the names of those that are no settings.
+
+    Args:
+        parser: The parser.
+        command: What it takes.
+        everything: Let the help show all settings.
+    """
+    _add_common(parser, command)
+    command.flags(parser)
+    flags = {option.lstrip("-").replace("-", "_") for option in parser.options}
+    _add_settings(parser, command, everything=everything)
+    return flags
+
+
 def _add_common(parser: Any, command: Command) -> None:
     parser.add_argument("--help-all", action="store_true", help="show all options and exit")
     parser.add_argument(
@@ -181,17 +193,18 @@ def _add_settings(parser: Any, command: Command, *, everything: bool) -> None:
         )
     for item in fields_of(command.settings):
         shown = everything or command.main is None or _is_main(item.name, command.main)
-        if item.name == "preset":
-            help_text = f"begin with the values of one of {', '.join(PRESETS)}"
-        else:
-            help_text = item.help + (f" (default: {item.default})" if _told(item.default) else "")
+        text = item.help + (f" (default: {item.default})" if _told(item.default) else "")
         option = command.names.get(item.name, item.name.replace("_", "-"))
+        details = _details(item, option)
+        if item.name == "preset":
+            text = "begin with the values of a preset, see docs/presets.md"
+            details["metavar"] = "{" + ",".join(PRESETS) + "}"
         parser.add_argument(
             f"--{option}",
             type=item.type,
             default=item.default,
-            help=help_text.replace("%", "%%") if shown else argparse.SUPPRESS,
-            **_details(item, option),
+            help=text.replace("%", "%%") if shown else argparse.SUPPRESS,
+            **details,
         )
 
 
