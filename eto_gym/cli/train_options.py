@@ -197,7 +197,7 @@ def _add_settings(parser: Any, command: Command, *, everything: bool) -> None:
         option = command.names.get(item.name, item.name.replace("_", "-"))
         details = _details(item, option)
         if item.name == "preset":
-            text = "begin with the values of a preset, see docs/presets.md"
+            text = "begin with the values of a preset, see docs/cli.md"
             details["metavar"] = "{" + ",".join(PRESETS) + "}"
         parser.add_argument(
             f"--{option}",

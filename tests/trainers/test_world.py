@@ -31,7 +31,7 @@ gym.register("Bare-v0", entry_point=BareCorridorEnv, max_episode_steps=8)
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (ETOSettings(env=BARE, model="some/model"), "no scripted expert.*--expert_file"),
+        (ETOSettings(env=BARE, model="some/model"), "no scripted expert.*--expert-file"),
         (SelfPlaySettings(env=BARE), "--model tiny .* neither a player nor a list"),
         (ETOSettings(env="ETO/WebShop-v0", eval_split="tset"), "Did you mean 'test'"),
         (ETOSettings(env="ETO/WebShop-v0", dev_tasks=5), "split in .*got 'dev'"),

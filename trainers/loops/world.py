@@ -56,7 +56,7 @@ def _check_helpers(kind: type[TextEnv], settings: WorldSettings, *, lists_action
     if asks and _is_default(kind, TextEnv.make_expert):
         raise EtoGymError(
             f"the method learns from demonstrations, and {settings.env} has no scripted expert: "
-            "give some with --expert_file FILE, or take `eto-gym train self-play`, which needs none"
+            "give some with --expert-file FILE, or take `eto-gym train self-play`, which needs none"
         )
     plays = lists_actions or not _is_default(kind, TextEnv.make_player)
     if settings.model == "tiny" and not plays:
