@@ -222,12 +222,12 @@ def measure(job: Job) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from eto_gym.trainers import SFTSettings
-    from eto_gym.trainers.data.encoding import Row
+    from eto_gym.trainers.data.encoding import TokenRow
     from eto_gym.trainers.methods.sft import TurnSFTTrainer
     from eto_gym.trainers.model.models import load_for_training, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 
-    rows = [Row(*row) for row in json.loads(Path(job.rows).read_text())]
+    rows = [TokenRow(*row) for row in json.loads(Path(job.rows).read_text())]
     settings = SFTSettings(
         learning_rate=job.learning_rate,
         max_steps=job.steps,

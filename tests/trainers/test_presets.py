@@ -89,7 +89,7 @@ def test_nothing_is_reported_or_uploaded_unless_asked(
 
     from eto_gym.trainers import SFTSettings
     from eto_gym.trainers.model.models import push_model
-    from eto_gym.trainers.run.running import training_arguments
+    from eto_gym.trainers.run.base_trainer import training_arguments
     from eto_gym.trainers.settings.base import deciding
 
     plain = SFTSettings()

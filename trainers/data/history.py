@@ -1,4 +1,4 @@
-"""Demonstrations that were recorded with one history, to be learnt with another."""
+"""Re-reads demonstrations with another history setting than they were recorded with."""
 
 from __future__ import annotations
 

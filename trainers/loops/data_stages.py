@@ -89,13 +89,13 @@ class DataStages:
             }
 
         return self._play.folder.run(
-            "experts", work, settings=self._play.ranks.first(describe), by_first=True
+            "experts", work, settings=self._play.processes.first(describe), by_first=True
         )
 
     def _paper_experts(self, name: str) -> Stage:
         """Take the paper's own demonstrations, as episodes of this environment's tasks."""
         s = self._play.settings
-        path = self._play.ranks.first(lambda: find_file(name))
+        path = self._play.processes.first(lambda: find_file(name))
         making = {**s.env_kwargs(), "split": s.train_split}
 
         def work(folder: Path) -> Any:

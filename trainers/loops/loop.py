@@ -73,7 +73,7 @@ class Loop(ABC, Generic[S]):
         """
         play = self.play
         config = play.folder.path / "config.json"
-        play.ranks.first(lambda: write_json(config, play.given.to_json()))
+        play.processes.first(lambda: write_json(config, play.given.to_json()))
         play.evaluated = []
         play.open()
         ended = None
@@ -83,7 +83,7 @@ class Loop(ABC, Generic[S]):
             if not play.evaluated:
                 raise
             ended = str(err)
-        return play.ranks.first(lambda: self._report(ended))
+        return play.processes.first(lambda: self._report(ended))
 
     @abstractmethod
     def _run_stages(self) -> None:

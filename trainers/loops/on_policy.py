@@ -1,4 +1,4 @@
-"""What the loops share whose model plays while it is trained."""
+"""The episode player of the loops whose model plays while it is trained."""
 
 from __future__ import annotations
 

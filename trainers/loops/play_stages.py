@@ -18,7 +18,7 @@ from eto_gym.agents.policies import local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
-from eto_gym.trainers.loops.ranks import launched
+from eto_gym.trainers.loops.process_group import launched
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
 from eto_gym.trainers.loops.shared_play import play_shared
@@ -39,7 +39,7 @@ class PlayStages:
     Attributes:
         given: The settings as they were given.
         settings: The same with the run's seed added to the seeds of the parts.
-        ranks: The processes that run the loop.
+        processes: The processes that run the loop.
         folder: The run folder.
         lists_actions: Whether the environment lists its admissible actions; known once `open` has
             been called.
@@ -55,8 +55,8 @@ class PlayStages:
         """
         self.given = settings
         self.settings = settings.seeded()
-        self.ranks = launched()
-        self.folder = RunFolder(out, self.ranks)
+        self.processes = launched()
+        self.folder = RunFolder(out, self.processes)
         self.lists_actions = False
         self.evaluated: list[Evaluated] = []
         self._tasks: dict[str, tuple[str, ...]] = {}
@@ -138,7 +138,7 @@ class PlayStages:
     ) -> list[Trajectory]:
         """Play episodes, all processes together; `path` keeps them."""
         shown = label if self.settings.progress else None
-        return play_shared(spec, episodes, path=path, ranks=self.ranks, progress=shown)
+        return play_shared(spec, episodes, path=path, processes=self.processes, progress=shown)
 
     def spec(
         self,
@@ -179,7 +179,7 @@ class PlayStages:
             return ids, world.lists_actions
 
         # The first looks them up, for all: it may have to build what an environment reads.
-        self._tasks, self.lists_actions = self.ranks.first(look_up)
+        self._tasks, self.lists_actions = self.processes.first(look_up)
         if s.dev_tasks and s.dev_split == s.train_split:
             self._set_aside(s.dev_tasks)
 
@@ -216,5 +216,5 @@ class PlayStages:
             temperature=temperature,
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
-            device=self.ranks.device,
+            device=self.processes.device,
         )

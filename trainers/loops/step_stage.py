@@ -79,7 +79,7 @@ def step_pairs(
             env.close()
         pairs, report = make_step_pairs(paths, branches, values, settings)
         report.not_repeated = len(chosen) - len(paths)
-        play.ranks.first(lambda: write_pairs(folder, pairs))
+        play.processes.first(lambda: write_pairs(folder, pairs))
         return {**asdict(report), "skipped": dict(report.skipped)}
 
     depends_on = {

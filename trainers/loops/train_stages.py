@@ -21,7 +21,7 @@ from eto_gym.trainers.loops.stage_data import (
 from eto_gym.trainers.loops.tiny_stage import train_base
 from eto_gym.trainers.methods.dpo import run_dpo
 from eto_gym.trainers.methods.sft import run_sft
-from eto_gym.trainers.run.job import Watch
+from eto_gym.trainers.run.watch import Watch
 from eto_gym.trainers.settings.base import TrainSettings, deciding
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trajectories.formats import to_paper_sft
@@ -61,7 +61,7 @@ class TrainStages:
 
         def work(folder: Path) -> Any:
             played = load_trajectories(play)
-            return train_base(s.base, played, output=folder / MODEL, ranks=self._play.ranks)
+            return train_base(s.base, played, output=folder / MODEL, processes=self._play.processes)
 
         return self._play.folder.run("base", work, settings=asdict(s.base), inputs=(play,))
 
@@ -84,7 +84,7 @@ class TrainStages:
                     f"{len(offered)} of {names} is one. Demonstrate or explore more tasks"
                 )
             rows = [replace(t, messages=talk) for t in chosen for talk in t.as_sampled()]
-            self._play.ranks.first(
+            self._play.processes.first(
                 lambda: write_json(folder / "sft.json", [to_paper_sft(row) for row in rows])
             )
             report = run_sft(

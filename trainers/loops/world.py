@@ -1,4 +1,4 @@
-"""Whether a loop can be run in an environment at all: its splits, its expert, its player."""
+"""Checks that an environment has the splits, expert and player that a loop needs."""
 
 from __future__ import annotations
 
