@@ -183,6 +183,7 @@ def test_options_come_before_files_and_these_before_the_preset(tmp_path: Path) -
     assert isinstance(found.sft.epochs, float)  # as it is hashed
     assert found.env_options == {"action_grammar": "put"}
     assert settings(*files, "--preset", "paper").model == ETOSettings.model
+    assert settings(*files, "--preset", "custom").preset == "custom"
 
 
 def test_a_file_extends_another_and_depends_on_the_environment(tmp_path: Path) -> None:

@@ -85,8 +85,9 @@ def settings_from(
     own: Values = {}
     for file in files:
         own |= _read(Path(file), kind, method, frozenset(others))
-    named = own["preset"].value if "preset" in own else "custom"
-    preset = preset or ("" if named == "custom" else str(named))
+    if not preset and "preset" in own:
+        preset = str(own["preset"].value)
+    preset = "" if preset == "custom" else preset  # the name of having none
     found: Values = {}
     if preset:
         path = FOLDER / f"{check_choice('preset', preset, PRESETS)}.yaml"
