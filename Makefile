@@ -1,3 +1,4 @@
+# make smoke  create the environment and run every stage of the ETO loop once, in two minutes
 # make run    create the environment and run the ETO loop on the built-in ALFWorld games
 # make test   create the environment with the test tools and run the tests
 # make browser  test the shop in Chromium (installs Debian's chromium and chromium-driver)
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: run test browser parity deepspeed lint typecheck bench install install-dev clean
+.PHONY: smoke run test browser parity deepspeed lint typecheck bench install install-dev clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -29,12 +30,16 @@ $(VENV)/.installed-parity: $(VENV)/.installed-dev
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,dev,alfworld]"
 	touch $@
 
+smoke: install
+	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset smoke $(ARGS)
+
 run: install
 	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset quickstart $(ARGS)
 
-# One thread: the models of the tests are tiny, and threads that wait for each other are slow.
+# Two processes, each with the whole of its files, and one thread in each: the models of the tests are
+# tiny, and threads that wait for each other are slow.
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 # The shop for people is tested in a real browser; without one those tests are skipped.
 browser: install-dev

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import ModuleType
 
+_SHOWN, _SHOWN_LENGTH = 8, 160  # known names in a message, and how many characters they may have
+
 
 class EtoGymError(Exception):
     """Base class: catch it to catch every error that eto-gym raises on purpose."""
@@ -32,10 +34,15 @@ def unknown_name(kind: str, value: object, known: Iterable[str]) -> UnknownNameE
     """Word the error for `value`, which is not among the `known` names of this `kind`.
 
     The message says what was expected, what came, and the closest name if one is close. Long lists
-    of known names are cut to the first eight.
+    of known names, and lists of long ones, are cut.
     """
     names = list(known)
-    shown = ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+    count = 0
+    while count < min(len(names), _SHOWN) and sum(map(len, names[: count + 1])) <= _SHOWN_LENGTH:
+        count += 1
+    count = max(count, 1)
+    more = f", ... ({len(names)} in all)" if len(names) > count else ""
+    shown = ", ".join(names[:count]) + more
     close = get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return UnknownNameError(f"expected {kind} in {{{shown}}}, got {value!r}.{hint}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
+from eto_gym.cli.parsing import Parser
 from eto_gym.errors import EtoGymError, unknown_name
 
 COMMANDS = {
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(module_name)
         if hasattr(module, "main"):
             return int(module.main(rest))
-        parser = argparse.ArgumentParser(prog=f"eto-gym {name}", description=summary)
+        parser = Parser(prog=f"eto-gym {name}", description=summary)
         module.configure(parser)
         return int(module.run(parser.parse_args(rest)))
     except EtoGymError as err:

@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
     env = make_text_env(resolve_env_id(args.env), **env_arguments(args))
     try:
         game = Game(env, save=args.save, prompt_style=args.prompt_style)
-        print("Type :h for help.")
+        print("Type :h for help; the tab key completes actions. Ctrl-C drops a line, :q quits.")
         game.start(task_reference(args.task), seed=args.seed)
-        for line in _lines():
+        for line in _lines(game.complete):
             if not game.handle(line):
                 break
     finally:
@@ -158,6 +158,18 @@ class Game:
         except EtoGymError as err:
             self._show(f"[{err}]")
         return True
+
+    def complete(self, text: str) -> list[str]:
+        """Return the admissible actions, and the commands, that begin with a text."""
+        if text.startswith(":"):
+            return [f":{name}" for name in "aehinpqstu" if f":{name}".startswith(text)]
+        if self._terminated or self._truncated:
+            return []
+        try:
+            actions = self._inner._admissible_actions()
+        except EtoGymError:  # the benchmark lists none
+            return []
+        return [action for action in actions if action.lower().startswith(text.lower())]
 
     def trajectory(self) -> Trajectory:
         """Return the episode so far; one that has not ended counts as truncated."""
@@ -280,14 +292,24 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
-def _lines() -> Iterator[str]:
-    """Yield what is typed, until the end of input; with history where the terminal has it."""
+def _lines(complete: Callable[[str], list[str]]) -> Iterator[str]:
+    """Yield what is typed, until the end of input; in a terminal, with history and completion."""
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (importing it gives `input` line editing)
+            import readline
+
+            def complete_word(text: str, state: int) -> str | None:
+                found = complete(text)
+                return found[state] if state < len(found) else None
+
+            readline.set_completer(complete_word)
+            readline.set_completer_delims("")  # actions have spaces
+            readline.parse_and_bind("tab: complete")
     while True:
         try:
             yield input("> ")
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:  # as in a shell: it drops the line, not the game
+            print("\n[Ctrl-C drops the line; :q quits]")

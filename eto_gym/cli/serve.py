@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from eto_gym.agents.serving.servers import ModelServers
+from eto_gym.cli.parsing import Parser
 
 _DESCRIPTION = """\
 Start processes that serve a model through OpenAI's chat completions, print their base URLs when
@@ -60,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str]) -> int:
     """Serve until interrupted; the exit status is 1 where every server died for good."""
     own, dashes, servers = _split(argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="eto-gym serve",
         description=_DESCRIPTION,
         usage="%(prog)s MODEL [options] [-- ARGUMENT ...]",

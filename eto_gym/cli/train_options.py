@@ -7,14 +7,17 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from eto_gym.cli.parsing import jsonargparse_parser
 from eto_gym.errors import require
 
 
 def new_parser(method: str, description: str) -> Any:
     """Return a parser with the options that every method has."""
     jsonargparse = require("jsonargparse", feature="eto-gym train", extra="train")
-    parser = jsonargparse.ArgumentParser(
-        prog=f"eto-gym train {method}", description=description.replace("%", "%%")
+    parser = jsonargparse_parser(
+        jsonargparse,
+        prog=f"eto-gym train {method}",
+        description=description.replace("%", "%%"),
     )
     parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eto_gym.cli.parsing import jsonargparse_parser
 from eto_gym.errors import require
 from eto_gym.registration import check_arguments, resolve_env_id
 
@@ -16,7 +17,8 @@ def main(argv: Sequence[str]) -> int:
     jsonargparse = require("jsonargparse", feature="eto-gym train sb3", extra="sb3")
     from eto_gym.trainers.sb3.settings import SB3Settings
 
-    parser = jsonargparse.ArgumentParser(
+    parser = jsonargparse_parser(
+        jsonargparse,
         prog="eto-gym train sb3",
         description="Train PPO or DQN of Stable-Baselines3 to choose among the admissible actions, "
         "and evaluate it on held-out tasks beside random admissible actions.",

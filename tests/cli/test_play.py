@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eto_gym.cli.play import Game, printable, task_reference
+from eto_gym.cli.play import Game, _lines, printable, task_reference
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import make_corridor
 
@@ -45,6 +45,32 @@ def test_actions_undo_and_the_end(game: Game, shown: list[str]) -> None:
     game.handle("open")
     assert game.trajectory().success
     assert [step.action for step in game.env.steps] == ["go", "open"]
+
+
+def test_actions_and_commands_are_completed(game: Game) -> None:
+    assert game.complete("g") == ["go"]
+    assert game.complete("G") == ["go"]
+    assert ":u" in game.complete(":")
+    assert game.complete("nonsense") == []
+    game.handle("go")
+    game.handle("open")
+    assert game.complete("") == [], "the episode is over"
+
+
+def test_ctrl_c_drops_the_line_and_not_the_game(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed: list[str | BaseException] = ["go", KeyboardInterrupt(), "open", EOFError()]
+
+    def read(_: str) -> str:
+        line = typed.pop(0)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+    assert list(_lines(lambda _: [])) == ["go", "open"]
+    assert ":q quits" in capsys.readouterr().out
 
 
 def test_numbered_actions(game: Game, shown: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from eto_gym.conversation import PromptStyle
 from eto_gym.history import FULL, check_history
-from eto_gym.registration import data_kwargs
+from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.methods import SFTSettings
 
@@ -169,6 +169,7 @@ class WorldSettings:
             UnknownNameError: There is no such environment, or it takes no data.
         """
         limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
+        check_arguments(self.env, self.env_options)
         return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
 
     def read_so(self) -> dict[str, str]:

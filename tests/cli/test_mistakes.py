@@ -1,0 +1,108 @@
+"""What a user gets wrong is answered with one line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eto_gym.cli.main import main
+from eto_gym.cli.parsing import worded
+from eto_gym.errors import unknown_name
+from eto_gym.registration import check_arguments
+
+
+def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that fails, and return the line that it says."""
+    status: object = None
+    try:
+        status = main(argv)
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    line = capsys.readouterr().err.strip()
+    assert "\n" not in line
+    assert line.startswith(f"eto-gym {argv[0]}")
+    assert len(line) < 400
+    return line
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("eval alfworld --polcy expert", "Did you mean --policy?"),
+        ("rollout alfworld --policy=expert --limt 3", "Did you mean --limit?"),
+        ("eval alfworld --policy expert --limit many", "invalid int value: 'many'"),
+        ("eval alfworld --policy expert --env-arg backnd=own", "did you mean 'backend'?"),
+        ("eval CartPole-v1 --policy expert", "CartPole-v1 is not a text environment"),
+        ("play CartPole-v1", "CartPole-v1 is not a text environment"),
+        ("bench CartPole-v1", "CartPole-v1 is not a text environment"),
+        ("eval nomodule:Env-v0 --policy expert", "No module named 'nomodule'"),
+        ("eval alfwrld --policy expert", "Did you mean 'alfworld'?"),
+        ("eval alfworld --policy expert --task foo", "(4000 in all)}, got 'foo'"),
+        ("eval alfworld --policy expert --limit 1 --out /proc/none/x.jsonl", "/proc/none"),
+        ("view tests --out /proc/none/x.html", "/proc/none"),
+        ("serve model --wrkers 2", "Did you mean --workers?"),
+    ],
+)
+def test_one_line_says_what_is_wrong(
+    command: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if command.startswith("view tests"):
+        file = tmp_path / "t.json"
+        file.write_text('[{"messages": [{"role": "assistant", "content": "Action: x"}]}]')
+        command = command.replace("tests", str(file))
+    assert words in told(command.split(), capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train eto --env alfwrld", "Did you mean 'alfworld'?"),
+        ("train eto --env CartPole-v1", "not a text environment"),
+        ("train eto --sft.lerning_rate 1", "Did you mean --sft.learning_rate?"),
+        ("train eto --beta 1", "Did you mean --dpo.beta?"),
+        ("train eto --iterations many", 'key "iterations"'),
+        ("train eto --out /proc/none/x", "/proc/none"),
+        ("train eto --model /nowhere --out OUT", "there is no model '/nowhere'"),
+        ("train sft --data x.json --out OUT", "required: model"),
+    ],
+)
+def test_training_says_it_too(
+    command: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("jsonargparse")
+    assert words in told(command.replace("OUT", str(tmp_path / "out")).split(), capsys)
+
+
+def test_a_wrong_environment_option_of_a_run_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("jsonargparse")
+    argv = ["train", "eto", "--env_options", '{"foo": 1}', "--dry-run"]
+    assert "ETO/ALFWorld-v0 takes no argument 'foo'" in told(argv, capsys)
+
+
+def test_help_says_nothing_about_empty_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jsonargparse")
+    with pytest.raises(SystemExit):
+        main(["train", "eto", "--help"])
+    shown = capsys.readouterr().out
+    assert "default: )" not in shown
+    assert "default: quickstart" in shown or "(default" in shown
+
+
+def test_a_hint_is_given_only_where_something_is_close() -> None:
+    assert "mean" not in worded("unrecognized arguments: --bogus 2", ["--out", "--limit"])
+    assert worded("a\n  b", []) == "a b (see --help)"
+
+
+def test_arguments_of_gym_make_itself_are_known() -> None:
+    check_arguments("ETO/ALFWorld-v0", ["max_episode_steps", "disable_env_checker", "split"])
+
+
+def test_long_names_are_not_listed_by_the_dozen() -> None:
+    message = str(unknown_name("task", "x", [f"{i}-{'long' * 20}" for i in range(4000)]))
+    assert len(message) < 300
+    assert "(4000 in all)" in message
+    assert "'b'" in str(unknown_name("kind", "bb", ["a", "b"]))
