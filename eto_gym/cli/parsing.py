@@ -44,12 +44,9 @@ class OneSpelling:
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the program with one line."""
-        self.exit(2, f"{self.prog}: {worded(message, self.options)}\n")
+        told = f"{self.prog}: {worded(message, self.options)}\n"
+        super().exit(2, told)  # type: ignore[misc]
         raise AssertionError("it has ended")
-
-    def exit(self, status: int = 0, message: str | None = None) -> None:
-        """End the program."""
-        super().exit(status, message)  # type: ignore[misc]
 
 
 class Parser(OneSpelling, argparse.ArgumentParser):
