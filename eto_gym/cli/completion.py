@@ -15,7 +15,7 @@ from eto_gym.cli.parsing import Parser
 from eto_gym.errors import require
 from eto_gym.registration import short_names
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
