@@ -74,7 +74,7 @@ def test_paper_and_script_differ_where_they_do() -> None:
 def test_short_forms_set_the_adapters_fields(capsys: pytest.CaptureFixture[str]) -> None:
     def told(*words: str) -> str:
         """Return the settings without the comments that name their sources."""
-        return "\n".join(w for w in dry_run(capsys, *words).splitlines() if w[0] != "#")
+        return "\n".join(w for w in dry_run(capsys, *words).splitlines() if not w.startswith("#"))
 
     lora = told("--preset", "quickstart", "--lora")
     assert lora.count("lora_r: 16") == 2  # sft and dpo; the base stage trains whole weights
