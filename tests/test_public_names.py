@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,6 @@ import gymnasium as gym
 import pytest
 
 import eto_gym
-from eto_gym.benchmarks.import_graph import drawn_into
 from eto_gym.benchmarks.public_names import BEGIN, END, PACKAGES, TARGET, names
 from eto_gym.errors import EtoGymError, UnknownNameError
 from tests.toy import CORRIDOR
@@ -33,10 +33,10 @@ def test_every_public_name_is_there_and_documented(package: str, name: str) -> N
 
 
 def test_the_page_lists_every_public_name() -> None:
-    text = TARGET.read_text(encoding="utf-8")
-    assert text == drawn_into(text, names(), BEGIN, END), (
-        "run: python -m eto_gym.benchmarks.public_names --write"
-    )
+    text = TARGET.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    listed, whole = (re.findall(r"^(?:###|\|) `(\w[\w.]*)`", t, re.M) for t in (text, names()))
+    assert len(whole) > 80
+    assert listed == whole, "run: python -m eto_gym.benchmarks.public_names --write"
 
 
 @pytest.mark.parametrize("name", ["run_sft", "run_dpo", "run_mixture", "run_ppo", "run_group"])
