@@ -118,7 +118,7 @@ def read_command(command: Command, argv: Sequence[str]) -> Chosen:
     for setting, option in command.pairs.items():
         words = options[option.replace("-", "_")]
         values[setting] = {**(values[setting] or {}), **parse_pairs(words)}
-    settings = build(command.settings, nested(values))
+    settings: Any = build(command.settings, nested(values))
     return Chosen(options, settings, dict(_sources(command.settings, values, found)))
 
 
