@@ -39,6 +39,8 @@ class TextEnv(gym.Env[str, str], ABC):
 
     data_argument: ClassVar[str | None] = None
     """Name of the argument that takes `"builtin"` or a folder of data; None: there is none."""
+    player_reads_actions: ClassVar[bool] = True
+    """Whether `make_player`'s players need `admissible_actions=True`, where that is offered."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
     observation_space: UnicodeText
     action_space: UnicodeText

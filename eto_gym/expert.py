@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,19 +36,13 @@ class Expert(Protocol):
 class RandomPlayer:
     """Takes an admissible action at random each turn; gives up where nothing is admissible."""
 
-    def __init__(
-        self, rng: np.random.Generator, *, fill: Callable[[str, str], str] | None = None
-    ) -> None:
+    def __init__(self, rng: np.random.Generator) -> None:
         """Create the player.
 
         Args:
             rng: Draws the actions.
-            fill: Makes a playable action of a drawn one, given the first observation; for
-                environments that list actions with an open place, such as `search[<query>]`.
         """
         self._rng = rng
-        self._fill = fill
-        self._task: str | None = None
 
     def act(self, observation: str, info: dict[str, Any]) -> Reply | None:
         """Return the next reply.
@@ -57,8 +50,6 @@ class RandomPlayer:
         Raises:
             EtoGymError: `info` lists no admissible actions.
         """
-        if self._task is None:
-            self._task = observation
         actions = info.get("admissible_actions")
         if actions is None:
             raise EtoGymError(
@@ -68,6 +59,4 @@ class RandomPlayer:
         if not actions:
             return None
         action = actions[int(self._rng.integers(len(actions)))]
-        if self._fill is not None:
-            action = self._fill(action, self._task)
         return Reply(f"I will try to {action}.", action)

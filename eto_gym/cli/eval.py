@@ -116,7 +116,8 @@ def _panel(args: argparse.Namespace, n: int) -> int:
             return 130
         reports.append(report)
         print()
-    path = args.json or Path("runs/eval") / f"panel-{args.panel}-{slug_of(args.policy)}.json"
+    slug = slug_of(args.policy, reports[0]["about"])
+    path = args.json or Path("runs/eval") / f"panel-{args.panel}-{slug}.json"
     name = args.policy if args.policy in SCRIPTED else str(reports[0]["card"]["policy"])
     write_json(path, submission(name, args.panel, reports))
     print(f"Submission: {path}")

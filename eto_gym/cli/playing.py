@@ -7,8 +7,9 @@ import contextlib
 import fcntl
 import functools
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -27,7 +28,9 @@ from eto_gym.files import write_json
 from eto_gym.history import FULL, check_history
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
+from eto_gym.text_files import read_text, split_lines
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
+from eto_gym.urls import read_addresses
 
 if TYPE_CHECKING:
     from eto_gym.agents.evaluation.panel import PanelPart
@@ -196,8 +199,9 @@ def plan(
         history=check_history(args.history),
         record_admissible=args.record_admissible,
         record_seconds=True,
+        policy_name=args.policy if args.policy in SCRIPTED else None,
     )
-    slug = slug_of(args.policy)
+    slug = slug_of(args.policy, policy)
     benchmark = env_id.rpartition("/")[2].lower()
     stem = f"{benchmark}-{f'panel-{panel.panel}' if panel else everything.split}-{slug}"
     if args.shard:
@@ -220,9 +224,15 @@ def plan(
     )
 
 
-def slug_of(policy: str) -> str:
-    """Return the name of a policy as it enters names of files."""
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in policy).strip("-.")
+def slug_of(asked: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of a policy as it enters names of files.
+
+    Args:
+        asked: The policy as it was asked for, which may hold a server's password.
+        settings: What describes it; of an endpoint, without a password.
+    """
+    named = settings["policy"] if asked.startswith("endpoint:") else asked
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in named).strip("-.")
 
 
 def read_policy(
@@ -251,13 +261,17 @@ def read_policy(
         if options or args.temperature is not None:
             raise EtoGymError(f"the policy {args.policy!r} takes no temperature and no argument")
         return scripted[args.policy], {"policy": args.policy}
+    policies.check_options(args.policy, options)
     options |= {"temperature": args.temperature or 0.0, **more}
     kind, colon, rest = args.policy.partition(":")
     if kind == "endpoint" and colon:
         return (
             functools.partial(policies.endpoint_policy, rest, **options),
-            {"policy": args.policy, **options},
+            # The form that was given, but for users and passwords.
+            {"policy": f"endpoint:{_public(rest)}", **options},
         )
+    if re.match(r"(?i)https?://", args.policy):
+        raise EtoGymError(f"a server is named as endpoint:{_public(args.policy)}")
     folder = Path(args.policy)
     if (
         "/" not in args.policy
@@ -276,7 +290,17 @@ def read_policy(
     )
 
 
+<<<<<<< HEAD
 def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | None) -> TaskSet:
+=======
+def _public(base_urls: str) -> str:
+    """Return the URLs of servers without users and passwords; ones that name none as they are."""
+    addresses = read_addresses(base_urls)
+    return ",".join(address.url for address in addresses) if "@" in base_urls else base_urls
+
+
+def _tasks(everything: TaskSet, args: argparse.Namespace) -> TaskSet:
+>>>>>>> next
     tasks = everything
     wanted = list(args.task)
     if panel is not None:
@@ -288,11 +312,8 @@ def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | Non
             )
         wanted = list(panel.tasks)
     if args.task_file is not None:
-        try:
-            lines = args.task_file.read_text(encoding="utf-8").splitlines()
-        except OSError as err:
-            raise EtoGymError(f"could not read {args.task_file}: {err.strerror}") from err
-        wanted += [line.strip() for line in lines if line.strip()]
+        lines = map(str.strip, split_lines(read_text(args.task_file)))
+        wanted += filter(None, lines)
     if wanted or args.task_file is not None:
         tasks = TaskSet(
             [everything.get(name) for name in dict.fromkeys(wanted)], split=everything.split
@@ -372,7 +393,7 @@ def _check_settings(plan: Plan) -> None:
             )
         names = sorted({*before, *now})
         changed = [name for name in names if before.get(name) != now.get(name)]
-        if changed:
+        if changed and plan.out.stat().st_size:  # else nothing was played with them
             told = ", ".join(f"{n} {before.get(n)!r} there, {now.get(n)!r} here" for n in changed)
             raise EtoGymError(f"{plan.out} belongs to another run ({told}): choose another --out")
     elif plan.out.stat().st_size:

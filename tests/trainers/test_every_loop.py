@@ -19,7 +19,7 @@ from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trainers.settings.presets import from_preset
 from tests.toy import CORRIDOR
 
-IDS = ["alfworld", "webshop", CORRIDOR]
+IDS = ["alfworld", "webshop", "scienceworld", CORRIDOR]
 
 SMALL: dict[str, Any] = {
     "train_tasks": 4, "explore_tasks": 3, "explore_samples": 2, "step_tasks": 2, "eval_tasks": 2,
@@ -102,4 +102,4 @@ def test_every_loop_ends_with_a_report(
 
 
 def test_the_ids_are_all_that_there_are() -> None:
-    assert {resolve_env_id(name) for name in IDS} <= {*eto_gym.registered_ids(), CORRIDOR}
+    assert {resolve_env_id(name) for name in IDS} == {*eto_gym.registered_ids(), CORRIDOR}

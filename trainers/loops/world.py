@@ -19,7 +19,7 @@ class World:
 
     Attributes:
         tasks: Name of a split -> its tasks, in the split's own order.
-        lists_actions: Whether it can list its admissible actions.
+        lists_actions: Whether its players need a list of the admissible actions.
     """
 
     tasks: dict[str, TaskSet]
@@ -47,6 +47,7 @@ def open_world(settings: WorldSettings) -> World:
         env.close()
         lists = not _is_default(type(inner), TextEnv._admissible_actions)
         _check_helpers(type(inner), settings, lists_actions=lists)
+        lists = lists and type(inner).player_reads_actions
     return World(tasks, lists)
 
 

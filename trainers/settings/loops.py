@@ -16,7 +16,15 @@ from eto_gym.trainers.settings.methods import (
     PPOSettings,
     SFTSettings,
 )
-from eto_gym.trainers.settings.presets import ALONE, LENGTH, PRESETS, UNTRIED, narrowed, sourced
+from eto_gym.trainers.settings.presets import (
+    ALONE,
+    LENGTH,
+    PRESETS,
+    UNTRIED,
+    narrowed,
+    sized,
+    sourced,
+)
 from eto_gym.trainers.settings.world import (
     ControlSettings,
     ExpertSettings,
@@ -190,6 +198,8 @@ LOOP_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 """Method -> name of a preset -> the settings in which it differs from the defaults, with sources.
 All begin with those of ETO, as far as the method has the same settings."""
 
+LOOP_PRESETS["step-dpo"]["quickstart"].update(sourced(UNTRIED, explore_tasks=sized(400, 15, 15)))
+LOOP_PRESETS["mixture"]["quickstart"].update(sourced(UNTRIED, step_tasks=sized(200, 15, 15)))
 LOOP_PRESETS["ppo"]["quickstart"].update(
     sourced(UNTRIED + ": dev tasks cost less than the rounds between", dev_every=25)
 )
@@ -197,16 +207,18 @@ LOOP_PRESETS["ppo"]["quickstart"]["ppo"] = sourced(
     UNTRIED,
     learning_rate=1e-4,
     value_learning_rate=1e-3,
-    rounds=40,
-    episodes=128,
+    rounds=sized(40, 10, 10),
+    episodes=sized(128, 64, 32),
     max_length=LENGTH,
+    truncation=sized("refuse", "cut", "cut"),
 )
 for _name in ("grpo", "rloo"):
     LOOP_PRESETS[_name]["quickstart"]["group"] = sourced(
         UNTRIED,
         learning_rate=1e-4,
-        max_steps=100,
-        batch_size=64,
+        max_steps=sized(100, 20, 20),
+        batch_size=sized(64, 64, 32),
         micro_batch_size=16,
         max_length=LENGTH,
+        truncation=sized("refuse", "cut", "cut"),
     )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, get_args
+
+import numpy as np
 
 from eto_gym.env import TextEnv
 from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, Solution, solve
 from eto_gym.envs.scienceworld.instructions import build_prompt
 from eto_gym.envs.scienceworld.jvm import FLAGS, engine_version
+from eto_gym.envs.scienceworld.player import Roamer
 from eto_gym.envs.scienceworld.recap import write_state
 from eto_gym.envs.scienceworld.session import EngineSession, EngineStep, Isolation
 from eto_gym.envs.scienceworld.simplifications import expand, parse
 from eto_gym.envs.scienceworld.tasks import (
     SplitScheme,
+    choose_types,
     find_task,
     load_tasks,
     split_id,
@@ -70,11 +74,15 @@ class ScienceWorldEnv(TextEnv):
     * v0: First version.
     """
 
+    player_reads_actions = False
+
     def __init__(
         self,
         *,
         split_scheme: SplitScheme = "official",
         split: str = "train",
+        task_types: Sequence[str] | None = None,
+        shortcuts: bool = False,
         simplification: str = "easy",
         isolation: Isolation = "shared",
         lanes: int | None = None,
@@ -89,6 +97,11 @@ class ScienceWorldEnv(TextEnv):
         Args:
             split_scheme: "official" (30 tasks) or "eto" (the paper's 24 tasks and step limits).
             split: "train", "dev" or "test".
+            task_types: Only the tasks of these names ("find-animal", ...); None (the default)
+                leaves the split whole. What is measured on a part compares with no paper.
+            shortcuts: Let the expert try a plan or two of its own for the tasks of finding a
+                thing, in under a second, before the engine works out its solution, which may take
+                half a minute. Off by default: demonstrations are then all the engine's own.
             simplification: What the engine makes easier: "easy" (the default, as in the paper:
                 teleporting, open doors, self-watering flower pots, and no wiring of circuits
                 except in electrical tasks), "easy-open" (the same, and all containers open),
@@ -105,7 +118,7 @@ class ScienceWorldEnv(TextEnv):
             render_mode: See `TextEnv`.
         """
         super().__init__(
-            load_tasks(split, split_scheme),
+            choose_types(load_tasks(split, split_scheme), task_types),
             max_episode_steps=max_episode_steps,
             admissible_actions=admissible_actions,
             render_mode=render_mode,
@@ -117,6 +130,8 @@ class ScienceWorldEnv(TextEnv):
         self.simplification = simplification
         self._simplification_names = parse(simplification)
         self._task_step_limits = task_step_limits
+        self._task_types = None if task_types is None else sorted(task_types)
+        self._shortcuts = shortcuts
         self._engine_options: dict[str, Any] = {
             "isolation": isolation,
             "lanes": lanes,
@@ -165,11 +180,20 @@ class ScienceWorldEnv(TextEnv):
         """
         task = self.task
         try:
-            solution = solve(task.id, self._simplifications(task), self._engine_options)
+            solution = solve(
+                task.id,
+                self._simplifications(task),
+                self._engine_options,
+                shortcuts=self._shortcuts,
+            )
         except EngineError:
             logger.exception("no solution of %s could be made", task.id)
             solution = Solution(task.id, (), "none")
         return ScienceWorldExpert(solution, taken=self._session.actions)
+
+    def make_player(self, seed: int) -> Roamer:
+        """Return a player that roams the house; it needs no list of admissible actions."""
+        return Roamer(np.random.default_rng(seed))
 
     def lane(self) -> Hashable:
         """Return the JVM lane, joining one if need be; the JVM is not started by this."""
@@ -177,7 +201,9 @@ class ScienceWorldEnv(TextEnv):
 
     def card(self) -> dict[str, Any]:
         """Describe the benchmark, the engine with its flags, the split and the settings."""
+        chosen = {} if self._task_types is None else {"task_types": self._task_types}
         return {
+            **chosen,
             "benchmark": "scienceworld",
             "engine": "scienceworld",
             "engine_version": engine_version(),

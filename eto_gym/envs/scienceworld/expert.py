@@ -15,11 +15,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from eto_gym.downloads import data_home
 from eto_gym.envs.scienceworld.jvm import FLAGS, engine_folder
 from eto_gym.envs.scienceworld.session import EngineSession
+from eto_gym.envs.scienceworld.shortcuts import find_shortcut
 from eto_gym.envs.scienceworld.simplifications import parse
 from eto_gym.envs.scienceworld.tasks import split_id
 from eto_gym.envs.scienceworld.thoughts import think
@@ -34,7 +35,7 @@ _FORMAT = 1
 
 _DOOR = re.compile(r"open (door to .+|.+ door)")
 
-Source = Literal["collapsed", "gold", "none"]
+Source = Literal["collapsed", "gold", "shortcut", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Solution:
     Attributes:
         task_id: The task.
         actions: Actions that lead from the start to score 1.0; empty if none are known.
-        source: "collapsed" or "gold"; "none" when not even the gold path replays to 1.0.
+        source: "collapsed" or "gold"; "shortcut" for a plan of our own (see `shortcuts`); "none"
+            when not even the gold path replays to 1.0.
     """
 
     task_id: str
@@ -78,7 +80,12 @@ class ScienceWorldExpert:
 
 
 def solve(
-    task_id: str, simplifications: str, engine_options: Mapping[str, Any], *, cache: bool = True
+    task_id: str,
+    simplifications: str,
+    engine_options: Mapping[str, Any],
+    *,
+    cache: bool = True,
+    shortcuts: bool = False,
 ) -> Solution:
     """Return the solution of a task, from the cache if it is there.
 
@@ -87,16 +94,23 @@ def solve(
         simplifications: As the engine takes them.
         engine_options: How to reach an engine; see `EngineSession`.
         cache: Read and write the file on disk, under `downloads.data_home()`.
+        shortcuts: Try plans of our own before the engine works one out.
 
     Raises:
         EngineError: The engine failed.
     """
-    path = cache_file(task_id, simplifications)
+    path = cache_file(task_id, simplifications, shortcuts=shortcuts)
     if cache and (found := _read(path, task_id)) is not None:
         return found
     session = EngineSession(**engine_options)
     try:
-        solution = _work_out(session, task_id, simplifications)
+        short: tuple[str, ...] = ()
+        if shortcuts and _teleports(simplifications):
+            short = find_shortcut(session, *split_id(task_id), simplifications)
+        if short:
+            solution = Solution(task_id, short, "shortcut")
+        else:
+            solution = _work_out(session, task_id, simplifications)
     finally:
         session.close()
     if cache:
@@ -137,9 +151,10 @@ def collapse(gold: Sequence[str]) -> list[str]:
     return out
 
 
-def cache_file(task_id: str, simplifications: str) -> Path:
+def cache_file(task_id: str, simplifications: str, *, shortcuts: bool = False) -> Path:
     """Return where a solution is kept; engine, flags and format are part of the folder's name."""
-    content = json.dumps([_FORMAT, _engine_digest(), FLAGS, simplifications])
+    kind = ["shortcuts"] if shortcuts else []
+    content = json.dumps([_FORMAT, _engine_digest(), FLAGS, simplifications, *kind])
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     return data_home() / "scienceworld" / "solutions" / key / f"{task_id.replace('/', '-')}.json"
 
@@ -147,11 +162,8 @@ def cache_file(task_id: str, simplifications: str) -> Path:
 def _work_out(session: EngineSession, task_id: str, simplifications: str) -> Solution:
     name, variation = split_id(task_id)
     gold = session.gold_path(name, variation, simplifications)
-    teleport = simplifications == "easy" or "teleportAction" in (
-        parse(simplifications) if simplifications else ()
-    )
     candidates: list[tuple[Source, list[str]]] = [("gold", gold)]
-    if teleport:
+    if _teleports(simplifications):
         candidates.insert(0, ("collapsed", collapse(gold)))
     for source, actions in candidates:
         length = _steps_to_success(session, task_id, simplifications, actions)
@@ -159,6 +171,12 @@ def _work_out(session: EngineSession, task_id: str, simplifications: str) -> Sol
             return Solution(task_id, tuple(actions[:length]), source)
     logger.warning("the engine's own solution of %s does not reach score 1.0", task_id)
     return Solution(task_id, (), "none")
+
+
+def _teleports(simplifications: str) -> bool:
+    return simplifications == "easy" or "teleportAction" in (
+        parse(simplifications) if simplifications else ()
+    )
 
 
 def _steps_to_success(
@@ -186,7 +204,7 @@ def _read(path: Path, task_id: str) -> Solution | None:
         data = json.loads(path.read_text("utf-8"))
         actions = tuple(str(action) for action in data["actions"])
         source: Source = data["source"]
-        if data["task_id"] == task_id and source in ("collapsed", "gold", "none"):
+        if data["task_id"] == task_id and source in get_args(Source):
             return Solution(task_id, actions, source)
     except FileNotFoundError:
         return None

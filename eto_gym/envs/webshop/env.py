@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,14 @@ from eto_gym.env import TextEnv
 from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.catalog.goals import Goal, GoalKind
 from eto_gym.envs.webshop.expert import PAPER_STEPS, WebShopExpert
+from eto_gym.envs.webshop.player import Roamer
 from eto_gym.envs.webshop.prompt import PROMPT
 from eto_gym.envs.webshop.recap import write_state
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
 from eto_gym.envs.webshop.tasks import goal_index, split_rule
 from eto_gym.errors import EtoGymError, check_choice
-from eto_gym.expert import Expert, RandomPlayer
+from eto_gym.expert import Expert
 from eto_gym.history import StateWriter, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
@@ -166,18 +166,8 @@ class WebShopEnv(TextEnv):
         return WebShopExpert(budget=budget, taken=self._elapsed_steps)
 
     def make_player(self, seed: int) -> Expert:
-        """Return a player that roams the shop: random clicks, and searches for words of the task.
-
-        It needs `admissible_actions=True`.
-        """
-        rng = np.random.default_rng(seed)
-
-        def fill(action: str, task: str) -> str:
-            words = re.findall(r"[a-z]+", task.lower()) or ["shirt"]
-            first = int(rng.integers(len(words)))
-            return action.replace("<query>", " ".join(words[first : first + 3]))
-
-        return RandomPlayer(rng, fill=fill)
+        """Return a player that roams the shop; it needs `admissible_actions=True`."""
+        return Roamer(np.random.default_rng(seed))
 
     def _reset(self, task: Task, options: dict[str, Any]) -> str:
         seed = int(self.np_random.integers(2**32))
