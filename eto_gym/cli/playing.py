@@ -290,17 +290,13 @@ def read_policy(
     )
 
 
-<<<<<<< HEAD
-def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | None) -> TaskSet:
-=======
 def _public(base_urls: str) -> str:
     """Return the URLs of servers without users and passwords; ones that name none as they are."""
     addresses = read_addresses(base_urls)
     return ",".join(address.url for address in addresses) if "@" in base_urls else base_urls
 
 
-def _tasks(everything: TaskSet, args: argparse.Namespace) -> TaskSet:
->>>>>>> next
+def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | None) -> TaskSet:
     tasks = everything
     wanted = list(args.task)
     if panel is not None:
