@@ -14,20 +14,29 @@ import eto_gym  # noqa: F401  registers the environments
 from eto_gym.trainers.tool_env import tool_dataset, tool_environments
 
 
-def main(model: Any, output: str, env_id: str = "ETO/ALFWorld-v0", **options: Any) -> GRPOTrainer:
+def main(
+    model: Any,
+    output: str,
+    env_id: str = "ETO/ALFWorld-v0",
+    *,
+    tokenizer: Any = None,
+    env_kwargs: dict[str, Any] | None = None,
+    **options: Any,
+) -> GRPOTrainer:
     """Train `model` on the tasks of an environment.
 
     Args:
         model: Name or folder of a model, or the model.
         output: Folder of the checkpoints.
         env_id: The environment.
-        options: Further arguments of `GRPOConfig`, and `processing_class` of the trainer.
+        tokenizer: The model's, where the model is no name.
+        env_kwargs: Arguments of `gym.make`, such as the split.
+        options: Further arguments of `GRPOConfig`.
     """
-    tokenizer = options.pop("processing_class", None)
     trainer = GRPOTrainer(
         model,
-        environment_factory=tool_environments(env_id),
-        train_dataset=tool_dataset(env_id),
+        environment_factory=tool_environments(env_id, **(env_kwargs or {})),
+        train_dataset=tool_dataset(env_id, **(env_kwargs or {})),
         processing_class=tokenizer,
         args=GRPOConfig(output, **{"max_completion_length": 4096, **options}),
     )
