@@ -1,4 +1,4 @@
-"""The viewer's page in a headless Chromium: its size, the time until it can be used, and of a click.
+"""The viewer's page in a headless Chromium: its size, and the time until it can be used.
 
 `python -m eto_gym.benchmarks.view FILE.jsonl --episodes 10000` repeats the episodes of a file under
 other task ids until there are as many.
@@ -69,9 +69,10 @@ def measure(page: Path) -> str:
         shown = timed(driver.find_element("css selector", ".row").click, "#conversation")
     finally:
         driver.quit()
+    first = (paint or 0) / 1000
     return (
-        f"usable after {opened:.2f} s (first paint {(paint or 0) / 1000:.2f} s), list {listed:.2f} s,"
-        f" episode {shown:.2f} s"
+        f"usable after {opened:.2f} s (first paint {first:.2f} s), list {listed:.2f} s, "
+        f"episode {shown:.2f} s"
     )
 
 
