@@ -221,6 +221,8 @@ def _row(action: argparse.Action) -> str:
 
 def _values(action: argparse.Action) -> str:
     word = _metavar(action)
+    if word.lower() == action.dest.rpartition(".")[2].lower():
+        return "..."  # the option's own name in capitals says nothing
     return f"{word} ..." if action.nargs in ("*", "+") else word
 
 

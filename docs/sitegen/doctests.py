@@ -1,4 +1,4 @@
-"""Lets the reference show the doctests under `Example:` as code."""
+"""Lets the reference show docstrings as they are meant: doctests as code, and `<` as itself."""
 
 from __future__ import annotations
 
@@ -8,12 +8,25 @@ from typing import Any
 import griffe
 
 _HEADING = re.compile(r"^([ \t]*)Example:[ \t]*$", re.MULTILINE)
+_CODE = re.compile(r"(`[^`]*`|^[ \t]*(?:>>>|\.\.\.).*$)", re.MULTILINE)
+
+
+def shown(text: str) -> str:
+    """Return a docstring with the heading that griffe knows, and no HTML in it.
+
+    Example:
+        >>> shown("Named <task>, as in `<task>`.")
+        'Named &lt;task>, as in `<task>`.'
+    """
+    pieces = _CODE.split(_HEADING.sub(r"\1Examples:", text))
+    pieces[::2] = [re.sub(r"<(?=[A-Za-z/])", "&lt;", piece) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 class Doctests(griffe.Extension):
-    """Gives the heading the name by which griffe knows a section of examples."""
+    """Rewrites the docstring of every object."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Rename the heading in the docstring of one object."""
+        """Rewrite one."""
         if obj.docstring is not None:
-            obj.docstring.value = _HEADING.sub(r"\1Examples:", obj.docstring.value)
+            obj.docstring.value = shown(obj.docstring.value)
