@@ -112,8 +112,8 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
         "watch": Watch(progress=options.progress),
     }
     if method == "sft":
-        chosen = _demonstrations(Path(options.data), options.failures, strict=options.strict)
-        report = run_sft(settings, chosen, **keywords)
+        shown = _demonstrations(Path(options.data), options.failures, strict=options.strict)
+        report = run_sft(settings, shown, **keywords)
     else:
         alone = {item.name: getattr(settings, item.name) for item in fields(DPOSettings)}
         report = run_dpo(

@@ -90,9 +90,7 @@ def test_one_word_for_one_thing(option: str) -> None:
 
 def test_commands_that_play_share_their_words() -> None:
     """What eval, rollout and the loops have in common has one name."""
-    options = dict.fromkeys(("eval", "rollout", "expert"), ())
-    for name in options:
-        options[name] = command_parser(name).options
+    options = {name: command_parser(name).options for name in ("eval", "rollout", "expert")}
     shared = ("data", "env-arg", "history", "max-context", "max-new-tokens", "prompt-style")
     for word in (*shared, "seed", "slots", "workers"):
         for name, known in (*options.items(), ("train eto", options_of("eto"))):
@@ -256,7 +254,7 @@ def names_in(section: dict[str, Any], known: set[str], prefix: str = "") -> Iter
 def test_every_preset_works_for_every_method_and_environment(name: str, method: str) -> None:
     kind = train.loop_command(method).settings
     for env in ("alfworld", "webshop", "scienceworld", "ETO/WebShop-v0"):
-        made = from_preset(kind, name, method=method, env=env)
+        made: Any = from_preset(kind, name, method=method, env=env)
         assert made.preset == name
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from eto_gym import DataError
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loops import processes
+from eto_gym.trainers.loops import process_group
 from eto_gym.trainers.loops.process_group import ProcessGroup, launched
 from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
 from tests.trainers.threads import together
@@ -50,7 +50,7 @@ def test_an_error_is_raised_in_all() -> None:
 
 def test_what_is_not_shared_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ProcessGroup(1, 2).see(tmp_path)
-    monkeypatch.setattr(processes, "_UNSEEN", 0.15)
+    monkeypatch.setattr(process_group, "_UNSEEN", 0.15)
     with pytest.raises(EtoGymError, match=r"process 1 of 2 does not see .*absent"):
         ProcessGroup(1, 2).see(tmp_path / "absent")
 
