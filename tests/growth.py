@@ -20,13 +20,17 @@ def check_linear(work: Callable[[str], object], make: Callable[[int], str], leng
     """Fail when a text of 16 times the length takes over 48 times as long.
 
     What is linear takes 16 times as long, what is quadratic 256 times. A run too short to be
-    measured counts as linear.
+    measured counts as linear: at 16 times the length, or at twice the length if what is quadratic
+    could not be measured at 16 times either.
 
     Args:
         work: Is called with the texts.
         make: Returns a text of about the given number of characters.
         length: Of the shorter text.
     """
+    glance = make(length << 1)
+    if seconds(lambda: work(glance)) < _UNMEASURABLE / (1 << 2 * (DOUBLINGS - 1)):
+        return
     short, long = make(length), make(length << DOUBLINGS)
     for _ in range(3):  # a busy machine slows single runs down, but hardly three pairs of them
         slow = seconds(lambda: work(long))

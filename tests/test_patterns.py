@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,10 @@ BY_HAND = {
     "agents/models/codec.py": "alternatives of literal texts",
     "eto_gym/envs/alfworld/engine/wording.py": "the shape of _TASK there, for the name of a rule",
 }
+
+
+SEEN: set[tuple[str, int, bool]] = set()
+"""Patterns that were looked at."""
 
 
 class Use(NamedTuple):
@@ -171,11 +176,15 @@ def hostile(pattern: re.Pattern[str]) -> Iterator[Callable[[int], str]]:
 @pytest.mark.parametrize("use", [pytest.param(use, id=use.where) for use in uses()])
 def test_pattern_takes_linear_time(use: Use) -> None:
     pattern = use.load()
+    looked_at = (pattern.pattern, pattern.flags, use.anchored)
+    if looked_at in SEEN:
+        return  # the same pattern stands elsewhere, too
+    SEEN.add(looked_at)
 
     def work(text: str) -> object:
         if use.anchored:
             return pattern.match(text), pattern.fullmatch(text)
-        return sum(1 for _ in pattern.finditer(text))
+        return deque(pattern.finditer(text), maxlen=0)
 
     for make in hostile(pattern):
         check_linear(work, make, length=500)

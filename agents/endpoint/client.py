@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from eto_gym.agents.endpoint.faults import Fault, FaultError, from_exception, from_status
 from eto_gym.errors import EtoGymError, require
 from eto_gym.prompt import Message
+from eto_gym.urls import Address
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +60,14 @@ class Sampling:
 class EndpointClient:
     """Talks to one server through the official client; one request per call, no retries here."""
 
-    def __init__(self, url: str, *, api_key: str, timeout: float, dialect: Dialect) -> None:
+    def __init__(
+        self, address: Address | str, *, api_key: str, timeout: float, dialect: Dialect
+    ) -> None:
         """Create the client; nothing is sent yet.
 
         Args:
-            url: Base URL, as `normalize_urls` returns it.
-            api_key: Sent with every request.
+            address: Base URL, as `read_addresses` returns it.
+            api_key: Sent with every request, unless the address names a user.
             timeout: Seconds for a whole request.
             dialect: See `EndpointPolicy`.
         """
@@ -71,11 +75,13 @@ class EndpointClient:
         import httpx2
         import openai
 
-        self.url = url
+        address = Address(address) if isinstance(address, str) else address
+        self.url = url = address.url
         self.dialect: Dialect = dialect
-        self._key = api_key
+        self._secrets = _secrets(api_key, address)
         host = urlsplit(url).hostname or ""
         self._http = openai.DefaultAsyncHttpxClient(
+            auth=None if address.user is None else (address.user, address.password),
             limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
             timeout=httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
             # What is compressed could be of any size behind the limit.
@@ -165,10 +171,22 @@ class EndpointClient:
 
     def _fault(self, err: Exception) -> FaultError:
         fault = from_exception(err)
-        if self._key and self._key in fault.detail:
-            detail = fault.detail.replace(self._key, "<API key>")
-            fault = Fault(fault.kind, detail, fault.retry_after)
-        return FaultError(fault)
+        detail = fault.detail
+        for secret, name in self._secrets.items():
+            detail = detail.replace(secret, name)
+        return FaultError(Fault(fault.kind, detail, fault.retry_after))
+
+
+def _secrets(api_key: str, address: Address) -> dict[str, str]:
+    """Return what no message may hold -> what stands there instead; a server may echo anything."""
+    secrets = {api_key: "<API key>"}
+    if address.user is not None:
+        pair = f"{address.user}:{address.password}"
+        secrets[pair] = "<user and password>"
+        secrets[base64.b64encode(pair.encode()).decode()] = "<user and password>"
+        for password in (address.password, quote(address.password, safe="")):
+            secrets[password] = "<password>"
+    return {secret: name for secret, name in secrets.items() if secret}
 
 
 async def _limit_answer(response: Any) -> None:

@@ -23,10 +23,11 @@ from eto_gym.agents.endpoint.client import (
 )
 from eto_gym.agents.endpoint.faults import Fault, FaultError
 from eto_gym.agents.endpoint.loop_thread import LoopThread
-from eto_gym.agents.endpoint.pool import Server, ServerPool, normalize_urls
+from eto_gym.agents.endpoint.pool import Server, ServerPool
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.prompt import Message
+from eto_gym.urls import read_addresses
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class EndpointPolicy:
         """Create the policy; servers are asked only where `model` must be found out.
 
         Args:
-            base_urls: One or more, as a list or with commas between ("http://host:8000/v1").
+            base_urls: One or more, as a list or with commas between ("http://host:8000/v1"). A user
+                and password in one are sent to it, and neither shown nor recorded.
             model: Name of the model at the servers. None asks them, and expects to find just one;
                 `transformers serve` does not tell, so it needs the name.
             name: Recorded with every trajectory; the model's name by default.
@@ -151,11 +153,11 @@ class EndpointPolicy:
         self._pool = ServerPool(
             [
                 Server(
-                    url,
-                    EndpointClient(url, api_key=key, timeout=timeout, dialect=dialect),
+                    address.url,
+                    EndpointClient(address, api_key=key, timeout=timeout, dialect=dialect),
                     limit=self._limit(dialect),
                 )
-                for url in normalize_urls(base_urls)
+                for address in read_addresses(base_urls)
             ],
             first_wait=first_wait,
             max_wait=max_wait,

@@ -9,10 +9,9 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from eto_gym.agents.endpoint.faults import Fault, FaultError
-from eto_gym.errors import EtoGymError
+from eto_gym.urls import read_addresses
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ _LONGEST_RETRY_AFTER = 300.0
 
 
 def normalize_urls(base_urls: str | Sequence[str]) -> list[str]:
-    """Return base URLs in full: with a scheme, and `/v1` where no path is given.
+    """Return base URLs in full, without users: with a scheme, and `/v1` where no path is given.
 
     Example:
         >>> normalize_urls("localhost:8000, http://10.0.0.2:8000/v1/")
@@ -35,17 +34,7 @@ def normalize_urls(base_urls: str | Sequence[str]) -> list[str]:
     Raises:
         EtoGymError: There is no URL, one twice, or one that is not HTTP.
     """
-    given = base_urls.split(",") if isinstance(base_urls, str) else list(base_urls)
-    urls = []
-    for text in filter(None, (item.strip() for item in given)):
-        parts = urlsplit(text if "//" in text else f"http://{text}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise EtoGymError(f"expected a base URL as http://127.0.0.1:8000/v1, got {text!r}")
-        path = parts.path.rstrip("/") or "/v1"
-        urls.append(urlunsplit((parts.scheme, parts.netloc, path, "", "")))
-    if not urls or len(set(urls)) < len(urls):
-        raise EtoGymError(f"expected base URLs, each once, got {given}")
-    return urls
+    return [address.url for address in read_addresses(base_urls)]
 
 
 class Server(Generic[_C]):

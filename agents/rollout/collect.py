@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 from eto_gym.agents.rollout.engine import Episode
@@ -13,10 +14,13 @@ from eto_gym.agents.rollout.launchers import Launcher, get_launcher
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.progress import Progress
+from eto_gym.registration import NAMESPACE
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from eto_gym.trajectories.lines import decode
 
-__all__ = ["RolloutSpec", "collect", "gather", "latest"]
+__all__ = ["RolloutSpec", "collect", "gather", "latest", "played_out"]
+
+logger = logging.getLogger(__name__)
 
 
 def latest(trajectories: Iterable[Trajectory]) -> dict[tuple[str, int], Trajectory]:
@@ -38,7 +42,8 @@ def collect(
         spec: What plays, and where.
         episodes: What to play; keys must be unique.
         store: Trajectories are appended here as they finish. Episodes that it already holds are not
-            played again, unless they ended in an error. Whatever stops the run, an interrupt or a
+            played again, unless they ended in an error or are not as planned (see `played_out`).
+            Whatever stops the run, an interrupt or a
             full disk, leaves a valid file, from which the same call goes on.
         progress: Label of the progress (see `eto_gym.progress`), which counts successes, failures,
             what is still open, errors, and episodes per hour; None shows none.
@@ -67,11 +72,8 @@ def gather(
     wanted = {episode.key for episode in episodes}
     if len(wanted) != len(episodes):
         raise ValueError("expected unique episodes, got some (task, sample) more than once")
-    done: dict[tuple[str, int], PlayedTrajectory] = {
-        key: trajectory
-        for key, trajectory in latest(store.load() if store else ()).items()
-        if key in wanted and not trajectory.failed_to_run
-    }
+    stored = latest(store.load() if store else ())
+    done: dict[tuple[str, int], PlayedTrajectory] = {**played_out(spec, episodes, stored)}
     waiting = [episode for episode in episodes if episode.key not in done]
     playing = (launcher or get_launcher("local")).play(spec, waiting)
     shown = _Progress(progress, total=len(episodes), done=done.values())
@@ -88,6 +90,56 @@ def gather(
             with _disk_errors(store, len(done), len(episodes)):
                 store.close()
     return [done[episode.key] for episode in episodes]
+
+
+def played_out(
+    spec: RolloutSpec,
+    episodes: Sequence[Episode],
+    stored: Mapping[tuple[str, int], Trajectory],
+) -> dict[tuple[str, int], Trajectory]:
+    """Return what need not be played again: stored, not an error, and what was planned.
+
+    A record of another seed, benchmark or policy, or one that contradicts itself, is not what this
+    run would have stored. It is warned of, and its episode is played again; the file keeps it.
+    """
+    done = {}
+    for episode in episodes:
+        trajectory = stored.get(episode.key)
+        if trajectory is None or trajectory.failed_to_run:
+            continue
+        if reason := _not_planned(spec, episode, trajectory):
+            logger.warning(
+                "%s#%d is played again: its record has %s", episode.task_id, episode.sample, reason
+            )
+            continue
+        done[episode.key] = trajectory
+    return done
+
+
+def _not_planned(spec: RolloutSpec, episode: Episode, trajectory: Trajectory) -> str | None:
+    """Return what shows that a record is not what the plan would have led to, if anything does.
+
+    Only what every record of the plan must have is looked at: to play an episode again that was
+    stored rightly costs a user hours.
+    """
+    if trajectory.seed != episode.seed:
+        return f"the seed {trajectory.seed}, and the plan {episode.seed}"
+    if spec.policy_name is not None and trajectory.policy != spec.policy_name:
+        return f"the policy {trajectory.policy!r:.60}, and the plan {spec.policy_name!r}"
+    # The suite's own cards name the benchmark as its id does; of others nothing is known.
+    benchmark = trajectory.env.get("benchmark")
+    ours = spec.env_id.startswith(f"{NAMESPACE}/")
+    if ours and not (isinstance(benchmark, str) and benchmark.lower() in spec.env_id.lower()):
+        return f"the benchmark {benchmark!r:.60}, and the plan {spec.env_id}"
+    rewards = [step.reward for step in trajectory.steps]
+    # A run adds them up one by one, so the tolerance goes with their size.
+    tolerance = 1e-6 * (1 + sum(map(abs, rewards)))
+    if not abs(sum(rewards) - trajectory.reward) <= tolerance:
+        return f"the reward {trajectory.reward:g}, and its steps {sum(rewards):g} together"
+    replies = sum(message.role == "assistant" for message in trajectory.messages)
+    if replies < trajectory.step_count:
+        return f"{trajectory.step_count} steps, and {replies} replies"
+    return None
 
 
 @contextlib.contextmanager

@@ -35,6 +35,8 @@ class RolloutSpec:
         history: How much of a conversation the policy reads; see `ConversationEnv`.
         record_admissible: Record the admissible actions of every turn; see `Rollout`.
         record_seconds: Record how long every reply took; see `Rollout`.
+        policy_name: The name that the policy has, where it is known before it is built; stored
+            episodes of another are then played again.
     """
 
     env_id: str
@@ -49,6 +51,7 @@ class RolloutSpec:
     history: str = FULL
     record_admissible: bool = False
     record_seconds: bool = False
+    policy_name: str | None = None
 
     def rollout(self, *, slots: int | None = None) -> Rollout:
         """Build the policy and the engine in this process.

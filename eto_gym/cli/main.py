@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from eto_gym.cli.parsing import Parser
 from eto_gym.errors import EtoGymError, unknown_name
+from eto_gym.urls import without_userinfo
 
 COMMANDS = {
     "bench": ("eto_gym.cli.bench", "measure the throughput of rollouts"),
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.configure(parser)
         return int(module.run(parser.parse_args(rest)))
     except EtoGymError as err:
-        print(f"eto-gym {name}: {err}", file=sys.stderr)
+        print(f"eto-gym {name}: {without_userinfo(str(err))}", file=sys.stderr)
         return 2
     except OSError as err:
         # A folder that may not be written, a full disk, a file that went away: not our bug.

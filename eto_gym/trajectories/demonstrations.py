@@ -11,6 +11,7 @@ from typing import Any, get_args
 from eto_gym.conversation import parse_reply
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
+from eto_gym.trajectories.lines import check_seal
 from eto_gym.trajectories.record import ErrorKind, Outcome, Step, Trajectory
 from eto_gym.trajectories.turns import Notes, Turn, read_turns, to_messages, without_nulls
 
@@ -103,11 +104,15 @@ def read_trajectory(record: Any, *, notes: Notes | None = None) -> Trajectory:
     Raises:
         DataError: The record is none of them.
     """
-    return (
-        Trajectory.from_json(record)
-        if is_stored(record)
-        else read_demonstration(record, notes=notes)
-    )
+    if not is_stored(record):
+        return read_demonstration(record, notes=notes)
+    trajectory = Trajectory.from_json(record)
+    try:
+        check_seal(record)
+    except DataError:  # a user may change what is his
+        if notes is not None:
+            notes["changed since it was written: its digest is that of another record"] += 1
+    return trajectory
 
 
 def identity(fields: dict[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, NamedTuple, TypeAlias
 
-from eto_gym.trajectories.record import ErrorKind, Outcome, Trajectory
+from eto_gym.errors import DataError
+from eto_gym.trajectories.record import DIGEST, ErrorKind, Outcome, Trajectory
 
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _escaped = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -20,6 +22,44 @@ def json_line(value: Any) -> bytes:
         return _escaped(value).encode() + b"\n"
 
 
+_SEAL = len(f',"{DIGEST}":"0123456789abcdef"}}\n')
+"""Bytes of the end of a sealed line."""
+
+
+def seal(line: bytes) -> bytes:
+    """Add the digest of a line that holds an object, as the object's last key."""
+    return line[:-2] + b',"%s":"%s"}\n' % (DIGEST.encode(), _digest(line).encode())
+
+
+def check_seal(value: Any, line: bytes | None = None) -> None:
+    """Raise `DataError` if an object is not what its digest was made of; without one, all is well.
+
+    Args:
+        value: What was read.
+        line: The line that it was read from, where that is at hand. One that another program wrote
+            anew (with other blanks, say) has the same digest as long as it means the same and its
+            keys stand in their order.
+    """
+    if not isinstance(value, dict) or DIGEST not in value:
+        return
+    expected = value[DIGEST]
+    if line is not None and _digest(line[:-_SEAL] + b"}\n") == expected:
+        return
+    try:
+        written = json_line({key: item for key, item in value.items() if key != DIGEST})
+    except ValueError:  # a number that JSON does not know
+        written = b""
+    if _digest(written) != expected:
+        raise DataError(
+            f"the record is not the one that was written: its digest is that of another. Where it "
+            f"was changed on purpose, remove its key {DIGEST!r}"
+        )
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.blake2b(line, digest_size=8).hexdigest()
+
+
 class EncodedTrajectory(NamedTuple):
     """A trajectory as its line, with what a run wants to know of it; see `Trajectory`.
 
@@ -27,7 +67,7 @@ class EncodedTrajectory(NamedTuple):
     parses nor encodes any.
 
     Attributes:
-        line: The JSON, with its newline.
+        line: The JSON with its digest (see `seal`), and its newline.
         task_id: The task.
         sample: Index among the episodes of the task.
         task_type: The benchmark's category of the task.
@@ -79,7 +119,7 @@ def encode(trajectory: Trajectory) -> PlayedTrajectory:
     character where they meet.
     """
     try:
-        line = _compact(trajectory.to_json()).encode() + b"\n"
+        line = seal(_compact(trajectory.to_json()).encode() + b"\n")
     except (TypeError, ValueError):  # a UnicodeEncodeError is one, too
         return trajectory
     return EncodedTrajectory(

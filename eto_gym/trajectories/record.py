@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.history import FULL, as_sampled, check_history
 from eto_gym.prompt import ROLES, Message
+
+DIGEST = "digest"
+"""Key of a stored record that holds the digest of all others; see `lines.seal`."""
 
 Outcome = Literal["terminated", "truncated", "error"]
 ErrorKind = Literal["environment", "policy", "context", "timeout", "format", "worker"]
@@ -199,6 +203,7 @@ class Trajectory:
         """
         try:
             fields = dict(data)
+            fields.pop(DIGEST, None)
             fields["messages"] = tuple(_message(item) for item in fields["messages"])
             fields["steps"] = tuple(Step(**item) for item in fields["steps"])
             for name in ("reasoning", "states"):
@@ -206,12 +211,50 @@ class Trajectory:
             fields["facts"] = tuple(dict(item) for item in fields.get("facts", ()))
             check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
-                raise DataError(f"unknown outcome {fields['outcome']!r}")
+                raise DataError(f"unknown outcome {fields['outcome']!r:.60}")
+            if fields.get("error") not in (None, *get_args(ErrorKind)):
+                raise DataError(f"unknown kind of error {fields['error']!r:.60}")
+            _check_kinds(fields)
             return cls(**fields)
         except DataError:
             raise
-        except (TypeError, KeyError, ValueError, EtoGymError) as err:
+        except (AttributeError, TypeError, KeyError, ValueError, EtoGymError) as err:
             raise DataError(f"not a trajectory: {type(err).__name__}: {err}") from err
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "task_id": (str,),
+    "task_type": (str,),
+    "reward": (int, float),
+    "success": (bool,),
+    "policy": (str,),
+    "env": (dict,),
+    "sample": (int,),
+    "seed": (int,),
+    "usage": (dict,),
+    "history": (str,),
+}
+
+
+def _check_kinds(fields: dict[str, Any]) -> None:
+    """Raise `DataError` unless every field is of its kind, and every reward a finite number."""
+    for name, kinds in _KINDS.items():
+        _check_kind(name, fields.get(name), kinds, missing=name not in fields)
+    for message in fields["messages"]:
+        _check_kind("train", message.train, (bool,))
+    for step in fields["steps"]:
+        _check_kind("a step's action", step.action, (str, type(None)))
+        _check_kind("a step's observation", step.observation, (str,))
+        _check_kind("a step's reward", step.reward, (int, float))
+    for name, count in fields.get("usage", {}).items():
+        _check_kind(f"usage {name!r:.40}", count, (int, float))
+
+
+def _check_kind(name: str, value: Any, kinds: tuple[type, ...], *, missing: bool = False) -> None:
+    wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+    if not missing and (wrong or (isinstance(value, float) and not math.isfinite(value))):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise DataError(f"expected {expected} as {name}, got {value!r:.60}")
 
 
 def _texts(name: str, items: Any) -> tuple[str, ...]:

@@ -11,7 +11,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from eto_gym.errors import DataError
-from eto_gym.trajectories.lines import EncodedTrajectory, PlayedTrajectory, json_line
+from eto_gym.trajectories.lines import (
+    EncodedTrajectory,
+    PlayedTrajectory,
+    check_seal,
+    json_line,
+    seal,
+)
 from eto_gym.trajectories.record import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -78,11 +84,14 @@ class JsonlFile:
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
-                except ValueError as err:
+                    value = self._parse(line)
+                except (ValueError, RecursionError, DataError) as err:
                     self._corrupt(number, err, strict=strict)
                     continue
                 yield number, value
+
+    def _parse(self, line: bytes) -> Any:
+        return json.loads(line)
 
     def sync(self) -> None:
         """Force what was appended to the disk, so that it survives a power cut too."""
@@ -140,7 +149,7 @@ class JsonlFile:
 
 
 class TrajectoryStore(JsonlFile):
-    """A `JsonlFile` of trajectories.
+    """A `JsonlFile` of trajectories, each with a digest, so that a damaged one is not believed.
 
     Example:
         >>> import tempfile
@@ -158,13 +167,14 @@ class TrajectoryStore(JsonlFile):
         if isinstance(trajectory, EncodedTrajectory):
             self._write(trajectory.line)
         else:
-            self.append(trajectory.to_json())
+            self._write(seal(json_line(trajectory.to_json())))
 
     def load(self, *, strict: bool = False) -> list[Trajectory]:
         """Return all trajectories in the order of writing.
 
         Args:
-            strict: Raise `DataError` on a line that is no trajectory; otherwise it is skipped,
+            strict: Raise `DataError` on a line that is no trajectory, or not the one whose digest
+                it bears; otherwise it is skipped,
                 logged and listed in `corrupt_lines`.
         """
         loaded = []
@@ -174,3 +184,8 @@ class TrajectoryStore(JsonlFile):
             except DataError as err:
                 self._corrupt(number, err, strict=strict)
         return loaded
+
+    def _parse(self, line: bytes) -> Any:
+        value = super()._parse(line)
+        check_seal(value, line)
+        return value

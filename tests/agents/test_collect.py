@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import signal
 from collections import deque
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 
 from eto_gym import EtoGymError
-from eto_gym.agents.rollout.collect import RolloutSpec, _Progress, collect, gather
+from eto_gym.agents.rollout.collect import RolloutSpec, _Progress, collect, gather, played_out
 from eto_gym.agents.rollout.engine import RetryPolicy, plan_episodes
 from eto_gym.agents.rollout.local_launcher import LocalLauncher, play_requested
+from eto_gym.registration import registered_ids
 from eto_gym.trajectories import EncodedTrajectory, Trajectory, TrajectoryStore
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.agents.test_evaluation import episode
@@ -38,6 +40,49 @@ def test_collect_resumes_and_retries_errors(tmp_path: Path) -> None:
     assert [t.key for t in again] == [e.key for e in episodes]
     assert not any(t.failed_to_run for t in again)
     assert [t.key[0] for t in store.load()] == [*TASKS[:4], TASKS[2], TASKS[4], TASKS[5]]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": 1}, "the seed 1"),
+        ({"policy": "another"}, "the policy 'another'"),
+        ({"reward": 1e308}, "the reward 1e\\+308"),
+        ({"messages": ()}, "and 0 replies"),
+    ],
+)
+def test_what_is_stored_but_was_not_planned_is_played_again(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
+    reason: str,
+) -> None:
+    episodes = plan_episodes(TASKS[:3], seed=3)
+    spec = corridor_spec(CoinPolicy, policy_name=CoinPolicy().name)
+    played = collect(spec, episodes)
+    store = TrajectoryStore(tmp_path / "t.jsonl")
+    with store:
+        for trajectory in (played[0], dataclasses.replace(played[1], **change), played[2]):
+            store.add(trajectory)
+    assert collect(spec, episodes, store=store) == played
+    (warning,) = (r.getMessage() for r in caplog.records if "played again" in r.getMessage())
+    assert re.search(f"{re.escape(TASKS[1])}#0 .*{reason}", warning)
+    lines = store.path.read_bytes().count(b"\n")
+    assert lines == 4, "the rightly stored ones are kept, and nothing is taken out of the file"
+
+
+def test_another_benchmarks_records_are_played_again() -> None:
+    (episode_,) = plan_episodes(["a"], seed=3)
+    for env_id in registered_ids():
+        env = env_id.rpartition("/")[2].partition("-")[0]
+        for benchmark in ("alfworld", "WebShop", "scienceworld"):
+            stored = Trajectory(
+                "a", "", (), (), "terminated", 0.0, False,
+                seed=episode_.seed, env={"benchmark": benchmark},
+            )  # fmt: skip
+            spec = RolloutSpec(env_id, CoinPolicy)
+            kept = played_out(spec, [episode_], {stored.key: stored})
+            assert bool(kept) == (benchmark.lower() == env.lower())
 
 
 def test_collect_in_processes_equals_collect_in_one() -> None:

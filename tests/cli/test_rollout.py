@@ -81,7 +81,7 @@ def test_tasks_are_chosen_by_id_file_type_and_number(tmp_path: Path) -> None:
     ("options", "policy", "told"),
     [
         (["--task", "door-9"], "random", "Did you mean"),
-        (["--task-file", "/no/such/file"], "random", "could not read"),
+        (["--task-file", "/no/such/file"], "random", "there is no file"),
         (["--shard", "3/3"], "random", "expected --shard I/N"),
         (["--samples", "0"], "random", "expected --samples >= 1"),
         (["--step-timeout", "-1"], "random", "expected --step-timeout > 0"),

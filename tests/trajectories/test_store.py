@@ -127,3 +127,77 @@ def test_records_that_contradict_themselves_are_refused() -> None:
         with pytest.raises(DataError):
             Trajectory.from_json({**good, **change})
     assert Trajectory.from_json(json.loads(json.dumps(good))) == simple("a")
+
+
+def test_a_bit_that_flips_anywhere_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    whole = Trajectory(
+        "task 1", "toy", (Message("assistant", "go 1"),), (Step("go 1", "You 1.", 0.5),),
+        "terminated", 0.5, True, usage={"prompt_tokens": 11},
+    )  # fmt: skip
+    with TrajectoryStore(path) as store:
+        store.add(whole)
+    data = path.read_bytes()
+    for bit in range(8 * (len(data) - 1)):
+        spoilt = bytearray(data)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(spoilt)
+        assert TrajectoryStore(path).load() in ([], [whole]), bytes(spoilt)
+
+
+def test_a_torn_record_and_the_next_one_are_not_taken_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        for name in ("a", "b"):
+            store.add(simple(name))
+    first, second = path.read_bytes().splitlines(keepends=True)
+    same = first[: first.index(b"task_type")] + second[second.index(b"task_type") :]
+    path.write_bytes(same)
+    assert json.loads(same)["task_id"] == "a"
+    store = TrajectoryStore(path)
+    assert store.load() == []
+    assert store.corrupt_lines == [1]
+    with pytest.raises(DataError, match="remove its key 'digest'"):
+        store.load(strict=True)
+
+
+def test_records_of_other_writers_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        store.add(simple("é"))
+    value = json.loads(path.read_bytes())
+    spaced = json.dumps(value) + "\r\n"  # other blanks and escapes, another line end
+    del value["digest"]  # as older versions wrote them
+    path.write_text(spaced + json.dumps(value) + "\n", "utf-8", newline="")
+    assert TrajectoryStore(path).load(strict=True) == [simple("é")] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"success": "no"},
+        {"success": 1},
+        {"reward": None},
+        {"reward": "1"},
+        {"reward": float("nan")},
+        {"reward": True},
+        {"task_id": ["a"]},
+        {"seed": "0"},
+        {"env": []},
+        {"usage": {"x": "y"}},
+        {"outcome": ["terminated"]},
+        {"error": "none"},
+        {"steps": [{"action": 1, "observation": "", "reward": 0.0}]},
+        {"steps": [{"action": "a", "observation": None, "reward": 0.0}]},
+        {"steps": [{"action": "a", "observation": "", "reward": float("inf")}]},
+        {"steps": 3},
+        {"messages": [{"role": "user", "content": "x", "train": "no"}]},
+        {"messages": [[]]},
+        {"history": "all"},
+        {"facts": [1]},
+        {"unknown": 1},
+    ],
+)
+def test_fields_of_the_wrong_kind_are_named(change: dict[str, object]) -> None:
+    with pytest.raises(DataError):
+        Trajectory.from_json({**simple("a").to_json(), **change})

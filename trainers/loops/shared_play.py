@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eto_gym.agents.rollout.collect import RolloutSpec, gather, latest
+from eto_gym.agents.rollout.collect import RolloutSpec, gather, latest, played_out
 from eto_gym.agents.rollout.engine import Episode
 from eto_gym.errors import EtoGymError
 from eto_gym.files import replacing
@@ -41,7 +41,7 @@ def play_shared(
         EtoGymError: A process cannot go on; raised in all of them.
     """
     alone = ranks.count == 1
-    waiting = ranks.first(lambda: _waiting(path, episodes))
+    waiting = ranks.first(lambda: _waiting(path, spec, episodes))
     part = path if alone else _part(path, ranks.index)
     if progress is not None and not alone:
         progress = f"{progress} (1/{ranks.count})" if ranks.is_first else None
@@ -83,10 +83,10 @@ def _take_in_parts(path: Path) -> None:
         part.unlink()
 
 
-def _waiting(path: Path, episodes: Sequence[Episode]) -> list[tuple[str, int]]:
-    """Return the keys of the episodes that are not stored yet, or ended in an error."""
+def _waiting(path: Path, spec: RolloutSpec, episodes: Sequence[Episode]) -> list[tuple[str, int]]:
+    """Return the keys of the episodes that are not stored yet as planned, or ended in an error."""
     _take_in_parts(path)
-    done = {key for key, t in _stored(path).items() if not t.failed_to_run}
+    done = played_out(spec, episodes, _stored(path))
     return [episode.key for episode in episodes if episode.key not in done]
 
 

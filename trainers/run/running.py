@@ -184,7 +184,8 @@ class Workspace:
         elif stamp.is_file() and json.loads(stamp.read_text()) != fingerprint:
             raise DataError(
                 f"{self.path} holds the checkpoints of a run with other data, settings or another "
-                "model: it cannot be resumed with these. Start without resume to discard it."
+                "model: it cannot be resumed with these. Discard it with --restart (in Python "
+                "resume=False)."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(stamp, fingerprint)
