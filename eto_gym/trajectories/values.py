@@ -23,7 +23,9 @@ RECORD_KEYS = frozenset(
 
 _LINE_NAMES = (".jsonl", ".ndjson", ".jsonlines")
 _BLANK = re.compile(r"[ \t\r\n]*")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+("?)|[\[\]{},]', re.DOTALL)
+"""A mark of structure, or a text within quotes; the group is empty where it does not close."""
+
 _BOUNDARY = re.compile(r'[}\]]\s*,\s*\{\s*"|\n')
 """What a text within quotes does not hold: where it does, a quote is missing before it."""
 
@@ -274,7 +276,7 @@ def _end_of_item(text: str, start: int) -> int | None:
     depth = 0
     for token in _TOKEN.finditer(text, start):
         mark = token.group()
-        if len(mark) > 1 and _BOUNDARY.search(mark):
+        if mark[0] == '"' and (not token[1] or _BOUNDARY.search(mark)):
             return None
         if mark in "[{":
             depth += 1

@@ -169,11 +169,11 @@ def test_dry_run_prints_the_settings_and_runs_nothing(
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "c.yaml"
     config.write_text("dpo:\n  beta: 0.25\n")
-    words = ["eto", "--preset", "quickstart", "--config", str(config), "--sft.epochs", "7"]
+    words = ["eto", "--preset", "quickstart", "--config", str(config), "--sft.epochs", "9"]
     assert train.main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "beta: 0.25" in printed
-    assert "epochs: 7.0" in printed
+    assert "epochs: 9.0" in printed
     assert "model: tiny" in printed
     assert list(tmp_path.iterdir()) == [config]
 

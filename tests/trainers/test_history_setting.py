@@ -53,6 +53,7 @@ def test_the_default_leaves_the_keys_of_stages_as_they_were(tmp_path: Path) -> N
     def key(**options: Any) -> str:
         settings = RFTSettings(env=ALFWORLD, train_tasks=1, progress=False, **options)
         loop = RFTLoop(settings, tmp_path / str(options))
+        loop._open()
         return loop._experts(settings).key
 
     before = {

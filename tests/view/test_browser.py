@@ -68,7 +68,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = folder / "stages" / "pairs-cc"
     stage.mkdir()
     sides = [
-        [{"from": "gpt", "value": f"Thought: t\nAction: {action}"} for action in actions]
+        [
+            turn
+            for action in actions
+            for turn in (
+                {"from": "gpt", "value": f"Thought: t\nAction: {action}"},
+                {"from": "human", "value": "Hm."},
+            )
+        ][:-1]
         for actions in (("look", "open", "take"), ("look", "close"))
     ]
     pair = {"id": "task-00003", "prompt": [{"from": "human", "value": "You see."}]}

@@ -134,8 +134,8 @@ def render(report: dict[str, Any]) -> str:
         *_paired(rows, "paired_with_control", "the control"),
         *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
         "",
+        *([*card_lines(rows[-1]["card"]), ""] if "card" in rows[-1] else []),
         conclusion(report),
-        *(["", *card_lines(rows[-1]["card"])] if "card" in rows[-1] else []),
     ]
     return "\n".join(lines)
 

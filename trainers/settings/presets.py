@@ -132,10 +132,10 @@ _QUICKSTART: dict[str, Any] = {
     ),
     **sourced(
         _HEAVIER,
-        train_tasks=sized(2400, 600, 240),
-        explore_tasks=sized(400, 150, 120),
-        explore_samples=sized(4, 3, 2),
-        eval_tasks=sized(1000, 120, 100),
+        train_tasks=sized(600, 600, 240),
+        explore_tasks=sized(800, 150, 120),
+        explore_samples=sized(2, 3, 2),
+        eval_tasks=sized(400, 120, 100),
         max_steps=sized(20, 10, 12),
         slots=sized(256, 256, 24),
         workers=sized(2, 2, 1),
@@ -143,8 +143,11 @@ _QUICKSTART: dict[str, Any] = {
     "env_options": Sourced(
         sized({}, {}, _SHORT_TASKS), SIZE + ": of ScienceWorld the three shortest tasks alone"
     ),
-    **sourced(TUNED, explore_temperature=0.7, control_epochs=1.0),
-    **_guard(sized(150, 40, 40)),
+    **sourced(TUNED, explore_temperature=0.7),
+    **sourced(
+        SIZE + "; about the tokens of preference training", control_epochs=sized(2.0, 1.0, 1.0)
+    ),
+    **_guard(sized(120, 40, 40)),
     "base": sourced(_HEAVIER, context=LENGTH, tasks=sized(1500, 600, 300)),
     "sft": {
         **sourced(
@@ -153,11 +156,10 @@ _QUICKSTART: dict[str, Any] = {
             learning_rate=3e-3,
             muon_learning_rate=0.01,
             adam_beta2=0.95,
-            epochs=sized(3.0, 3.0, 6.0),
             batch_size=4,
             schedule="linear",
         ),
-        **sourced(SIZE, micro_batch_size=4, max_length=LENGTH),
+        **sourced(SIZE, epochs=sized(7.0, 3.0, 6.0), micro_batch_size=4, max_length=LENGTH),
         **sourced(SIZE, truncation=sized("refuse", "cut", "cut")),
     },
     # The agent's own success against its own failure: see benchmarks/results.md.

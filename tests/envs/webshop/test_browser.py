@@ -81,11 +81,15 @@ class Shopper:
 
     @staticmethod
     def _gone(element: Any) -> bool:
-        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 
         try:
             return not element.is_enabled()
         except StaleElementReferenceException:
+            return True
+        except WebDriverException as err:  # asked in the middle of the change
+            if "does not belong to the document" not in str(err) and "inspector" not in str(err):
+                raise
             return True
 
     def facts(self) -> dict[str, str]:
