@@ -149,9 +149,9 @@ def test_a_list_of_valid_actions_moves_the_bee_of_the_stock_api_alone(as_stock: 
         session = EngineSession(lanes=1, as_stock=as_stock)
         session.load(name, 9, expand("easy", name))
         for action in BEE:
-            answer = session.step(action).observation
-            if asked:
+            if asked:  # the stock API does at the end of its reset, too
                 session.valid_actions()
+            answer = session.step(action).observation
         session.close()
         bee = next(line for line in answer.splitlines() if "mix adult bee" in line)
         outside = as_stock and asked
