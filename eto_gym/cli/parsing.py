@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 logger = logging.getLogger(__name__)
 
-_UNKNOWN = re.compile(r"(?:unrecognized arguments:|Unrecognized arguments:)\s*(.*)", re.DOTALL)
+_UNKNOWN = re.compile(r"[Uu]nrecognized arguments:\s*(.*)", re.DOTALL)
+_UNKNOWN_KEY = re.compile(r"Option '([^']*)' is not accepted")
 
 
 class OneSpelling:
@@ -104,7 +105,9 @@ def worded(message: str, options: Iterable[str]) -> str:
     """Return an error of argparse in one line, with what may have been meant."""
     line = " ".join(message.split())
     hint = ""
-    if (found := _UNKNOWN.search(line)) and (words := found.group(1).split()):
+    if (found := _UNKNOWN.search(line) or _UNKNOWN_KEY.search(line)) and (
+        words := found.group(1).split()
+    ):
         wrong = words[0].partition("=")[0].lstrip("-").replace("_", "-")
         known = {name.lstrip("-"): name for name in options}
         # A dotted option may have been called by its last part.

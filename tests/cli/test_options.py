@@ -206,10 +206,10 @@ def test_a_file_extends_another_and_depends_on_the_environment(tmp_path: Path) -
         ("sft: {epochs: many}", "sft.epochs"),
         ("iterations: null", "expected a value of iterations, got null"),
         ("- 1", "expected settings by name, got list"),
-        ("a: [", "is no YAML"),
+        ("a: [", "no YAML"),
         ("extends: nowhere.yaml", "there is no file"),
         ("sections: {a: 1}", "expected sections to be a list"),
-        ("[" * 5000, "is no YAML"),
+        ("[" * 5000, "no YAML"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(

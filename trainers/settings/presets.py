@@ -222,7 +222,12 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(read_text(path), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as err:
-        raise DataError(f"{path} is no YAML: {' '.join(str(err).split())}") from err
+        mark = getattr(err, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        problem = getattr(err, "problem", None) or " ".join(str(err).split())[:200]
+        raise DataError(f"{path}{line}: no YAML: {problem}") from err
+    if data is None:
+        return {}
     if not isinstance(data, dict):
         raise DataError(f"{path}: expected settings by name, got {type(data).__name__}")
     return data
