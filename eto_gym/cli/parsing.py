@@ -65,7 +65,7 @@ def generated_parser(jsonargparse: Any, **details: Any) -> Any:
     return kind(allow_abbrev=False, **details)
 
 
-def options_of(parser: OneSpelling) -> list[str]:
+def options_of(parser: Any) -> list[str]:
     """Return the long options of a parser, those that its help does not show included."""
     return [name for name in parser.options if name.startswith("--")]
 
