@@ -3,6 +3,7 @@
 # make test   create the environment with the test tools and run the tests
 # make browser  test the shop in Chromium (installs Debian's chromium and chromium-driver)
 # make parity compare with the original engines (installs them: 450 MB)
+# make docs   build the documentation into build/site, and check its links
 # make deepspeed  train under DeepSpeed on two CPU processes (needs a C++ compiler; see below)
 # Everything else is installed into .venv; versions are pinned in constraints.txt.
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: smoke run test browser parity deepspeed lint typecheck bench install install-dev clean
+.PHONY: smoke run test browser docs parity deepspeed lint typecheck bench install install-dev clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -23,11 +24,11 @@ $(VENV)/.installed-run: pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-run
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,dev]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,dev,docs]"
 	touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-dev
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,dev,alfworld]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,dev,docs,alfworld]"
 	touch $@
 
 smoke: install
@@ -46,6 +47,10 @@ browser: install-dev
 	command -v chromium chromedriver >/dev/null || { apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(ARGS)
+
+# Strict: a warning, a broken link or an undocumented argument is an error.
+docs: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The comparisons with the original engines, which are large to install.
 parity: $(VENV)/.installed-parity

@@ -16,13 +16,16 @@ FIRST_LINE = 10.0
 LONGEST_PAUSE = 60.0
 """Seconds between two lines of long work."""
 
+TICK = 1.0
+"""Seconds between two pictures of a bar on which nothing gets done."""
+
 
 class Progress:
     """Tells how far some work is.
 
     On a terminal this is a bar. Elsewhere (under nohup, in a batch system, in a pipe) it is a line
-    at INFO after ten seconds, after twenty more, and so on up to one a minute, also while nothing
-    gets done; what takes less than ten seconds says nothing.
+    at INFO after ten seconds, after twenty more, and so on up to one a minute; what takes less than
+    ten seconds says nothing. Both go on while nothing gets done.
 
     Example:
         >>> with Progress("count", total=3, unit="number") as progress:
@@ -59,9 +62,9 @@ class Progress:
                 dynamic_ncols=True,
                 mininterval=0.5,
             )
-        else:
-            self._speaker = threading.Thread(target=self._speak, daemon=True)
-            self._speaker.start()
+        tell = self._speak if self._bar is None else self._tick
+        self._speaker = threading.Thread(target=tell, daemon=True)
+        self._speaker.start()
 
     def __enter__(self) -> Self:
         return self
@@ -81,14 +84,14 @@ class Progress:
 
     def close(self) -> None:
         """End; long work that has said something says how it ended."""
-        if self._bar is not None:
-            self._bar.close()
         spoke = time.monotonic() - self._begun >= FIRST_LINE
         self._ended.set()
         if self._speaker is not None:
             self._speaker.join()
             self._speaker = None
-            if spoke:
+            if self._bar is not None:
+                self._bar.close()
+            elif spoke:
                 logger.info("%s", self.line())
 
     def line(self) -> str:
@@ -103,6 +106,11 @@ class Progress:
         else:
             parts.append(duration(seconds))
         return f"{self._label}: {', '.join(parts)}"
+
+    def _tick(self) -> None:
+        """Let the bar's clock go on while nothing gets done, so that it does not look dead."""
+        while not self._ended.wait(TICK):
+            self._bar.refresh()
 
     def _speak(self) -> None:
         pause = FIRST_LINE

@@ -74,6 +74,20 @@ def test_a_terminal_gets_a_bar(
     assert "loss 0.1" in said
 
 
+def test_a_bar_on_which_nothing_gets_done_is_alive(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "TICK", 0.01)
+    said = ""
+    deadline = time.monotonic() + 60
+    with Progress("eval", total=3):
+        while said.count("eval:   0%") < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+    assert said.count("eval:   0%") >= 5
+
+
 PROBE = """
 import logging, sys
 from eto_gym.cli import main

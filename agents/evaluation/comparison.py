@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ class Row:
         name: What it is called in the table.
         card: See `score_card`.
         results: One per episode; see `results`.
+        group: Only scores of one group are compared with each other: the environment, where it is
+            a part of a panel's submission.
     """
 
     name: str
     card: dict[str, Any]
     results: list[dict[str, Any]]
+    group: str = ""
 
     @property
     def scored(self) -> dict[tuple[str, int], dict[str, Any]]:
@@ -85,9 +88,11 @@ class Compared:
 
 
 def compare_rows(rows: Sequence[Row]) -> list[Compared]:
-    """Compare every score with the first."""
-    first = rows[0]
-    return [_compared(first, row) for row in rows]
+    """Compare every score with the first of its group."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.group, row)
+    return [_compared(first[row.group], row) for row in rows]
 
 
 def _compared(first: Row, row: Row) -> Compared:
@@ -156,10 +161,24 @@ def load_rows(paths: Iterable[Path]) -> list[Row]:
         elif path.suffix == ".jsonl":
             rows.append(_trajectories(path))
         elif path.is_file():
-            rows.append(_report(path, _object(path)))
+            told = _object(path)
+            rows += _submission(path, told) if "reports" in told else [_report(path, told)]
         else:
             raise DataError(f"there is no file or folder {path}")
     return _named_apart(rows)
+
+
+def _submission(path: Path, told: dict[str, Any]) -> list[Row]:
+    """Return the scores of a panel's submission, each in the group of its environment."""
+    reports = told["reports"]
+    if not isinstance(reports, list) or not all(isinstance(item, dict) for item in reports):
+        raise DataError(f"{path}: expected a list of reports under 'reports'")
+    rows = []
+    for report in reports:
+        row = _report(path, report)
+        env = str(row.card.get("env"))
+        rows.append(Row(f"{told.get('name') or path.stem}: {env}", row.card, row.results, env))
+    return rows
 
 
 def _folder(folder: Path) -> list[Row]:
@@ -232,7 +251,7 @@ def _named_apart(rows: list[Row]) -> list[Row]:
     for row in rows:
         counts[row.name] += 1
         suffix = f" ({counts[row.name]})" if counts[row.name] > 1 else ""
-        named.append(Row(row.name + suffix, row.card, row.results))
+        named.append(replace(row, name=row.name + suffix))
     return named
 
 
@@ -242,7 +261,9 @@ def _named_apart(rows: list[Row]) -> list[Row]:
 def render(compared: Sequence[Compared]) -> str:
     """Render a comparison as Markdown."""
     header = ["score", "episodes", "success", "reward", "steps", "gained", "lost", "p"]
-    first = compared[0].row.name
+    groups = {item.row.group for item in compared}
+    first = compared[0].row.name if len(groups) == 1 else "the first of the same environment"
+    compared = sorted(compared, key=lambda item: item.row.group)  # stable: the first stays first
     lines = [
         *table(header, [_cells(item) for item in compared]),
         "",
@@ -255,7 +276,7 @@ def render(compared: Sequence[Compared]) -> str:
             lines.append(f"- {item.row.name} differs in: {difference_text(item.told)}.")
         if item.suspicious:
             kinds = ", ".join(f"{kind} {count}" for kind, count in item.suspicious.items())
-            what = "successes" if item is compared[0] else "gains"
+            what = "gains" if item.paired else "successes"
             lines.append(f"! {item.row.name}, suspicious {what}: {kinds}. Look at them.")
     return "\n".join(lines)
 

@@ -10,13 +10,24 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eto_gym.cli.playing import add_playing_arguments, plan, play, settings_file
+from eto_gym.cli.playing import (
+    SCRIPTED,
+    add_playing_arguments,
+    plan,
+    play,
+    settings_file,
+    slug_of,
+)
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import write_json
+from eto_gym.registration import resolve_env_id
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.lines import decode
+
+if TYPE_CHECKING:
+    from eto_gym.agents.evaluation.panel import PanelPart
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FILE",
         help="report on these trajectories and play nothing",
+    )
+    parser.add_argument(
+        "--panel",
+        metavar="NAME",
+        help="play the tasks of a panel (v1), which are the same for everybody; without an "
+        "environment those of all, and write a submission that `eto-gym compare` reads",
     )
     parser.add_argument(
         "--best-of",
@@ -58,12 +75,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
     require("scipy", feature="eto-gym eval", extra="openai")
-    from eto_gym.agents.evaluation.card import card_lines, results, score_card
-    from eto_gym.agents.evaluation.report import evaluate, render
-    from eto_gym.agents.evaluation.statistics import compare
-
     n = _samples(args)
-    about: dict[str, Any]
+    if args.panel is not None:
+        return _panel(args, n)
     if args.files:
         if args.env or args.policy:
             raise EtoGymError("--from plays nothing: leave out the environment and --policy")
@@ -71,20 +85,71 @@ def run(args: argparse.Namespace) -> int:
         if args.samples is None and args.best_of is None:
             n = max(Counter(t.task_id for t in trajectories).values())
         about = {**_settings(args.files), "files": [str(path) for path in args.files]}
-        out = args.files[0]
-    else:
-        if not args.env:
-            raise EtoGymError("name an environment, or trajectories by --from")
-        planned = plan(args, command="eval", samples=n)
-        if n > 1 and planned.settings.get("temperature") == 0.0:
-            raise EtoGymError(
-                f"{n} greedy samples of a task would be the same: give a --temperature above 0"
-            )
-        played = play(planned, command="eval", launcher=args.launcher)
-        if played is None:
+        return _status(_report(args, trajectories, about, args.files[0], n))
+    if not args.env:
+        raise EtoGymError("name an environment, or trajectories by --from")
+    report = _played(args, n, None)
+    return 130 if report is None else _status(report)
+
+
+def _panel(args: argparse.Namespace, n: int) -> int:
+    """Play a panel: the part of one environment, or all of it, and then write a submission."""
+    from eto_gym.agents.evaluation.panel import load_panel, part_for, submission
+
+    if args.files:
+        raise EtoGymError("--from plays nothing: leave out --panel")
+    if args.env:
+        report = _played(args, n, part_for(args.panel, resolve_env_id(args.env)))
+        return 130 if report is None else _status(report)
+    if args.out is not None or args.compare is not None:
+        raise EtoGymError(
+            "a whole panel makes a file for each environment: leave out --out and --compare, or "
+            "name one environment"
+        )
+    if args.env_arg:
+        raise EtoGymError("--env-arg is for one environment: name it")
+    reports = []
+    for part in load_panel(args.panel).values():
+        print(f"## {part.env}\n", flush=True)
+        report = _played(args, n, part)
+        if report is None:
             return 130
-        trajectories = [decode(trajectory) for trajectory in played]
-        about, out = planned.settings, planned.out
+        reports.append(report)
+        print()
+    slug = slug_of(args.policy, reports[0]["about"])
+    path = args.json or Path("runs/eval") / f"panel-{args.panel}-{slug}.json"
+    name = args.policy if args.policy in SCRIPTED else str(reports[0]["card"]["policy"])
+    write_json(path, submission(name, args.panel, reports))
+    print(f"Submission: {path}")
+    return max(map(_status, reports))
+
+
+def _played(args: argparse.Namespace, n: int, panel: PanelPart | None) -> dict[str, Any] | None:
+    """Play, report and return the report; None after an interrupt."""
+    planned = plan(args, command="eval", samples=n, panel=panel)
+    if n > 1 and planned.settings.get("temperature") == 0.0:
+        raise EtoGymError(
+            f"{n} greedy samples of a task would be the same: give a --temperature above 0"
+        )
+    played = play(planned, command="eval", launcher=args.launcher)
+    if played is None:
+        return None
+    trajectories = [decode(trajectory) for trajectory in played]
+    return _report(args, trajectories, planned.settings, planned.out, n)
+
+
+def _report(
+    args: argparse.Namespace,
+    trajectories: list[Trajectory],
+    about: dict[str, Any],
+    out: Path,
+    n: int,
+) -> dict[str, Any]:
+    """Write and print the report on some trajectories, and return it."""
+    from eto_gym.agents.evaluation.card import card_lines, results, score_card
+    from eto_gym.agents.evaluation.report import evaluate, render
+    from eto_gym.agents.evaluation.statistics import compare
+
     paired = None
     if args.compare is not None:
         paired = compare(_load([args.compare]), trajectories)
@@ -92,15 +157,18 @@ def run(args: argparse.Namespace) -> int:
             raise EtoGymError(f"{args.compare} has no episode in common with these")
         about = {**about, "compared_with": str(args.compare)}
     report = evaluate(trajectories, n=n, paired=paired)
-    path = args.json or out.with_name(f"{out.stem}.report.json")
+    beside = out.with_name(f"{out.stem}.report.json")
+    path = args.json if args.json is not None and (args.env or args.files) else beside
     card = score_card(trajectories, about)
-    write_json(
-        path,
-        {"about": about, **report.to_json(), "card": card, "results": results(trajectories)},
-    )
+    written = {"about": about, **report.to_json(), "card": card, "results": results(trajectories)}
+    write_json(path, written)
     lines = [render(report), "", *card_lines(card), "", f"Trajectories: {out}", f"Report: {path}"]
     print("\n".join(lines))
-    return 1 if report.overall.errors else 0
+    return {**written, "errors": report.overall.errors}
+
+
+def _status(report: dict[str, Any]) -> int:
+    return 1 if report["errors"] else 0
 
 
 def _samples(args: argparse.Namespace) -> int:

@@ -6,9 +6,14 @@ import argparse
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
-_UNKNOWN = re.compile(r"(?:unrecognized arguments:|Unrecognized arguments:)\s*(.*)", re.DOTALL)
+from eto_gym.errors import DataError
+from eto_gym.text_files import read_text
+
+_UNKNOWN = re.compile(r"[Uu]nrecognized arguments:\s*(.*)", re.DOTALL)
+_UNKNOWN_KEY = re.compile(r"Option '([^']*)' is not accepted")
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,11 +39,37 @@ def jsonargparse_parser(jsonargparse: Any, **options: Any) -> Any:
             return re.sub(r",? ?\(?default: \)", lambda m: ")" if m[0][0] == "," else "", text)
 
     class Generated(jsonargparse.ArgumentParser):  # type: ignore[misc]
+        def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+            """Read settings in any encoding, and name the file where it holds none."""
+            content = read_settings(Path(path))
+            return self.parse_string(content, Path(path).name, *args, **kwargs)
+
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             self.exit(2, f"{self.prog}: {worded(message, options_of(self))}\n")
             raise AssertionError("it has ended")
 
     return Generated(formatter_class=Formatter, **options)
+
+
+def read_settings(path: Path) -> str:
+    """Return the text of a YAML or JSON file, once it is known to hold a mapping.
+
+    Raises:
+        DataError: It does not, or cannot be read.
+    """
+    import yaml
+
+    text = read_text(path)
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
+        mark = getattr(err, "problem_mark", None)
+        line = "" if mark is None else f":{mark.line + 1}"
+        problem = getattr(err, "problem", None) or " ".join(str(err).split())[:200]
+        raise DataError(f"{path}{line}: {problem}") from err
+    if value is not None and not isinstance(value, dict):
+        raise DataError(f"{path}: expected settings as `name: value`, got {value!r:.60}")
+    return text
 
 
 def options_of(parser: Any) -> list[str]:
@@ -50,7 +81,9 @@ def worded(message: str, options: Iterable[str]) -> str:
     """Return an error of argparse in one line, with what may have been meant."""
     line = " ".join(message.split())
     hint = ""
-    if (found := _UNKNOWN.search(line)) and (words := found.group(1).split()):
+    if (found := _UNKNOWN.search(line) or _UNKNOWN_KEY.search(line)) and (
+        words := found.group(1).split()
+    ):
         wrong = words[0].partition("=")[0].lstrip("-")
         known = {name.lstrip("-"): name for name in options}
         # A dotted option may have been called by its last part.

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -33,6 +33,7 @@ from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
 from eto_gym.urls import read_addresses
 
 if TYPE_CHECKING:
+    from eto_gym.agents.evaluation.panel import PanelPart
     from eto_gym.agents.policy import Policy
     from eto_gym.agents.rollout.slot import Episode
     from eto_gym.agents.rollout.spec import RolloutSpec
@@ -147,13 +148,16 @@ class Plan:
     samples: int
 
 
-def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
+def plan(
+    args: argparse.Namespace, *, command: str, samples: int, panel: PanelPart | None = None
+) -> Plan:
     """Turn the options into a plan.
 
     Args:
         args: The options of `add_playing_arguments`, and `env`.
         command: Name of the command; where trajectories go by default.
         samples: Episodes per task.
+        panel: The tasks to play instead of those that the options choose.
     """
     from eto_gym.agents.rollout.engine import RetryPolicy
     from eto_gym.agents.rollout.slot import plan_episodes
@@ -169,14 +173,14 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
     if args.step_timeout is not None and args.step_timeout <= 0:
         raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
     make_policy, policy = read_policy(args)
-    env_id = resolve_env_id(args.env)
-    env_kwargs = env_arguments(args)
+    env_id = panel.env if panel else resolve_env_id(args.env)
+    env_kwargs = panel.settle(env_arguments(args)) if panel else env_arguments(args)
     if policy["policy"] in ("random", "player"):
         env_kwargs.setdefault("admissible_actions", True)
     # Recorded, they have no effect on what is played, and are no setting of it.
     recorded = {"admissible_actions": True} if args.record_admissible else {}
     everything = task_set_of(env_id, env_kwargs)
-    tasks = _tasks(everything, args)
+    tasks = _tasks(everything, args, panel)
     kinds = args.retry
     if kinds is None:
         kinds = [*RetryPolicy().kinds]
@@ -197,10 +201,9 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
         record_seconds=True,
         policy_name=args.policy if args.policy in SCRIPTED else None,
     )
-    named = policy["policy"] if args.policy.startswith("endpoint:") else args.policy
-    slug = "".join(c if c.isalnum() or c in "._" else "-" for c in named).strip("-.")
+    slug = slug_of(args.policy, policy)
     benchmark = env_id.rpartition("/")[2].lower()
-    stem = f"{benchmark}-{everything.split}-{slug}"
+    stem = f"{benchmark}-{f'panel-{panel.panel}' if panel else everything.split}-{slug}"
     if args.shard:
         stem += "-shard-" + args.shard.replace("/", "-of-")
     return Plan(
@@ -212,12 +215,24 @@ def plan(args: argparse.Namespace, *, command: str, samples: int) -> Plan:
             "env_kwargs": env_kwargs,
             "prompt_style": args.prompt_style,
             **({"history": args.history} if args.history != FULL else {}),
+            **({"panel": panel.panel} if panel else {}),
             "seed": args.seed,
             **policy,
         },
         label=f"{benchmark} {everything.split}",
         samples=samples,
     )
+
+
+def slug_of(asked: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of a policy as it enters names of files.
+
+    Args:
+        asked: The policy as it was asked for, which may hold a server's password.
+        settings: What describes it; of an endpoint, without a password.
+    """
+    named = settings["policy"] if asked.startswith("endpoint:") else asked
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in named).strip("-.")
 
 
 def read_policy(
@@ -281,9 +296,17 @@ def _public(base_urls: str) -> str:
     return ",".join(address.url for address in addresses) if "@" in base_urls else base_urls
 
 
-def _tasks(everything: TaskSet, args: argparse.Namespace) -> TaskSet:
+def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | None) -> TaskSet:
     tasks = everything
     wanted = list(args.task)
+    if panel is not None:
+        chosen = [args.task_file, args.task_type, args.limit, args.shuffle_seed]
+        if wanted or any(value is not None for value in chosen):
+            raise EtoGymError(
+                f"panel {panel.panel} says which tasks are played: leave out --task, --task-file, "
+                "--task-type, --limit and --shuffle-seed"
+            )
+        wanted = list(panel.tasks)
     if args.task_file is not None:
         lines = map(str.strip, split_lines(read_text(args.task_file)))
         wanted += filter(None, lines)

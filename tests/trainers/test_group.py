@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -238,36 +240,37 @@ def caller(tmp_path: Path) -> Path:
     return save_tiny(model, tokenizer, tmp_path / "caller")
 
 
-def test_a_grpo_trainer_of_trl_plays_our_environments(caller: Path, tmp_path: Path) -> None:
-    """The adapter inside TRL's own loop: our tool is called, and our reward is learnt from."""
+def test_a_grpo_trainer_of_trl_plays_our_environments(
+    caller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example, that is TRL's own loop: our tool is called, and our reward is learnt from."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl.trainer.grpo_config import GRPOConfig
-    from trl.trainer.grpo_trainer import GRPOTrainer
 
     from eto_gym.trainers.model.models import quiet_libraries
 
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "docs/examples")
+    example = importlib.import_module("grpo_with_trl")
     played: list[ToolEnvironment] = []
 
-    def make() -> ToolEnvironment:
-        played.append(ToolEnvironment(CORRIDOR, tasks=2))
-        return played[-1]
+    def make(env_id: str, **env_kwargs: Any) -> Callable[[], ToolEnvironment]:
+        def one() -> ToolEnvironment:
+            played.append(ToolEnvironment(env_id, **env_kwargs))
+            return played[-1]
 
+        return one
+
+    monkeypatch.setattr(example, "tool_environments", make)
     model = AutoModelForCausalLM.from_pretrained(caller)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with quiet_libraries():
-        trainer = GRPOTrainer(
-            model,
-            environment_factory=make,  # type: ignore[arg-type]
-            train_dataset=tool_dataset(CORRIDOR, tasks=2),
-            processing_class=AutoTokenizer.from_pretrained(caller),
-            args=GRPOConfig(
-                str(tmp_path / "out"), max_steps=3, per_device_train_batch_size=8,
-                num_generations=4, max_completion_length=256, max_tool_calling_iterations=4,
-                learning_rate=1e-4, use_cpu=True, bf16=False, report_to=[], logging_steps=1,
-                save_strategy="no", disable_tqdm=True, seed=0,
-            ),
+        trainer = example.main(
+            model, str(tmp_path / "out"), CORRIDOR,
+            tokenizer=AutoTokenizer.from_pretrained(caller), env_kwargs={"tasks": 2},
+            max_steps=3, per_device_train_batch_size=8,
+            num_generations=4, max_completion_length=256, max_tool_calling_iterations=4,
+            learning_rate=1e-4, use_cpu=True, bf16=False, report_to=[], logging_steps=1,
+            save_strategy="no", disable_tqdm=True, seed=0,
         )  # fmt: skip
-        trainer.train()
     assert len(played) == 8  # made once, reset for every batch
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
     assert len(log) == 3

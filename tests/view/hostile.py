@@ -71,6 +71,7 @@ def write_hostile(folder: Path) -> Path:
         **{"policy": HOSTILE, "episodes": 2, "steps": 2.0, "format_errors": 0.5, "errors": {}},
         "success": {"mean": 0.5, "low": 0.1, "high": 0.9},
         "paired": {"gained": 1, "lost": 0, "p": 1.0},
+        "card": {"env": HOSTILE, HOSTILE: HOSTILE, "counts": {HOSTILE: HOSTILE}},
     }
     report = {"method": HOSTILE, "env": HOSTILE, "preset": HOSTILE, "seed": HOSTILE}
     (folder / "report.json").write_text(json.dumps({**report, "policies": [policy]}))

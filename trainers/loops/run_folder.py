@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import DataError, EtoGymError
-from eto_gym.files import write_json
+from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
 from eto_gym.trainers.loops.ranks import Ranks
 from eto_gym.trajectories import JsonlFile
 
@@ -129,14 +130,20 @@ class RunFolder:
 
     @staticmethod
     def _finish(folder: Path, key: str, result: Any) -> None:
-        spent = sum(item["seconds"] for item in JsonlFile(folder / "attempts.jsonl").read())
+        spent = 0.0
+        for item in JsonlFile(folder / "attempts.jsonl").read():
+            seconds = item.get("seconds") if isinstance(item, dict) else None
+            spent += seconds if isinstance(seconds, float) and math.isfinite(seconds) else 0.0
         write_json(folder / FINISHED, {"key": key, "result": result, "seconds": spent})
 
     @staticmethod
-    def _read(marker: Path) -> Any:
-        try:
-            return json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError as err:
-            raise DataError(
-                f"{marker} is damaged ({err}); delete {marker.parent} to redo it"
-            ) from err
+    def _read(marker: Path) -> dict[str, Any]:
+        remedy = f"delete {marker.parent} to redo it"
+        saved = read_object(marker, remedy=remedy)
+        seconds = saved.get("seconds")
+        if "result" not in saved or not isinstance(seconds, int | float):
+            raise DataError(f"{marker} is damaged (no result or time): {remedy}")
+        for digests in sorted(marker.parent.rglob(DIGESTS_FILE)):
+            if (name := changed_since(digests)) is not None:
+                raise DataError(f"{digests.parent / name} is not as it was written: {remedy}")
+        return saved

@@ -17,7 +17,7 @@ from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
 from eto_gym.agents.models.loading import from_pretrained, read_template
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.errors import DataError, require
-from eto_gym.files import strict, write_json
+from eto_gym.files import DIGESTS_FILE, strict, write_digests, write_json
 from eto_gym.trainers.errors import disk_errors
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings
 
@@ -193,6 +193,8 @@ def write_folder(staging: Path, tokenizer: Any, report: dict[str, Any]) -> None:
         lines = [json.dumps(strict(entry), allow_nan=False) + "\n" for entry in metrics]
         (staging / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
     write_json(staging / REPORT_FILE, report)
+    # Reports and metrics are read as text, and hold times.
+    write_digests(staging / DIGESTS_FILE, leave_out=(REPORT_FILE, METRICS_FILE))
     for path in staging.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
 from eto_gym.errors import EtoGymError
-from eto_gym.files import strict
+from eto_gym.files import read_object, strict, write_digests
 from eto_gym.progress import Progress
 from eto_gym.trainers.model import sharding as spread
 from eto_gym.trainers.model.models import METRICS_FILE
@@ -111,7 +110,9 @@ def attach(
         )
         trainer.add_callback(keeper)
         if checkpoint is not None:
-            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            state = read_object(
+                checkpoint / "trainer_state.json", remedy=f"delete {checkpoint} to go on without it"
+            )
             kept = state["stateful_callbacks"]["KeepBest"]
             keeper.restore(kept["attributes"]["scores"])
     limit = getattr(settings, "chosen_drop_limit", 0.0)
@@ -162,7 +163,7 @@ class StopWhenDone(TrainerCallback):
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all of its files are on disk."""
+    """Marks a checkpoint, by the digests of its files, once all of them are on disk."""
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -176,7 +177,7 @@ class MarkComplete(TrainerCallback):
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        (folder / COMPLETE).touch()
+        write_digests(folder / COMPLETE)
 
 
 class ProgressBar(TrainerCallback):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eto_gym.errors import DataError
 from eto_gym.trainers.data.encoding import PairRow, Row, TokenReport, fingerprint
 from eto_gym.trainers.run.job import Watch
 from eto_gym.trainers.settings.base import TrainSettings
@@ -166,7 +167,12 @@ def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
         return None
     if running.processes().is_main_process:
         running.discard_workspace(output)
-    return TrainReport.from_json(done)
+    try:
+        return TrainReport.from_json(done)
+    except (TypeError, KeyError, ValueError, AttributeError) as err:
+        raise DataError(
+            f"{output / running.REPORT_FILE} is damaged ({err!r}): {running.REMEDY}"
+        ) from err
 
 
 def settle(report: TrainReport, watchers: Watchers, model: Any, method: str) -> None:

@@ -18,6 +18,7 @@ from eto_gym.trainers.settings.methods import (
 )
 from eto_gym.trainers.settings.presets import (
     ALONE,
+    HOURS,
     LENGTH,
     PRESETS,
     UNTRIED,
@@ -221,4 +222,24 @@ for _name in ("grpo", "rloo"):
         micro_batch_size=16,
         max_length=LENGTH,
         truncation=sized("refuse", "cut", "cut"),
+    )
+
+LOOP_PRESETS["step-dpo"]["smollm2"].update(
+    sourced(HOURS, explore_tasks=10), steps=sourced(HOURS, rollouts=2)
+)
+LOOP_PRESETS["mixture"]["smollm2"].update(
+    sourced(HOURS, step_tasks=10), steps=sourced(HOURS, rollouts=2)
+)
+LOOP_PRESETS["ppo"]["smollm2"]["ppo"] = sourced(
+    HOURS, rounds=4, episodes=16, batch_size=8, micro_batch_size=1, max_length=LENGTH
+)
+for _name in ("grpo", "rloo"):
+    LOOP_PRESETS[_name]["smollm2"]["group"] = sourced(
+        HOURS,
+        max_steps=4,
+        batch_size=16,
+        generations=4,
+        micro_batch_size=1,
+        max_length=LENGTH,
+        truncation="cut",
     )

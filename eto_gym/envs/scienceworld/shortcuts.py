@@ -22,7 +22,7 @@ PLACES = {
 TRIES = 8
 """Plans that are tried for a task before it is left to the engine."""
 
-_BOX = re.compile(r"move it to the (\w+ box) in the ([\w ]+)\.")
+_BOX = re.compile(r"move it to the (\w{1,40} box) in the ([\w ]{1,60})\.")
 _LISTED = re.compile(r"^\t(?:an? )?([a-zA-Z][\w ]*?)(?:\.| \(|, which|$)", re.MULTILINE)
 _NOT_TAKEN = ("agent", "substance", "ground", "air", "door", "fountain", "box")
 _ALIVE = re.compile(r"\b(egg|baby|hatchling|juvenile|adult|tree|plant|seed|pupa|caterpillar)\b")

@@ -149,12 +149,15 @@ def fetch(url: str, cookies: dict[str, str]) -> Any:
 
 
 def test_pages_fit_a_narrow_screen_and_the_keyboard(browser: Any, address: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.set_window_size(500, 900)
     browser.get(address)
     browser.delete_all_cookies()  # another visitor
     browser.get(address)
     shopper = Shopper(browser)
-    assert browser.switch_to.active_element.get_attribute("id") == "search_input"
+    wait = WebDriverWait(browser, 20)
+    wait.until(lambda d: d.switch_to.active_element.get_attribute("id") == "search_input")
     shopper.find("#search_input").send_keys("mug")
     shopper.click("#search_button")
     for _ in range(2):

@@ -1,0 +1,1 @@
+"""What the documentation is made of beside its files: pages that are generated from the code."""
