@@ -160,6 +160,7 @@ def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
 
     What a process left that was killed between writing the model and cleaning up is removed.
     """
+    from eto_gym.trainers.model.models import REPORT_FILE
     from eto_gym.trainers.run import base_trainer
 
     done = base_trainer.finished_report(output, stamp) if resume else None
@@ -171,7 +172,7 @@ def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
         return TrainReport.from_json(done)
     except (TypeError, KeyError, ValueError, AttributeError) as err:
         raise DataError(
-            f"{output / base_trainer.REPORT_FILE} is damaged ({err!r}): {base_trainer.REMEDY}"
+            f"{output / REPORT_FILE} is damaged ({err!r}): {base_trainer.REMEDY}"
         ) from err
 
 
