@@ -58,7 +58,7 @@ def test_a_changed_list_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     told["benchmarks"][0]["tasks"].pop()
     (tmp_path / "panels").mkdir()
     (tmp_path / "panels/v1.json").write_text(json.dumps(told))
-    monkeypatch.setattr(panels.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(f"{panels.__name__}.resources.files", lambda package: tmp_path)
     with pytest.raises(DataError, match="panel v1"):
         load_panel("v1")
 

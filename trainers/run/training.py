@@ -160,6 +160,7 @@ def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
 
     What a process left that was killed between writing the model and cleaning up is removed.
     """
+    from eto_gym.trainers.model.models import REPORT_FILE
     from eto_gym.trainers.run import running
 
     done = running.finished_report(output, stamp) if resume else None
@@ -170,9 +171,7 @@ def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
     try:
         return TrainReport.from_json(done)
     except (TypeError, KeyError, ValueError, AttributeError) as err:
-        raise DataError(
-            f"{output / running.REPORT_FILE} is damaged ({err!r}): {running.REMEDY}"
-        ) from err
+        raise DataError(f"{output / REPORT_FILE} is damaged ({err!r}): {running.REMEDY}") from err
 
 
 def settle(report: TrainReport, watchers: Watchers, model: Any, method: str) -> None:
