@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from eto_gym.agents.policy import Policy
@@ -89,10 +89,11 @@ def check_options(policy: str, options: Mapping[str, Any]) -> None:
 
 def _options(*, endpoint: bool) -> Iterator[str]:
     """Yield the names of a policy's options; a model's take torch to be imported."""
+    functions: list[Callable[..., Any]]
     if endpoint:
         from eto_gym.agents.endpoint.policy import EndpointPolicy
 
-        functions = [EndpointPolicy.__init__]
+        functions: list[Any] = [EndpointPolicy.__init__]
         given = {"self", "base_urls"}
     else:
         from eto_gym.agents.models.local import LocalPolicy

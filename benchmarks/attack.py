@@ -136,8 +136,14 @@ def records(path: Path) -> list[str]:
     """Return the records of a trajectory file in an order of their own, without their times."""
     found = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     for record in found:
-        record.pop("usage", None)
+        drop_times(record)
     return sorted(json.dumps(record, sort_keys=True) for record in found)
+
+
+def drop_times(record: dict[str, Any]) -> None:
+    """Take out of a record what no two runs share, and the digest of it."""
+    for name in ("usage", "digest"):
+        record.pop(name, None)
 
 
 def run(args: Sequence[str], kill_after: float | None = None) -> tuple[int | None, str]:
@@ -288,7 +294,7 @@ def readable(path: Path) -> list[str]:
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict):
-                record.pop("usage", None)
+                drop_times(record)
             found.append(json.dumps(record, sort_keys=True))
     return found
 

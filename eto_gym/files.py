@@ -1,15 +1,18 @@
-"""Files that are whole or not there."""
+"""Atomic file writes: a file is whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
+
+from eto_gym.errors import DataError
 
 
 @contextlib.contextmanager
@@ -51,6 +54,81 @@ def write_json(path: str | Path, value: Any) -> None:
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(strict(value), file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def read_object(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Read a JSON object that a run has written.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is damaged; follows "PATH is damaged (why): ".
+
+    Raises:
+        DataError: It is no JSON object.
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"{path} is damaged ({err}): {remedy}") from err
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is damaged (no JSON object): {remedy}")
+    return value
+
+
+DIGESTS_FILE = "files.sha256"
+"""Of a folder with a finished model; `sha256sum -c files.sha256` reads it, too."""
+
+_HASHED_UP_TO = 1 << 28
+"""Bytes of a file whose content is looked at; of a larger one the size is."""
+
+
+def write_digests(path: Path, *, leave_out: Collection[str] = ()) -> None:
+    """Write the SHA-256 of every file in the folder of `path` to `path`, as `sha256sum` does.
+
+    A large file is written down with its size instead, which takes no time.
+    """
+    folder = path.parent
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != path)
+    lines = [
+        f"{_state(file)}  {file.relative_to(folder).as_posix()}\n"
+        for file in files
+        if file.name not in leave_out
+    ]
+    with replacing(path) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
+
+
+def changed_since(path: Path) -> str | None:
+    """Return the first file that is not as `write_digests` found it, or None.
+
+    A folder without digests, or with none in their file, as older versions wrote it, is taken for
+    whole.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return path.name
+    for line in lines:
+        state, _, name = line.partition("  ")
+        if not name or "\0" in name:
+            return path.name
+        try:
+            if _state(path.parent / name) != state:
+                return name
+        except OSError:
+            return name
+    return None
+
+
+def _state(file: Path) -> str:
+    size = file.stat().st_size
+    if size > _HASHED_UP_TO:
+        return f"size:{size}"
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def strict(value: Any) -> Any:

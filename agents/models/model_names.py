@@ -1,4 +1,4 @@
-"""What a model is called on the command line, and the folder or hub name that it means."""
+"""Resolves the name of a model to its folder, GGUF file or hub name."""
 
 from __future__ import annotations
 

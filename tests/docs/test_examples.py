@@ -91,7 +91,7 @@ def test_sft_and_dpo_from_python(
     monkeypatch.setenv("ETO_GYM_DATA", str(tmp_path / "data"))
     texts = ["Your task is to: open door 3. You are at door 1.", "Thought: Further on.\nAction: go"]
     tokenizer = train_tokenizer(texts * 4, vocab_size=300)
-    model = build_model(tokenizer, hidden_size=32, layers=1, heads=2, mlp_size=64, context=1024)
+    model = build_model(tokenizer, hidden_size=32, layers=1, heads=2, mlp_size=64, context=4096)
     example = load("sft_and_dpo", monkeypatch)
     example.main(
         str(save_tiny(model, tokenizer, tmp_path / "tiny")),

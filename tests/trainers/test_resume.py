@@ -125,6 +125,36 @@ def test_incomplete_checkpoint_is_passed_over(make_play: Play, tiny: Path, tmp_p
     assert [entry["step"] for entry in report.metrics] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "model.safetensors", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    make_play: Play, tiny: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(_Killed):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(7), every=1)
+    last = tmp_path / "out.work" / "checkpoint-6"
+    content = bytearray((last / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (last / name).write_bytes(content)
+    scored: list[int] = []
+    watch = {"on_evaluate": lambda step, _: scored.append(step) or float(step), "every": 1}
+    report = _run("sft", make_play, tiny, tmp_path / "out", resume=True, **watch)
+    assert scored[0] == 5, "the whole checkpoint, of step 4, was gone on from"
+    assert [entry["step"] for entry in report.metrics] == list(range(1, 13))
+    (warning,) = [r.getMessage() for r in caplog.records if "as it was written" in r.getMessage()]
+    assert f"checkpoint-6 is not as it was written ({name})" in warning
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "training.json"])
+def test_a_damaged_model_is_not_taken_for_finished(
+    make_play: Play, tiny: Path, tmp_path: Path, name: str
+) -> None:
+    _run("sft", make_play, tiny, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes((tmp_path / "out" / name).read_bytes()[:-9])
+    with pytest.raises(DataError, match=f"{name} is .*train again with --restart"):
+        _run("sft", make_play, tiny, tmp_path / "out", resume=True)
+    _run("sft", make_play, tiny, tmp_path / "out")
+
+
 def test_other_settings_do_not_resume(make_play: Play, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(_Killed):
         _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(3), every=1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from eto_gym import DataError
+from eto_gym.files import DIGESTS_FILE, write_digests, write_text
 from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
 
 
@@ -55,6 +56,37 @@ def test_a_changed_setting_redoes_what_depends_on_it(tmp_path: Path) -> None:
     pipeline(tmp_path, calls)
     pipeline(tmp_path, calls, lr=2.0)
     assert calls == ["a", "b", "c", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[1]", b"null", b"\xff\xfe", b"{}", b'{"result": 1, "seconds": "x"}', b"[" * 100_000],
+)
+def test_a_marker_of_another_kind_is_named(tmp_path: Path, content: bytes) -> None:
+    pipeline(tmp_path, [])
+    (marker,) = tmp_path.glob(f"stages/a-*/{FINISHED}")
+    marker.write_bytes(content)
+    with pytest.raises(DataError, match=r"finished\.json is damaged .*delete .*a-.* to redo it"):
+        pipeline(tmp_path, [])
+
+
+def test_a_stages_damaged_model_is_named(tmp_path: Path) -> None:
+    pipeline(tmp_path, [])
+    (stage,) = tmp_path.glob("stages/a-*")
+    write_text(stage / "model" / "config.json", "{}")
+    write_digests(stage / "model" / DIGESTS_FILE)
+    pipeline(tmp_path, [])
+    write_text(stage / "model" / "config.json", "{ }")
+    with pytest.raises(DataError, match=r"model/config\.json is not as it was written: delete"):
+        pipeline(tmp_path, [])
+
+
+def test_damaged_times_of_attempts_cost_no_run(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(tmp_path, [], fail=True)
+    (attempts,) = tmp_path.glob("stages/b-*/attempts.jsonl")
+    attempts.write_text('[]\n{"seconds": "x"}\n{"seconds": NaN}\nx\n', encoding="utf-8")
+    assert pipeline(tmp_path, []).stages[1].seconds < 60
 
 
 def test_a_damaged_marker_is_named(tmp_path: Path) -> None:

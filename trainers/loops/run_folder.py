@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import DataError, EtoGymError
-from eto_gym.files import write_json
-from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
+from eto_gym.trainers.loops.process_group import ProcessGroup
 from eto_gym.trajectories import JsonlFile
 
 logger = logging.getLogger(__name__)
@@ -59,18 +60,18 @@ class RunFolder:
     Of several processes the first decides what is finished, and writes what this class writes.
     """
 
-    def __init__(self, path: str | Path, ranks: Ranks | None = None) -> None:
+    def __init__(self, path: str | Path, processes: ProcessGroup | None = None) -> None:
         """Open or create the folder.
 
         Args:
             path: The folder; machines must share it.
-            ranks: The processes that run the stages; each of them makes the same calls in the same
+            processes: Those that run the stages; each of them makes the same calls in the same
                 order. By default there is this one.
         """
         self.path = Path(path)
-        self.ranks = ranks or Ranks()
+        self.processes = processes or ProcessGroup()
         self.stages: list[Stage] = []
-        self.ranks.first(lambda: (self.path / "stages").mkdir(parents=True, exist_ok=True))
+        self.processes.first(lambda: (self.path / "stages").mkdir(parents=True, exist_ok=True))
 
     def run(
         self,
@@ -95,25 +96,25 @@ class RunFolder:
         key = digest([name, settings, [stage.key for stage in inputs]])
         folder = self.path / "stages" / f"{name}-{key}"
         marker = folder / FINISHED
-        if len(set(self.ranks.each(lambda: key))) > 1:
+        if len(set(self.processes.each(lambda: key))) > 1:
             raise EtoGymError(
                 f"the processes run {name} with different settings: start the same command with "
                 "the same version everywhere"
             )
-        reused = self.ranks.first(lambda: self._open(folder, settings))
+        reused = self.processes.first(lambda: self._open(folder, settings))
         if not reused:
             started = time.perf_counter()
             try:
-                result = self.ranks.first(lambda: work(folder)) if by_first else work(folder)
+                result = self.processes.first(lambda: work(folder)) if by_first else work(folder)
             finally:
-                if self.ranks.is_first:
+                if self.processes.is_first:
                     with JsonlFile(folder / "attempts.jsonl") as attempts:
                         attempts.append({"seconds": time.perf_counter() - started})
-            self.ranks.first(lambda: self._finish(folder, key, result))
-        saved = self.ranks.first(lambda: self._read(marker))
-        self.ranks.see(marker)
+            self.processes.first(lambda: self._finish(folder, key, result))
+        saved = self.processes.first(lambda: self._read(marker))
+        self.processes.see(marker)
         stage = Stage(name, key, folder, saved["result"], saved["seconds"], reused)
-        if self.ranks.is_first:
+        if self.processes.is_first:
             logger.info("%s %s (%.0f s)", "reused" if reused else "finished", name, stage.seconds)
         self.stages.append(stage)
         return stage
@@ -129,14 +130,20 @@ class RunFolder:
 
     @staticmethod
     def _finish(folder: Path, key: str, result: Any) -> None:
-        spent = sum(item["seconds"] for item in JsonlFile(folder / "attempts.jsonl").read())
+        spent = 0.0
+        for item in JsonlFile(folder / "attempts.jsonl").read():
+            seconds = item.get("seconds") if isinstance(item, dict) else None
+            spent += seconds if isinstance(seconds, float) and math.isfinite(seconds) else 0.0
         write_json(folder / FINISHED, {"key": key, "result": result, "seconds": spent})
 
     @staticmethod
-    def _read(marker: Path) -> Any:
-        try:
-            return json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError as err:
-            raise DataError(
-                f"{marker} is damaged ({err}); delete {marker.parent} to redo it"
-            ) from err
+    def _read(marker: Path) -> dict[str, Any]:
+        remedy = f"delete {marker.parent} to redo it"
+        saved = read_object(marker, remedy=remedy)
+        seconds = saved.get("seconds")
+        if "result" not in saved or not isinstance(seconds, int | float):
+            raise DataError(f"{marker} is damaged (no result or time): {remedy}")
+        for digests in sorted(marker.parent.rglob(DIGESTS_FILE)):
+            if (name := changed_since(digests)) is not None:
+                raise DataError(f"{digests.parent / name} is not as it was written: {remedy}")
+        return saved

@@ -64,7 +64,8 @@ class EngineSession:
             lanes: How many shared lanes there may be; None means `pool.default_lanes()`.
             java: Java executable, or None to look for one.
             as_stock: Keep two leaks of the stock API, for comparisons with recorded episodes: the
-                list of valid actions draws from the episode's random numbers, and the last
+                list of valid actions draws from the episode's random numbers (it asks for one after
+                each step, so that a bee may fly elsewhere), and the last
                 episode's score stands until the first action that takes part in the game. Such
                 episodes cannot be replayed.
         """

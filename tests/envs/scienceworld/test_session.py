@@ -19,6 +19,7 @@ import pytest
 
 from eto_gym.envs.scienceworld.lane import Lane
 from eto_gym.envs.scienceworld.session import EngineSession, EngineStep
+from eto_gym.envs.scienceworld.simplifications import expand
 
 PLAN = ("open cupboard", "pick up metal pot", "teleport to greenhouse", "wait1", "look around")
 
@@ -105,6 +106,56 @@ def test_threads_do_not_disturb_each_other(session: EngineSession) -> None:
     for thread in threads:
         thread.join(120)
     assert [got.get(i) for i in range(len(jobs))] == expected
+
+
+# A walk on which a bee flies where the next random number says.
+BEE = [
+    "eat orange",
+    "reset task",
+    "pick up picture",
+    "close door",
+    "teleport to workshop",
+    "wait",
+    "mix orange wire",
+    "pour switch into hallway",
+    "open freezer",
+    "teleport to hallway",
+    "inventory",
+    "mix art studio",
+    "go to door to greenhouse",
+    "wait1",
+    "mix jug",
+    "open bee hive",
+    "reset task",
+    "task",
+    "close door to hallway",
+    "open door to hallway",
+    "put down picture",
+    "go to door to outside",
+    "mix living thing",
+]
+
+
+@pytest.mark.parametrize("as_stock", [False, True])
+def test_a_list_of_valid_actions_moves_the_bee_of_the_stock_api_alone(as_stock: bool) -> None:
+    """The stock API asks for the valid actions after each step, which draws random numbers.
+
+    Where nobody asks, its engine and ours agree on the bee in the flower (`server.step` of the
+    stock API, in a fresh JVM with the same flags); with its leak they agree on the bee outside.
+    """
+    name = "identify-life-stages-2"
+    where = "(in flower, in pear tree, in self watering flower pot 3, in outside)"
+    for asked in (False, True):
+        session = EngineSession(lanes=1, as_stock=as_stock)
+        session.load(name, 9, expand("easy", name))
+        for action in BEE:
+            if asked:  # the stock API does at the end of its reset, too
+                session.valid_actions()
+            answer = session.step(action).observation
+        session.close()
+        bee = next(line for line in answer.splitlines() if "mix adult bee" in line)
+        outside = as_stock and asked
+        assert bee.partition("mix adult bee ")[2] == ("(in outside)" if outside else where)
 
 
 def test_a_score_does_not_outlive_its_episode(session: EngineSession) -> None:

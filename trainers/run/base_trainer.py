@@ -1,8 +1,7 @@
-"""What SFT and DPO share around transformers' Trainer: arguments, callbacks, checkpoints."""
+"""The base trainer of all methods: arguments, optimizer, batches, checkpoints, saving."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,8 +23,8 @@ from transformers import (
 )
 
 from eto_gym.errors import DataError
-from eto_gym.files import write_json
-from eto_gym.trainers.data.batching import BucketSampler, Fillable, collate_fillable
+from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
+from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
 from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.model.sharding import check_precision, keep_precise, load_whole, whole_weights
@@ -35,7 +34,7 @@ from eto_gym.trainers.settings.base import SettingsError, TrainSettings, decidin
 logger = logging.getLogger(__name__)
 
 
-class Recipe(Trainer):
+class BaseTrainer(Trainer):
     """transformers' Trainer with the optimizer and the schedule that our settings name."""
 
     _settings: TrainSettings
@@ -152,9 +151,9 @@ def bucket_loader(
     rank, world = trainer.args.process_index, trainer.args.world_size
     sampler = bucket_sampler(lengths, settings, rank=rank, world=world)
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
-        Fillable(trainer.train_dataset),
+        FillerDataset(trainer.train_dataset),
         batch_sampler=sampler,
-        collate_fn=partial(collate_fillable, trainer.data_collator),
+        collate_fn=partial(collate_with_fillers, trainer.data_collator),
         pin_memory=trainer.args.dataloader_pin_memory,
     )
     # The sampler has dealt the batches already: the loader has only to bring them to the device.
@@ -171,8 +170,16 @@ def bucket_loader(
 class Workspace:
     """The folder beside the output that holds checkpoints until the model is finished."""
 
-    def __init__(self, output: Path, fingerprint: str, *, resume: bool) -> None:
+    def __init__(self, output: Path, fingerprint: str, *, resume: bool, first: bool = True) -> None:
         """Open the folder, or empty it where the run does not resume.
+
+        Checkpoints that are not whole, or not as they were written, are removed.
+
+        Args:
+            output: Where the finished model goes.
+            fingerprint: Hash of all that decides the result of the run.
+            resume: Keep what an earlier run with the same fingerprint left.
+            first: Look into the checkpoints; of several processes one does.
 
         Raises:
             DataError: The folder belongs to a run with other data, settings or model.
@@ -181,7 +188,7 @@ class Workspace:
         stamp = self.path / "fingerprint.json"
         if not resume:
             shutil.rmtree(self.path, ignore_errors=True)
-        elif stamp.is_file() and json.loads(stamp.read_text()) != fingerprint:
+        elif stamp.is_file() and _stamp(stamp) != fingerprint:
             raise DataError(
                 f"{self.path} holds the checkpoints of a run with other data, settings or another "
                 "model: it cannot be resumed with these. Discard it with --restart (in Python "
@@ -193,6 +200,11 @@ class Workspace:
         for folder in self.path.glob("checkpoint-*"):
             if not (folder / COMPLETE).is_file():
                 shutil.rmtree(folder)  # its writing was cut short
+            elif first and (name := changed_since(folder / COMPLETE)):
+                logger.warning(
+                    "%s is not as it was written (%s): going on without it", folder, name
+                )
+                shutil.rmtree(folder)
 
     def last_checkpoint(self) -> Path | None:
         """Return the last checkpoint; all that are there are whole."""
@@ -225,7 +237,7 @@ def open_workspace(output: Path, fingerprint: str, *, resume: bool) -> Workspace
         state.wait_for_everyone()
         return workspace
     state.wait_for_everyone()
-    return Workspace(output, fingerprint, resume=True)
+    return Workspace(output, fingerprint, resume=True, first=False)
 
 
 def discard_workspace(output: Path) -> None:
@@ -238,13 +250,32 @@ def _workspace_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.work")
 
 
+REMEDY = "put it back, or train again with --restart (in Python resume=False)"
+
+
 def finished_report(output: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the report of a finished run with this fingerprint at `output`, if there is one."""
-    with contextlib.suppress(FileNotFoundError):
-        report: dict[str, Any] = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
-        if report.get("fingerprint") == fingerprint:
-            return report
-    return None
+    """Return the report of a finished run with this fingerprint at `output`, if there is one.
+
+    Raises:
+        DataError: Report or model are not as they were written.
+    """
+    try:
+        report = read_object(output / REPORT_FILE, remedy=REMEDY)
+    except FileNotFoundError:
+        return None
+    if report.get("fingerprint") != fingerprint:
+        return None
+    if (name := changed_since(output / DIGESTS_FILE)) is not None:
+        raise DataError(f"{output / name} is not as it was written: {REMEDY}")
+    return report
+
+
+def _stamp(path: Path) -> Any:
+    """Return the fingerprint that a workspace was made for; None where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def mean_of_last(metrics: list[dict[str, Any]], name: str) -> float:
