@@ -136,8 +136,12 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     content[len(content) // 2] ^= 1
     (last / name).write_bytes(content)
     scored: list[int] = []
-    watch = {"on_evaluate": lambda step, _: scored.append(step) or float(step), "every": 1}
-    report = _run("sft", make_play, tiny, tmp_path / "out", resume=True, **watch)
+
+    def score(step: int, model: Any) -> float:
+        scored.append(step)
+        return float(step)
+
+    report = _run("sft", make_play, tiny, tmp_path / "out", resume=True, on_evaluate=score, every=1)
     assert scored[0] == 5, "the whole checkpoint, of step 4, was gone on from"
     assert [entry["step"] for entry in report.metrics] == list(range(1, 13))
     (warning,) = [r.getMessage() for r in caplog.records if "as it was written" in r.getMessage()]
