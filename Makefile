@@ -24,11 +24,11 @@ $(VENV)/.installed-run: pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-run
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,dev,docs]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,completion,dev,docs]"
 	touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-dev
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,dev,docs,alfworld]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,completion,dev,docs,alfworld]"
 	touch $@
 
 smoke: install

@@ -93,7 +93,7 @@ def _options(*, endpoint: bool) -> Iterator[str]:
     if endpoint:
         from eto_gym.agents.endpoint.policy import EndpointPolicy
 
-        functions = [EndpointPolicy.__init__]
+        functions: list[Any] = [EndpointPolicy.__init__]
         given = {"self", "base_urls"}
     else:
         from eto_gym.agents.models.local import LocalPolicy

@@ -1,4 +1,4 @@
-"""What acts: a policy maps a batch of conversations to replies."""
+"""The policy protocol: a batch of conversations in, one reply for each out."""
 
 from __future__ import annotations
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
 
 import numpy as np
 
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, text_env
 from eto_gym.errors import EtoGymError
 from eto_gym.expert import Expert, Reply
 from eto_gym.trajectories.record import Trajectory
@@ -80,8 +79,7 @@ class PlayerPolicy(ExpertPolicy):
 def _text_env(conversation: Conversation) -> TextEnv:
     if conversation.env is None:
         raise EtoGymError("a scripted policy needs Conversation.env")
-    # `unwrapped` is a TextEnv in every environment of the suite.
-    return cast(TextEnv, conversation.env.unwrapped)
+    return text_env(conversation.env)
 
 
 class RandomPolicy(_Scripted):

@@ -39,8 +39,6 @@ from typing import Any
 import gymnasium as gym
 
 import eto_gym
-from eto_gym.agents.faults import NONSENSE as TEXTS
-from eto_gym.agents.faults import FaultRates, FaultyEnv, FaultyPolicy
 from eto_gym.agents.policies import endpoint_policy, random_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import collect, latest
@@ -50,6 +48,8 @@ from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.testing import text_env
 from eto_gym.testing.fake_endpoint import FakeEndpoint
+from eto_gym.testing.faults import NONSENSE as TEXTS
+from eto_gym.testing.faults import FaultRates, FaultyEnv, FaultyPolicy
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 ENV_ID = "eto_gym.benchmarks.faults:FaultyALFWorld-v0"

@@ -367,6 +367,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="eto-fuzz-") as folder:
         if args.engine == "atheris":
             let_atheris(names[0], args.files, Path(folder))
+            return 0
         for name in names:
             account = mutate(name, args.files, args.seconds, args.seed, Path(folder))
             print(f"{name}: {json.dumps(account)}", flush=True)

@@ -174,13 +174,13 @@ def _first_line(path: Path) -> str:
     return text.split("\n\n")[0].replace("\n", " ").removesuffix(".")
 
 
-def drawn_into(text: str, drawing: str) -> str:
+def drawn_into(text: str, drawing: str, first: str = BEGIN, last: str = END) -> str:
     """Return the text of a file with what is between the two markers replaced."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"expected the markers {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{drawing}\n{END}{after}"
+        raise ValueError(f"expected the markers {first} and {last}")
+    return f"{before}{first}\n{drawing}\n{last}{after}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,8 +14,8 @@ from eto_gym.agents.evaluation.card import digest
 from eto_gym.agents.evaluation.comparison import load_rows
 from eto_gym.agents.evaluation.report import table, words
 from eto_gym.agents.evaluation.statistics import mean, success_rate
-from eto_gym.cli.arguments import task_set_of
 from eto_gym.files import write_json
+from eto_gym.lookup import tasks
 
 PARTS: list[tuple[str, dict[str, Any], int]] = [
     ("ETO/ALFWorld-v0", {"data": "builtin", "split": "test"}, 12),
@@ -42,13 +42,13 @@ def make(name: str) -> None:
         raise FileExistsError(f"{path} is there, and a panel never changes")
     benchmarks = []
     for env_id, env_kwargs, count in PARTS:
-        everything = task_set_of(env_id, env_kwargs)
+        everything = tasks(env_id, **env_kwargs)
         mixed = everything.shuffle(1)
         types = sorted({task.type for task in everything})
         taken = {task.id for kind in types for task in mixed.filter(type=kind)[:count]}
-        tasks = [task_id for task_id in everything.ids if task_id in taken]
+        chosen = [task_id for task_id in everything.ids if task_id in taken]
         benchmarks.append(
-            {"env": env_id, "env_kwargs": env_kwargs, "digest": digest(tasks), "tasks": tasks}
+            {"env": env_id, "env_kwargs": env_kwargs, "digest": digest(chosen), "tasks": chosen}
         )
     write_json(path, {"panel": name, "rule": RULE, "benchmarks": benchmarks})
 

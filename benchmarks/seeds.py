@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eto_gym.agents.evaluation.measures import measure
 from eto_gym.agents.evaluation.report import table, words
-from eto_gym.agents.evaluation.statistics import compare, summarise
+from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.rft import RFTLoop
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, seed: int) -> Evaluations:
     found: dict[str, Sequence[Trajectory]] = {}
     for loop in loops:
         loop.run()
-        for stage in loop.folder.stages:
+        for stage in loop.play.folder.stages:
             kind, _, name = stage.name.partition("-")
             if kind == "eval":
                 found[name] = TrajectoryStore(stage.path / TRAJECTORIES).load()
@@ -79,7 +80,7 @@ def show(title: str, evaluations: Evaluations, iterations: int) -> None:
     print(f"\n{title}\n")
     rows = []
     for name, episodes in evaluations.items():
-        summary = summarise(episodes)
+        summary = measure(episodes)
         rows.append([name, str(summary.episodes), words(summary.success, 3)])
     print("\n".join(table(["policy", "episodes", "success"], rows)))
     print()

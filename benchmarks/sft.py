@@ -222,12 +222,12 @@ def measure(job: Job) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from eto_gym.trainers import SFTSettings
-    from eto_gym.trainers.data.encoding import Row
+    from eto_gym.trainers.data.encoding import TokenRow
     from eto_gym.trainers.methods.sft import TurnSFTTrainer
-    from eto_gym.trainers.model.models import load_model, quiet_libraries
+    from eto_gym.trainers.model.models import load_for_training, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 
-    rows = [Row(*row) for row in json.loads(Path(job.rows).read_text())]
+    rows = [TokenRow(*row) for row in json.loads(Path(job.rows).read_text())]
     settings = SFTSettings(
         learning_rate=job.learning_rate,
         max_steps=job.steps,
@@ -248,7 +248,7 @@ def measure(job: Job) -> dict[str, Any]:
     tokenizer: Any = AutoTokenizer.from_pretrained(job.model)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         start = training.resident(reset=True)
-        model = load_model(job.model, settings)
+        model = load_for_training(job.model, settings)
         loading = training.resident(peak=True)
         training.resident(reset=True)
         clocks = time.perf_counter(), time.process_time()

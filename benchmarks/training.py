@@ -293,9 +293,9 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from eto_gym.trainers import DPOSettings
-    from eto_gym.trainers.data.encoding import PairRow, Row
+    from eto_gym.trainers.data.encoding import TokenPair, TokenRow
     from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
-    from eto_gym.trainers.model.models import load_model, quiet_libraries
+    from eto_gym.trainers.model.models import load_for_training, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 
     cuda = torch.cuda.is_available()
@@ -323,7 +323,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
     pairs = make_pairs(job, tokenizer.vocab_size)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         start = resident(reset=True)
-        model = load_model(folder, settings)
+        model = load_for_training(folder, settings)
         if cuda:
             model.cuda()
             torch.cuda.reset_peak_memory_stats()
@@ -336,7 +336,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
             half = tokenizer.vocab_size // 2
             sides = [
                 [
-                    Row(p + side, [False] * len(p) + [token < half for token in side])
+                    TokenRow(p + side, [False] * len(p) + [token < half for token in side])
                     for side in (chosen, rejected)
                 ]
                 for p, chosen, rejected in pairs
@@ -344,7 +344,7 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
             trainer: Any = TrajectoryDPOTrainer(
                 settings,
                 model=model,
-                rows=[PairRow(chosen, rejected) for chosen, rejected in sides],
+                rows=[TokenPair(chosen, rejected) for chosen, rejected in sides],
                 tokenizer=tokenizer,
                 workspace=Path(scratch),
             )

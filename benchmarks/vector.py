@@ -51,7 +51,7 @@ from eto_gym.agents.rollout.launchers import Launcher
 from eto_gym.agents.rollout.local_launcher import LocalLauncher
 from eto_gym.agents.rollout.slot import Episode, plan_episodes
 from eto_gym.agents.rollout.spec import RolloutSpec
-from eto_gym.agents.rollout.throughput import in_own_process
+from eto_gym.cli.throughput import in_own_process
 from eto_gym.files import write_json
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from eto_gym.vector import TextVectorEnv

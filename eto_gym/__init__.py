@@ -14,6 +14,7 @@ from eto_gym.errors import (
     UnknownNameError,
 )
 from eto_gym.expert import Expert, Reply
+from eto_gym.lookup import opening, prompt, splits, tasks
 from eto_gym.prompt import Message, Prompt
 from eto_gym.registration import register_all, registered_ids
 from eto_gym.snapshot import get_state, set_state
@@ -45,9 +46,13 @@ __all__ = [
     "UnknownNameError",
     "__version__",
     "get_state",
+    "opening",
+    "prompt",
     "register_all",
     "registered_ids",
     "set_state",
+    "splits",
+    "tasks",
 ]
 
 register_all()

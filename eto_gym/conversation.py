@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import gymnasium as gym
 
-from eto_gym.env import TextEnv
+from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Reply
 from eto_gym.history import FULL, Exchange, StateWriter, bounded, check_history, no_state
@@ -353,10 +353,7 @@ def episode_step_limit(env: gym.Env[Any, Any]) -> int | None:
     Raises:
         EtoGymError: It is no text environment.
     """
-    inner = env.unwrapped
-    if not isinstance(inner, TextEnv):
-        raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
-    limits = [inner.step_limit, env.spec.max_episode_steps if env.spec else None]
+    limits = [text_env(env).step_limit, env.spec.max_episode_steps if env.spec else None]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -405,9 +402,7 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
             EtoGymError: It is no text environment, or the history setting is none.
         """
         super().__init__(env)
-        inner = env.unwrapped
-        if not isinstance(inner, TextEnv):
-            raise EtoGymError(f"expected a text environment, got {type(inner).__name__}")
+        inner = text_env(env)
         self._dialogue = Dialogue(
             prompt or inner.prompt(),
             prompt_style,

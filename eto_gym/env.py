@@ -37,6 +37,8 @@ class TextEnv(gym.Env[str, str], ABC):
     and may override the other underscore methods.
     """
 
+    splits: ClassVar[tuple[str, ...]] = ()
+    """Names of the splits that the argument `split` takes; empty: the class does not tell."""
     data_argument: ClassVar[str | None] = None
     """Name of the argument that takes `"builtin"` or a folder of data; None: there is none."""
     player_reads_actions: ClassVar[bool] = True
@@ -253,3 +255,17 @@ class TextEnv(gym.Env[str, str], ABC):
         if self._want_admissible:
             info["admissible_actions"] = self._admissible_actions()
         return info
+
+
+def text_env(env: gym.Env[Any, Any]) -> TextEnv:
+    """Return the text environment under the wrappers of `env`.
+
+    Raises:
+        EtoGymError: It is no text environment.
+    """
+    inner = env.unwrapped
+    if not isinstance(inner, TextEnv):
+        raise EtoGymError(
+            f"expected a text environment (eto_gym.TextEnv), got {type(inner).__name__}"
+        )
+    return inner

@@ -1,4 +1,4 @@
-"""What a demonstration is made of: a reply (thought and action), and the expert that gives it."""
+"""The expert protocol, and the reply (thought and action) that experts give."""
 
 from __future__ import annotations
 

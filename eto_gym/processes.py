@@ -1,4 +1,4 @@
-"""What processes and threads need of each other: to part, to end together, to be woken."""
+"""Process and thread helpers: spawn contexts, shared endings, wake-ups."""
 
 from __future__ import annotations
 

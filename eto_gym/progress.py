@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line of the log now and then anywhere else."""
+"""Progress of long work: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 

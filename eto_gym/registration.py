@@ -96,6 +96,11 @@ def resolve_env_id(name: str) -> str:
     raise unknown_name("environment", name, [*sorted(short), *sorted(known)])
 
 
+def short_names() -> list[str]:
+    """Return the short names of the environments that are installed."""
+    return sorted({_short(env_id) for env_id in (*registered_ids(), *plugin_ids())})
+
+
 def _short(env_id: str) -> str:
     """Leave out namespace and version of an id."""
     name = env_id.rpartition("/")[2]

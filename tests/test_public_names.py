@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 
+import gymnasium as gym
 import pytest
 
-PACKAGES = [
-    "eto_gym",
-    "eto_gym.agents",
-    "eto_gym.testing",
-    "eto_gym.trainers",
-    "eto_gym.trajectories",
-    "eto_gym.vector",
-]
+import eto_gym
+from eto_gym.benchmarks.public_names import BEGIN, END, PACKAGES, TARGET, names
+from eto_gym.errors import EtoGymError, UnknownNameError
+from tests.toy import CORRIDOR
+
 PUBLIC = [
     (package, name) for package in PACKAGES for name in importlib.import_module(package).__all__
 ]
@@ -31,6 +30,52 @@ def test_every_public_name_is_there_and_documented(package: str, name: str) -> N
         text = (value.__doc__ or "").strip()
         assert text
         assert not text.startswith(f"{name}(")  # what dataclasses write by themselves
+
+
+def test_the_page_lists_every_public_name() -> None:
+    text = TARGET.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    listed, whole = (re.findall(r"^(?:###|\|) `(\w[\w.]*)`", t, re.M) for t in (text, names()))
+    assert len(whole) > 80
+    assert listed == whole, "run: python -m eto_gym.benchmarks.public_names --write"
+
+
+@pytest.mark.parametrize("name", ["run_sft", "run_dpo", "run_mixture", "run_ppo", "run_group"])
+def test_signatures_show_every_argument(name: str) -> None:
+    parameters = inspect.signature(getattr(importlib.import_module("eto_gym.trainers"), name))
+    kinds = {parameter.kind for parameter in parameters.parameters.values()}
+    assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    assert {"settings", "model", "output", "resume", "watch"} <= parameters.parameters.keys()
+
+
+@pytest.mark.parametrize("env_id", eto_gym.registered_ids())
+def test_an_id_tells_splits_tasks_and_prompt(env_id: str) -> None:
+    names = eto_gym.splits(env_id)
+    assert {"train", "test"} <= set(names)
+    for split in names:
+        chosen = eto_gym.tasks(env_id, split)
+        assert len(chosen) > 0
+        assert chosen.split == split
+    assert eto_gym.prompt(env_id).instruction
+    with pytest.raises(UnknownNameError, match="split"):
+        eto_gym.tasks(env_id, "nowhere")
+    with pytest.raises(UnknownNameError, match="takes no argument"):
+        eto_gym.prompt(env_id, splitt="train")
+
+
+@pytest.mark.parametrize("env_id", ["ETO/ALFWorld-v0", "ETO/WebShop-v0"])
+def test_the_opening_is_that_of_a_conversation(env_id: str) -> None:
+    task = eto_gym.tasks(env_id, "test").ids[1]
+    env = eto_gym.ConversationEnv(gym.make(env_id, split="test"), prompt_style="one-shot")
+    env.reset(seed=7, options={"task": task})
+    assert eto_gym.opening(env_id, task, split="test") == env.chat_messages()
+    (only,) = eto_gym.opening(env_id, task, "none", split="test")
+    assert only == env.chat_messages()[-1]
+    env.close()
+
+
+def test_an_environment_may_not_tell_its_splits() -> None:
+    with pytest.raises(EtoGymError, match="does not tell its splits"):
+        eto_gym.splits(CORRIDOR)
 
 
 @pytest.mark.parametrize("package", ["eto_gym.agents", "eto_gym.trainers"])

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from eto_gym.trainers.methods.player import EpisodePlayer as EpisodePlayer
     from eto_gym.trainers.methods.ppo import run_ppo as run_ppo
     from eto_gym.trainers.methods.sft import run_sft as run_sft
-    from eto_gym.trainers.run.job import Watch as Watch
     from eto_gym.trainers.run.training import TrainReport as TrainReport
+    from eto_gym.trainers.run.watch import Watch as Watch
     from eto_gym.trainers.settings.base import SettingsError as SettingsError
     from eto_gym.trainers.settings.data import PairingSettings as PairingSettings
     from eto_gym.trainers.settings.data import RejectionSettings as RejectionSettings
@@ -99,7 +99,7 @@ __getattr__, __dir__ = lazy_exports(
         "methods.player": ["EpisodePlayer"],
         "methods.ppo": ["run_ppo"],
         "methods.sft": ["run_sft"],
-        "run.job": ["Watch"],
+        "run.watch": ["Watch"],
         "run.training": ["TrainReport"],
         "settings.base": ["SettingsError"],
         "settings.data": ["PairingSettings", "RejectionSettings", "StepSettings"],

@@ -1,4 +1,4 @@
-"""What goes wrong in training, in words: values that are no numbers, and disks that are full."""
+"""Words the errors of training: numbers that are not finite, disks that are full."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from eto_gym.env import text_env
 from eto_gym.errors import require
-from eto_gym.testing import text_env
 
 _FORM = (
     "In this conversation a reply has another form than the rules above say: think as you like, "

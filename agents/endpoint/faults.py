@@ -1,4 +1,4 @@
-"""What can go wrong between a policy and a model server, and what each fault means."""
+"""Classifies the errors of model servers: retry, give up, or end the run."""
 
 from __future__ import annotations
 

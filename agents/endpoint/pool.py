@@ -1,4 +1,4 @@
-"""Several servers of one model: which of them to ask, and which to leave alone for a while."""
+"""Balances requests over the servers of one model, and rests those that fail."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import gymnasium as gym
 
 import eto_gym
 from eto_gym.agents.evaluation.habits import habits, tricks
+from eto_gym.agents.models.model_names import folder_of_model
 from eto_gym.conversation import PARSER_VERSION
 from eto_gym.trajectories import Trajectory
 
@@ -195,10 +196,11 @@ def model_digest(model: str | Path) -> str | None:
     Of files over 64 MB their size and 16 pieces, evenly spread, stand for the whole.
 
     Args:
-        model: A folder, or a name whose snapshot lies in the Hugging Face cache; of anything else
-            the digest is None.
+        model: What `--model` takes, as far as it is on this machine: a folder, a GGUF file that was
+            converted, "smollm2", or a name whose snapshot lies in the Hugging Face cache; of
+            anything else the digest is None.
     """
-    folder = Path(model)
+    folder = folder_of_model(model)
     if not folder.is_dir():
         found = _snapshot(str(model))
         if found is None:

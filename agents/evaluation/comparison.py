@@ -1,4 +1,4 @@
-"""Scores beside each other: which may be compared, and by how much they differ."""
+"""Compares scores: which may be compared, and paired tests between them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One score.
 
     Attributes:
@@ -63,7 +63,7 @@ class Compared:
             first) -> how many.
     """
 
-    row: Row
+    row: ScoreRow
     success: Estimate
     reward: Estimate
     steps: Estimate
@@ -87,15 +87,15 @@ class Compared:
         }
 
 
-def compare_rows(rows: Sequence[Row]) -> list[Compared]:
+def compare_rows(rows: Sequence[ScoreRow]) -> list[Compared]:
     """Compare every score with the first of its group."""
-    first: dict[str, Row] = {}
+    first: dict[str, ScoreRow] = {}
     for row in rows:
         first.setdefault(row.group, row)
     return [_compared(first[row.group], row) for row in rows]
 
 
-def _compared(first: Row, row: Row) -> Compared:
+def _compared(first: ScoreRow, row: ScoreRow) -> Compared:
     scored = row.scored
     tasks = [task for task, _ in scored]
     values = list(scored.values())
@@ -122,7 +122,7 @@ def _compared(first: Row, row: Row) -> Compared:
 
 
 def differences(
-    first: Row, row: Row
+    first: ScoreRow, row: ScoreRow
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
     """Return in which facts two cards differ: those that matter, and the others.
 
@@ -148,13 +148,13 @@ def differences(
 # --- files ---------------------------------------------------------------------------------------
 
 
-def load_rows(paths: Iterable[Path]) -> list[Row]:
+def load_rows(paths: Iterable[Path]) -> list[ScoreRow]:
     """Read scores: run folders (every policy of their report), reports of `eval`, trajectories.
 
     Raises:
         DataError: A path holds no score, or one that was made before there were cards.
     """
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for path in paths:
         if path.is_dir():
             rows += _folder(path)
@@ -168,7 +168,7 @@ def load_rows(paths: Iterable[Path]) -> list[Row]:
     return _named_apart(rows)
 
 
-def _submission(path: Path, told: dict[str, Any]) -> list[Row]:
+def _submission(path: Path, told: dict[str, Any]) -> list[ScoreRow]:
     """Return the scores of a panel's submission, each in the group of its environment."""
     reports = told["reports"]
     if not isinstance(reports, list) or not all(isinstance(item, dict) for item in reports):
@@ -177,11 +177,11 @@ def _submission(path: Path, told: dict[str, Any]) -> list[Row]:
     for report in reports:
         row = _report(path, report)
         env = str(row.card.get("env"))
-        rows.append(Row(f"{told.get('name') or path.stem}: {env}", row.card, row.results, env))
+        rows.append(ScoreRow(f"{told.get('name') or path.stem}: {env}", row.card, row.results, env))
     return rows
 
 
-def _folder(folder: Path) -> list[Row]:
+def _folder(folder: Path) -> list[ScoreRow]:
     report = folder / "report.json"
     if report.is_file():
         return _loop(folder, _object(report))
@@ -194,7 +194,7 @@ def _folder(folder: Path) -> list[Row]:
     return [_report(path, _object(path)) for path in reports]
 
 
-def _loop(folder: Path, report: dict[str, Any]) -> list[Row]:
+def _loop(folder: Path, report: dict[str, Any]) -> list[ScoreRow]:
     rows = []
     for policy in report.get("policies", []):
         card, stage = policy.get("card"), policy.get("stage")
@@ -204,11 +204,11 @@ def _loop(folder: Path, report: dict[str, Any]) -> list[Row]:
                 "repeats no finished stage and writes its report anew"
             )
         played = TrajectoryStore(folder / "stages" / stage / "trajectories.jsonl").load()
-        rows.append(Row(f"{folder.name}: {policy['policy']}", card, results(played)))
+        rows.append(ScoreRow(f"{folder.name}: {policy['policy']}", card, results(played)))
     return rows
 
 
-def _report(path: Path, report: dict[str, Any]) -> Row:
+def _report(path: Path, report: dict[str, Any]) -> ScoreRow:
     card, episodes = report.get("card"), report.get("results")
     if not isinstance(card, dict) or not isinstance(episodes, list):
         raise DataError(
@@ -220,10 +220,10 @@ def _report(path: Path, report: dict[str, Any]) -> Row:
         if not (isinstance(item, dict) and needed <= set(item)):
             raise DataError(f"{path}: a result lacks one of {sorted(needed)}: {item!r:.200}")
     name = str(report.get("name") or path.name.removesuffix(".json").removesuffix(".report"))
-    return Row(name, card, episodes)
+    return ScoreRow(name, card, episodes)
 
 
-def _trajectories(path: Path) -> Row:
+def _trajectories(path: Path) -> ScoreRow:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     settings = path.with_name(f"{path.stem}.settings.json")
@@ -232,7 +232,7 @@ def _trajectories(path: Path) -> Row:
     if not latest:
         raise DataError(f"no trajectory in {path}")
     played = list(latest.values())
-    return Row(path.stem, score_card(played, about), results(played))
+    return ScoreRow(path.stem, score_card(played, about), results(played))
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _named_apart(rows: list[Row]) -> list[Row]:
+def _named_apart(rows: list[ScoreRow]) -> list[ScoreRow]:
     counts: Counter[str] = Counter()
     named = []
     for row in rows:

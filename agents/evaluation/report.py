@@ -3,71 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eto_gym.agents.evaluation.statistics import (
-    Estimate,
-    PairedTest,
-    mean,
-    proportion,
-    success_rate,
-)
+from eto_gym.agents.evaluation.measures import Measures, measure
+from eto_gym.agents.evaluation.statistics import Estimate, PairedTest, mean, proportion
 from eto_gym.trajectories import Trajectory
-
-
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What a group of episodes amounts to; all intervals are those of 95%.
-
-    Attributes:
-        tasks: Tasks with at least one scored episode.
-        episodes: Episodes that were scored; those that ended in an error are not.
-        errors: Number of the others by error kind.
-        success: Success rate.
-        reward: Mean of the episodes' summed rewards.
-        steps: Mean number of steps.
-        read_tokens: Mean number of tokens that the policy computed of its conversations, over an
-            episode (cached ones are not counted again); NaN where none is known.
-        generated_tokens: Mean number of tokens that it generated.
-        format_errors: Share of the replies that held no action.
-    """
-
-    tasks: int
-    episodes: int
-    errors: dict[str, int]
-    success: Estimate
-    reward: Estimate
-    steps: Estimate
-    read_tokens: Estimate
-    generated_tokens: Estimate
-    format_errors: float
-
-
-def measure(trajectories: Iterable[Trajectory]) -> Measures:
-    """Measure a group of episodes; episodes of one task are not taken for independent."""
-    everything = list(trajectories)
-    scored = [t for t in everything if not t.failed_to_run]
-    tasks = [t.task_id for t in scored]
-    actions = [step.action for t in scored for step in t.steps]
-    return Measures(
-        tasks=len(set(tasks)),
-        episodes=len(scored),
-        errors=dict(sorted(Counter(str(t.error) for t in everything if t.failed_to_run).items())),
-        success=success_rate([t.success for t in scored], tasks),
-        reward=mean([t.reward for t in scored], tasks),
-        steps=mean([len(t.steps) for t in scored], tasks),
-        read_tokens=_usage(scored, "prefilled_tokens"),
-        generated_tokens=_usage(scored, "decoded_tokens"),
-        format_errors=actions.count(None) / len(actions) if actions else 0.0,
-    )
-
-
-def _usage(scored: Sequence[Trajectory], name: str) -> Estimate:
-    known = [t for t in scored if name in t.usage]
-    return mean([t.usage[name] for t in known], [t.task_id for t in known])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
-"""Summaries of episodes with 95% intervals, and the paired test between two policies."""
+"""Estimates with 95% intervals, and the paired test between two policies."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,61 +79,6 @@ def success_rate(successes: Sequence[bool], groups: Sequence[Hashable]) -> Estim
         error = half / float(stats.t.ppf(0.975, count - 1))
         effective = min(n, p * (1 - p) / error**2) if error > 0 else float(n)
     return proportion(p * effective, effective)
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a set of episodes amounts to.
-
-    Attributes:
-        episodes: Episodes that were scored; those that ended in an error are not.
-        errors: Number of episodes by error kind.
-        success: Success rate.
-        reward: Mean of the episodes' summed rewards.
-        steps: Mean number of steps.
-        format_errors: Share of replies that held no action.
-        generated_tokens: Mean number of tokens that the policy generated per episode; NaN for a
-            policy that generates none.
-        by_type: Success rate for each task type.
-    """
-
-    episodes: int
-    errors: dict[str, int]
-    success: Estimate
-    reward: Estimate
-    steps: float
-    format_errors: float
-    generated_tokens: float
-    by_type: dict[str, Estimate]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-serialisable form."""
-        return asdict(self)
-
-
-def summarise(trajectories: Iterable[Trajectory]) -> Summary:
-    """Summarise episodes; those that failed to run are counted by kind and otherwise left out."""
-    everything = list(trajectories)
-    scored = [t for t in everything if not t.failed_to_run]
-    by_type: dict[str, list[Trajectory]] = defaultdict(list)
-    for t in scored:
-        by_type[t.task_type].append(t)
-    tasks = [t.task_id for t in scored]
-    steps = [step for t in scored for step in t.steps]
-    tokens = [t.usage["decoded_tokens"] for t in scored if "decoded_tokens" in t.usage]
-    return Summary(
-        episodes=len(scored),
-        errors=dict(Counter(str(t.error) for t in everything if t.failed_to_run)),
-        success=success_rate([t.success for t in scored], tasks),
-        reward=mean([t.reward for t in scored], tasks),
-        steps=len(steps) / len(scored) if scored else float("nan"),
-        format_errors=sum(s.action is None for s in steps) / len(steps) if steps else 0.0,
-        generated_tokens=float(np.mean(tokens)) if tokens else float("nan"),
-        by_type={
-            name: success_rate([t.success for t in group], [t.task_id for t in group])
-            for name, group in sorted(by_type.items())
-        },
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The one place where a conversation becomes tokens, for rollouts and for training alike.
+"""The chat codec: turns a conversation into tokens, for rollouts and training alike.
 
 A rollout meets a conversation turn by turn: it reads a prompt, samples a reply up to the
 end-of-turn token, reads the next observation, and so on. `ChatCodec` tokenises exactly these

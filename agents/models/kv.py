@@ -56,6 +56,7 @@ class KVRow:
         """Copy the first `length` tokens into a row of the batch, the first one to `start`."""
         if length:
             for held, to in zip(self._tensors, batch.tensors, strict=True):
+                # (B, heads, columns, width)[row] <- (heads, columns, width)
                 to[row, :, start : start + length] = held[:, :length]
 
     def store(self, batch: KVBatch, row: int, start: int, ids: list[int], kept: int) -> None:

@@ -106,7 +106,11 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantization != "none":
-        options["quantization_config"] = _quantization(quantization, dtype)
+        options["quantization_config"] = quantization_config(
+            quantization,
+            feature=f"{quantization} weights",
+            compute=torch.bfloat16 if dtype == "auto" else getattr(torch, dtype),
+        )
     with without_progress_bars():
         model: Any = from_pretrained(AutoModelForCausalLM, name, **options)
     if adapter is not None:
@@ -118,14 +122,22 @@ def load_model(
     return loaded
 
 
-def _quantization(kind: str, dtype: str) -> Any:
-    require("bitsandbytes", feature=f"{kind} weights", extra="qlora")
-    import torch
+def quantization_config(kind: str, *, feature: str, compute: Any) -> Any:
+    """Return how bitsandbytes is to hold weights.
+
+    Args:
+        kind: "4bit" (NF4, double quantization) or "8bit".
+        feature: What needs it, for the message where bitsandbytes is missing.
+        compute: Type of the numbers that 4-bit weights are multiplied in.
+
+    Raises:
+        MissingDependencyError: bitsandbytes is not installed.
+    """
+    require("bitsandbytes", feature=feature, extra="qlora")
     from transformers import BitsAndBytesConfig
 
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
-    compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -1,9 +1,10 @@
-"""What a model is called on the command line, and the folder or hub name that it means."""
+"""Resolves the name of a model to its folder, GGUF file or hub name."""
 
 from __future__ import annotations
 
 import functools
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def check_model(name: str | Path, *, ask_hub: bool = True) -> Path | None:
             "or a name on the Hugging Face hub (OWNER/NAME)"
         )
     return None
+
+
+def folder_of_model(name: str | Path) -> Path:
+    """Return the folder that a model's name stands for here, whether or not it is there yet.
+
+    Nothing is converted, and no hub is asked: any other name is returned as a path.
+    """
+    if str(name) == smollm2.NAME:
+        return smollm2.folder()
+    with suppress(DataError):
+        if (file := gguf_of(name)) is not None:
+            return folder_of(file)
+    return Path(name)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Collecting episodes: resume from a store, play what is missing, show progress."""
+"""Collects episodes: resumes from a store, plays what is missing, shows progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers: the seam between what is played and where."""
+"""The launcher protocol (where a rollout is played), and launchers by name: local, Ray."""
 
 from __future__ import annotations
 

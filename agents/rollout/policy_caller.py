@@ -1,4 +1,4 @@
-"""Asking a policy, which may fail, for replies, which may be none."""
+"""Asks a policy for replies, halves what fails, and turns failures into recorded errors."""
 
 from __future__ import annotations
 

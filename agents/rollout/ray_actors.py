@@ -1,4 +1,4 @@
-"""What runs in the actors of a Ray cluster: workers that play, and policies that they share."""
+"""Ray actors: workers that play, and policies that they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One place of a rollout: a slot of a vector environment, and the episode that it plays."""
+"""A slot of a rollout: one place of a vector environment, and the episode that it plays."""
 
 from __future__ import annotations
 

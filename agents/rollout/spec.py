@@ -1,4 +1,4 @@
-"""What is to be played: the environments, the policy, and how they are combined."""
+"""The specification of a rollout: environments, policy, and how they are combined."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ def parser_of(argv: list[str]) -> argparse.ArgumentParser:
     with contextlib.ExitStack() as patched:
         for kind in _parser_classes():
             patched.enter_context(mock.patch.object(kind, "parse_args", stop))
+            patched.enter_context(mock.patch.object(kind, "print_help", stop))
         patched.enter_context(contextlib.redirect_stdout(io.StringIO()))
         try:
             main(argv)
@@ -124,7 +125,7 @@ def _command_page(name: str) -> Page:
 
 
 def _method_page(method: str) -> Page:
-    parser = parser_of(["train", method])
+    parser = parser_of(["train", method, "--help-all"])
     lines = [f"# eto-gym train {method}", "", parser_description(parser), ""]
     more = "; ".join(f"[{title}]({path})" for title, path in SEE_ALSO["train"])
     lines += [f"See [the method](../methods/{method}.md); {more}.", ""]

@@ -7,15 +7,21 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, UnknownNameError
-from eto_gym.registration import make_text_env
+from eto_gym.registration import data_kwargs
 from eto_gym.tasks import TaskSet
 
 
 def add_env_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a split and pass anything else to `gym.make`."""
     parser.add_argument("--split", default=None, help="split of tasks (default: the benchmark's)")
+    parser.add_argument(
+        "--data",
+        default="",
+        metavar="FOLDER",
+        help="'builtin' for the benchmark's own tasks, or a folder of official data (ALFWorld's "
+        "games, WebShop's catalog)",
+    )
     parser.add_argument(
         "--env-arg",
         action="append",
@@ -25,9 +31,9 @@ def add_env_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def env_arguments(args: argparse.Namespace) -> dict[str, Any]:
+def env_arguments(args: argparse.Namespace, env_id: str) -> dict[str, Any]:
     """Return the arguments of `gym.make` that the options ask for."""
-    chosen = parse_pairs(args.env_arg)
+    chosen = {**data_kwargs(env_id, args.data), **parse_pairs(args.env_arg)}
     if args.split is not None:
         chosen["split"] = args.split
     return chosen
@@ -53,17 +59,6 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
-
-
-def task_set_of(env_id: str, env_kwargs: dict[str, Any]) -> TaskSet:
-    """Return the tasks of the split that `gym.make` would play."""
-    env = make_text_env(env_id, **env_kwargs)
-    try:
-        inner = env.unwrapped
-        assert isinstance(inner, TextEnv)  # make_text_env has checked it
-        return inner.task_set
-    finally:
-        env.close()
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,18 +19,22 @@ from typing import TYPE_CHECKING, Any, get_args
 from eto_gym.cli.arguments import (
     add_env_arguments,
     env_arguments,
-    task_set_of,
 )
 from eto_gym.cli.playing import SCRIPTED, read_policy
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import replacing, write_json
 from eto_gym.history import FULL, check_history
+from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
     from eto_gym.agents.rollout.slot import Episode
-    from eto_gym.agents.rollout.throughput import Scheme, Throughput
+    from eto_gym.cli.throughput import Scheme, Throughput
+
+
+RENAMED = {"--num-envs": "--slots"}
+"""Old option -> the option that does the same now."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +42,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("env", help="scienceworld, alfworld, webshop, or a registered id")
     add_env_arguments(parser)
     parser.add_argument(
-        "--num-envs", type=int, nargs="+", default=[1, 16, 64], help="default: 1 16 64"
+        "--slots",
+        type=int,
+        nargs="+",
+        default=[1, 16, 64],
+        dest="num_envs",
+        metavar="N",
+        help="environments at once, one measurement each (default: 1 16 64)",
     )
     parser.add_argument(
         "--steps",
@@ -90,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print a table, and write what else was asked for."""
     _check(args)
     env_id = resolve_env_id(args.env)
-    task_set_of(env_id, env_arguments(args))  # refuses what cannot be made
+    tasks(env_id, **env_arguments(args, env_id))  # refuses what cannot be made
     rows = []
     if args.steps:
         rows += _environments(args, env_id)
@@ -114,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if min(*args.num_envs, *args.workers, args.episodes) < 1:
-        raise EtoGymError("expected --num-envs, --workers and --episodes >= 1")
+        raise EtoGymError("expected --slots, --workers and --episodes >= 1")
     if min(args.steps, args.baseline_episodes, args.env_workers) < 0:
         raise EtoGymError("expected --steps, --baseline-episodes and --env-workers >= 0")
     if not args.steps and args.policy is None:
@@ -124,9 +134,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
-    from eto_gym.agents.rollout.throughput import in_own_process, measure_environment
+    from eto_gym.cli.throughput import in_own_process, measure_environment
 
-    kwargs = env_arguments(args)
+    kwargs = env_arguments(args, env_id)
     return [
         in_own_process(
             measure_environment, env_id, kwargs, num_envs=num, steps=args.steps, seed=args.seed
@@ -138,13 +148,13 @@ def _environments(args: argparse.Namespace, env_id: str) -> list[Throughput]:
 def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
     from eto_gym.agents.rollout.slot import plan_episodes
     from eto_gym.agents.rollout.spec import RolloutSpec
-    from eto_gym.agents.rollout.throughput import in_own_process, measure_policy
+    from eto_gym.cli.throughput import in_own_process, measure_policy
 
     make_policy, policy = read_policy(args)
-    kwargs = env_arguments(args)
+    kwargs = env_arguments(args, env_id)
     if args.policy in SCRIPTED:
         kwargs.setdefault("admissible_actions", True)
-    ids = task_set_of(env_id, kwargs).shuffle(args.seed).ids
+    ids = tasks(env_id, **kwargs).shuffle(args.seed).ids
     samples = math.ceil(args.episodes / len(ids))
     by_task = plan_episodes(ids, samples=samples, seed=args.seed)
     episodes = sorted(by_task, key=lambda episode: episode.sample)[: args.episodes]

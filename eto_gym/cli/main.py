@@ -14,6 +14,7 @@ from eto_gym.urls import without_userinfo
 COMMANDS = {
     "bench": ("eto_gym.cli.bench", "measure the throughput of rollouts"),
     "compare": ("eto_gym.cli.compare", "compare scores, if their cards say that one may"),
+    "completion": ("eto_gym.cli.completion", "print a script that completes commands in a shell"),
     "doctor": ("eto_gym.cli.doctor", "tell what is installed and what works here"),
     "eval": ("eto_gym.cli.eval", "play episodes and report how well a policy does"),
     "rollout": ("eto_gym.cli.rollout", "play episodes and store their trajectories"),
@@ -21,7 +22,7 @@ COMMANDS = {
     "show": ("eto_gym.cli.show", "print an episode in the terminal"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
-    "expert": ("eto_gym.cli.expert", "write trajectories of a benchmark's scripted expert"),
+    "expert": ("eto_gym.cli.rollout", "the same as `rollout --policy expert`"),
     "play": ("eto_gym.cli.play", "play an environment in the terminal"),
     "view": ("eto_gym.cli.view", "write a page to browse episodes, pairs and runs"),
     "merge": ("eto_gym.cli.merge", "write a whole model from an adapter and its base"),
@@ -30,6 +31,10 @@ COMMANDS = {
 """Name of a command -> (module, one line of help). A module offers `configure(parser)`, which adds
 its arguments, and `run(args) -> int`, which does the work and returns the exit status; or
 `main(argv) -> int`, which does both."""
+
+
+DEFAULTS = {"expert": {"policy": "expert"}}
+"""Name of a command that is short for another with options -> the defaults of these."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,16 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"eto-gym: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
         return 2
-    module_name, summary = COMMANDS[name]
     # The root logger stays as it is: what other libraries tell at INFO is not for the user.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("eto_gym").setLevel(logging.INFO)
     try:
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(COMMANDS[name][0])
         if hasattr(module, "main"):
             return int(module.main(rest))
-        parser = Parser(prog=f"eto-gym {name}", description=summary)
-        module.configure(parser)
+        parser = command_parser(name)
         return int(module.run(parser.parse_args(rest)))
     except EtoGymError as err:
         print(f"eto-gym {name}: {without_userinfo(str(err))}", file=sys.stderr)
@@ -70,6 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"eto-gym {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def command_parser(name: str) -> Parser:
+    """Return the parser of a command that has `configure`."""
+    module_name, summary = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = Parser(prog=f"eto-gym {name}", description=summary)
+    parser.renamed = getattr(module, "RENAMED", {})
+    module.configure(parser)
+    parser.set_defaults(**DEFAULTS.get(name, {}))
+    return parser
 
 
 def _usage() -> str:

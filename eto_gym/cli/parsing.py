@@ -1,80 +1,104 @@
-"""Command lines: a usage error is one line that says what to type instead."""
+"""Command lines: one spelling of options, and usage errors of one line that say what to type.
+
+Options are written with dashes (`--explore-samples`). The spelling of earlier versions, with
+underscores, is understood for this version, with a warning.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
-from eto_gym.errors import DataError
-from eto_gym.text_files import read_text
+logger = logging.getLogger(__name__)
 
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments:\s*(.*)", re.DOTALL)
 _UNKNOWN_KEY = re.compile(r"Option '([^']*)' is not accepted")
 
 
-class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that does not print the whole usage at an error."""
+class OneSpelling:
+    """What parsers have in common: they understand old spellings, and word errors in one line.
 
-    def error(self, message: str) -> NoReturn:
+    Attributes:
+        options: All options, those that the help does not show included.
+        renamed: Old option -> the option that does the same now.
+    """
+
+    options: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = MappingProxyType({})
+    prog: str
+
+    def add_argument(self, *names: Any, **details: Any) -> Any:
+        """Add an argument."""
+        action = super().add_argument(*names, **details)  # type: ignore[misc]
+        self.options = (*self.options, *action.option_strings)
+        return action
+
+    def parse_args(self, args: Any = None, namespace: Any = None, **more: Any) -> Any:
+        """Parse the words of a command line."""
+        words = None if args is None else respelled(args, self.options, self.renamed)
+        return super().parse_args(words, namespace, **more)  # type: ignore[misc]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the program with one line."""
-        self.exit(2, f"{self.prog}: {worded(message, options_of(self))}\n")
+        told = f"{self.prog}: {worded(message, self.options)}\n"
+        super().exit(2, told)  # type: ignore[misc]
+        raise AssertionError("it has ended")
 
 
-def jsonargparse_parser(jsonargparse: Any, **options: Any) -> Any:
-    """Return a parser of jsonargparse that words errors the same way.
+class Parser(OneSpelling, argparse.ArgumentParser):
+    """An `ArgumentParser` with one spelling."""
+
+
+def generated_parser(jsonargparse: Any, **details: Any) -> Any:
+    """Return a parser of jsonargparse with one spelling.
 
     Args:
         jsonargparse: The module, which not every command needs.
-        options: Arguments of its `ArgumentParser`.
+        details: Arguments of its `ArgumentParser`.
     """
-
-    class Formatter(jsonargparse.DefaultHelpFormatter):  # type: ignore[misc]
-        def _expand_help(self, action: Any) -> str:
-            """Say nothing about a default that is empty."""
-            text = super()._expand_help(action)
-            return re.sub(r",? ?\(?default: \)", lambda m: ")" if m[0][0] == "," else "", text)
-
-    class Generated(jsonargparse.ArgumentParser):  # type: ignore[misc]
-        def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-            """Read settings in any encoding, and name the file where it holds none."""
-            content = read_settings(Path(path))
-            return self.parse_string(content, Path(path).name, *args, **kwargs)
-
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            self.exit(2, f"{self.prog}: {worded(message, options_of(self))}\n")
-            raise AssertionError("it has ended")
-
-    return Generated(formatter_class=Formatter, **options)
-
-
-def read_settings(path: Path) -> str:
-    """Return the text of a YAML or JSON file, once it is known to hold a mapping.
-
-    Raises:
-        DataError: It does not, or cannot be read.
-    """
-    import yaml
-
-    text = read_text(path)
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        mark = getattr(err, "problem_mark", None)
-        line = "" if mark is None else f":{mark.line + 1}"
-        problem = getattr(err, "problem", None) or " ".join(str(err).split())[:200]
-        raise DataError(f"{path}{line}: {problem}") from err
-    if value is not None and not isinstance(value, dict):
-        raise DataError(f"{path}: expected settings as `name: value`, got {value!r:.60}")
-    return text
+    kind = type("GeneratedParser", (OneSpelling, jsonargparse.ArgumentParser), {})
+    return kind(allow_abbrev=False, **details)
 
 
 def options_of(parser: Any) -> list[str]:
-    """Return the long options of a parser."""
-    return [name for name in parser._option_string_actions if name.startswith("--")]
+    """Return the long options of a parser, those that its help does not show included."""
+    return [name for name in parser.options if name.startswith("--")]
+
+
+def respelled(words: Sequence[str], known: Iterable[str], renamed: Mapping[str, str]) -> list[str]:
+    """Return a command line with the options of earlier versions in today's spelling.
+
+    Args:
+        words: The words.
+        known: The options.
+        renamed: Old option -> the option that does the same now.
+
+    Example:
+        >>> respelled(["--eval_split=dev", "--x.a_b", "1"], ["--eval-split", "--x.a-b"], {})
+        ['--eval-split=dev', '--x.a-b', '1']
+    """
+    known = set(known)
+    found = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        now = renamed.get(name, name)
+        if now == name and name.startswith("--") and name not in known:
+            # Below a setting that is a dict, the last part is a key of it and stays as it is.
+            head, dot, key = name.rpartition(".")
+            now = name.replace("_", "-")
+            if now not in known and dot and head.replace("_", "-") in known:
+                now = f"{head.replace('_', '-')}.{key}"
+            elif now not in known:
+                now = name
+        if now != name:
+            logger.warning("%s is spelled %s now; the next version takes that alone", name, now)
+        found.append(f"{now}{equals}{value}")
+    return found
 
 
 def worded(message: str, options: Iterable[str]) -> str:
@@ -84,7 +108,7 @@ def worded(message: str, options: Iterable[str]) -> str:
     if (found := _UNKNOWN.search(line) or _UNKNOWN_KEY.search(line)) and (
         words := found.group(1).split()
     ):
-        wrong = words[0].partition("=")[0].lstrip("-")
+        wrong = words[0].partition("=")[0].lstrip("-").replace("_", "-")
         known = {name.lstrip("-"): name for name in options}
         # A dotted option may have been called by its last part.
         close = get_close_matches(wrong, known, n=1, cutoff=0.6) or [

@@ -17,7 +17,7 @@ import gymnasium as gym
 
 from eto_gym.cli.arguments import add_env_arguments, env_arguments
 from eto_gym.conversation import ConversationEnv, PromptStyle
-from eto_gym.env import TextEnv
+from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError
 from eto_gym.expert import Expert, Reply
 from eto_gym.registration import make_text_env, resolve_env_id
@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stdin):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    env = make_text_env(resolve_env_id(args.env), **env_arguments(args))
+    env_id = resolve_env_id(args.env)
+    env = make_text_env(env_id, **env_arguments(args, env_id))
     try:
         game = Game(env, save=args.save, prompt_style=args.prompt_style)
         print("Type :h for help; the tab key completes actions. Ctrl-C drops a line, :q quits.")
@@ -102,9 +103,7 @@ class Game:
             show: Receives what the player shall read.
         """
         self.env = ConversationEnv(env, prompt_style=prompt_style)
-        inner = env.unwrapped
-        assert isinstance(inner, TextEnv)  # ConversationEnv has checked it
-        self._inner = inner
+        self._inner = text_env(env)
         self._save = save
         self._output = show
         self._past: list[tuple[dict[str, Any], bool, bool]] = []

@@ -20,12 +20,12 @@ from eto_gym.cli.arguments import (
     choose_tasks,
     env_arguments,
     parse_pairs,
-    task_set_of,
 )
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
 from eto_gym.history import FULL, check_history
+from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
 from eto_gym.text_files import read_text, split_lines
@@ -52,12 +52,18 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, default=None, help="of a model's replies (default 0: greedy)"
     )
     parser.add_argument(
+        "--max-new-tokens", type=int, default=None, metavar="N", help="longest reply in tokens"
+    )
+    parser.add_argument(
+        "--max-context", type=int, default=None, metavar="N", help="longest conversation in tokens"
+    )
+    parser.add_argument(
         "--policy-arg",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="further argument of the policy (max_new_tokens, context, adapter, dtype, device, "
-        "model, ...); VALUE is read as JSON if it is JSON, as text otherwise",
+        help="further argument of the policy (adapter, dtype, device, chat_template, model, "
+        "...); VALUE is read as JSON if it is JSON, as text otherwise",
     )
     add_env_arguments(parser)
     parser.add_argument(
@@ -174,13 +180,15 @@ def plan(
         raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
     make_policy, policy = read_policy(args)
     env_id = panel.env if panel else resolve_env_id(args.env)
-    env_kwargs = panel.settle(env_arguments(args)) if panel else env_arguments(args)
+    env_kwargs = env_arguments(args, env_id)
+    if panel:
+        env_kwargs = panel.settle(env_kwargs)
     if policy["policy"] in ("random", "player"):
         env_kwargs.setdefault("admissible_actions", True)
     # Recorded, they have no effect on what is played, and are no setting of it.
     recorded = {"admissible_actions": True} if args.record_admissible else {}
-    everything = task_set_of(env_id, env_kwargs)
-    tasks = _tasks(everything, args, panel)
+    everything = tasks(env_id, **env_kwargs)
+    chosen = _tasks(everything, args, panel)
     kinds = args.retry
     if kinds is None:
         kinds = [*RetryPolicy().kinds]
@@ -208,7 +216,7 @@ def plan(
         stem += "-shard-" + args.shard.replace("/", "-of-")
     return Plan(
         spec=spec,
-        episodes=plan_episodes(tasks.ids, samples=samples, seed=args.seed),
+        episodes=plan_episodes(chosen.ids, samples=samples, seed=args.seed),
         out=args.out or Path("runs") / command / f"{stem}.jsonl",
         settings={
             "env": env_id,
@@ -252,6 +260,9 @@ def read_policy(
     if args.policy is None:
         raise EtoGymError("--policy is missing: expert, player, random, a model, or endpoint:URL")
     options = parse_pairs(args.policy_arg)
+    for name, limit in (("max_new_tokens", "max_new_tokens"), ("context", "max_context")):
+        if getattr(args, limit, None) is not None:
+            options[name] = getattr(args, limit)
     scripted: dict[str, Callable[[], Policy]] = {
         "expert": policies.expert_policy,
         "player": policies.player_policy,
@@ -297,11 +308,11 @@ def _public(base_urls: str) -> str:
 
 
 def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | None) -> TaskSet:
-    tasks = everything
+    chosen = everything
     wanted = list(args.task)
     if panel is not None:
-        chosen = [args.task_file, args.task_type, args.limit, args.shuffle_seed]
-        if wanted or any(value is not None for value in chosen):
+        others = [args.task_file, args.task_type, args.limit, args.shuffle_seed]
+        if wanted or any(value is not None for value in others):
             raise EtoGymError(
                 f"panel {panel.panel} says which tasks are played: leave out --task, --task-file, "
                 "--task-type, --limit and --shuffle-seed"
@@ -311,18 +322,18 @@ def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | Non
         lines = map(str.strip, split_lines(read_text(args.task_file)))
         wanted += filter(None, lines)
     if wanted or args.task_file is not None:
-        tasks = TaskSet(
+        chosen = TaskSet(
             [everything.get(name) for name in dict.fromkeys(wanted)], split=everything.split
         )
-    tasks = choose_tasks(tasks, args)
+    chosen = choose_tasks(chosen, args)
     if args.shard is not None:
         index, slash, count = args.shard.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise EtoGymError(f"expected --shard I/N with I from 0 to N-1, got {args.shard!r}")
-        tasks = tasks.shard(int(index), int(count))
-    if not tasks:
+        chosen = chosen.shard(int(index), int(count))
+    if not chosen:
         raise EtoGymError("no task is left to play")
-    return tasks
+    return chosen
 
 
 def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] | None:

@@ -7,9 +7,11 @@ stopped when the same command is given again.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 
-from eto_gym.cli.expert import summary
 from eto_gym.cli.playing import add_playing_arguments, plan, play
+from eto_gym.trajectories import PlayedTrajectory
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,3 +30,24 @@ def run(args: argparse.Namespace) -> int:
     print(summary(trajectories))
     print(f"Written to {planned.out}")
     return 1 if any(trajectory.failed_to_run for trajectory in trajectories) else 0
+
+
+def summary(trajectories: Sequence[PlayedTrajectory]) -> str:
+    """Word how the episodes went, in one line per task type and one for all."""
+    rows = [("all", list(trajectories))]
+    for task_type in sorted({t.task_type for t in trajectories}):
+        rows.append((task_type or "?", [t for t in trajectories if t.task_type == task_type]))
+    if len(rows) == 2:
+        rows = rows[:1]
+    lines = []
+    for name, group in rows:
+        played = [t for t in group if not t.failed_to_run]
+        outcomes = Counter(t.outcome for t in group)
+        rewards = sum(t.reward for t in played) / len(played) if played else 0.0
+        steps = sum(t.step_count for t in played) / len(played) if played else 0.0
+        lines.append(
+            f"{name}: {len(group)} episodes, {sum(t.success for t in played)} successful, "
+            f"mean reward {rewards:.3f}, mean steps {steps:.1f}, "
+            f"truncated {outcomes['truncated']}, errors {outcomes['error']}"
+        )
+    return "\n".join([*lines[1:], lines[0]])

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import logging
 import os
 import sys
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from eto_gym.agents.models.model_names import check_model
-from eto_gym.cli.train_options import add_adapters, add_help, build_settings, new_parser
 from eto_gym.errors import check_choice
 from eto_gym.registration import resolve_env_id
+
+if TYPE_CHECKING:
+    from eto_gym.cli.train_options import Command
 
 
 @dataclass(frozen=True)
@@ -128,37 +127,23 @@ def _said_once() -> Iterator[None]:
 
 def _play(method: str, argv: Sequence[str]) -> int:
     """Run a method that plays in an environment."""
-    entry = LOOPS[method]
-    parser = new_parser(method, entry.help)
-    from eto_gym.trainers.settings import loops
-    from eto_gym.trainers.settings.presets import preset_sources, preset_values
+    from eto_gym.agents.models.model_names import check_model
+    from eto_gym.cli.train_options import printed, read_command
 
-    settings_class = getattr(loops, entry.settings)
-    presets = presets_of(method)
-    parser.add_argument("--out", default="", help="run folder; a run found there is continued")
-    parser.add_class_arguments(settings_class, as_group=False)
-    add_help(parser, settings_class)
-    chosen = _value_of("--preset", argv)
-    env = resolve_env_id(_value_of("--env", argv) or settings_class.env)
-    if chosen:
-        parser.set_defaults(_flatten(preset_values(chosen, env, presets), settings_class))
-    add_adapters(parser, settings_class, argv)
-    options = parser.parse_args(argv)
-    options.env = resolve_env_id(options.env)
-    settings = build_settings(parser, options, settings_class)
+    chosen = read_command(loop_command(method), argv)
+    options = chosen.options
+    settings = replace(chosen.settings, env=resolve_env_id(chosen.settings.env))
     if options.dry_run:
         from eto_gym.trainers.loops.world import open_world
 
         open_world(settings)  # refuses here what the run would refuse
-        print(parser.dump(options, skip_none=False))
-        for name, value, source in preset_sources(chosen, env, presets) if chosen else ():
-            print(f"# {name}: {value}   <- {source}")
+        print(printed(replace(chosen, settings=settings), out=options.out))
         return 0
-    check_choice("preset", settings.preset, [*presets, "custom"])
     if settings.model != "tiny":
         check_model(settings.model)  # before anything long begins
     from eto_gym.trainers.loops.report import render
 
+    entry = LOOPS[method]
     loop = getattr(importlib.import_module(entry.module), entry.loop)
     env = settings.env.split("/")[-1].split(":")[-1]
     out = Path(options.out or f"runs/{method}-{env}-{settings.preset}".lower())
@@ -167,33 +152,35 @@ def _play(method: str, argv: Sequence[str]) -> int:
     return 1 if report["ended"] else 0
 
 
-def presets_of(method: str) -> Mapping[str, Any]:
-    """Return the presets of a method that plays, by name."""
-    from eto_gym.trainers.settings.loops import LOOP_PRESETS
+def command_of(method: str) -> Command:
+    """Return what the command of a method takes."""
+    if method in LOOPS:
+        return loop_command(method)
+    if method == "sb3":
+        from eto_gym.cli.train_sb3 import sb3_command
 
-    return LOOP_PRESETS[method]
+        return sb3_command()
+    from eto_gym.cli.train_files import file_command
 
-
-def _value_of(option: str, argv: Sequence[str]) -> str:
-    """Return the value of an option that sets the defaults which other options override."""
-    for i, word in enumerate(argv):
-        if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-    return ""
+    return file_command(method)
 
 
-def _flatten(values: dict[str, Any], settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Name the values of nested settings with dots; a setting that is a dict stays one."""
-    kinds = typing.get_type_hints(settings)
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(kinds.get(name)):
-            flat.update(_flatten(value, kinds[name], f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
+def loop_command(method: str) -> Command:
+    """Return what the command of a method that plays takes."""
+    from eto_gym.cli.train_options import MAIN, Command
+    from eto_gym.trainers.settings import loops
+
+    return Command(
+        method=method,
+        description=LOOPS[method].help,
+        settings=getattr(loops, LOOPS[method].settings),
+        flags=lambda parser: parser.add_argument(
+            "--out", default="", metavar="FOLDER", help="run folder; a run found there is continued"
+        ),
+        presets=True,
+        main=MAIN,
+        pairs={"env_options": "env-arg"},
+    )
 
 
 if __name__ == "__main__":

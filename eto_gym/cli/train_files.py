@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.models.model_names import check_model
-from eto_gym.cli.train_options import add_adapters, add_help, build_settings, new_parser
+from eto_gym.cli.train_options import MAIN_OF_METHODS, Command, printed, read_command
 from eto_gym.errors import DataError
 from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.run.training import TrainReport
@@ -39,18 +41,30 @@ _WHAT = {
 }
 
 
-def train_on_file(method: str, argv: Sequence[str]) -> int:
-    """Run SFT or trajectory DPO on a file."""
-    settings_class: type = SFTSettings if method == "sft" else DPOSettings
-    parser = new_parser(method, _WHAT[method])
-    parser.add_argument("--data", required=True, help=_DATA[method])
+def file_command(method: str) -> Command:
+    """Return what the command of a method that trains on a file takes."""
+    return Command(
+        method=method,
+        description=_WHAT[method],
+        settings=SFTSettings if method == "sft" else _PairsAndDPO,
+        flags=functools.partial(_add_flags, method),
+        main=MAIN_OF_METHODS,
+    )
+
+
+def _add_flags(method: str, parser: Any) -> None:
+    parser.add_argument("--data", required=True, metavar="FILE", help=_DATA[method])
     parser.add_argument(
         "--model",
         required=True,
+        metavar="MODEL",
         help="model or adapter folder, GGUF file, smollm2, or hub name",
     )
     parser.add_argument(
-        "--out", required=True, help="folder of the new model; an interrupted run is continued"
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="folder of the new model; an interrupted run is continued",
     )
     parser.add_argument(
         "--restart", action="store_true", help="discard the checkpoints of an interrupted run"
@@ -67,16 +81,26 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
         )
     else:
         parser.add_argument(
-            "--experts", default="", help="trajectories to pair those of --data with"
+            "--experts",
+            default="",
+            metavar="FILE",
+            help="trajectories to pair those of --data with",
         )
-        parser.add_class_arguments(PairingSettings, "pairing")
-    parser.add_class_arguments(settings_class, as_group=False)
-    add_help(parser, settings_class)
-    add_adapters(parser, settings_class, argv)
-    options = parser.parse_args(list(argv))
-    settings = build_settings(parser, options, settings_class)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PairsAndDPO(DPOSettings):
+    """Settings of DPO on a file, which may hold trajectories that are to be paired."""
+
+    pairing: PairingSettings = field(default_factory=PairingSettings)
+
+
+def train_on_file(method: str, argv: Sequence[str]) -> int:
+    """Run SFT or trajectory DPO on a file."""
+    chosen = read_command(file_command(method), argv)
+    options, settings = chosen.options, chosen.settings
     if options.dry_run:
-        print(parser.dump(options, skip_none=False))
+        print(printed(chosen, data=options.data, model=options.model, out=options.out))
         return 0
     check_model(options.model)  # before anything long begins
     from eto_gym.trainers import Watch, run_dpo, run_sft
@@ -88,13 +112,13 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
         "watch": Watch(progress=options.progress),
     }
     if method == "sft":
-        chosen = _demonstrations(Path(options.data), options.failures, strict=options.strict)
-        report = run_sft(settings, chosen, **keywords)
+        shown = _demonstrations(Path(options.data), options.failures, strict=options.strict)
+        report = run_sft(settings, shown, **keywords)
     else:
-        pairing = PairingSettings(**vars(parser.instantiate_classes(options).pairing))
+        alone = {item.name: getattr(settings, item.name) for item in fields(DPOSettings)}
         report = run_dpo(
-            settings,
-            _pairs(Path(options.data), options.experts, pairing, strict=options.strict),
+            DPOSettings(**alone),
+            _pairs(Path(options.data), options.experts, settings.pairing, strict=options.strict),
             **keywords,
         )
     print(_summary(report))

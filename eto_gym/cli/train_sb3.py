@@ -7,37 +7,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eto_gym.cli.parsing import jsonargparse_parser
-from eto_gym.errors import require
+from eto_gym.cli.train_options import Command, printed, read_command
 from eto_gym.registration import check_arguments, resolve_env_id
+from eto_gym.trainers.sb3.settings import SB3Settings
+
+
+def sb3_command() -> Command:
+    """Return what the command takes; it has its names in common with the others."""
+    return Command(
+        method="sb3",
+        description="Train PPO or DQN of Stable-Baselines3 to choose among the admissible actions, "
+        "and evaluate it on held-out tasks beside random admissible actions.",
+        settings=SB3Settings,
+        flags=lambda parser: parser.add_argument(
+            "--out", default="", metavar="FOLDER", help="run folder, new or empty"
+        ),
+        names={
+            "split": "train-split",
+            "num_envs": "slots",
+            "eval_episodes": "eval-tasks",
+            "history": "history-actions",
+        },
+        renamed={
+            "--split": "--train-split",
+            "--num_envs": "--slots",
+            "--eval_episodes": "--eval-tasks",
+            "--history": "--history-actions",
+        },
+        pairs={"env_args": "env-arg", "algo_args": "algo-arg"},
+    )
 
 
 def main(argv: Sequence[str]) -> int:
     """Train, evaluate against random actions, and print the comparison."""
-    jsonargparse = require("jsonargparse", feature="eto-gym train sb3", extra="sb3")
-    from eto_gym.trainers.sb3.settings import SB3Settings
-
-    parser = jsonargparse_parser(
-        jsonargparse,
-        prog="eto-gym train sb3",
-        description="Train PPO or DQN of Stable-Baselines3 to choose among the admissible actions, "
-        "and evaluate it on held-out tasks beside random admissible actions.",
-    )
-    parser.add_argument("--config", action="config", help="YAML or JSON file with settings")
-    parser.add_argument("--out", default="", help="run folder, new or empty")
-    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    parser.add_class_arguments(SB3Settings, as_group=False)
-    texts = {item.name: item.metadata["help"] for item in dataclasses.fields(SB3Settings)}
-    for action in parser._actions:
-        if action.dest in texts:
-            action.help = texts[action.dest].replace("%", "%%")
-    options = parser.parse_args(list(argv))
-    built = parser.instantiate_classes(options)
-    settings = SB3Settings(**{name: built[name] for name in texts})
-    settings = dataclasses.replace(settings, env=resolve_env_id(settings.env))
+    chosen = read_command(sb3_command(), argv)
+    options = chosen.options
+    settings = dataclasses.replace(chosen.settings, env=resolve_env_id(chosen.settings.env))
     check_arguments(settings.env, settings.env_args)
     if options.dry_run:
-        print(parser.dump(options, skip_none=False))
+        print(printed(dataclasses.replace(chosen, settings=settings), out=options.out))
         return 0
     from eto_gym.trainers.sb3.training import train
 

@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from eto_gym.env import TextEnv
+from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.snapshot import get_state, set_state
 from eto_gym.spaces import UnicodeText
@@ -43,13 +43,6 @@ ODD_ACTIONS = (
 """Strings that untrusted text may well hold; every environment must take them as actions."""
 
 TextGymEnv = gym.Env[str, str]
-
-
-def text_env(env: TextGymEnv) -> TextEnv:
-    """Return the `TextEnv` under the wrappers of `env`."""
-    inner = env.unwrapped
-    assert isinstance(inner, TextEnv), f"expected a TextEnv, got {type(inner).__name__}"
-    return inner
 
 
 def play(

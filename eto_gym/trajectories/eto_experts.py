@@ -68,7 +68,7 @@ _BENCHMARKS = {"webshop": "webshop", "sciworld": "scienceworld", "alfworld": "al
 _HINTS = {
     "webshop": "These experts shopped in the full official catalog (--data FOLDER of `eto-gym data "
     "build webshop`)",
-    "sciworld": "These experts belong to the paper's splits (--env_options.split_scheme eto)",
+    "sciworld": "These experts belong to the paper's splits (--env-arg split_scheme=eto)",
     "alfworld": "These experts played the official games (--data FOLDER of `eto-gym data download "
     "alfworld`), split train",
 }

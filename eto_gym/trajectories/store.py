@@ -91,7 +91,8 @@ class JsonlFile:
                 yield number, value
 
     def _parse(self, line: bytes) -> Any:
-        return json.loads(line)
+        # `loads` of bytes would guess UTF-16, which lines of a file in it partly are.
+        return json.loads(line.decode("utf-8-sig"))
 
     def sync(self) -> None:
         """Force what was appended to the disk, so that it survives a power cut too."""

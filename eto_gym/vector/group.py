@@ -1,4 +1,4 @@
-"""The environments of one process: what the vector environment asks of them, and their answers."""
+"""The environments of one process, stepped and reset by slot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one info per environment to the one info of a vector environment."""
+"""Merges the infos of single environments into that of a vector environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds and options of a vector environment, taken apart into those of its slots."""
+"""Splits the seeds and options of a vector environment into those of its slots."""
 
 from __future__ import annotations
 

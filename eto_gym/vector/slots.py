@@ -1,4 +1,4 @@
-"""The state of every slot between what is asked of it and what it answers."""
+"""The state machine of slots: what is asked of each, and what it has answered."""
 
 from __future__ import annotations
 

@@ -267,6 +267,17 @@ def test_a_models_digest_follows_its_files(tmp_path: Path) -> None:
     assert model_digest(tmp_path) != first
 
 
+def test_a_short_name_has_the_digest_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETO_GYM_DATA", str(tmp_path))
+    assert model_digest("smollm2") is None
+    folder = tmp_path / "models" / "smollm2"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert model_digest("smollm2") == model_digest(folder) is not None
+
+
 def test_a_change_of_the_parser_raises_its_version() -> None:
     replies = [
         "Thought: a\nAction: look", "Action: look", "action : `go to desk 1`.", "**Action:** look",

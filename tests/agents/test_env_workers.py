@@ -12,13 +12,13 @@ import gymnasium as gym
 import pytest
 
 from eto_gym import EtoGymError, UnknownNameError, get_state
-from eto_gym.agents.faults import FaultRates, FaultyPolicy
 from eto_gym.agents.policies import expert_policy, random_policy
 from eto_gym.agents.policy import Conversation, Policy, PolicyReply
 from eto_gym.agents.rollout.engine import Episode, RetryPolicy, Rollout, plan_episodes
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.conversation import ConversationEnv
 from eto_gym.testing import text_env
+from eto_gym.testing.faults import FaultRates, FaultyPolicy
 from eto_gym.trajectories import Trajectory
 from eto_gym.vector import EnvMaker
 from tests.agents.coin import TASKS, CoinPolicy

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.evaluation.statistics import compare, mean, proportion, summarise
+from eto_gym.agents.evaluation.measures import summarise
+from eto_gym.agents.evaluation.statistics import compare, mean, proportion
 from eto_gym.trajectories import Step, Trajectory
 
 
@@ -50,10 +51,12 @@ def test_summary_leaves_errors_out_and_counts_them() -> None:
             episode("c", False, outcome="error", error="environment"),
         ]
     )
-    assert (summary.episodes, summary.errors) == (2, {"environment": 1})
-    assert summary.success.mean == summary.reward.mean == 0.5
-    assert (summary.steps, summary.format_errors, summary.generated_tokens) == (2.0, 0.5, 15.0)
-    assert [(k, v.mean) for k, v in summary.by_type.items()] == [("other", 0.0), ("toy", 1.0)]
+    assert (summary["episodes"], summary["errors"]) == (2, {"environment": 1})
+    assert summary["success"]["mean"] == summary["reward"]["mean"] == 0.5
+    assert [summary[k] for k in ("steps", "format_errors", "generated_tokens")] == [2.0, 0.5, 15.0]
+    types = [(name, rate["mean"]) for name, rate in summary["by_type"].items()]
+    assert types == [("other", 0.0), ("toy", 1.0)]
+    assert list(summary["success"]) == ["mean", "low", "high"]
 
 
 def test_paired_test_counts_changes_on_shared_episodes() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import gymnasium as gym
 
-from eto_gym.agents.faults import NONSENSE, FaultRates, FaultyEnv, FaultyPolicy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec, collect, latest
 from eto_gym.agents.rollout.engine import RetryPolicy, plan_episodes
 from eto_gym.conversation import parse_reply
+from eto_gym.testing.faults import NONSENSE, FaultRates, FaultyEnv, FaultyPolicy
 from eto_gym.trajectories import ErrorKind, Trajectory, TrajectoryStore
 from tests.agents.coin import TASKS, CoinPolicy
 from tests.toy import make_corridor

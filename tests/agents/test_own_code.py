@@ -50,7 +50,7 @@ def change(path: Path, **fields: Any) -> None:
 
 def test_a_known_architecture_is_loaded_without_its_own_code(folder: Path) -> None:
     assert type(loading.load_model(str(folder))).__name__ == "LlamaForCausalLM"
-    assert type(models.load_model(folder, TrainSettings())).__name__ == "LlamaForCausalLM"
+    assert type(models.load_for_training(folder, TrainSettings())).__name__ == "LlamaForCausalLM"
     assert loading.load_tokenizer(str(folder))("go")["input_ids"]
     assert models.load_tokenizer(folder)("go")["input_ids"]
     assert not (folder.parent / "ran").exists()
@@ -60,7 +60,7 @@ def test_what_needs_its_own_code_is_refused_in_one_line(folder: Path) -> None:
     change(folder / "config.json", model_type="mine", architectures=["Mine"])
     for load in (
         lambda: loading.load_model(str(folder)),
-        lambda: models.load_model(folder, TrainSettings()),
+        lambda: models.load_for_training(folder, TrainSettings()),
     ):
         with pytest.raises(DataError, match="Python code of its own") as caught:
             load()

@@ -14,9 +14,9 @@ from eto_gym.agents.evaluation import panel as panels
 from eto_gym.agents.evaluation.card import digest
 from eto_gym.agents.evaluation.comparison import compare_rows, load_rows, render
 from eto_gym.agents.evaluation.panel import PanelPart, load_panel, part_for
-from eto_gym.cli.arguments import task_set_of
 from eto_gym.cli.main import main
 from eto_gym.errors import DataError, EtoGymError, UnknownNameError
+from eto_gym.lookup import tasks
 from tests.toy import CORRIDOR
 
 DIGESTS = {
@@ -33,7 +33,7 @@ def test_the_first_panel_is_what_it_was(env_id: str) -> None:
     expected, count, types = DIGESTS[env_id]
     assert digest(list(part.tasks)) == expected
     assert len(set(part.tasks)) == len(part.tasks) == count
-    everything = task_set_of(env_id, part.env_kwargs)
+    everything = tasks(env_id, **part.env_kwargs)
     kinds = Counter(everything.get(task).type for task in part.tasks)
     assert set(kinds) == {task.type for task in everything}
     assert len(kinds) == types

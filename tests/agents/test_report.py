@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytest
 from scipy import stats
 
-from eto_gym.agents.evaluation.report import _paired_line, best_of, evaluate, measure, render
+from eto_gym.agents.evaluation.measures import measure
+from eto_gym.agents.evaluation.report import _paired_line, best_of, evaluate, render
 from eto_gym.agents.evaluation.statistics import compare, mean, proportion, success_rate
 from eto_gym.trajectories import Trajectory
 from tests.agents.test_evaluation import episode

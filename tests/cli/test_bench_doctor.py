@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eto_gym.agents.rollout.throughput import in_own_process, measure_environment, peak_memory_mb
 from eto_gym.cli import doctor
 from eto_gym.cli.main import main
+from eto_gym.cli.throughput import in_own_process, measure_environment, peak_memory_mb
 from eto_gym.errors import EtoGymError
 from tests.toy import CORRIDOR
 
@@ -29,7 +29,7 @@ def test_bench_measures_environments_and_the_scheme_of_the_original(
     folder = save_tiny(model, tokenizer, tmp_path / "model")
     # In this process, which has imported already what takes a new one seconds.
     direct = lambda function, *args, **kwargs: function(*args, **kwargs)  # noqa: E731
-    monkeypatch.setattr("eto_gym.agents.rollout.throughput.in_own_process", direct)
+    monkeypatch.setattr("eto_gym.cli.throughput.in_own_process", direct)
     figures, plot = tmp_path / "b.json", tmp_path / "b.svg"
     command = ["bench", CORRIDOR, "--num-envs", "2", "--steps", "200", "--policy", str(folder)]
     command += ["--policy-arg", "max_new_tokens=8", "--prompt-style", "none", "--episodes", "6"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from eto_gym.cli.arguments import parse_pairs
-from eto_gym.cli.expert import default_out, summary
 from eto_gym.cli.main import main
+from eto_gym.cli.rollout import summary
 from eto_gym.errors import UnknownNameError
 from eto_gym.registration import resolve_env_id
 from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
@@ -76,9 +76,21 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ):
         assert main(["expert", *wrong, *out]) == 2
         assert "expected" in capsys.readouterr().err
-    assert default_out("ETO/ScienceWorld-v0", "dev") == Path(
-        "runs/expert/scienceworld-v0-dev.jsonl"
-    )
+
+
+def test_expert_is_short_for_rollout_and_mixes_no_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    options = ["--limit", "1", "--split", "dev"]
+    assert main(["expert", "alfworld", "--out", str(first), *options]) == 0
+    rollout = ["rollout", "alfworld", "--policy", "expert", "--out", str(second), *options]
+    assert main(rollout) == 0
+    alone, other = (TrajectoryStore(path).load()[0] for path in (first, second))
+    assert (alone.task_id, alone.steps, alone.policy) == (other.task_id, other.steps, "expert")
+    for change in (["--seed", "7"], ["--prompt-style", "none"]):
+        assert main(["expert", "alfworld", "--out", str(first), *options, *change]) == 2
+        assert "belongs to another run" in capsys.readouterr().err
 
 
 def test_summary_counts_errors_apart() -> None:

@@ -79,7 +79,7 @@ def test_settings_are_read(content: bytes, tmp_path: Path, capsys: Capture) -> N
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"learningrate: 0.1\n", "Did you mean --learning_rate?"),
+        (b"learningrate: 0.1\n", "Did you mean 'learning_rate'"),
         (b"a: [1\n", "settings.yaml:2: "),
         (b"\xff\xfe\x00", "settings.yaml"),
         (json.dumps([1]).encode(), "settings.yaml: expected settings"),

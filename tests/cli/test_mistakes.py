@@ -60,7 +60,7 @@ def test_one_line_says_what_is_wrong(
     [
         ("train eto --env alfwrld", "Did you mean 'alfworld'?"),
         ("train eto --env CartPole-v1", "not a text environment"),
-        ("train eto --sft.lerning_rate 1", "Did you mean --sft.learning_rate?"),
+        ("train eto --sft.lerning_rate 1", "Did you mean --sft.learning-rate?"),
         ("train eto --beta 1", "Did you mean --dpo.beta?"),
         ("train eto --iterations many", 'key "iterations"'),
         ("train eto --out /proc/none/x", "/proc/none"),

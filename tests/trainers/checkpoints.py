@@ -13,15 +13,15 @@ import pytest
 @contextlib.contextmanager
 def noted_checkpoints() -> Iterator[list[Path | None]]:
     """Yield a list that receives, of each training that begins, its checkpoint; None: anew."""
-    from eto_gym.trainers.run import running  # not before torch is known to be there
+    from eto_gym.trainers.run import base_trainer  # not before torch is known to be there
 
     checkpoints: list[Path | None] = []
-    fit = running.fit
+    fit = base_trainer.fit
 
     def keep(trainer: Any, checkpoint: Path | None) -> None:
         checkpoints.append(checkpoint)
         fit(trainer, checkpoint)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "fit", keep)
+        patch.setattr(base_trainer, "fit", keep)
         yield checkpoints

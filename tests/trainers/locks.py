@@ -11,7 +11,8 @@ from typing import Any
 import gymnasium as gym
 
 from eto_gym import Expert, Prompt, Reply, Task, TaskSet, TextEnv
-from eto_gym.agents.evaluation.statistics import compare, summarise
+from eto_gym.agents.evaluation.measures import measure
+from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.agents.policies import local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec, collect
@@ -160,7 +161,7 @@ def model_policy(model: str | Path, *, temperature: float = 0.0) -> Callable[[],
 
 def success_of(model: str | Path) -> float:
     """Return the success of greedy replies on the held-out tasks."""
-    return summarise(play_locks(model_policy(model), split="test")).success.mean
+    return measure(play_locks(model_policy(model), split="test")).success.mean
 
 
 EVIDENCE = 1e-4
@@ -185,7 +186,7 @@ def assert_model_learnt(before: str | Path, after: str | Path) -> None:
     """Check the same of two model folders, on the held-out tasks."""
     first, second = (play_locks(model_policy(m), split="test") for m in (before, after))
     test = compare(first, second)
-    _assert_better(test.gained, test.lost, test.p, summarise(second).success.low)
+    _assert_better(test.gained, test.lost, test.p, measure(second).success.low)
 
 
 def _assert_better(gained: int, lost: int, p: float, low: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from eto_gym.agents.policies import player_policy
 from eto_gym.trainers import DPOSettings, SFTSettings
 from eto_gym.trainers.loops.eto import ETOLoop
-from eto_gym.trainers.loops.ranks import launched
+from eto_gym.trainers.loops.process_group import launched
 from eto_gym.trainers.loops.tiny_stage import train_base
 from eto_gym.trainers.settings.loops import ETOSettings
 from eto_gym.trainers.settings.world import BaseSettings
@@ -46,7 +46,7 @@ def run(model: str, folder: Path) -> dict[str, Any]:
         vocab_size=360, hidden_size=32, layers=1, heads=2, kv_heads=1, mlp_size=32, context=256,
         train=SFTSettings(max_length=256, batch_size=6, micro_batch_size=6, epochs=1),
     )  # fmt: skip
-    train_base(small, played, output=folder / "base", progress=False, ranks=launched())
+    train_base(small, played, output=folder / "base", progress=False, processes=launched())
     return ETOLoop(settings(model), folder / "run").run()
 
 

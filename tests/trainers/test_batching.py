@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from eto_gym.trainers.data.batching import BucketSampler, pad_rows  # noqa: E402
-from eto_gym.trainers.data.encoding import Row  # noqa: E402
+from eto_gym.trainers.data.encoding import TokenRow  # noqa: E402
 
 
 @given(
@@ -59,7 +59,7 @@ def test_epochs_and_seeds_change_the_order() -> None:
 
 
 def test_padding_is_neither_read_nor_trained() -> None:
-    rows = [Row([5, 6, 7], [True, False, True]), Row([8], [True])]
+    rows = [TokenRow([5, 6, 7], [True, False, True]), TokenRow([8], [True])]
     batch = pad_rows(rows, pad_id=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

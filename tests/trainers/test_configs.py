@@ -57,7 +57,7 @@ def test_settings_decide_the_precision(path: Path) -> None:
 
 
 def test_another_precision_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from eto_gym.trainers.run.running import training_arguments
+    from eto_gym.trainers.run.base_trainer import training_arguments
 
     settings = SFTSettings(precision="fp32")
     for word, fits in (("no", True), ("bf16", False), ("fp16", False)):

@@ -13,7 +13,7 @@ import pytest
 from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
-from eto_gym.trainers.data.encoding import PairRow, Row, TokenReport, encode_pairs
+from eto_gym.trainers.data.encoding import TokenPair, TokenReport, TokenRow, encode_pairs
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import PairingSettings
@@ -44,19 +44,19 @@ def _codec(tiny: Path) -> Any:
     return default_codec(load_tokenizer(tiny))
 
 
-def _rows(tiny: Path, pairs: list[PreferencePair]) -> list[PairRow]:
+def _rows(tiny: Path, pairs: list[PreferencePair]) -> list[TokenPair]:
     return encode_pairs(_codec(tiny), pairs, max_length=512)[0]
 
 
-def _trainer(tiny: Path, rows: list[PairRow], settings: DPOSettings, folder: Path) -> Any:
+def _trainer(tiny: Path, rows: list[TokenPair], settings: DPOSettings, folder: Path) -> Any:
     from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
-    from eto_gym.trainers.model.models import load_model, load_tokenizer
+    from eto_gym.trainers.model.models import load_for_training, load_tokenizer
     from eto_gym.trainers.run.callbacks import set_callbacks
 
     folder.mkdir(parents=True, exist_ok=True)
     trainer = TrajectoryDPOTrainer(
         settings,
-        model=load_model(tiny, settings),
+        model=load_for_training(tiny, settings),
         rows=rows,
         tokenizer=load_tokenizer(tiny),
         workspace=folder,
@@ -298,10 +298,10 @@ def test_counting_observations_would_change_the_loss(
     """The check above has teeth: marking observations as trained moves the loss."""
     rows = [row for row in _rows(tiny, pairs) if len(row.rejected.ids) > 80][:3]
 
-    def everything(side: Row) -> Row:
+    def everything(side: TokenRow) -> TokenRow:
         return side._replace(mask=[False] + [True] * (len(side.ids) - 1))
 
-    wrong = [PairRow(everything(row.chosen), everything(row.rejected)) for row in rows]
+    wrong = [TokenPair(everything(row.chosen), everything(row.rejected)) for row in rows]
     losses = []
     for name, chosen_rows in (("right", rows), ("wrong", wrong)):
         trainer = _trainer(tiny, chosen_rows, QUICK, tmp_path / name)

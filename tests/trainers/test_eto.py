@@ -188,11 +188,11 @@ def test_presets_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_dev_tasks_of_the_training_split_are_its_last(tmp_path: Path) -> None:
     loop = ETOLoop(small_settings(dev_tasks=2, dev_split="train"), tmp_path)
     whole = ETOLoop(small_settings(), tmp_path)
-    loop._open()
-    whole._open()
-    every = whole._task_ids("train", 0)
-    assert loop._dev_ids() == every[-2:]
-    assert not set(every[-2:]) & set(loop._task_ids("train", loop.settings.train_tasks))
+    loop.play.open()
+    whole.play.open()
+    every = whole.play.task_ids("train", 0)
+    assert loop.play.dev_ids() == every[-2:]
+    assert not set(every[-2:]) & set(loop.play.task_ids("train", loop.settings.train_tasks))
 
 
 def test_bad_settings_are_refused() -> None:

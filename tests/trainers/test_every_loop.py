@@ -44,8 +44,7 @@ def small(method: str, env: str) -> Any:
     """Return the quickstart of a method with sizes for a test; all else is as a user gets it."""
     entry = train.LOOPS[method]
     kind = getattr(loops, entry.settings)
-    presets = train.presets_of(method)
-    whole = from_preset(kind, "quickstart", presets=presets, env=resolve_env_id(env))
+    whole = from_preset(kind, "quickstart", method=method, env=resolve_env_id(env))
     changes: dict[str, Any] = {}
     for item in dataclasses.fields(whole):
         part = getattr(whole, item.name)

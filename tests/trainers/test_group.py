@@ -31,7 +31,7 @@ QUICK = GroupSettings(
 
 def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings) -> Any:
     from eto_gym.trainers.methods.group import EpisodeSource, PlayedGRPOTrainer, PlayedRLOOTrainer
-    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=128)  # type: ignore[arg-type,return-value]
@@ -41,7 +41,7 @@ def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings)
     made = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
     return made(
         settings,
-        model=load_model(model, settings),
+        model=load_for_training(model, settings),
         source=EpisodeSource(player, default_codec(tokenizer), settings),
         tokenizer=tokenizer,
         workspace=folder,

@@ -44,7 +44,7 @@ def test_experts_of_a_file_are_read_with_the_runs_history(tmp_path: Path) -> Non
     file = tmp_path / "experts.json"
     file.write_text(json.dumps([to_paper_sft(t) for t in full]))
     settings = RFTSettings(env=ALFWORLD, history="state", expert_file=str(file))
-    stage = RFTLoop(settings, tmp_path / "run")._experts(settings)
+    stage = RFTLoop(settings, tmp_path / "run").data.experts(settings)
     taken = load_trajectories(stage)
     assert [t.as_sampled() for t in taken] == [t.as_sampled() for t in bounded]
 
@@ -53,8 +53,8 @@ def test_the_default_leaves_the_keys_of_stages_as_they_were(tmp_path: Path) -> N
     def key(**options: Any) -> str:
         settings = RFTSettings(env=ALFWORLD, train_tasks=1, progress=False, **options)
         loop = RFTLoop(settings, tmp_path / str(options))
-        loop._open()
-        return loop._experts(settings).key
+        loop.play.open()
+        return loop.data.experts(settings).key
 
     before = {
         "env": ALFWORLD,

@@ -41,7 +41,7 @@ def test_two_processes_equal_one(locksmith: Path, tmp_path: Path) -> None:
 def test_each_process_takes_its_share_of_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.run.running import training_arguments
+    from eto_gym.trainers.run.base_trainer import training_arguments
 
     def split(batch: int, micro: int) -> tuple[int, int]:
         settings = SFTSettings(batch_size=batch, micro_batch_size=micro)

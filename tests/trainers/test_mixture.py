@@ -56,9 +56,9 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
     tmp_path: Path,
     weights: tuple[float, float, float],
 ) -> None:
-    from eto_gym.trainers.data.encoding import PairRow, encode_pairs
+    from eto_gym.trainers.data.encoding import TokenPair, encode_pairs
     from eto_gym.trainers.methods.mixture import MixtureTrainer
-    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     outcome, step, sft = weights
     settings = replace(QUICK, outcome_weight=outcome, step_weight=step, sft_weight=sft)
@@ -66,13 +66,13 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
     rows = [encode_pairs(default_codec(tokenizer), pairs, max_length=512)[0] for pairs in kinds]
     trainer: Any = MixtureTrainer(
         settings,
-        model=load_model(tiny, settings),
+        model=load_for_training(tiny, settings),
         outcomes=rows[0],
         steps=rows[1],
         tokenizer=tokenizer,
         workspace=tmp_path,
     )
-    reference = load_model(tiny, settings)
+    reference = load_for_training(tiny, settings)
     generator = torch.Generator().manual_seed(5)
     for parameter in trainer.model.parameters():
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
@@ -84,7 +84,7 @@ def test_an_epochs_loss_is_the_weighted_sum_of_the_means(
             scores = model(input_ids=torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
         return float(sum(scores[i - 1, row.ids[i]] for i, kept in enumerate(row.mask) if kept))
 
-    def preference(row: PairRow) -> float:
+    def preference(row: TokenPair) -> float:
         sides = (row.chosen, row.rejected)
         gains = [logp(trainer.model, side) - logp(reference, side) for side in sides]
         gap = torch.tensor(settings.beta * (gains[0] - gains[1]), dtype=torch.float64)

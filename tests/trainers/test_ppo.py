@@ -27,7 +27,7 @@ from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, assert_learnt, 
 
 torch = pytest.importorskip("torch")
 
-from eto_gym.trainers.data.encoding import Row  # noqa: E402
+from eto_gym.trainers.data.encoding import TokenRow  # noqa: E402
 from eto_gym.trainers.methods.ppo import PPOTrainer  # noqa: E402
 from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
     advantages_of,
@@ -56,13 +56,13 @@ def _player(episodes: int) -> EpisodePlayer:
 
 def _trainer(tiny: Path, folder: Path, settings: PPOSettings, play: Any = None) -> PPOTrainer:
     from eto_gym.trainers.data.encoding import TokenReport
-    from eto_gym.trainers.model.models import default_codec, load_model, load_tokenizer
+    from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     tokenizer = load_tokenizer(tiny)
     return PPOTrainer(
         settings,
-        model=load_model(tiny, settings),
-        reference=load_model(tiny, settings),
+        model=load_for_training(tiny, settings),
+        reference=load_for_training(tiny, settings),
         play=play,
         codec=default_codec(tokenizer),
         data=TokenReport(),
@@ -71,7 +71,7 @@ def _trainer(tiny: Path, folder: Path, settings: PPOSettings, play: Any = None) 
     )
 
 
-def _rows(tiny: Path, plays: Sequence[Trajectory]) -> list[Row]:
+def _rows(tiny: Path, plays: Sequence[Trajectory]) -> list[TokenRow]:
     from eto_gym.trainers.data.encoding import encode_trajectories
     from eto_gym.trainers.model.models import default_codec, load_tokenizer
 
@@ -293,7 +293,7 @@ def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
 def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
     locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.run import running
+    from eto_gym.trainers.run import base_trainer
 
     settings = replace(QUICK, rounds=1)
 
@@ -301,7 +301,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "finish", die)
+        patch.setattr(base_trainer, "finish", die)
         with pytest.raises(KeyboardInterrupt):
             _run(locksmith, tmp_path / "out", settings)
     report = _run(locksmith, tmp_path / "out", settings, resume=True, play=die)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from eto_gym.agents.evaluation.statistics import compare, summarise
+from eto_gym.agents.evaluation.measures import summarise
+from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.trainers.loops.report import CONTROL, conclusion, render, write_report
 from eto_gym.trainers.loops.run_folder import RunFolder
 from eto_gym.trajectories import Trajectory
@@ -30,7 +31,7 @@ def test_a_report_of_one_episode_and_of_none(
         folder = RunFolder(tmp_path)
         rows = []
         for name, played in evaluations.items():
-            summary = summarise(played).to_json()
+            summary = summarise(played)
             stage = folder.run(name, lambda _: summary, settings=None)  # noqa: B023
             paired = asdict(compare(evaluations["one"], played))
             rows.append({"policy": name, **stage.result, "paired": paired})

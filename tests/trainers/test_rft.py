@@ -13,9 +13,8 @@ from eto_gym.trainers.loops.rft import RFTLoop
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import RejectionSettings
-from eto_gym.trainers.settings.loops import LOOP_PRESETS, RFTSettings
+from eto_gym.trainers.settings.loops import RFTSettings
 from eto_gym.trainers.settings.methods import SFTSettings
-from eto_gym.trainers.settings.presets import PRESETS as ETO_PRESETS
 from eto_gym.trainers.settings.presets import preset_values
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from tests.trainers.locks import MUON, PLAY, assert_learnt
@@ -96,7 +95,6 @@ def test_rft_learns_what_the_experts_do_not_show(locksmith: Path, tmp_path: Path
 
 
 def test_presets_hold_what_the_method_has() -> None:
-    assert set(LOOP_PRESETS["rft"]) == set(ETO_PRESETS)
-    paper = preset_values("paper", presets=LOOP_PRESETS["rft"])
+    paper = preset_values("paper", kind=RFTSettings)
     assert "dpo" not in paper
     assert paper["sft"]["learning_rate"] == 1e-5

@@ -8,9 +8,9 @@ from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.loops.self_play import SelfPlayLoop
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import PairingSettings
-from eto_gym.trainers.settings.loops import LOOP_PRESETS, SelfPlaySettings
+from eto_gym.trainers.settings.loops import SelfPlaySettings
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
-from eto_gym.trainers.settings.presets import preset_values
+from eto_gym.trainers.settings.presets import PRESETS, preset_values
 from tests.trainers.locks import GENTLE, MUON, PLAY, assert_learnt
 
 
@@ -40,8 +40,8 @@ def test_an_expert_is_refused() -> None:
         SelfPlaySettings(pairing=PairingSettings(contrast="expert"))
     with pytest.raises(SettingsError, match="phases"):
         SelfPlaySettings(phases="eto+rft")
-    presets = LOOP_PRESETS["self-play"]
-    assert all(preset_values(x, presets=presets)["pairing"]["contrast"] == "self" for x in presets)
+    for name in PRESETS:
+        assert preset_values(name, kind=SelfPlaySettings)["pairing"]["contrast"] == "self"
 
 
 def test_a_run_without_a_pair_ends_with_its_report(locksmith: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers import SFTSettings, run_sft
-from eto_gym.trainers.data.encoding import Row
+from eto_gym.trainers.data.encoding import TokenRow
 from eto_gym.trainers.run.training import TrainReport, Watch
 from eto_gym.trajectories import Trajectory
 
@@ -126,7 +126,7 @@ def test_losses_and_gradients_of_families_are_equal(
 
     every = [(37 * n) % 290 + 3 for n in range(60)]
     ends = [every[30:44], every[30:37] + every[50:], every[41:52], every[45:48]]
-    rows = [Row(every[:20] + end, [n % 3 > 0 for n in range(20 + len(end))]) for end in ends]
+    rows = [TokenRow(every[:20] + end, [n % 3 > 0 for n in range(20 + len(end))]) for end in ends]
 
     def results(share_prefix: str) -> tuple[float, dict[str, Any]]:
         model = _model(family, attention, **options).double()
@@ -195,11 +195,11 @@ ROWS = st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=12), min_size=1
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ROWS, min_size=1, max_size=4))
 def test_what_trees_save_is_what_they_do_not_hold(groups: list[list[list[int]]]) -> None:
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     batches, kept, padded = [], 0, 0
     for group in groups:
         batches.append(list(range(len(rows), len(rows) + len(group))))
-        own = [Row(ids, [True] * len(ids)) for ids in group]
+        own = [TokenRow(ids, [True] * len(ids)) for ids in group]
         rows += own
         kept += build_tree(own)["input_ids"].shape[1]
         padded += len(own) * max(map(len, group))
@@ -211,12 +211,12 @@ def test_what_trees_save_is_what_they_do_not_hold(groups: list[list[list[int]]])
 def test_only_a_sample_of_the_batches_is_looked_at() -> None:
     looked = []
 
-    class Counted(list[Row]):
+    class Counted(list[TokenRow]):
         def __getitem__(self, index: Any) -> Any:
             looked.append(index)
             return super().__getitem__(index)
 
-    rows = Counted(Row([3, 4, n], [True] * 3) for n in range(6000))
+    rows = Counted(TokenRow([3, 4, n], [True] * 3) for n in range(6000))
     saving_of_trees(rows, [[n, n + 1] for n in range(0, 6000, 2)])
     assert SAMPLE / 2 < len(looked) / 2 <= SAMPLE
     assert max(looked) > 5900

@@ -16,7 +16,7 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trainers.loops.process_group import ProcessGroup
 from eto_gym.trainers.loops.shared_play import play_shared
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from tests.toy import CORRIDOR, make_corridor
@@ -32,8 +32,8 @@ def plan() -> list[Episode]:
     return plan_episodes(ids[:5], samples=3, seed=7)
 
 
-def play(path: Path, r: Ranks | None = None) -> list[Trajectory]:
-    return play_shared(SPEC, plan(), path=path, ranks=r or Ranks())
+def play(path: Path, r: ProcessGroup | None = None) -> list[Trajectory]:
+    return play_shared(SPEC, plan(), path=path, processes=r or ProcessGroup())
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +139,14 @@ def test_workers_do_not_join_the_processes_of_their_parent(
     with pytest.raises(EtoGymError, match="found"):
         lone_policy()
     spec = replace(SPEC, make_policy=lone_policy, workers=2)
-    played = play_shared(spec, plan(), path=tmp_path / "t.jsonl", ranks=Ranks())
+    played = play_shared(spec, plan(), path=tmp_path / "t.jsonl", processes=ProcessGroup())
     assert played == TrajectoryStore(alone).load()
 
 
 def test_processes_with_other_plans_are_told(tmp_path: Path) -> None:
-    def differing(r: Ranks) -> Sequence[Trajectory]:
+    def differing(r: ProcessGroup) -> Sequence[Trajectory]:
         episodes = plan()[: 5 if r.index else None]
-        return play_shared(SPEC, episodes, path=tmp_path / "t.jsonl", ranks=r)
+        return play_shared(SPEC, episodes, path=tmp_path / "t.jsonl", processes=r)
 
     first, second = together(2, differing)
     assert isinstance(first, EtoGymError)

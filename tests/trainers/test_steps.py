@@ -27,7 +27,7 @@ from eto_gym.trainers.data.steps import (
     repeat_expert,
 )
 from eto_gym.trainers.loops.step_dpo import StepDPOLoop
-from eto_gym.trainers.loops.step_loop import BRANCHES
+from eto_gym.trainers.loops.step_stage import BRANCHES
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import StepSettings
 from eto_gym.trainers.settings.loops import StepDPOSettings

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from eto_gym.trainers.data.batching import IGNORED, pad_rows  # noqa: E402
-from eto_gym.trainers.data.encoding import Row  # noqa: E402
+from eto_gym.trainers.data.encoding import TokenRow  # noqa: E402
 from eto_gym.trainers.data.trees import build_tree, score_tree  # noqa: E402
 from eto_gym.trainers.model.scoring import install_scorer, row_sums  # noqa: E402
 from eto_gym.trainers.model.tree_attention import install_trees  # noqa: E402
@@ -47,20 +47,20 @@ def _model(family: str, attention: str = "sdpa", **options: Any) -> Any:
     return model.eval()
 
 
-def _rows() -> list[Row]:
+def _rows() -> list[TokenRow]:
     """Three pairs: with a long prompt, with a turn in common, and with an instruction of all."""
     every = [(37 * n) % 290 + 3 for n in range(60)]
     prompts = [every[:11] + every[20:31], every[:11] + every[31:36], every[:11]]
     chosen = [p + every[40 + n : 52] for n, p in enumerate(prompts)]
     rejected = [p + every[40 + n : 44] + every[52:] for n, p in enumerate(prompts)]
     return [
-        Row(ids, [i >= len(p) - 2 and i % 3 != 0 for i in range(len(ids))])
+        TokenRow(ids, [i >= len(p) - 2 and i % 3 != 0 for i in range(len(ids))])
         for side in (chosen, rejected)
         for p, ids in zip(prompts, side, strict=True)
     ]
 
 
-def _padded(model: Any, rows: list[Row]) -> Any:
+def _padded(model: Any, rows: list[TokenRow]) -> Any:
     batch = pad_rows(rows, 0)
     logps = model(input_ids=batch["input_ids"], score=batch["labels"])["token_logps"]
     return row_sums(logps, batch["labels"])
@@ -184,14 +184,14 @@ def test_every_row_is_a_path_of_its_tree(data: st.DataObject) -> None:
     # Few different tokens, so that rows begin alike, are prefixes of others, or are equal.
     ids = data.draw(st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=12), min_size=1))
     masks = [data.draw(st.lists(st.booleans(), min_size=len(i), max_size=len(i))) for i in ids]
-    rows = [Row(*row) for row in zip(ids, masks, strict=True)]
+    rows = [TokenRow(*row) for row in zip(ids, masks, strict=True)]
     tree = build_tree(rows)
     flat, positions = tree["input_ids"][0].tolist(), tree["position_ids"][0].tolist()
     paths = {}
-    for chain in tree["tree"].chains:
-        path = [i for span in (*chain.spans, (chain.start, chain.stop)) for i in range(*span)]
+    for segment in tree["tree"].segments:
+        path = [i for span in (*segment.spans, (segment.start, segment.stop)) for i in range(*span)]
         assert [positions[i] for i in path] == list(range(len(path)))
-        assert chain.depth == sum(stop - start for start, stop in chain.spans)
+        assert segment.depth == sum(stop - start for start, stop in segment.spans)
         for end in range(1, len(path) + 1):
             paths[tuple(flat[i] for i in path[:end])] = path[:end]
     # Each beginning is there once.

@@ -31,7 +31,7 @@ gym.register("Bare-v0", entry_point=BareCorridorEnv, max_episode_steps=8)
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (ETOSettings(env=BARE, model="some/model"), "no scripted expert.*--expert_file"),
+        (ETOSettings(env=BARE, model="some/model"), "no scripted expert.*--expert-file"),
         (SelfPlaySettings(env=BARE), "--model tiny .* neither a player nor a list"),
         (ETOSettings(env="ETO/WebShop-v0", eval_split="tset"), "Did you mean 'test'"),
         (ETOSettings(env="ETO/WebShop-v0", dev_tasks=5), "split in .*got 'dev'"),
@@ -79,8 +79,8 @@ def test_dev_tasks_may_be_set_aside_of_the_train_split(
 ) -> None:
     settings = ETOSettings(env=CORRIDOR, model="m", dev_split="train", dev_tasks=wanted)
     loop = ETOLoop(settings, tmp_path)
-    loop._open()
-    dev, train = loop._dev_ids(), loop._task_ids("train", 0)
+    loop.play.open()
+    dev, train = loop.play.dev_ids(), loop.play.task_ids("train", 0)
     assert len(dev) == aside
     assert len(train) == 24 - aside
     assert not set(dev) & set(train)

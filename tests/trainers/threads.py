@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trainers.loops.process_group import ProcessGroup
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class _Meeting:
 
 
 @dataclass(frozen=True)
-class ThreadRanks(Ranks):
+class ThreadRanks(ProcessGroup):
     """One of several threads that stand for processes."""
 
     meeting: Any = None
@@ -39,7 +39,7 @@ class ThreadRanks(Ranks):
         return self._gather(value)[0]
 
 
-def together(count: int, work: Callable[[Ranks], T]) -> list[T | Exception]:
+def together(count: int, work: Callable[[ProcessGroup], T]) -> list[T | Exception]:
     """Do `work` in each of `count` processes; return what each returned or raised."""
     meeting = _Meeting(count)
 

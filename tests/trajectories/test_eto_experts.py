@@ -309,6 +309,7 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
 ) -> None:
     pytest.importorskip("trl")
     from eto_gym.trainers.data.pairing import make_pairs
+    from eto_gym.trainers.loops.data_stages import DataStages
     from eto_gym.trainers.loops.play_stages import PlayStages
     from eto_gym.trainers.loops.stage_data import is_demonstration, load_trajectories
     from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
@@ -322,7 +323,7 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps([*records, {"id": 1}]))
     stages = PlayStages(WorldSettings(env="ETO/WebShop-v0", prompt_style="none"), tmp_path / "run")
-    stage = stages._experts(ExpertSettings(expert_file="eto:webshop"))
+    stage = DataStages(stages).experts(ExpertSettings(expert_file="eto:webshop"))
     assert stage.result["left_out"] == {"malformed": 1}
     experts = load_trajectories(stage)
     assert [t.reward for t in experts] == [0.6, 1.0]

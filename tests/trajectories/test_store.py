@@ -172,6 +172,18 @@ def test_records_of_other_writers_are_read(tmp_path: Path) -> None:
     assert TrajectoryStore(path).load(strict=True) == [simple("é")] * 2
 
 
+def test_lines_are_utf8_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        for name in ("a", "b", "c"):
+            store.add(simple(name))
+    data = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + data)
+    assert len(TrajectoryStore(path).load(strict=True)) == 3
+    path.write_bytes(data.decode().encode("utf-16"))
+    assert TrajectoryStore(path).load() == [], "from the second on, lines look like UTF-16-BE"
+
+
 @pytest.mark.parametrize(
     "change",
     [

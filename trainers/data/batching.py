@@ -1,4 +1,4 @@
-"""Batches of rows of similar length, and their tensors."""
+"""Datasets, the length-bucketing sampler, and the collators of token rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from eto_gym.trainers.data.encoding import Row
+from eto_gym.trainers.data.encoding import TokenRow
 
 IGNORED = -100
 """Label of a token that is not trained."""
@@ -40,14 +40,14 @@ class BucketSampler(Sampler[list[int]]):
 
         Args:
             lengths: Length of every row.
-            batch_size: Rows per optimizer step.
-            micro_batch_size: Rows per yielded micro-batch; must divide `batch_size`.
+            batch_size: RowDataset per optimizer step.
+            micro_batch_size: RowDataset per yielded micro-batch; must divide `batch_size`.
             seed: Seed of the order.
             window: Batches that are sorted together; more saves padding, less mixes better.
             rank: Index of this process.
             world: Number of processes, among which the micro-batches of each optimizer batch are
                 dealt in turn. Where the last batch has too few, the others get a filler: the
-                complement `~i` of a row's index, see `Fillable`.
+                complement `~i` of a row's index, see `FillerDataset`.
         """
         self._lengths = lengths
         self.batch_size = micro_batch_size
@@ -98,7 +98,7 @@ class BucketSampler(Sampler[list[int]]):
         yield from micro[self._rank :: self._world]
 
 
-class Fillable(Dataset[Any]):
+class FillerDataset(Dataset[Any]):
     """A dataset that gives the row `i` for the index `~i` too, wrapped as a filler.
 
     Processes that train together must make the same number of passes. A filler keeps one busy that
@@ -124,7 +124,7 @@ class Filler:
     row: Any
 
 
-def collate_fillable(
+def collate_with_fillers(
     collate: Callable[[list[Any]], dict[str, Any]], items: list[Any]
 ) -> dict[str, Any]:
     """Collate rows; a filler's batch has no labels, and is marked by the key "filler"."""
@@ -137,23 +137,23 @@ def collate_fillable(
     return batch
 
 
-class Rows(Dataset[Row]):
-    """Rows of SFT."""
+class RowDataset(Dataset[TokenRow]):
+    """RowDataset of SFT."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[TokenRow]) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TokenRow:
         """Return a row."""
         return self.rows[index]
 
 
-def pad_rows(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
-    """Return `input_ids`, `attention_mask` and `labels`, padded on the right.
+def pad_rows(rows: Sequence[TokenRow], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return `input_ids`, `attention_mask` and `labels`, each (B, T), padded on the right.
 
     Labels stand at the position of the token itself, as transformers expects them.
     """

@@ -12,10 +12,10 @@ https://arxiv.org/abs/1011.0686); here its answer is preferred to the agent's, a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from eto_gym.conversation import ConversationEnv
-from eto_gym.env import TextEnv
+from eto_gym.env import text_env
 from eto_gym.expert import Expert, Reply
 from eto_gym.prompt import Message
 from eto_gym.trainers.data.pairing import PairingReport
@@ -136,7 +136,7 @@ class _Adviser:
     """Asks an environment's expert at any step of somebody else's episode."""
 
     def __init__(self, env: ConversationEnv) -> None:
-        self._env = cast(TextEnv, env.unwrapped)
+        self._env = text_env(env)
         expert: Expert = self._env.make_expert()
         self._coach = expert if isinstance(expert, Coach) else None
         self._observation = ""

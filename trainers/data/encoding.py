@@ -1,4 +1,4 @@
-"""Trajectories and pairs as token rows: what is trained, what is cut, and what is refused."""
+"""Tokenises trajectories and pairs: what is trained, what is cut, what is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Codec(Protocol):
         """Tokenise a conversation and mark what is trained on."""
 
 
-class Row(NamedTuple):
+class TokenRow(NamedTuple):
     """One conversation as tokens; `mask` marks the tokens whose probability is trained."""
 
     ids: list[int]
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PairRow:
+class TokenPair:
     """The two sides of a pair, as tokens.
 
     Attributes:
@@ -62,13 +62,13 @@ class PairRow:
         more_rejected: The same of the rejected side.
     """
 
-    chosen: Row
-    rejected: Row
-    more_chosen: tuple[Row, ...] = ()
-    more_rejected: tuple[Row, ...] = ()
+    chosen: TokenRow
+    rejected: TokenRow
+    more_chosen: tuple[TokenRow, ...] = ()
+    more_rejected: tuple[TokenRow, ...] = ()
 
     @property
-    def sides(self) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    def sides(self) -> tuple[tuple[TokenRow, ...], tuple[TokenRow, ...]]:
         """All rows of the chosen side, and of the rejected one."""
         return (self.chosen, *self.more_chosen), (self.rejected, *self.more_rejected)
 
@@ -155,7 +155,7 @@ class TokenReport:
                 self.identical,
             )
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: TokenRow) -> None:
         self.tokens += len(row.ids)
         self.trained_tokens += row.trained
         self.longest = max(self.longest, len(row.ids))
@@ -179,7 +179,7 @@ def encode_trajectories(
     max_length: int,
     truncation: str = "refuse",
     train_on: str = "assistant",
-) -> tuple[list[Row], TokenReport]:
+) -> tuple[list[TokenRow], TokenReport]:
     """Tokenise conversations for SFT.
 
     Of an episode that was played with a bounded history there is a row for each reply, after what
@@ -196,7 +196,7 @@ def encode_trajectories(
         DataError: No row is left, or a conversation is too long and `truncation` is "refuse".
     """
     report = TokenReport()
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     too_long: list[tuple[str, int]] = []
     fitted_rows = (
         (t.task_id, fitted)
@@ -214,7 +214,7 @@ def encode_trajectories(
             report.dropped += 1
             continue
         if train_on == "all":
-            row = Row(row.ids, [True] * len(row.ids))
+            row = TokenRow(row.ids, [True] * len(row.ids))
         # Nothing comes before the first token, so nothing predicts it.
         row.mask[0] = False
         report._add(row)
@@ -226,7 +226,7 @@ def encode_trajectories(
     return rows, report
 
 
-def one_row(rows: Sequence[Row]) -> Row:
+def one_row(rows: Sequence[TokenRow]) -> TokenRow:
     """Return the only row of a conversation, for methods that know no other.
 
     Raises:
@@ -247,7 +247,7 @@ def encode_pairs(
     *,
     max_length: int,
     truncation: str = "refuse",
-) -> tuple[list[PairRow], TokenReport]:
+) -> tuple[list[TokenPair], TokenReport]:
     """Tokenise both sides of every pair for DPO; only turns marked for training count.
 
     Args:
@@ -260,7 +260,7 @@ def encode_pairs(
         DataError: No pair is left, or a side is too long and `truncation` is "refuse".
     """
     report = TokenReport()
-    rows: list[PairRow] = []
+    rows: list[TokenPair] = []
     too_long: list[tuple[str, int]] = []
     for pair in pairs:
         prompt = len(pair.prompt) if pair.history == FULL else None
@@ -283,7 +283,7 @@ def encode_pairs(
             continue
         for row in (*chosen, *rejected):
             report._add(row)
-        rows.append(PairRow(chosen[0], rejected[0], tuple(chosen[1:]), tuple(rejected[1:])))
+        rows.append(TokenPair(chosen[0], rejected[0], tuple(chosen[1:]), tuple(rejected[1:])))
     _refuse(too_long, max_length)
     report.rows = len(rows)
     if not rows:
@@ -294,11 +294,11 @@ def encode_pairs(
     return rows, report
 
 
-def fingerprint(rows: Sequence[Row] | Sequence[PairRow]) -> str:
+def fingerprint(rows: Sequence[TokenRow] | Sequence[TokenPair]) -> str:
     """Return a hash of every id and mark, in order."""
     digest = hashlib.sha256()
     for item in rows:
-        for row in (item,) if isinstance(item, Row) else itertools.chain(*item.sides):
+        for row in (item,) if isinstance(item, TokenRow) else itertools.chain(*item.sides):
             digest.update(f"{len(row.ids)}:{row.ids}:".encode())
             digest.update(bytes(row.mask))
     return digest.hexdigest()
@@ -311,7 +311,7 @@ class _Fitted(NamedTuple):
     is that of the longest.
     """
 
-    rows: list[Row] | None
+    rows: list[TokenRow] | None
     length: int
     turns: int
     lost_turns: int
@@ -328,19 +328,19 @@ def _fit(
     """Tokenise a conversation, and cut turns after its first `prompt` messages, if need be."""
     turns = [i + 1 for i, m in enumerate(messages) if m.role == "assistant" and i >= prompt]
 
-    def encode(end: int) -> Row:
+    def encode(end: int) -> TokenRow:
         encoded = codec.encode(messages[:end])
-        return Row(list(encoded.input_ids), list(encoded.train_mask))
+        return TokenRow(list(encoded.input_ids), list(encoded.train_mask))
 
     # What follows the last turn trains nothing.
-    row = encode(turns[-1]) if turns else Row([], [])
+    row = encode(turns[-1]) if turns else TokenRow([], [])
     length = len(row.ids)
     if length <= max_length:
         return _Fitted([row], length, len(turns), 0)
     if truncation == "refuse":
         return _Fitted(None, length, len(turns), 0)
     kept = _most_that_fits(len(turns) - 1, lambda n: len(encode(turns[n - 1]).ids) <= max_length)
-    row = encode(turns[kept - 1]) if kept else Row([], [])
+    row = encode(turns[kept - 1]) if kept else TokenRow([], [])
     return _Fitted([row], length, len(turns), len(turns) - kept)
 
 
@@ -390,7 +390,7 @@ def _fit_side(
     turns = sum(part.turns for part in parts)
     if any(part.rows is None for part in parts):
         return _Fitted(None, max(part.length for part in parts), turns, 0)
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     kept = 0
     for part in parts:
         rows += part.rows or []

@@ -1,4 +1,4 @@
-"""Demonstrations that were recorded with one history, to be learnt with another."""
+"""Re-reads demonstrations with another history setting than they were recorded with."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import gymnasium as gym
 
+from eto_gym.env import text_env
 from eto_gym.history import FULL, Exchange
-from eto_gym.testing import text_env
 from eto_gym.trajectories import Trajectory
 
 

@@ -1,4 +1,4 @@
-"""Rejection sampling: which of the agent's own episodes are worth imitating."""
+"""Rejection sampling: chooses which of the agent's own episodes are imitated."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from eto_gym.trainers.data.encoding import Row
+from eto_gym.trainers.data.encoding import TokenRow
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class Segment:
     """The tokens from `start` to `stop` of a tree's row, which continue those of `spans`.
 
     Attributes:
@@ -45,40 +45,44 @@ class TokenTree:
     """How the tokens of one row attend to each other.
 
     Attributes:
-        chains: One for each conversation that adds tokens; together they cover the row.
+        segments: One for each conversation that adds tokens; together they cover the row.
         windows: Sliding windows that attention layers asked for so far.
     """
 
-    chains: tuple[Chain, ...]
+    segments: tuple[Segment, ...]
     windows: set[int] = field(default_factory=set)
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
 
     def own(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the queries, keys or values of each chain's own tokens, out of those of all."""
-        lengths = [chain.stop - chain.start for chain in self.chains]
+        """Return the queries, keys or values of each segment's own tokens, out of those of all.
+
+        Shapes: (1, heads, T, width) -> (1, heads, S, width) for each segment, and all S make T.
+        """
+        lengths = [segment.stop - segment.start for segment in self.segments]
         parts: tuple[torch.Tensor, ...] = torch.split(states, lengths, dim=2)
         return parts
 
     def reach(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the keys or values that the tokens of each chain may attend to.
+        """Yield the keys or values that the tokens of each segment may attend to.
 
         All are taken from two divisions of the whole: the gradient of a slice would be as large as
         the whole, for every slice.
         """
-        places = {place for chain in self.chains for span in chain.spans for place in span}
-        cuts = sorted(places | {0, self.chains[-1].stop})
+        places = {place for segment in self.segments for span in segment.spans for place in span}
+        cuts = sorted(places | {0, self.segments[-1].stop})
         lengths = [stop - start for start, stop in pairwise(cuts)]
         parts = dict(zip(cuts, torch.split(states, lengths, dim=2), strict=False))
-        for chain, own in zip(self.chains, self.own(states), strict=True):
-            before = [parts[c] for span in chain.spans for c in cuts if span[0] <= c < span[1]]
+        for segment, own in zip(self.segments, self.own(states), strict=True):
+            before = [parts[c] for span in segment.spans for c in cuts if span[0] <= c < span[1]]
             yield torch.cat([*before, own], dim=2) if before else own
 
-    def mask(self, chain: Chain, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """Return what is added to the attention scores of a chain; the layers share it."""
-        key = (chain.start, window, like.dtype, like.device)
+    def mask(self, segment: Segment, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """Return what is added to the attention scores of a segment; the layers share it."""
+        key = (segment.start, window, like.dtype, like.device)
         if key not in self._masks:
-            places = torch.arange(chain.depth + chain.stop - chain.start, device=like.device)
-            distance = places[chain.depth :, None] - places
+            # S tokens of its own (queries) and D before them: what is added is (1, 1, S, D + S).
+            places = torch.arange(segment.depth + segment.stop - segment.start, device=like.device)
+            distance = places[segment.depth :, None] - places
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
@@ -87,7 +91,7 @@ class TokenTree:
         return self._masks[key]
 
 
-def build_tree(rows: Sequence[Row]) -> dict[str, Any]:
+def build_tree(rows: Sequence[TokenRow]) -> dict[str, Any]:
     """Return the tree of some rows, as a batch of one row without padding.
 
     Returns:
@@ -99,7 +103,7 @@ def build_tree(rows: Sequence[Row]) -> dict[str, Any]:
     """
     ids = [np.asarray(row.ids, dtype=np.int64) for row in rows]
     paths: list[np.ndarray[Any, np.dtype[np.int64]]] = []
-    chains: list[Chain] = []
+    segments: list[Segment] = []
     total = 0
     for index, own in enumerate(ids):
         shared, path = 0, np.empty(0, dtype=np.int64)
@@ -109,9 +113,10 @@ def build_tree(rows: Sequence[Row]) -> dict[str, Any]:
                 shared, path = common, paths[other][:common]
         start, total = total, total + len(own) - shared
         if total > start:
-            chains.append(Chain(start, total, _spans(path), shared))
+            segments.append(Segment(start, total, _spans(path), shared))
         paths.append(np.concatenate([path, np.arange(start, total)]))
 
+    # Of each of the tree's T places: token, position, and the place before it on its path; (T,).
     tokens = np.empty(total, dtype=np.int64)
     positions = np.empty(total, dtype=np.int64)
     before = np.zeros(total, dtype=np.int64)
@@ -122,12 +127,13 @@ def build_tree(rows: Sequence[Row]) -> dict[str, Any]:
         before[path[1:]] = path[:-1]
         # Nothing comes before the first token, so nothing predicts it.
         trained.append(path[1:][np.asarray(row.mask[1:], dtype=bool)])
+    # N trained tokens over all rows, of which U are distinct: places (U,), entries (N,) into them.
     places, entries = np.unique(np.concatenate(trained), return_inverse=True)
     counts = [len(places) for places in trained]
     return {
         "input_ids": torch.from_numpy(tokens)[None],
         "position_ids": torch.from_numpy(positions)[None],
-        "tree": TokenTree(tuple(chains)),
+        "tree": TokenTree(tuple(segments)),
         "states": torch.from_numpy(before[places]),
         "targets": torch.from_numpy(tokens[places]),
         "entries": torch.from_numpy(entries),
@@ -149,7 +155,8 @@ def score_tree(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         token_tree=batch["tree"],
         score=(batch["states"], batch["targets"]),
     )
-    logps: torch.Tensor = outputs["token_logps"]
+    logps: torch.Tensor = outputs["token_logps"]  # (U,): one for each distinct trained token
+    # (U,) -> (N,) by row -> (B,): a token that several rows share counts in each of them.
     sums = logps.new_zeros(len(batch["trained"]))
     return sums.index_add(0, batch["sides"], logps[batch["entries"]])
 

@@ -1,4 +1,4 @@
-"""Success on a few held-out tasks while a model trains: what early stopping goes by."""
+"""Dev success: plays held-out tasks with the model in training, for early stopping."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class ETOLoop(Loop[ETOSettings]):
         s = self.settings
         _, experts, current = first = self._demonstrate(s, s.sft)
         for i in range(1, s.iterations + 1):
-            explored = self._explore(f"explore-{i}", current, s, tasks=s.train_tasks)
-            pairs = self._pair(f"pairs-{i}", s.pairing, experts, explored)
-            current = self._prefer(f"eto-{i}", s.dpo_of(i), current, pairs)
-            self._evaluate(f"ETO, iteration {i}", f"eto-{i}", current)
+            explored = self.play.explore(f"explore-{i}", current, s, tasks=s.train_tasks)
+            pairs = self.data.pair(f"pairs-{i}", s.pairing, experts, explored)
+            current = self.train.prefer(f"eto-{i}", s.dpo_of(i), current, pairs)
+            self.play.evaluate(f"ETO, iteration {i}", f"eto-{i}", current)
         self._control(s, s.sft, first)

@@ -1,7 +1,7 @@
 """What the loops are: stages that demonstrate, fine-tune, explore, pair, prefer, evaluate.
 
-A loop is a composition of these stages in one run folder. Every stage is done once, however often
-the loop is started, and is done again only where its settings or its inputs have changed.
+A loop has these stages in one run folder, and puts them in order. Every stage is done once, however
+often the loop is started, and is done again only where its settings or its inputs have changed.
 
 Under `accelerate launch` each process runs the same loop, stage by stage: they train together, play
 each their part of the episodes, and leave the rest to the first.
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from eto_gym.files import write_json
+from eto_gym.trainers.loops.data_stages import DataStages
+from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
 from eto_gym.trainers.loops.run_folder import FINISHED, Stage
 from eto_gym.trainers.loops.stage_data import NothingToLearn
@@ -32,13 +35,32 @@ class Demonstrated(NamedTuple):
     sft: Stage
 
 
-class Loop(TrainStages[S], ABC):
-    """One run of a method in a run folder."""
+class Loop(ABC, Generic[S]):
+    """One run of a method in a run folder; a method puts its stages in order.
+
+    Attributes:
+        settings: What to run, with the run's seed added to the seeds of the parts.
+        play: The stages that play.
+        data: The stages that say what is learnt from.
+        train: The stages that train.
+    """
 
     method: ClassVar[str]
     """Name of the command, recorded in the report."""
     reference: ClassVar[str | None] = "SFT"
     """Label of the policy that the others are compared with; None: the one that was there first."""
+
+    def __init__(self, settings: S, out: str | Path) -> None:
+        """Prepare a run; processes that a launcher started join here.
+
+        Args:
+            settings: What to run.
+            out: The run folder; one that holds finished stages of the same settings is continued.
+        """
+        self.settings = settings.seeded()
+        self.play = PlayStages(settings, out)
+        self.data = DataStages(self.play)
+        self.train = TrainStages(self.play)
 
     def run(self) -> dict[str, Any]:
         """Run all stages and return the report, which is also written to the run folder.
@@ -49,18 +71,19 @@ class Loop(TrainStages[S], ABC):
         Raises:
             EtoGymError: A stage cannot be done.
         """
-        config = self.folder.path / "config.json"
-        self.ranks.first(lambda: write_json(config, self._given.to_json()))
-        self._evaluated = []
-        self._open()
+        play = self.play
+        config = play.folder.path / "config.json"
+        play.processes.first(lambda: write_json(config, play.given.to_json()))
+        play.evaluated = []
+        play.open()
         ended = None
         try:
             self._run_stages()
         except NothingToLearn as err:
-            if not self._evaluated:
+            if not play.evaluated:
                 raise
             ended = str(err)
-        return self.ranks.first(lambda: self._report(ended))
+        return play.processes.first(lambda: self._report(ended))
 
     @abstractmethod
     def _run_stages(self) -> None:
@@ -68,10 +91,10 @@ class Loop(TrainStages[S], ABC):
 
     def _demonstrate(self, source: ExpertSettings, settings: SFTSettings) -> Demonstrated:
         """Fine-tune the start model on the experts, as most methods begin; evaluate both."""
-        start = self._start_model()
-        experts = self._experts(source)
-        sft = self._sft("sft", settings, start, experts)
-        self._evaluate("SFT", "sft", sft)
+        start = self.train.start_model()
+        experts = self.data.experts(source)
+        sft = self.train.sft("sft", settings, start, experts)
+        self.play.evaluate("SFT", "sft", sft)
         return Demonstrated(start, experts, sft)
 
     def _control(
@@ -81,18 +104,18 @@ class Loop(TrainStages[S], ABC):
         if control.control:
             epochs = control.control_epochs or settings.epochs
             longer = replace(settings, epochs=epochs)
-            stage = self._sft("control", longer, first.sft, first.experts)
-            self._evaluate(CONTROL, "control", stage)
+            stage = self.train.sft("control", longer, first.sft, first.experts)
+            self.play.evaluate(CONTROL, "control", stage)
 
     def _report(self, ended: str | None) -> dict[str, Any]:
         """Make the report and write it; the marker that all is done comes last."""
-        folder = self.folder
-        labels = [row.label for row in self._evaluated]
+        folder, evaluated = self.play.folder, self.play.evaluated
+        labels = [row.label for row in evaluated]
         report = make_report(
             self.settings,
             method=self.method,
             reference=self.reference if self.reference in labels else labels[0],
-            policies=self._evaluated,
+            policies=evaluated,
             stages=folder.stages,
             ended=ended,
         )

@@ -6,36 +6,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eto_gym.trainers.loops.on_policy import OnPolicyLoop
+from eto_gym.trainers.loops.loop import Loop
+from eto_gym.trainers.loops.on_policy import episode_player, play_plan
 from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import MODEL, model_of
 from eto_gym.trainers.methods.ppo import run_ppo
 from eto_gym.trainers.settings.loops import PPOLoopSettings
 
 
-class PPOLoop(OnPolicyLoop[PPOLoopSettings]):
+class PPOLoop(Loop[PPOLoopSettings]):
     """One run of the PPO baseline in a run folder."""
 
     method = "ppo"
 
     def _run_stages(self) -> None:
         s = self.settings
-        self._evaluate("PPO", "ppo", self._ppo(self._demonstrate(s, s.sft).sft))
+        self.play.evaluate("PPO", "ppo", self._ppo(self._demonstrate(s, s.sft).sft))
 
     def _ppo(self, start: Stage) -> Stage:
-        s, plan = self.settings, self._play_plan()
+        s = self.settings
+        plan = play_plan(s)
 
         def work(folder: Path) -> Any:
             report = run_ppo(
                 s.ppo,
-                self._player(s.ppo.episodes),
+                episode_player(self.play, s, s.ppo.episodes),
                 plan=plan,
                 model=model_of(start),
                 output=folder / MODEL,
                 resume=True,
-                watch=self._watch(start),
+                watch=self.train.watch(start),
             )
             return asdict(report)
 
-        settings = {"ppo": self._watched(s.ppo), **plan}
-        return self.folder.run("ppo", work, settings=settings, inputs=(start,))
+        settings = {"ppo": self.train.watched(s.ppo), **plan}
+        return self.play.folder.run("ppo", work, settings=settings, inputs=(start,))

@@ -1,4 +1,4 @@
-"""The report of a run: a table for people, JSON for programs."""
+"""The report of a run: JSON for programs, a Markdown table for people."""
 
 from __future__ import annotations
 

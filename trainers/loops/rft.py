@@ -21,9 +21,9 @@ class RFTLoop(Loop[RFTSettings]):
         start, experts, current = first = self._demonstrate(s, s.sft)
         explored = []
         for i in range(1, s.iterations + 1):
-            explored.append(self._explore(f"explore-{i}", current, s, tasks=s.train_tasks))
-            kept = self._keep(f"kept-{i}", s.keep, *explored)
+            explored.append(self.play.explore(f"explore-{i}", current, s, tasks=s.train_tasks))
+            kept = self.data.keep(f"kept-{i}", s.keep, *explored)
             model = start if s.start_from == "start" else current
-            current = self._sft(f"rft-{i}", s.sft, model, experts, kept)
-            self._evaluate(f"RFT, iteration {i}", f"rft-{i}", current)
+            current = self.train.sft(f"rft-{i}", s.sft, model, experts, kept)
+            self.play.evaluate(f"RFT, iteration {i}", f"rft-{i}", current)
         self._control(s, s.sft, first)

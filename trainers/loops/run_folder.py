@@ -14,7 +14,7 @@ from typing import Any
 
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
-from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trainers.loops.process_group import ProcessGroup
 from eto_gym.trajectories import JsonlFile
 
 logger = logging.getLogger(__name__)
@@ -60,18 +60,18 @@ class RunFolder:
     Of several processes the first decides what is finished, and writes what this class writes.
     """
 
-    def __init__(self, path: str | Path, ranks: Ranks | None = None) -> None:
+    def __init__(self, path: str | Path, processes: ProcessGroup | None = None) -> None:
         """Open or create the folder.
 
         Args:
             path: The folder; machines must share it.
-            ranks: The processes that run the stages; each of them makes the same calls in the same
+            processes: Those that run the stages; each of them makes the same calls in the same
                 order. By default there is this one.
         """
         self.path = Path(path)
-        self.ranks = ranks or Ranks()
+        self.processes = processes or ProcessGroup()
         self.stages: list[Stage] = []
-        self.ranks.first(lambda: (self.path / "stages").mkdir(parents=True, exist_ok=True))
+        self.processes.first(lambda: (self.path / "stages").mkdir(parents=True, exist_ok=True))
 
     def run(
         self,
@@ -96,25 +96,25 @@ class RunFolder:
         key = digest([name, settings, [stage.key for stage in inputs]])
         folder = self.path / "stages" / f"{name}-{key}"
         marker = folder / FINISHED
-        if len(set(self.ranks.each(lambda: key))) > 1:
+        if len(set(self.processes.each(lambda: key))) > 1:
             raise EtoGymError(
                 f"the processes run {name} with different settings: start the same command with "
                 "the same version everywhere"
             )
-        reused = self.ranks.first(lambda: self._open(folder, settings))
+        reused = self.processes.first(lambda: self._open(folder, settings))
         if not reused:
             started = time.perf_counter()
             try:
-                result = self.ranks.first(lambda: work(folder)) if by_first else work(folder)
+                result = self.processes.first(lambda: work(folder)) if by_first else work(folder)
             finally:
-                if self.ranks.is_first:
+                if self.processes.is_first:
                     with JsonlFile(folder / "attempts.jsonl") as attempts:
                         attempts.append({"seconds": time.perf_counter() - started})
-            self.ranks.first(lambda: self._finish(folder, key, result))
-        saved = self.ranks.first(lambda: self._read(marker))
-        self.ranks.see(marker)
+            self.processes.first(lambda: self._finish(folder, key, result))
+        saved = self.processes.first(lambda: self._read(marker))
+        self.processes.see(marker)
         stage = Stage(name, key, folder, saved["result"], saved["seconds"], reused)
-        if self.ranks.is_first:
+        if self.processes.is_first:
             logger.info("%s %s (%.0f s)", "reused" if reused else "finished", name, stage.seconds)
         self.stages.append(stage)
         return stage

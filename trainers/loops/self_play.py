@@ -19,7 +19,7 @@ class SelfPlayLoop(Loop[SelfPlaySettings]):
 
     def _run_stages(self) -> None:
         s = self.settings
-        current = self._start_model()
+        current = self.train.start_model()
         for i in range(1, s.iterations + 1):
             if "rft" in s.phases:
                 current = self._imitate(i, current)
@@ -28,16 +28,16 @@ class SelfPlayLoop(Loop[SelfPlaySettings]):
 
     def _imitate(self, i: int, current: Stage) -> Stage:
         s = self.settings
-        explored = self._explore(f"explore-rft-{i}", current, s, tasks=0)
-        kept = self._keep(f"kept-{i}", s.keep, explored)
-        current = self._sft(f"rft-{i}", s.sft, current, kept)
-        self._evaluate(f"RFT, iteration {i}", f"rft-{i}", current)
+        explored = self.play.explore(f"explore-rft-{i}", current, s, tasks=0)
+        kept = self.data.keep(f"kept-{i}", s.keep, explored)
+        current = self.train.sft(f"rft-{i}", s.sft, current, kept)
+        self.play.evaluate(f"RFT, iteration {i}", f"rft-{i}", current)
         return current
 
     def _contrast(self, i: int, current: Stage) -> Stage:
         s = self.settings
-        explored = self._explore(f"explore-eto-{i}", current, s, tasks=0)
-        pairs = self._pair(f"pairs-{i}", s.pairing, None, explored)
-        current = self._prefer(f"eto-{i}", s.dpo, current, pairs)
-        self._evaluate(f"ETO, iteration {i}", f"eto-{i}", current)
+        explored = self.play.explore(f"explore-eto-{i}", current, s, tasks=0)
+        pairs = self.data.pair(f"pairs-{i}", s.pairing, None, explored)
+        current = self.train.prefer(f"eto-{i}", s.dpo, current, pairs)
+        self.play.evaluate(f"ETO, iteration {i}", f"eto-{i}", current)
         return current

@@ -1,4 +1,4 @@
-"""Episodes that several processes play together, each its part, into one file."""
+"""Plays episodes in several processes, each its part, into one file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eto_gym.agents.rollout.engine import Episode
 from eto_gym.errors import EtoGymError
 from eto_gym.files import replacing
 from eto_gym.trainers.errors import disk_errors
-from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trainers.loops.process_group import ProcessGroup
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 
@@ -19,7 +19,7 @@ def play_shared(
     episodes: Sequence[Episode],
     *,
     path: Path,
-    ranks: Ranks,
+    processes: ProcessGroup,
     progress: str | None = None,
 ) -> list[Trajectory]:
     """Play the episodes, each process its part; return all of them in the order of `episodes`.
@@ -34,34 +34,34 @@ def play_shared(
         spec: What plays, and where; slots and workers are those of each process.
         episodes: What to play, the same in each process.
         path: Where the trajectories go; machines must share the folder.
-        ranks: The processes; all of them must call this.
+        processes: The processes; all of them must call this.
         progress: Label of a progress bar, which shows the first process's part; None shows none.
 
     Raises:
         EtoGymError: A process cannot go on; raised in all of them.
     """
-    alone = ranks.count == 1
-    waiting = ranks.first(lambda: _waiting(path, spec, episodes))
-    part = path if alone else _part(path, ranks.index)
+    alone = processes.count == 1
+    waiting = processes.first(lambda: _waiting(path, spec, episodes))
+    part = path if alone else _part(path, processes.index)
     if progress is not None and not alone:
-        progress = f"{progress} (1/{ranks.count})" if ranks.is_first else None
+        progress = f"{progress} (1/{processes.count})" if processes.is_first else None
 
     def play() -> Path | None:
-        mine = episodes if alone else _of(episodes, ranks.share(waiting))
+        mine = episodes if alone else _of(episodes, processes.share(waiting))
         gather(spec, mine, store=TrajectoryStore(part), progress=progress)
         return part if mine else None
 
-    parts = [path for path in ranks.each(play) if path is not None]
+    parts = [path for path in processes.each(play) if path is not None]
 
     def join() -> None:
         for written in parts:
-            ranks.see(written)
+            processes.see(written)
         with disk_errors(path, "what was played"):
             _take_in_parts(path)
             _arrange(path, episodes)
 
-    ranks.first(join)
-    ranks.see(path)
+    processes.first(join)
+    processes.see(path)
     return TrajectoryStore(path).load()
 
 

@@ -1,4 +1,4 @@
-"""What stages leave in their folders for those that follow: trajectories, pairs, models."""
+"""Reads and writes what stages leave to those that follow: trajectories, pairs, models."""
 
 from __future__ import annotations
 

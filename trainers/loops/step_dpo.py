@@ -6,11 +6,12 @@ Monte-Carlo step values of IPR (https://arxiv.org/abs/2406.11176).
 
 from __future__ import annotations
 
-from eto_gym.trainers.loops.step_loop import StepLoop
+from eto_gym.trainers.loops.loop import Loop
+from eto_gym.trainers.loops.step_stage import step_pairs
 from eto_gym.trainers.settings.loops import StepDPOSettings
 
 
-class StepDPOLoop(StepLoop[StepDPOSettings]):
+class StepDPOLoop(Loop[StepDPOSettings]):
     """One run of step-level DPO in a run folder."""
 
     method = "step-dpo"
@@ -19,7 +20,9 @@ class StepDPOLoop(StepLoop[StepDPOSettings]):
         s = self.settings
         _, experts, current = first = self._demonstrate(s, s.sft)
         for i in range(1, s.iterations + 1):
-            steps = self._steps(f"steps-{i}", s.steps, current, experts, tasks=s.explore_tasks)
-            current = self._prefer(f"step-dpo-{i}", s.dpo, current, steps)
-            self._evaluate(f"step DPO, iteration {i}", f"step-dpo-{i}", current)
+            steps = step_pairs(
+                self.play, f"steps-{i}", s.steps, current, experts, tasks=s.explore_tasks
+            )
+            current = self.train.prefer(f"step-dpo-{i}", s.dpo, current, steps)
+            self.play.evaluate(f"step DPO, iteration {i}", f"step-dpo-{i}", current)
         self._control(s, s.sft, first)

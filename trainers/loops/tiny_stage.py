@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loops.ranks import Ranks
+from eto_gym.trainers.loops.process_group import ProcessGroup
 from eto_gym.trainers.methods.sft import run_sft
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.world import BaseSettings
@@ -21,7 +21,7 @@ def train_base(
     *,
     output: str | Path,
     progress: bool = True,
-    ranks: Ranks | None = None,
+    processes: ProcessGroup | None = None,
 ) -> dict[str, Any]:
     """Build the tiny model, train it on `play`, and write it to `output`.
 
@@ -30,7 +30,7 @@ def train_base(
         play: What it learns from.
         output: Folder of the trained model; the untrained one is put beside it.
         progress: Show a bar.
-        ranks: Processes that train together; the first builds the model.
+        processes: Processes that train together; the first builds the model.
 
     Returns:
         The training report, with the number of parameters.
@@ -39,7 +39,7 @@ def train_base(
     fresh = output.with_name(f"{output.name}-untrained")
     if not play:
         raise EtoGymError("the base stage needs play to learn from, and there is none")
-    parameters = (ranks or Ranks()).first(lambda: _build(settings, play, fresh))
+    parameters = (processes or ProcessGroup()).first(lambda: _build(settings, play, fresh))
     report = run_sft(
         settings.train,
         play,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from eto_gym.agents.policies import expert_policy, player_policy
 from eto_gym.files import write_json
@@ -21,50 +21,51 @@ from eto_gym.trainers.loops.stage_data import (
 from eto_gym.trainers.loops.tiny_stage import train_base
 from eto_gym.trainers.methods.dpo import run_dpo
 from eto_gym.trainers.methods.sft import run_sft
-from eto_gym.trainers.run.job import Watch
+from eto_gym.trainers.run.watch import Watch
 from eto_gym.trainers.settings.base import TrainSettings, deciding
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
-from eto_gym.trainers.settings.world import WorldSettings
 from eto_gym.trajectories.formats import to_paper_sft
 
-S = TypeVar("S", bound=WorldSettings)
 
+class TrainStages:
+    """The stages that train."""
 
-class TrainStages(PlayStages[S]):
-    """The stages that train, on top of those that play."""
+    def __init__(self, play: PlayStages) -> None:
+        """Work in the run folder of `play`, which plays what has to be played."""
+        self._play = play
 
-    def _start_model(self) -> Stage:
+    def start_model(self) -> Stage:
         """Return the model that training starts from, evaluated."""
-        s = self.settings
+        s = self._play.settings
         if s.model != "tiny":
             settings = {"model": s.model}
-            stage = self.folder.run("model", lambda _: settings, settings=settings)
+            stage = self._play.folder.run("model", lambda _: settings, settings=settings)
             label = f"untrained ({Path(s.model).name})"
         else:
             stage = self._base_model()
             label = "untrained (tiny, base stage only)"
-        self._evaluate(label, "untrained", stage)
+        self._play.evaluate(label, "untrained", stage)
         return stage
 
     def _base_model(self) -> Stage:
-        s = self.settings
-        listed = {"admissible_actions": True} if self._lists_actions else {}
-        play = self._rollouts(
+        s = self._play.settings
+        listed = {"admissible_actions": True} if self._play.lists_actions else {}
+        play = self._play.rollouts(
             "base-play",
             player_policy,
             split=s.train_split,
-            episodes=self._plan(s.train_split, s.base.tasks, s.base.samples),
+            episodes=self._play.planned(s.train_split, s.base.tasks, s.base.samples),
             depends_on={"tasks": s.base.tasks, "samples": s.base.samples},
             env_options={**listed, "max_episode_steps": s.base.steps},
         )
 
         def work(folder: Path) -> Any:
             played = load_trajectories(play)
-            return train_base(s.base, played, output=folder / MODEL, ranks=self.ranks)
+            return train_base(s.base, played, output=folder / MODEL, processes=self._play.processes)
 
-        return self.folder.run("base", work, settings=asdict(s.base), inputs=(play,))
+        return self._play.folder.run("base", work, settings=asdict(s.base), inputs=(play,))
 
-    def _sft(
+    def sft(
         self,
         name: str,
         settings: SFTSettings,
@@ -83,7 +84,7 @@ class TrainStages(PlayStages[S]):
                     f"{len(offered)} of {names} is one. Demonstrate or explore more tasks"
                 )
             rows = [replace(t, messages=talk) for t in chosen for talk in t.as_sampled()]
-            self.ranks.first(
+            self._play.processes.first(
                 lambda: write_json(folder / "sft.json", [to_paper_sft(row) for row in rows])
             )
             report = run_sft(
@@ -92,15 +93,15 @@ class TrainStages(PlayStages[S]):
                 model=model_of(start),
                 output=folder / MODEL,
                 resume=True,
-                watch=Watch(progress=self.settings.progress),
+                watch=Watch(progress=self._play.settings.progress),
             )
             return asdict(report)
 
-        return self.folder.run(
+        return self._play.folder.run(
             name, work, settings=deciding(settings), inputs=(start, *demonstrations)
         )
 
-    def _prefer(self, name: str, settings: DPOSettings, model: Stage, pairs: Stage) -> Stage:
+    def prefer(self, name: str, settings: DPOSettings, model: Stage, pairs: Stage) -> Stage:
         """Train `model` on the pairs of a stage."""
 
         def work(folder: Path) -> Any:
@@ -110,22 +111,24 @@ class TrainStages(PlayStages[S]):
                 model=model_of(model),
                 output=folder / MODEL,
                 resume=True,
-                watch=self._watch(model),
+                watch=self.watch(model),
             )
             return asdict(report)
 
-        return self.folder.run(name, work, settings=self._watched(settings), inputs=(model, pairs))
+        return self._play.folder.run(
+            name, work, settings=self.watched(settings), inputs=(model, pairs)
+        )
 
-    def _watch(self, model: Stage) -> Watch:
+    def watch(self, model: Stage) -> Watch:
         """Watch the training of `model` by its success on dev tasks, where some are set aside."""
-        s = self.settings
-        dev = self._dev_ids()
+        s = self._play.settings
+        dev = self._play.dev_ids()
         if not dev:
             return Watch(progress=s.progress)
         from eto_gym.trainers.loops.dev_success import DevSuccess
 
         score = DevSuccess(
-            self._spec(expert_policy, s.dev_split, workers=1),
+            self._play.spec(expert_policy, s.dev_split, workers=1),
             dev,
             tokenizer=model_of(model),
             max_new_tokens=s.max_new_tokens,
@@ -134,8 +137,8 @@ class TrainStages(PlayStages[S]):
         )
         return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
 
-    def _watched(self, settings: TrainSettings) -> dict[str, Any]:
+    def watched(self, settings: TrainSettings) -> dict[str, Any]:
         """Return what decides the result of a training that `_watch` watches."""
-        s = self.settings
+        s = self._play.settings
         dev = {"dev": [s.dev_split, s.dev_tasks, s.dev_every, s.patience]} if s.dev_tasks else {}
         return {**deciding(settings), **dev}

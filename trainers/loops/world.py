@@ -1,15 +1,14 @@
-"""Whether a loop can be run in an environment at all: its splits, its expert, its player."""
+"""Checks that an environment has the splits, expert and player that a loop needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, text_env
 from eto_gym.errors import EtoGymError
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
-from eto_gym.testing import text_env
 from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
 
 
@@ -57,7 +56,7 @@ def _check_helpers(kind: type[TextEnv], settings: WorldSettings, *, lists_action
     if asks and _is_default(kind, TextEnv.make_expert):
         raise EtoGymError(
             f"the method learns from demonstrations, and {settings.env} has no scripted expert: "
-            "give some with --expert_file FILE, or take `eto-gym train self-play`, which needs none"
+            "give some with --expert-file FILE, or take `eto-gym train self-play`, which needs none"
         )
     plays = lists_actions or not _is_default(kind, TextEnv.make_player)
     if settings.model == "tiny" and not plays:

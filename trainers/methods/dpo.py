@@ -19,7 +19,7 @@ from datasets import Dataset
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from eto_gym.trainers.data.encoding import Codec, PairRow, Row, encode_pairs
+from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenRow, encode_pairs
 from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.model import reference
 from eto_gym.trainers.model.layout import choose_layout, lay_out
@@ -27,10 +27,10 @@ from eto_gym.trainers.model.models import bare_model, lora_config, uses_bf16
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.scoring import install_scorer, row_sums, without_dropout
 from eto_gym.trainers.model.tree_attention import install_trees
-from eto_gym.trainers.run import running
-from eto_gym.trainers.run.job import Watch, prepared
+from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.trl import check_trl
+from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import DPOSettings
 from eto_gym.trajectories.pairs import PreferencePair
 
@@ -104,7 +104,7 @@ def run_dpo(
         )
 
 
-class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
+class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
     """Minimises the mean preference loss of the pairs of each optimizer batch."""
 
     # The loss below is already divided by the pairs of the whole optimizer batch.
@@ -117,7 +117,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         settings: DPOSettings,
         *,
         model: Any,
-        rows: Sequence[PairRow],
+        rows: Sequence[TokenPair],
         tokenizer: Any,
         workspace: Path,
     ) -> None:
@@ -135,7 +135,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
             super().__init__(
                 model=model,
                 args=DPOConfig(
-                    **running.training_arguments(settings, workspace),
+                    **base_trainer.training_arguments(settings, workspace),
                     beta=settings.beta,
                     max_length=None,
                     precompute_ref_log_probs=settings.precompute_reference,
@@ -176,7 +176,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
                 batch[name] = torch.tensor([item[name] for item in items])
         return batch
 
-    def _batch(self, sides: Sequence[tuple[Row, ...]]) -> dict[str, Any]:
+    def _batch(self, sides: Sequence[tuple[TokenRow, ...]]) -> dict[str, Any]:
         """Lay out the rows of some sides; "owners" names the side of each row, if not its own."""
         rows = [row for side in sides for row in side]
         batch = lay_out(rows, trees=self._trees, pad_id=self._tokenizer.pad_token_id)
@@ -196,7 +196,7 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
     def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return batches of pairs of similar length."""
         lengths = [max(sum(len(r.ids) for r in side) for side in row.sides) for row in self._rows]
-        return running.bucket_loader(self, lengths, self._settings)
+        return base_trainer.bucket_loader(self, lengths, self._settings)
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -231,7 +231,9 @@ class TrajectoryDPOTrainer(running.Recipe, DPOTrainer):
         dataset = dataset.add_column("ref_chosen_logps", scores[0::2].tolist())
         return dataset.add_column("ref_rejected_logps", scores[1::2].tolist())
 
-    def _reference_scores(self, sides: Sequence[tuple[Row, ...]], batch_size: int) -> torch.Tensor:
+    def _reference_scores(
+        self, sides: Sequence[tuple[TokenRow, ...]], batch_size: int
+    ) -> torch.Tensor:
         """Score sides in an order in which neighbours share most, or are of similar length."""
         scores = torch.zeros(len(sides))
         order = sorted(

@@ -22,15 +22,15 @@ from transformers import set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
 from eto_gym.errors import DataError
-from eto_gym.trainers.data.encoding import Row, TokenReport, encode_trajectories, one_row
+from eto_gym.trainers.data.encoding import TokenReport, TokenRow, encode_trajectories, one_row
 from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
-from eto_gym.trainers.run import running
-from eto_gym.trainers.run.job import Watch, prepared
+from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.trl import check_trl
+from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import GroupSettings
 from eto_gym.trajectories import Trajectory
@@ -130,7 +130,7 @@ class EpisodeSource:
         self._codec = codec
         self._settings = settings
 
-    def play(self, task_ids: Sequence[str], trainer: Any) -> list[Row]:
+    def play(self, task_ids: Sequence[str], trainer: Any) -> list[TokenRow]:
         """Play one episode of every task named, with the trainer's model as it is.
 
         An episode that failed to run has no reward, which TRL leaves out of the comparison. Of
@@ -160,7 +160,7 @@ class EpisodeSource:
         """Return the rewards of the episodes played last: a reward function of TRL."""
         return self.rewards
 
-    def _row(self, trajectory: Trajectory, report: TokenReport) -> Row:
+    def _row(self, trajectory: Trajectory, report: TokenReport) -> TokenRow:
         s = self._settings
         trajectory.check_whole()
         if any(message.train for message in trajectory.messages):
@@ -176,10 +176,10 @@ class EpisodeSource:
                 return one_row(rows)
         report.dropped += 1
         end = self._codec.end_of_turn_id
-        return Row([end, end], [False, False])  # TRL needs a token on both sides
+        return TokenRow([end, end], [False, False])  # TRL needs a token on both sides
 
 
-def split_row(row: Row) -> tuple[list[int], list[int], list[int]]:
+def split_row(row: TokenRow) -> tuple[list[int], list[int], list[int]]:
     """Return the tokens before the first reply, those from it on, and which of these it sampled."""
     first = row.mask.index(True) if row.trained else 1
     return row.ids[:first], row.ids[first:], [int(kept) for kept in row.mask[first:]]
@@ -187,7 +187,7 @@ def split_row(row: Row) -> tuple[list[int], list[int], list[int]]:
 
 def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
     return {
-        **running.training_arguments(settings, workspace),
+        **base_trainer.training_arguments(settings, workspace),
         "num_generations": settings.generations,
         "beta": settings.beta,
         "epsilon": settings.epsilon,
@@ -196,7 +196,7 @@ def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
     }
 
 
-class _Played(running.Recipe):
+class _Played(base_trainer.BaseTrainer):
     """What both trainers share; the tasks are the prompts."""
 
     _source: EpisodeSource

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from eto_gym.errors import DataError
-from eto_gym.trainers.data.encoding import Codec, PairRow, TokenReport, encode_pairs
+from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenReport, encode_pairs
 from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer, preference_losses
-from eto_gym.trainers.run.job import Watch, prepared
 from eto_gym.trainers.run.training import TrainReport, train
+from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import MixtureSettings
 from eto_gym.trajectories.pairs import PreferencePair
 
@@ -64,13 +64,13 @@ def run_mixture(
         if weight and not pairs:
             raise DataError(f"there is no pair of {name}: find some, or set their weight to 0")
     with prepared(settings, model, output, codec) as (tokenizer, codec):
-        rows: list[list[PairRow]] = []
+        rows: list[list[TokenPair]] = []
         data = TokenReport()
         for pairs, weight in (
             (outcomes, settings.outcome_weight + settings.sft_weight),
             (steps, settings.step_weight),
         ):
-            encoded: list[PairRow] = []
+            encoded: list[TokenPair] = []
             if weight:
                 encoded, report = encode_pairs(
                     codec, pairs, max_length=settings.max_length, truncation=settings.truncation
@@ -113,8 +113,8 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         settings: MixtureSettings,
         *,
         model: Any,
-        outcomes: Sequence[PairRow],
-        steps: Sequence[PairRow],
+        outcomes: Sequence[TokenPair],
+        steps: Sequence[TokenPair],
         tokenizer: Any,
         workspace: Path,
     ) -> None:

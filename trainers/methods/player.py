@@ -1,4 +1,4 @@
-"""Plays the episodes of a round with the model that is being trained."""
+"""Plays the episodes of an on-policy round with the model in training."""
 
 from __future__ import annotations
 

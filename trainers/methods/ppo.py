@@ -29,7 +29,7 @@ from transformers.trainer_callback import ExportableState
 
 from eto_gym.agents.models.adapters import is_adapter
 from eto_gym.trainers.data.batching import pad_rows
-from eto_gym.trainers.data.encoding import Codec, Row, TokenReport
+from eto_gym.trainers.data.encoding import Codec, TokenReport, TokenRow
 from eto_gym.trainers.methods.player import Play
 from eto_gym.trainers.methods.ppo_losses import (
     ValueHead,
@@ -45,9 +45,9 @@ from eto_gym.trainers.model.optimizers import build_optimizer
 from eto_gym.trainers.model.scoring import VALUE_HEAD, install_scorer, without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
 from eto_gym.trainers.model.weights import load_weights, save_weights
-from eto_gym.trainers.run import running
-from eto_gym.trainers.run.job import Watch, prepared
+from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
+from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import PPOSettings
 
 HEAD_FILE = "value_head.safetensors"
@@ -104,7 +104,7 @@ def run_ppo(
             trainer = PPOTrainer(
                 settings,
                 model=loaded,
-                reference=models.load_model(model, settings) if apart else None,
+                reference=models.load_for_training(model, settings) if apart else None,
                 play=play,
                 codec=codec,
                 data=data,
@@ -129,7 +129,7 @@ def run_ppo(
         )
 
 
-class PPOTrainer(running.Recipe):
+class PPOTrainer(base_trainer.BaseTrainer):
     """Minimises the clipped loss of tokens and the squared error of values, round by round."""
 
     # The loss below is already divided by the tokens and turns of the whole optimizer batch.
@@ -222,7 +222,7 @@ class PPOTrainer(running.Recipe):
 
     # --- scoring ---------------------------------------------------------------------------------
 
-    def score(self, rows: Sequence[Row]) -> list[Scores]:
+    def score(self, rows: Sequence[TokenRow]) -> list[Scores]:
         """Score rows with the policy, its value head and the reference, without gradients."""
         with without_dropout(self.model):
             own = self._by_length(self.model, rows)
@@ -240,7 +240,7 @@ class PPOTrainer(running.Recipe):
         ]
 
     @torch.no_grad()
-    def _by_length(self, model: Any, rows: Sequence[Row]) -> list[tuple[torch.Tensor, Any]]:
+    def _by_length(self, model: Any, rows: Sequence[TokenRow]) -> list[tuple[torch.Tensor, Any]]:
         """Score rows in order of length; return log-probabilities and values in the given order."""
         scores: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
@@ -376,7 +376,7 @@ def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
     """Return the keyword arguments of `TrainingArguments`; the rounds decide when to save."""
     steps = -(-settings.episodes // settings.batch_size) * int(settings.epochs) * settings.rounds
     return {
-        **running.training_arguments(settings, workspace),
+        **base_trainer.training_arguments(settings, workspace),
         "max_steps": min(steps, settings.max_steps or steps),
         "logging_steps": 1,
         "save_strategy": "no",

@@ -1,4 +1,4 @@
-"""The arithmetic of PPO: values before turns, advantages of turns, clipped losses of tokens."""
+"""PPO's losses: value head, generalised advantages, clipped policy and value losses."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class ValueHead(torch.nn.Module):
         """Return one value per turn in float32, row by row.
 
         Args:
-            hidden: The last hidden states of a batch.
-            labels: Its labels; a run of them is a turn, and none stands first in a row.
+            hidden: The last hidden states of a batch, (B, T, width).
+            labels: Its labels, (B, T); a run of them is a turn, and none stands first in a row.
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            states = hidden[:, :-1][turn_starts(labels)].float()
+            states = hidden[:, :-1][turn_starts(labels)].float()  # (turns of the batch, width)
             values: torch.Tensor = self.linear(states).squeeze(-1)
         return values
 
 
 def turn_starts(labels: torch.Tensor) -> torch.Tensor:
-    """Mark the places, all but the last, from which the first token of a turn is predicted."""
+    """Mark the places from which the first token of a turn is predicted: (B, T) -> (B, T - 1)."""
     trained = labels.ne(IGNORED)
     return trained[:, 1:] & ~trained[:, :-1]
 
@@ -48,7 +48,14 @@ def turn_numbers(mask: Sequence[bool]) -> torch.Tensor:
 def advantages_of(
     rewards: torch.Tensor, values: torch.Tensor, *, gamma: float, gae_lambda: float
 ) -> torch.Tensor:
-    """Return the generalised advantage estimate of every turn of one episode, which ends there."""
+    """Return the generalised advantage estimate of every turn of one episode, which ends there.
+
+    Args:
+        rewards: What every turn earned, (turns,).
+        values: What the value head expected before it, (turns,).
+        gamma: Discount per turn.
+        gae_lambda: Weight of longer estimates: 0 trusts the values, 1 the rewards.
+    """
     advantages = torch.zeros_like(rewards)
     ahead = torch.zeros(())
     for turn in reversed(range(len(rewards))):
@@ -62,7 +69,14 @@ def advantages_of(
 def policy_losses(
     logps: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return PPO's clipped loss of every token, and whether its ratio was outside the clip."""
+    """Return PPO's clipped loss of every token, and whether its ratio was outside the clip.
+
+    Args:
+        logps: Log-probabilities of the N sampled tokens, (N,).
+        old: The same when they were sampled, (N,).
+        advantages: That of each token's turn, (N,).
+        clip: How far a ratio may be from 1.
+    """
     ratios = torch.exp(logps - old)
     clipped = ratios.clamp(1 - clip, 1 + clip)
     losses = -torch.minimum(ratios * advantages, clipped * advantages)

@@ -1,4 +1,4 @@
-"""The rounds of PPO: play, score, estimate advantages, deal batches to the processes."""
+"""PPO's rounds: rollouts, scores, advantages, batches for each process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from torch.utils.data import IterableDataset
 
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.trainers.data.batching import pad_rows
-from eto_gym.trainers.data.encoding import Codec, Row, TokenReport, encode_trajectories, one_row
+from eto_gym.trainers.data.encoding import (
+    Codec,
+    TokenReport,
+    TokenRow,
+    encode_trajectories,
+    one_row,
+)
 from eto_gym.trainers.methods.player import Play
 from eto_gym.trainers.methods.ppo_losses import advantages_of, turn_numbers
 from eto_gym.trainers.model.scoring import without_dropout
@@ -51,7 +57,7 @@ class Played:
         returns: What the value head should have said before every turn.
     """
 
-    row: Row
+    row: TokenRow
     turns: torch.Tensor
     rewards: torch.Tensor
     logps: torch.Tensor
@@ -64,7 +70,7 @@ class Played:
 class _Part:
     """What one process played in a round, and what it made of that."""
 
-    rows: list[Row]
+    rows: list[TokenRow]
     rewards: list[list[float]]
     scores: list[Scores]
     outcomes: list[tuple[bool, float, int]]  # success, reward, turns
@@ -198,10 +204,10 @@ class Rounds(IterableDataset[dict[str, Any]]):
 
     def _encode(
         self, trajectories: Sequence[Trajectory]
-    ) -> tuple[list[Row], list[list[float]], TokenReport]:
+    ) -> tuple[list[TokenRow], list[list[float]], TokenReport]:
         """Tokenise episodes; those without a whole turn within `max_length` are left out."""
         s = self._settings
-        rows: list[Row] = []
+        rows: list[TokenRow] = []
         rewards: list[list[float]] = []
         report = TokenReport()
         for trajectory in trajectories:
@@ -250,9 +256,9 @@ class Rounds(IterableDataset[dict[str, Any]]):
         for _ in range(args.gradient_accumulation_steps - len(own)):
             yield self._filler(batch[0].row)
 
-    def _filler(self, row: Row) -> dict[str, Any]:
+    def _filler(self, row: TokenRow) -> dict[str, Any]:
         """Return what is computed and does not count: as little as a model takes."""
-        batch = pad_rows([Row(row.ids[:2], [False, True])], self._pad_id)
+        batch = pad_rows([TokenRow(row.ids[:2], [False, True])], self._pad_id)
         return {"input_ids": batch["input_ids"], "score": batch["labels"], "filler": True}
 
 
@@ -270,7 +276,7 @@ def collate(episodes: Sequence[Played], pad_id: int) -> dict[str, Any]:
 
 
 def estimate(
-    rows: Sequence[Row],
+    rows: Sequence[TokenRow],
     rewards: Sequence[Sequence[float]],
     scores: Sequence[Scores],
     settings: PPOSettings,

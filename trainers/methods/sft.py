@@ -15,16 +15,16 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments, set_seed
 
-from eto_gym.trainers.data.batching import Rows
-from eto_gym.trainers.data.encoding import Codec, Row, encode_trajectories
+from eto_gym.trainers.data.batching import RowDataset
+from eto_gym.trainers.data.encoding import Codec, TokenRow, encode_trajectories
 from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.model.layout import choose_layout, lay_out, saving_of_trees
 from eto_gym.trainers.model.models import bare_model, with_adapters
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.scoring import install_scorer
-from eto_gym.trainers.run import running
-from eto_gym.trainers.run.job import Watch, prepared
+from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
+from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import SFTSettings
 from eto_gym.trajectories import Trajectory
 
@@ -87,7 +87,7 @@ def run_sft(
         )
 
 
-class TurnSFTTrainer(running.Recipe):
+class TurnSFTTrainer(base_trainer.BaseTrainer):
     """Minimises the mean negative log-likelihood per trained token of each optimizer batch."""
 
     # The loss below is already divided by the tokens of the whole optimizer batch.
@@ -99,7 +99,7 @@ class TurnSFTTrainer(running.Recipe):
         settings: SFTSettings,
         *,
         model: Any,
-        rows: Sequence[Row],
+        rows: Sequence[TokenRow],
         tokenizer: Any,
         workspace: Path,
     ) -> None:
@@ -115,24 +115,24 @@ class TurnSFTTrainer(running.Recipe):
         saving = None
         if settings.share_prefix == "auto":
             # The batches that one process would have, so that several decide alike.
-            batches = list(running.bucket_sampler(self._lengths, settings))
+            batches = list(base_trainer.bucket_sampler(self._lengths, settings))
             saving = saving_of_trees(rows, batches)
         self._trees, layout = choose_layout(inner, settings.share_prefix, saving=saving)
         self.notes = {"share_prefix": layout}
         super().__init__(
             model=model,
-            args=TrainingArguments(**running.training_arguments(settings, workspace)),
-            train_dataset=Rows(rows),
+            args=TrainingArguments(**base_trainer.training_arguments(settings, workspace)),
+            train_dataset=RowDataset(rows),
             data_collator=self._collate,
             processing_class=tokenizer,
         )
 
-    def _collate(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def _collate(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
         return lay_out(rows, trees=self._trees, pad_id=self._pad_id)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return batches of rows of similar length."""
-        return running.bucket_loader(self, self._lengths, self._settings)
+        return base_trainer.bucket_loader(self, self._lengths, self._settings)
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device

@@ -1,4 +1,4 @@
-"""How the rows of a micro-batch lie beside each other: padded, or as a token tree."""
+"""Lays out the rows of a micro-batch: padded, or as a token tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
-from eto_gym.trainers.data.encoding import Row
+from eto_gym.trainers.data.encoding import TokenRow
 from eto_gym.trainers.data.trees import build_tree, common_length
 from eto_gym.trainers.model.tree_attention import install_trees
 
@@ -29,7 +29,7 @@ SAMPLE = 256
 logger = logging.getLogger(__name__)
 
 
-def lay_out(rows: Sequence[Row], *, trees: bool, pad_id: int) -> dict[str, Any]:
+def lay_out(rows: Sequence[TokenRow], *, trees: bool, pad_id: int) -> dict[str, Any]:
     """Return rows as a tree or as padded rows, with "trained" and "tokens" as in a tree."""
     if trees:
         return build_tree(rows)
@@ -81,7 +81,7 @@ def choose_layout(model: Any, wanted: str, *, saving: Saving | None = None) -> t
     return False, f"off: {obstacle}"
 
 
-def saving_of_trees(rows: Sequence[Row], batches: Sequence[Sequence[int]]) -> Saving:
+def saving_of_trees(rows: Sequence[TokenRow], batches: Sequence[Sequence[int]]) -> Saving:
     """Return what trees save of the tokens of padded micro-batches.
 
     Args:

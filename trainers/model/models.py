@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
-from eto_gym.agents.models.loading import from_pretrained, read_template
+from eto_gym.agents.models.loading import from_pretrained, quantization_config, read_template
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.errors import DataError, require
 from eto_gym.files import DIGESTS_FILE, strict, write_digests, write_json
@@ -57,7 +57,7 @@ def default_codec(tokenizer: Any) -> Any:
     return ChatCodec(tokenizer)
 
 
-def load_model(model: str | Path, settings: TrainSettings) -> Any:
+def load_for_training(model: str | Path, settings: TrainSettings) -> Any:
     """Load a causal language model as `settings` wants it trained, without new adapters.
 
     Whole models are loaded in float32, which small steps need; a frozen base under adapters is
@@ -71,12 +71,8 @@ def load_model(model: str | Path, settings: TrainSettings) -> Any:
     dtype = torch.bfloat16 if bf16 and settings.lora_r else torch.float32
     options: dict[str, Any] = {"dtype": dtype}
     if settings.qlora:
-        require("bitsandbytes", feature="QLoRA", extra="qlora")
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+        options["quantization_config"] = quantization_config(
+            "4bit", feature="QLoRA", compute=torch.bfloat16 if bf16 else torch.float32
         )
     if not is_adapter(model):
         return from_pretrained(transformers.AutoModelForCausalLM, str(model), **options)

@@ -1,4 +1,4 @@
-"""Activations in the memory of the host between the forward and the backward pass."""
+"""Offloads activations to the host's memory between forward and backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of the reference model on disk, found again by what they are scores of."""
+"""Caches the scores of the DPO reference model on disk, keyed by content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from eto_gym.downloads import data_home
 from eto_gym.files import replacing
-from eto_gym.trainers.data.encoding import PairRow, fingerprint
+from eto_gym.trainers.data.encoding import TokenPair, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def reference_file(setting: str, workspace: Path, key: str) -> Path:
     return folder / f"{key}.safetensors"
 
 
-def reference_key(model: Any, rows: Sequence[PairRow], precision: str) -> str:
+def reference_key(model: Any, rows: Sequence[TokenPair], precision: str) -> str:
     """Return a hash of all that decides the scores: the weights in memory, and the pairs.
 
     Adapters that are new, and switched off for the reference, are left out; so the scores of the

@@ -98,15 +98,16 @@ def without_dropout(model: Any) -> Iterator[None]:
 
 
 def row_sums(token_logps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum the vector of `score=labels` over each row of `labels`."""
+    """Sum the vector of `score=labels` over each row of `labels`: (N,) and (B, T) -> (B,)."""
     rows = torch.nonzero(labels[:, 1:] != IGNORED)[:, 0]
     return token_logps.new_zeros(labels.shape[0]).index_add(0, rows, token_logps)
 
 
 def _score(model: Any, hidden: torch.Tensor, score: Score) -> torch.Tensor:
     head = model.get_output_embeddings()
+    # hidden (B, T, width); N labelled tokens: states (N, width), targets (N,).
     if isinstance(score, torch.Tensor):
-        # The token at t is predicted from the state at t - 1.
+        # The token at t is predicted from the state at t - 1: labels (B, T - 1).
         labels = score[:, 1:].to(hidden.device)
         keep = labels != IGNORED
         states, targets = hidden[:, :-1][keep], labels[keep]
@@ -115,7 +116,7 @@ def _score(model: Any, hidden: torch.Tensor, score: Score) -> torch.Tensor:
         states = hidden[0].index_select(0, places)
 
     def logps(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = _scaled(head(states).float(), model.config.get_text_config())
+        logits = _scaled(head(states).float(), model.config.get_text_config())  # (n, vocabulary)
         return -functional.cross_entropy(logits, targets, reduction="none")
 
     rows = max(1, CHUNK_BYTES // (4 * model.config.get_text_config().vocab_size))

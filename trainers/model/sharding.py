@@ -1,4 +1,4 @@
-"""Weights that FSDP or DeepSpeed spread over devices: what cannot work, and collecting them."""
+"""Sharded weights (FSDP, DeepSpeed): refuses what cannot work, gathers them for saving."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from eto_gym.trainers.data.encoding import Row
+from eto_gym.trainers.data.encoding import TokenRow
 from eto_gym.trainers.data.trees import build_tree, score_tree
 from eto_gym.trainers.model.scoring import without_dropout
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAMES = {"sdpa": "token_tree_sdpa", "eager": "token_tree_eager"}
-"""Our attention function for each of transformers' that it calls chain by chain."""
+"""Our attention function for each of transformers' that it calls segment by segment."""
 
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 """Layers that look at no token but through attention, with or without a window."""
@@ -39,7 +39,7 @@ def _attend(
     token_tree: Any = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend chain by chain where a tree is given; else do what `inner` does."""
+    """Attend segment by segment where a tree is given; else do what `inner` does."""
     if token_tree is None:
         result: tuple[torch.Tensor, None] = inner(
             module, query, key, value, attention_mask, **kwargs
@@ -49,18 +49,20 @@ def _attend(
     if window is not None:
         token_tree.windows.add(window)
     outputs = []
+    # query (1, heads, T, width); key and value (1, kv heads, T, width). The S tokens of a segment
+    # attend to D before it and to themselves: queries (S), keys (D + S) -> (1, S, heads, width).
     states = (token_tree.own(query), token_tree.reach(key), token_tree.reach(value))
-    for chain, queries, keys, values in zip(token_tree.chains, *states, strict=True):
-        reach = chain.depth + chain.stop - chain.start
+    for segment, queries, keys, values in zip(token_tree.segments, *states, strict=True):
+        reach = segment.depth + segment.stop - segment.start
         narrow = window if window is not None and window < reach else None
         # Without a mask, the kernels know a causal one, and skip half of the work.
-        plain = not chain.depth and narrow is None and not masked
+        plain = not segment.depth and narrow is None and not masked
         output, _ = inner(
             module,
             queries,
             keys,
             values,
-            None if plain else token_tree.mask(chain, narrow, query),
+            None if plain else token_tree.mask(segment, narrow, query),
             **kwargs,
         )
         outputs.append(output)
@@ -126,11 +128,11 @@ def _check(model: Any) -> str | None:
 
     trunk, twig = tokens(1, 9), tokens(2, 4)
 
-    def rows(changed: int) -> list[Row]:
+    def rows(changed: int) -> list[TokenRow]:
         ends = [twig + tokens(3 + changed, 6), twig + tokens(5, 3), tokens(6, 7)]
-        return [Row(trunk + end, [True] * len(trunk + end)) for end in ends]
+        return [TokenRow(trunk + end, [True] * len(trunk + end)) for end in ends]
 
-    def scores(rows: list[Row]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def scores(rows: list[TokenRow]) -> tuple[torch.Tensor, dict[str, Any]]:
         batch = {
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in build_tree(rows).items()
@@ -155,7 +157,7 @@ def _check(model: Any) -> str | None:
     return None
 
 
-def _plain_sum(model: Any, row: Row, device: torch.device) -> torch.Tensor:
+def _plain_sum(model: Any, row: TokenRow, device: torch.device) -> torch.Tensor:
     ids = torch.tensor([row.ids], device=device)
     logps: torch.Tensor = model(input_ids=ids, score=ids)["token_logps"]
     return logps.sum()

@@ -1,4 +1,4 @@
-"""The trainable weights of a model in one file: to put them aside, and back again."""
+"""Saves and restores the trainable weights of a model in one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What watches a training run: the bar, the marker of whole checkpoints, the best weights."""
+"""Trainer callbacks: progress, checkpoint markers, metrics, the best weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eto_gym.trainers.model.models import METRICS_FILE
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import guards
-from eto_gym.trainers.run.job import Evaluate, Watch
+from eto_gym.trainers.run.watch import Evaluate, Watch
 from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trajectories import JsonlFile
 
@@ -30,7 +30,7 @@ COMPLETE = "complete"
 """Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
 
 
-class Course(Protocol):
+class HasProgress(Protocol):
     """How far a training is, in what it is counted in: mostly optimizer steps."""
 
     unit: str
@@ -40,7 +40,7 @@ class Course(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Watchers:
+class AttachedCallbacks:
     """The callbacks of a run that decide which weights are written in the end."""
 
     keeper: KeepBest | None
@@ -81,7 +81,7 @@ def attach(
     settings: TrainSettings,
     chosen_tokens: float,
     checkpoint: Path | None,
-) -> Watchers:
+) -> AttachedCallbacks:
     """Give `trainer` our callbacks.
 
     Args:
@@ -128,7 +128,7 @@ def attach(
     # Last, so that the marker comes after whatever the others write.
     trainer.add_callback(MarkComplete())
     trainer.add_callback(StopWhenDone(trainer))
-    return Watchers(keeper, guard)
+    return AttachedCallbacks(keeper, guard)
 
 
 def set_callbacks(trainer: Any, *callbacks: TrainerCallback) -> None:
@@ -146,8 +146,8 @@ class AlreadyTrainedError(EtoGymError):
 class StopWhenDone(TrainerCallback):
     """Leaves a run that is resumed from its last step; the Trainer would take one more."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
+    def __init__(self, trainer: HasProgress) -> None:
+        self._trainer = trainer
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -157,9 +157,9 @@ class StopWhenDone(TrainerCallback):
         Raises:
             AlreadyTrainedError: All are done; the model is loaded.
         """
-        done, total = self._course.progress()
+        done, total = self._trainer.progress()
         if done >= total or state.global_step >= state.max_steps:
-            raise AlreadyTrainedError(f"all {total} {self._course.unit}s are done")
+            raise AlreadyTrainedError(f"all {total} {self._trainer.unit}s are done")
 
 
 class MarkComplete(TrainerCallback):
@@ -181,11 +181,11 @@ class MarkComplete(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Shows how far the course is, with the last loss and the tokens per second, on stderr."""
+    """Shows how far the trainer is, with the last loss and the tokens per second, on stderr."""
 
-    def __init__(self, title: str, course: Course, *, enabled: bool) -> None:
+    def __init__(self, title: str, trainer: HasProgress, *, enabled: bool) -> None:
         self._title = title
-        self._course = course
+        self._trainer = trainer
         self._enabled = enabled
         self._loss = ""
         self._shown: Progress | None = None
@@ -196,10 +196,10 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         """Begin at the place from which training goes on."""
         shown = self._enabled and state.is_world_process_zero
-        done, total = self._course.progress()
+        done, total = self._trainer.progress()
         self._begun = time.monotonic()
         self._shown = Progress(
-            self._title if shown else None, total=total, done=done, unit=self._course.unit
+            self._title if shown else None, total=total, done=done, unit=self._trainer.unit
         )
 
     def on_step_end(
@@ -233,9 +233,9 @@ class ProgressBar(TrainerCallback):
         if self._shown is None:
             return
         seconds = max(time.monotonic() - self._begun, 1e-9)
-        speed = f"{getattr(self._course, 'tokens_seen', 0) / seconds:,.0f} tokens/s"
+        speed = f"{getattr(self._trainer, 'tokens_seen', 0) / seconds:,.0f} tokens/s"
         self._shown.update(
-            self._course.progress()[0], ", ".join(part for part in (self._loss, speed) if part)
+            self._trainer.progress()[0], ", ".join(part for part in (self._loss, speed) if part)
         )
 
 
@@ -287,20 +287,26 @@ class KeepBest(TrainerCallback, ExportableState):
     FILE = "best.safetensors"
 
     def __init__(
-        self, evaluate: Evaluate, workspace: Path, course: Course, *, every: int, patience: int
+        self,
+        evaluate: Evaluate,
+        workspace: Path,
+        trainer: HasProgress,
+        *,
+        every: int,
+        patience: int,
     ) -> None:
         """Prepare.
 
         Args:
             evaluate: Called with the step and the model, in evaluation mode and without gradients.
             workspace: Where the best weights are kept.
-            course: What "step" means here.
+            trainer: What "step" means here.
             every: Steps between two scores; 0: at the end of each epoch.
             patience: Stop after this many scores in a row without a new best; 0: never.
         """
         self._evaluate = evaluate
         self._file = workspace / self.FILE
-        self._course = course
+        self._trainer = trainer
         self._every = every
         self._patience = patience
         self.scores: list[tuple[int, float]] = []
@@ -313,7 +319,7 @@ class KeepBest(TrainerCallback, ExportableState):
     @property
     def unit(self) -> str:
         """What its steps are."""
-        return self._course.unit
+        return self._trainer.unit
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -358,7 +364,7 @@ class KeepBest(TrainerCallback, ExportableState):
 
     @property
     def _now(self) -> int:
-        return self._course.progress()[0]
+        return self._trainer.progress()[0]
 
     def _score(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
         """Score on the first process; the others wait for its verdict."""
@@ -378,7 +384,7 @@ class KeepBest(TrainerCallback, ExportableState):
         since = sum(step > best[0] for step, _ in self.scores) if best else 0
         if self._patience and since >= self._patience and not self.reason:
             self.reason = (
-                f"stopped at {self._course.unit} {now}: the score did not rise above "
+                f"stopped at {self._trainer.unit} {now}: the score did not rise above "
                 f"{best[1] if best else 0:.3g} in the last {since} evaluations"
             )
             control.should_training_stop = True

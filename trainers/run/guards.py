@@ -1,4 +1,4 @@
-"""What ends a run that goes wrong: values that are no numbers, explosions, collapsing policies."""
+"""Guard callbacks: end a run at NaN, at exploding gradients, at a collapsing policy."""
 
 from __future__ import annotations
 

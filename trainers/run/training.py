@@ -1,4 +1,4 @@
-"""One run of any training method: resume, watch, train, write the model with its report."""
+"""Runs a training from start to report: resume, train, keep the best weights, write."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.errors import DataError
-from eto_gym.trainers.data.encoding import PairRow, Row, TokenReport, fingerprint
-from eto_gym.trainers.run.job import Watch
+from eto_gym.trainers.data.encoding import TokenPair, TokenReport, TokenRow, fingerprint
+from eto_gym.trainers.run.watch import Watch
 from eto_gym.trainers.settings.base import TrainSettings
 
 if TYPE_CHECKING:
-    from eto_gym.trainers.run.callbacks import Watchers
+    from eto_gym.trainers.run.callbacks import AttachedCallbacks
 
 __all__ = ["TrainReport", "Watch", "finished", "settle", "train"]
 
@@ -79,7 +79,7 @@ class TrainReport:
 def train(
     method: str,
     settings: TrainSettings,
-    rows: list[Row] | list[PairRow],
+    rows: list[TokenRow] | list[TokenPair],
     data: TokenReport,
     *,
     build: Callable[[Any, Path], Any],
@@ -109,22 +109,22 @@ def train(
     from eto_gym.trainers import errors as faults
     from eto_gym.trainers.model import models
     from eto_gym.trainers.model import sharding as spread
-    from eto_gym.trainers.run import callbacks, running
+    from eto_gym.trainers.run import base_trainer, callbacks
 
     output = Path(output)
     content = fingerprint(rows)
     if plan is not None:
         content += json.dumps(plan, sort_keys=True)
-    stamp = running.run_fingerprint(method, settings, content, models.hash_model(model))
+    stamp = base_trainer.run_fingerprint(method, settings, content, models.hash_model(model))
     if (done := finished(output, stamp, resume=resume)) is not None:
         return done
     data.log(method)
-    workspace = running.open_workspace(output, stamp, resume=resume)
+    workspace = base_trainer.open_workspace(output, stamp, resume=resume)
     checkpoint = workspace.last_checkpoint()
     start = time.perf_counter()
     with faults.disk_errors(workspace.path, "a checkpoint"):
         spread.load_whole()
-        trainer = build(models.load_model(model, settings), workspace.path)
+        trainer = build(models.load_for_training(model, settings), workspace.path)
         watchers = callbacks.attach(
             trainer,
             workspace.path,
@@ -134,23 +134,23 @@ def train(
             chosen_tokens=_chosen_tokens(rows),
             checkpoint=checkpoint,
         )
-        running.fit(trainer, checkpoint)
+        base_trainer.fit(trainer, checkpoint)
     seconds = time.perf_counter() - start
     report = TrainReport(
         output=str(output),
         steps=trainer.state.global_step,
         seconds=seconds,
-        tokens_per_second=running.total(trainer, trainer.tokens_seen) / seconds,
+        tokens_per_second=base_trainer.total(trainer, trainer.tokens_seen) / seconds,
         final_loss=float("nan"),
         data=data,
-        metrics=running.metrics_of(trainer.state),
+        metrics=base_trainer.metrics_of(trainer.state),
         fingerprint=stamp,
         notes=getattr(trainer, "notes", {}),
     )
     settle(report, watchers, trainer.model, method)
     with faults.disk_errors(output, "the trained model"):
-        running.finish(trainer, tokenizer, output, method, settings, report)
-    if running.processes().is_main_process:
+        base_trainer.finish(trainer, tokenizer, output, method, settings, report)
+    if base_trainer.processes().is_main_process:
         workspace.remove()
     return report
 
@@ -160,35 +160,36 @@ def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
 
     What a process left that was killed between writing the model and cleaning up is removed.
     """
-    from eto_gym.trainers.run import running
+    from eto_gym.trainers.model.models import REPORT_FILE
+    from eto_gym.trainers.run import base_trainer
 
-    done = running.finished_report(output, stamp) if resume else None
+    done = base_trainer.finished_report(output, stamp) if resume else None
     if done is None:
         return None
-    if running.processes().is_main_process:
-        running.discard_workspace(output)
+    if base_trainer.processes().is_main_process:
+        base_trainer.discard_workspace(output)
     try:
         return TrainReport.from_json(done)
     except (TypeError, KeyError, ValueError, AttributeError) as err:
         raise DataError(
-            f"{output / running.REPORT_FILE} is damaged ({err!r}): {running.REMEDY}"
+            f"{output / REPORT_FILE} is damaged ({err!r}): {base_trainer.REMEDY}"
         ) from err
 
 
-def settle(report: TrainReport, watchers: Watchers, model: Any, method: str) -> None:
+def settle(report: TrainReport, watchers: AttachedCallbacks, model: Any, method: str) -> None:
     """Put the weights that are worth keeping into `model`, and complete the report with why."""
-    from eto_gym.trainers.run import running
+    from eto_gym.trainers.run import base_trainer
 
-    if running.processes().is_main_process:
+    if base_trainer.processes().is_main_process:
         report.kept_step, report.warnings = watchers.settle(model)
     for warning in report.warnings:
         logger.warning("%s: %s", method, warning)
-    report.final_loss = running.mean_of_last(report.metrics, "loss")
+    report.final_loss = base_trainer.mean_of_last(report.metrics, "loss")
     if watchers.keeper is not None:
         report.best, report.scores = watchers.keeper.best, watchers.keeper.scores
 
 
-def _chosen_tokens(rows: list[Row] | list[PairRow]) -> float:
-    pairs = [row for row in rows if isinstance(row, PairRow)]
+def _chosen_tokens(rows: list[TokenRow] | list[TokenPair]) -> float:
+    pairs = [row for row in rows if isinstance(row, TokenPair)]
     chosen = [sum(row.trained for row in pair.sides[0]) for pair in pairs]
     return sum(chosen) / len(chosen) if chosen else 0.0

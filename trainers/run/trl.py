@@ -1,4 +1,4 @@
-"""The guard of TRL's version: the trainers built on it override private methods."""
+"""Checks the version of TRL, since the trainers built on it override private methods."""
 
 from __future__ import annotations
 

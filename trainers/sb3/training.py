@@ -14,7 +14,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from eto_gym.agents.evaluation.statistics import compare, summarise
+from eto_gym.agents.evaluation.measures import summarise
+from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.agents.policies import random_policy
 from eto_gym.agents.rollout.collect import RolloutSpec, collect
 from eto_gym.agents.rollout.engine import plan_episodes
@@ -25,7 +26,7 @@ from eto_gym.agents.sb3.policy import (
     load_sb3_policy,
     make_features,
 )
-from eto_gym.env import TextEnv
+from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import replacing, write_json
 from eto_gym.trainers.sb3.settings import SB3Settings
@@ -136,9 +137,7 @@ def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
 def _evaluate(settings: SB3Settings, folder: Path, embedder: Embedder | None) -> dict[str, Any]:
     """Play the held-out tasks with the trained policy and at random, and compare the two."""
     env = _make_env(settings, settings.eval_split)
-    inner = env.unwrapped
-    assert isinstance(inner, TextEnv)
-    tasks = inner.task_set.shuffle(settings.seed)[: settings.eval_episodes].ids
+    tasks = text_env(env).task_set.shuffle(settings.seed)[: settings.eval_episodes].ids
     env.close()
     episodes = plan_episodes(tasks, seed=settings.seed)
     ways: tuple[Play, ...] = ("greedy", "sampled") if settings.algo == "ppo" else ("greedy",)
@@ -163,7 +162,7 @@ def _evaluate(settings: SB3Settings, folder: Path, embedder: Embedder | None) ->
     return {
         "settings": asdict(settings),
         "eval_tasks": len(tasks),
-        "policies": {name: _known(summarise(found).to_json()) for name, found in played.items()},
+        "policies": {name: _known(summarise(found)) for name, found in played.items()},
         "candidates_dropped": {
             name: sum(t.usage.get("candidates_dropped", 0) for t in found)
             for name, found in played.items()

@@ -1,10 +1,10 @@
-"""Settings of the loops, one class each, and the presets that fill them."""
+"""Settings of the loops, one class each."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from eto_gym.history import FULL
 from eto_gym.trainers.settings.base import SettingsError, option
@@ -15,16 +15,6 @@ from eto_gym.trainers.settings.methods import (
     MixtureSettings,
     PPOSettings,
     SFTSettings,
-)
-from eto_gym.trainers.settings.presets import (
-    ALONE,
-    HOURS,
-    LENGTH,
-    PRESETS,
-    UNTRIED,
-    narrowed,
-    sized,
-    sourced,
 )
 from eto_gym.trainers.settings.world import (
     ControlSettings,
@@ -37,6 +27,8 @@ from eto_gym.trainers.settings.world import (
 @dataclass(frozen=True, kw_only=True)
 class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
     """What one run of the loop does; the defaults are the paper's where it names a value."""
+
+    method: ClassVar[str] = "eto"
 
     sft: SFTSettings = field(default_factory=SFTSettings)
     pairing: PairingSettings = field(default_factory=PairingSettings)
@@ -63,6 +55,8 @@ class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSet
 class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
     """What one run of rejection-sampled fine-tuning does."""
 
+    method: ClassVar[str] = "rft"
+
     explore_samples: int = option(
         10, "episodes per task in exploration; greedy replies would all be the same"
     )
@@ -82,6 +76,8 @@ class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSet
 @dataclass(frozen=True, kw_only=True)
 class SelfPlaySettings(WorldSettings, ExplorationSettings):
     """What one run without an expert does."""
+
+    method: ClassVar[str] = "self-play"
 
     explore_samples: int = option(
         10, "episodes per task in exploration; pairs and successes both need several"
@@ -114,6 +110,8 @@ class SelfPlaySettings(WorldSettings, ExplorationSettings):
 class StepDPOSettings(WorldSettings, ExpertSettings, ControlSettings):
     """What one run of step-level DPO does."""
 
+    method: ClassVar[str] = "step-dpo"
+
     iterations: int = option(1, "rounds of exploration and preference training")
     explore_tasks: int = option(0, "demonstrated tasks whose steps are explored; 0: all")
     sft: SFTSettings = field(default_factory=SFTSettings)
@@ -133,6 +131,8 @@ class StepDPOSettings(WorldSettings, ExpertSettings, ControlSettings):
 @dataclass(frozen=True, kw_only=True)
 class MixtureLoopSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSettings):
     """What one run of mixture training does."""
+
+    method: ClassVar[str] = "mixture"
 
     sft: SFTSettings = field(default_factory=SFTSettings)
     pairing: PairingSettings = field(default_factory=PairingSettings)
@@ -164,6 +164,8 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
 class PPOLoopSettings(OnPolicySettings):
     """What one run of the PPO baseline does: SFT on the experts, then PPO from there."""
 
+    method: ClassVar[str] = "ppo"
+
     ppo: PPOSettings = field(default_factory=PPOSettings)
 
 
@@ -171,75 +173,6 @@ class PPOLoopSettings(OnPolicySettings):
 class GroupLoopSettings(OnPolicySettings):
     """What one run does: SFT on the experts, then GRPO or RLOO from there."""
 
+    method: ClassVar[str] = "grpo"
+
     group: GroupSettings = field(default_factory=GroupSettings)
-
-
-LOOP_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "eto": PRESETS,
-    "rft": narrowed(RFTSettings),
-    "self-play": {
-        name: {
-            **values,
-            "pairing": {
-                **values.get("pairing", {}),
-                **sourced("there is no expert", contrast="self"),
-            },
-        }
-        for name, values in narrowed(SelfPlaySettings).items()
-    },
-    "step-dpo": narrowed(StepDPOSettings),
-    "mixture": {
-        name: {**values, "mixture": PRESETS[name]["dpo"]}
-        for name, values in narrowed(MixtureLoopSettings).items()
-    },
-    "ppo": narrowed(PPOLoopSettings, **sourced(ALONE, workers=1)),
-    "grpo": narrowed(GroupLoopSettings, **sourced(ALONE, workers=1)),
-    "rloo": narrowed(GroupLoopSettings, **sourced(ALONE, workers=1)),
-}
-"""Method -> name of a preset -> the settings in which it differs from the defaults, with sources.
-All begin with those of ETO, as far as the method has the same settings."""
-
-LOOP_PRESETS["step-dpo"]["quickstart"].update(sourced(UNTRIED, explore_tasks=sized(400, 15, 15)))
-LOOP_PRESETS["mixture"]["quickstart"].update(sourced(UNTRIED, step_tasks=sized(200, 15, 15)))
-LOOP_PRESETS["ppo"]["quickstart"].update(
-    sourced(UNTRIED + ": dev tasks cost less than the rounds between", dev_every=25)
-)
-LOOP_PRESETS["ppo"]["quickstart"]["ppo"] = sourced(
-    UNTRIED,
-    learning_rate=1e-4,
-    value_learning_rate=1e-3,
-    rounds=sized(40, 10, 10),
-    episodes=sized(128, 64, 32),
-    max_length=LENGTH,
-    truncation=sized("refuse", "cut", "cut"),
-)
-for _name in ("grpo", "rloo"):
-    LOOP_PRESETS[_name]["quickstart"]["group"] = sourced(
-        UNTRIED,
-        learning_rate=1e-4,
-        max_steps=sized(100, 20, 20),
-        batch_size=sized(64, 64, 32),
-        micro_batch_size=16,
-        max_length=LENGTH,
-        truncation=sized("refuse", "cut", "cut"),
-    )
-
-LOOP_PRESETS["step-dpo"]["smollm2"].update(
-    sourced(HOURS, explore_tasks=10), steps=sourced(HOURS, rollouts=2)
-)
-LOOP_PRESETS["mixture"]["smollm2"].update(
-    sourced(HOURS, step_tasks=10), steps=sourced(HOURS, rollouts=2)
-)
-LOOP_PRESETS["ppo"]["smollm2"]["ppo"] = sourced(
-    HOURS, rounds=4, episodes=16, batch_size=8, micro_batch_size=1, max_length=LENGTH
-)
-for _name in ("grpo", "rloo"):
-    LOOP_PRESETS[_name]["smollm2"]["group"] = sourced(
-        HOURS,
-        max_steps=4,
-        batch_size=16,
-        generations=4,
-        micro_batch_size=1,
-        max_length=LENGTH,
-        truncation="cut",
-    )

@@ -1,4 +1,4 @@
-"""Settings that the loops share: the world, the experts, the exploration, the control."""
+"""Settings that the loops share: environment, model, play, experts, exploration, control."""
 
 from __future__ import annotations
 

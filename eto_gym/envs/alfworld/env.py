@@ -72,6 +72,7 @@ class ALFWorldEnv(TextEnv):
     * v0: first version.
     """
 
+    splits = ("train", "dev", "test")
     data_argument = "data"
 
     def __init__(

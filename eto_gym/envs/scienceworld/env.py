@@ -17,6 +17,7 @@ from eto_gym.envs.scienceworld.recap import write_state
 from eto_gym.envs.scienceworld.session import EngineSession, EngineStep, Isolation
 from eto_gym.envs.scienceworld.simplifications import expand, parse
 from eto_gym.envs.scienceworld.tasks import (
+    SPLITS,
     SplitScheme,
     choose_types,
     find_task,
@@ -74,6 +75,7 @@ class ScienceWorldEnv(TextEnv):
     * v0: First version.
     """
 
+    splits = SPLITS
     player_reads_actions = False
 
     def __init__(

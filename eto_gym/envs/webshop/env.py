@@ -17,7 +17,7 @@ from eto_gym.envs.webshop.prompt import PROMPT
 from eto_gym.envs.webshop.recap import write_state
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
-from eto_gym.envs.webshop.tasks import goal_index, split_rule
+from eto_gym.envs.webshop.tasks import SPLITS, goal_index, split_rule
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Expert
 from eto_gym.history import StateWriter, no_state
@@ -75,6 +75,7 @@ class WebShopEnv(TextEnv):
     * v0: first version.
     """
 
+    splits = SPLITS
     data_argument = "catalog"
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Observation mode "html"."""
+"""Renders pages as HTML, for the observation mode "html"."""
 
 from __future__ import annotations
 

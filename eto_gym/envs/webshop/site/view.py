@@ -1,4 +1,4 @@
-"""What the page templates get to see of a visit."""
+"""The view models of the page templates."""
 
 from __future__ import annotations
 

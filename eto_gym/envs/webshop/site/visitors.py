@@ -1,4 +1,4 @@
-"""The people in the shop: one environment each, forgotten after a while."""
+"""Sessions of the site's visitors: one environment each, dropped when idle."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class _Outcome(NamedTuple, Generic[T]):
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """One of the processes that run a loop; by default the only one.
 
     Attributes:
@@ -136,25 +136,25 @@ def _attempt(work: Callable[[], T]) -> tuple[_Outcome[T], Exception | None]:
         return _Outcome(error=words), err
 
 
-def launched() -> Ranks:
+def launched() -> ProcessGroup:
     """Return the processes that `accelerate launch` or torchrun started together; else this one.
 
     Raises:
         EtoGymError: They were started in a way in which they cannot play.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Ranks()
+        return ProcessGroup()
     return _joined()
 
 
 @functools.cache
-def _joined() -> Ranks:
+def _joined() -> ProcessGroup:
     _check_launch()
-    from eto_gym.trainers.run import running
+    from eto_gym.trainers.run import base_trainer
 
-    state = running.processes()
+    state = base_trainer.processes()
     follow_parent()
-    return Ranks(state.process_index, state.num_processes, str(state.device))
+    return ProcessGroup(state.process_index, state.num_processes, str(state.device))
 
 
 def _check_launch() -> None:

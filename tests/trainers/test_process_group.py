@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from eto_gym import DataError
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loops import ranks
-from eto_gym.trainers.loops.ranks import Ranks, launched
+from eto_gym.trainers.loops import process_group
+from eto_gym.trainers.loops.process_group import ProcessGroup, launched
 from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
 from tests.trainers.threads import together
 
 
 @given(count=st.integers(1, 9), items=st.lists(st.integers()))
 def test_every_item_is_dealt_to_one(count: int, items: list[int]) -> None:
-    parts = [Ranks(index, count).share(items) for index in range(count)]
+    parts = [ProcessGroup(index, count).share(items) for index in range(count)]
     assert sorted(item for part in parts for item in part) == sorted(items)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -34,7 +34,7 @@ def test_what_the_first_found_all_know() -> None:
 
 
 def test_an_error_is_raised_in_all() -> None:
-    def fail(of: int, r: Ranks) -> int:
+    def fail(of: int, r: ProcessGroup) -> int:
         if r.index == of:
             raise KeyError("lost") if of else DataError("no data")
         return r.index
@@ -49,17 +49,18 @@ def test_an_error_is_raised_in_all() -> None:
 
 
 def test_what_is_not_shared_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Ranks(1, 2).see(tmp_path)
-    monkeypatch.setattr(ranks, "_UNSEEN", 0.15)
+    ProcessGroup(1, 2).see(tmp_path)
+    monkeypatch.setattr(process_group, "_UNSEEN", 0.15)
     with pytest.raises(EtoGymError, match=r"process 1 of 2 does not see .*absent"):
-        Ranks(1, 2).see(tmp_path / "absent")
+        ProcessGroup(1, 2).see(tmp_path / "absent")
 
 
 def test_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert launched() == Ranks()
+    assert launched() == ProcessGroup()
     script = (
-        "import sys; from eto_gym.trainers.loops.ranks import launched; import eto_gym.trainers;"
+        "import sys, eto_gym.trainers;"
+        "from eto_gym.trainers.loops.process_group import launched;"
         "assert launched().first(lambda: 1) == 1;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'accelerate', 'transformers')))"
     )
@@ -84,7 +85,9 @@ def test_launches_in_which_nobody_can_play_are_refused(
         launched()
 
 
-def pipeline(path: Path, r: Ranks, calls: list[tuple[str, int]], *, fail: bool = False) -> Any:
+def pipeline(
+    path: Path, r: ProcessGroup, calls: list[tuple[str, int]], *, fail: bool = False
+) -> Any:
     """Run a stage of the first and one of all; one that fails comes last."""
     run = RunFolder(path, r)
 
@@ -119,12 +122,12 @@ def test_stages_of_the_first_and_of_all(tmp_path: Path) -> None:
     assert isinstance(again[0], DataError)
     assert str(again[1]) == "the first process failed: broken"
     assert len(list(tmp_path.rglob(FINISHED))) == 2
-    alone = pipeline(tmp_path, Ranks(), calls)
+    alone = pipeline(tmp_path, ProcessGroup(), calls)
     assert [reused for _, reused, _ in alone] == [True, True]
 
 
 def test_other_settings_elsewhere_are_refused(tmp_path: Path) -> None:
-    def run(r: Ranks) -> Any:
+    def run(r: ProcessGroup) -> Any:
         return RunFolder(tmp_path, r).run("a", lambda _: 1, settings=r.index // 2, by_first=True)
 
     errors = together(3, run)

@@ -6,13 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from eto_gym.agents.policy import Conversation, Policy, PolicyReply
 from eto_gym.errors import EngineError
 
 NONSENSE = ("", "I would rather not.", "Action:", "\x00\ud800", '{"action": ', "Thought: " * 50)
@@ -51,9 +50,13 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 class FaultyPolicy:
-    """Answers as another policy does, but for the faults."""
+    """Answers as another policy does, but for the faults.
 
-    def __init__(self, policy: Policy, rates: FaultRates, *, seed: int = 0) -> None:
+    It takes and returns what that policy does, and so is a policy of `eto_gym.agents` without
+    importing it.
+    """
+
+    def __init__(self, policy: Any, rates: FaultRates, *, seed: int = 0) -> None:
         """Wrap a policy.
 
         Args:
@@ -67,7 +70,7 @@ class FaultyPolicy:
         self._rates = rates
         self._rng = _generator(seed)
 
-    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+    def act(self, conversations: Sequence[Any]) -> list[Any]:
         """Return replies, or fail."""
         rates = self._rates
         draws = self._rng.random((len(conversations), 4))
@@ -75,15 +78,16 @@ class FaultyPolicy:
             os.kill(os.getpid(), signal.SIGKILL)
         if (draws[:, 1] < rates.refuse).any():
             raise ConnectionError("the connection was refused, on purpose")
-        replies = self._policy.act(conversations)
+        replies: list[Any] = self._policy.act(conversations)
         for i, conversation in enumerate(conversations):
             chance = np.random.default_rng([conversation.seed, conversation.position, 1])
             if chance.random() < rates.nonsense:
-                replies[i] = PolicyReply(NONSENSE[int(chance.integers(len(NONSENSE)))])
+                text = NONSENSE[int(chance.integers(len(NONSENSE)))]
+                replies[i] = replace(replies[i], text=text, usage={}, error=None)
             if draws[i, 2] < rates.give_up:
-                replies[i] = PolicyReply("", error="timeout")
+                replies[i] = replace(replies[i], text="", usage={}, error="timeout")
             if draws[i, 3] < rates.no_reply:
-                replies[i] = cast(PolicyReply, {"error": "overloaded"})
+                replies[i] = {"error": "overloaded"}
         return replies
 
     def release(self, key: str) -> None:

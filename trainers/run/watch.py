@@ -1,4 +1,4 @@
-"""Where every training starts: how it is watched, and the tokenizer of the model that it trains."""
+"""Monitoring options of a training (progress, evaluation, early stopping), and its tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SFT and DPO share around transformers' Trainer: arguments, callbacks, checkpoints."""
+"""The base trainer of all methods: arguments, optimizer, batches, checkpoints, saving."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from transformers import (
 
 from eto_gym.errors import DataError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
-from eto_gym.trainers.data.batching import BucketSampler, Fillable, collate_fillable
+from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
 from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.model.sharding import check_precision, keep_precise, load_whole, whole_weights
@@ -34,7 +34,7 @@ from eto_gym.trainers.settings.base import SettingsError, TrainSettings, decidin
 logger = logging.getLogger(__name__)
 
 
-class Recipe(Trainer):
+class BaseTrainer(Trainer):
     """transformers' Trainer with the optimizer and the schedule that our settings name."""
 
     _settings: TrainSettings
@@ -151,9 +151,9 @@ def bucket_loader(
     rank, world = trainer.args.process_index, trainer.args.world_size
     sampler = bucket_sampler(lengths, settings, rank=rank, world=world)
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
-        Fillable(trainer.train_dataset),
+        FillerDataset(trainer.train_dataset),
         batch_sampler=sampler,
-        collate_fn=partial(collate_fillable, trainer.data_collator),
+        collate_fn=partial(collate_with_fillers, trainer.data_collator),
         pin_memory=trainer.args.dataloader_pin_memory,
     )
     # The sampler has dealt the batches already: the loader has only to bring them to the device.

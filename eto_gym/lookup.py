@@ -1,0 +1,124 @@
+"""What an environment's id alone tells: its splits, tasks, prompt, and how an episode opens.
+
+Where that needs an environment, one is made and closed again; engines start for `opening` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from eto_gym.conversation import ConversationEnv, PromptStyle
+from eto_gym.env import text_env
+from eto_gym.errors import EtoGymError
+from eto_gym.history import FULL
+from eto_gym.prompt import Prompt
+from eto_gym.registration import env_class, make_text_env, resolve_env_id
+from eto_gym.tasks import TaskSet
+
+
+def splits(env_id: str) -> tuple[str, ...]:
+    """Return the names of an environment's splits; no environment is made.
+
+    Official ALFWorld games have further names for theirs, see `ALFWorldEnv`.
+
+    Args:
+        env_id: A registered id, or its short form.
+
+    Raises:
+        UnknownNameError: There is no such environment.
+        EtoGymError: Its class does not tell (`TextEnv.splits`).
+
+    Example:
+        >>> splits("webshop")
+        ('train', 'test', 'all')
+    """
+    env_id = resolve_env_id(env_id)
+    names = env_class(env_id).splits
+    if not names:
+        raise EtoGymError(f"{env_id} does not tell its splits: its class sets no `splits`")
+    return names
+
+
+def tasks(env_id: str, split: str | None = None, **kwargs: Any) -> TaskSet:
+    """Return the tasks of a split.
+
+    Args:
+        env_id: A registered id, or its short form.
+        split: Name of the split; None: the environment's default.
+        kwargs: Further arguments of `gym.make`, such as the folder of the data.
+
+    Raises:
+        UnknownNameError: There is no such environment, split or argument.
+        EtoGymError: The environment cannot be made.
+
+    Example:
+        >>> tasks("scienceworld", "test")[0].id
+        'boil/21'
+    """
+    with _made(env_id, kwargs if split is None else {**kwargs, "split": split}) as env:
+        return text_env(env).task_set
+
+
+def prompt(env_id: str, **kwargs: Any) -> Prompt:
+    """Return the instruction and worked example that introduce a benchmark to an agent.
+
+    Args:
+        env_id: A registered id, or its short form.
+        kwargs: Arguments of `gym.make`.
+
+    Raises:
+        UnknownNameError: There is no such environment or argument.
+        EtoGymError: The environment cannot be made.
+
+    Example:
+        >>> prompt("alfworld").observation_prefix
+        'Observation: '
+    """
+    with _made(env_id, kwargs) as env:
+        return text_env(env).prompt()
+
+
+def opening(
+    env_id: str,
+    task: str | int,
+    prompt_style: PromptStyle = "one-shot",
+    *,
+    history: str = FULL,
+    **kwargs: Any,
+) -> list[dict[str, str]]:
+    """Return what an agent reads before its first reply to a task, ready for a chat model.
+
+    Args:
+        env_id: A registered id, or its short form.
+        task: Id of the task, or its position in the split.
+        prompt_style: What precedes the first observation, as in `ConversationEnv`.
+        history: How much of the conversation is read, as in `ConversationEnv`.
+        kwargs: Arguments of `gym.make`, such as the task's `split`.
+
+    Returns:
+        Messages with `role` and `content`; the last is the first observation.
+
+    Raises:
+        UnknownNameError: There is no such environment, task or argument.
+        EtoGymError: The environment cannot be made.
+
+    Example:
+        >>> [message["role"] for message in opening("alfworld", 0)]
+        ['user', 'assistant', 'user']
+    """
+    with _made(env_id, kwargs) as env:
+        talk = ConversationEnv(env, prompt_style=prompt_style, history=history)
+        # The seed decides nothing that is read, since the task is given; it makes this repeatable.
+        talk.reset(seed=0, options={"task": task})
+        return [{"role": m.role, "content": m.content} for m in talk.prompt]
+
+
+@contextlib.contextmanager
+def _made(env_id: str, kwargs: dict[str, Any]) -> Iterator[Any]:
+    env = make_text_env(resolve_env_id(env_id), **kwargs)
+    try:
+        yield env
+    finally:
+        env.close()

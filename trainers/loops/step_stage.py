@@ -1,0 +1,106 @@
+"""The stage that step-level methods share: try, value and pair the steps around demonstrations."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import eto_gym
+from eto_gym.conversation import ConversationEnv
+from eto_gym.trainers.data.steps import (
+    find_alternatives,
+    make_step_pairs,
+    plan_branches,
+    plan_values,
+    repeat_expert,
+)
+from eto_gym.trainers.loops.play_stages import PlayStages
+from eto_gym.trainers.loops.run_folder import Stage
+from eto_gym.trainers.loops.stage_data import (
+    NothingToLearn,
+    is_demonstration,
+    load_trajectories,
+    write_pairs,
+)
+from eto_gym.trainers.settings.data import StepSettings
+from eto_gym.trajectories import Trajectory
+
+BRANCHES = "branches.jsonl"
+VALUES = "values.jsonl"
+
+
+def step_pairs(
+    play: PlayStages,
+    name: str,
+    settings: StepSettings,
+    model: Stage,
+    experts: Stage,
+    *,
+    tasks: int,
+) -> Stage:
+    """Make step-level pairs around the successful experts' episodes of some tasks.
+
+    The stage's folder keeps all episodes that were played, so that an interrupted stage goes on
+    where it stopped, and that other thresholds can be tried on them. Of several processes each
+    repeats the experts and so has the plan; they share the episodes, and the first writes the
+    pairs.
+
+    Args:
+        play: Plays, in the run folder of which the stage is.
+        name: Name of the stage.
+        settings: How steps are tried, valued and paired.
+        model: What tries other steps, and plays on from them.
+        experts: The stage of the demonstrations.
+        tasks: How many demonstrated tasks; 0: all.
+    """
+    s = play.settings
+    spec = play.spec(
+        play.policy_maker(model, name, temperature=settings.temperature), s.train_split
+    )
+
+    def work(folder: Path) -> Any:
+        env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
+        try:
+            chosen = _chosen(experts, tasks, seed=s.seed)
+            repeated = [repeat_expert(env, expert) for expert in chosen]
+            paths = [path for path in repeated if path is not None]
+            if not paths:
+                raise NothingToLearn(
+                    f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
+                )
+            plan = plan_branches(paths, settings, seed=s.seed)
+            branches = play.play_episodes(spec, plan, folder / BRANCHES, f"{name}: steps")
+            found = find_alternatives(paths, branches, settings)
+            plan = plan_values(env, found, settings, seed=s.seed)
+            values = play.play_episodes(spec, plan, folder / VALUES, f"{name}: values")
+        finally:
+            env.close()
+        pairs, report = make_step_pairs(paths, branches, values, settings)
+        report.not_repeated = len(chosen) - len(paths)
+        play.processes.first(lambda: write_pairs(folder, pairs))
+        return {**asdict(report), "skipped": dict(report.skipped)}
+
+    depends_on = {
+        "env": s.env,
+        "env_kwargs": s.env_kwargs(),
+        "seed": s.seed,
+        "tasks": tasks,
+        "prompt_style": s.prompt_style,
+        **s.read_so(),
+        "version": eto_gym.__version__,
+        **asdict(settings),
+    }
+    return play.folder.run(name, work, settings=depends_on, inputs=(model, experts))
+
+
+def _chosen(experts: Stage, tasks: int, *, seed: int) -> list[Trajectory]:
+    """Return one success per task, of as many tasks as asked for."""
+    successes: dict[str, Trajectory] = {}
+    for trajectory in load_trajectories(experts):
+        if is_demonstration(trajectory):
+            successes.setdefault(trajectory.task_id, trajectory)
+    chosen = list(successes.values())
+    random.Random(seed).shuffle(chosen)
+    return chosen[: tasks or None]

@@ -1,0 +1,83 @@
+"""The fields of settings classes by their dotted names, and settings built from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+S = TypeVar("S")
+
+
+class SettingField(NamedTuple):
+    """One setting.
+
+    Attributes:
+        name: Dotted name, such as `sft.learning_rate`.
+        type: Its annotation.
+        default: Its default.
+        help: What it means, with the paper's value.
+        choices: The allowed strings, where only some are allowed.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None
+
+
+def fields_of(settings: type, prefix: str = "", made: Any = None) -> Iterator[SettingField]:
+    """Yield the settings of a class and of its parts, in their order.
+
+    Args:
+        settings: A dataclass.
+        prefix: What precedes the names.
+        made: An instance that has the defaults; None: those of the class.
+    """
+    hints = get_type_hints(settings)
+    for item in dataclasses.fields(settings):
+        if made is not None:
+            default = getattr(made, item.name)
+        elif item.default is not dataclasses.MISSING:
+            default = item.default
+        else:
+            assert item.default_factory is not dataclasses.MISSING  # every setting has a default
+            default = item.default_factory()
+        name, kind = prefix + item.name, hints[item.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            yield from fields_of(kind, f"{name}.", default)
+            continue
+        paper, choices = item.metadata.get("paper"), item.metadata.get("choices")
+        text = item.metadata.get("help", "") + (f" (paper: {paper})" if paper else "")
+        yield SettingField(name, kind, default, text, tuple(choices) if choices else None)
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted names into nested mappings.
+
+    Example:
+        >>> nested({"seed": 1, "sft.epochs": 3.0})
+        {'seed': 1, 'sft': {'epochs': 3.0}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        *path, last = name.split(".")
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return found
+
+
+def build(settings: type[S], values: Mapping[str, Any]) -> S:
+    """Make a dataclass whose parts are mappings, or dataclasses already."""
+    hints = get_type_hints(settings)
+    return settings(
+        **{
+            name: build(hints[name], value)
+            if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping)
+            else value
+            for name, value in values.items()
+        }
+    )
