@@ -140,3 +140,14 @@ def test_the_run_folder_records_the_settings_as_they_were_given(tmp_path: Path) 
         Nothing(ETOSettings(seed=3), tmp_path).run()
     recorded = json.loads((tmp_path / "config.json").read_text())
     assert (recorded["seed"], recorded["dpo"]["seed"]) == (3, 0)
+
+
+def test_numbers_of_a_file_are_numbers_and_names_that_begin_so_are_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("seed: 3\nmodel: 1e5-of-mine\ndpo: {learning_rate: 1e-5}\n")
+    printed = dry_run(capsys, "--config", str(file))
+    assert "seed: 3" in printed
+    assert "model: 1e5-of-mine" in printed
+    assert "learning_rate: 1.0e-05" in printed

@@ -216,9 +216,8 @@ def _load(path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
         """YAML 1.1 takes `1e-5` for text."""
 
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-    )
+    number = re.compile(r"\A[-+]?\d+(?:\.\d*)?[eE][-+]?\d+\Z")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     try:
         data = yaml.load(read_text(path), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as err:
