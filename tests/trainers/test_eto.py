@@ -131,6 +131,18 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(
     assert redone == ["eto-1", "eval-eto-1"]
 
 
+def test_other_limits_of_replies_do_not_mix_with_what_was_played(
+    finished: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, _ = finished
+    written = (folder / "config.json").read_bytes()
+    for name in ("max_new_tokens", "max_context"):
+        longer = small_settings(**{name: getattr(small_settings(), name) + 1})
+        with pytest.raises(SettingsError, match=f"played with {name} .* choose another --out"):
+            ETOLoop(longer, folder).run()
+    assert (folder / "config.json").read_bytes() == written
+
+
 def _drive(folder: Path) -> None:
     ETOLoop(small_settings(), folder).run()
 

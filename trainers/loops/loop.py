@@ -9,6 +9,7 @@ each their part of the episodes, and leave the rest to the first.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,13 @@ from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
 from eto_gym.trainers.loops.run_folder import FINISHED, Stage
 from eto_gym.trainers.loops.stage_data import NothingToLearn
 from eto_gym.trainers.loops.train_stages import TrainStages
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import SFTSettings
 from eto_gym.trainers.settings.world import ControlSettings, ExpertSettings, WorldSettings
 
 S = TypeVar("S", bound=WorldSettings)
+
+_LIMITS = ("max_new_tokens", "max_context")
 
 
 class Demonstrated(NamedTuple):
@@ -72,8 +76,7 @@ class Loop(ABC, Generic[S]):
             EtoGymError: A stage cannot be done.
         """
         play = self.play
-        config = play.folder.path / "config.json"
-        play.processes.first(lambda: write_json(config, play.given.to_json()))
+        play.processes.first(self._write_config)
         play.evaluated = []
         play.open()
         ended = None
@@ -84,6 +87,26 @@ class Loop(ABC, Generic[S]):
                 raise
             ended = str(err)
         return play.processes.first(lambda: self._report(ended))
+
+    def _write_config(self) -> None:
+        """Keep the settings; refuse those that would mix episodes of two kinds in one folder.
+
+        How long replies and conversations may be is no part of a stage's key, so what was played
+        under other limits would be taken for played under these.
+        """
+        path = self.play.folder.path / "config.json"
+        given = self.play.given.to_json()
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            before = None
+        for name in _LIMITS:
+            if isinstance(before, dict) and before.get(name, given[name]) != given[name]:
+                raise SettingsError(
+                    f"{path.parent} holds episodes that were played with {name} {before[name]!r}, "
+                    f"and now it is {given[name]!r}: choose another --out"
+                )
+        write_json(path, given)
 
     @abstractmethod
     def _run_stages(self) -> None:
