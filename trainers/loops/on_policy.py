@@ -1,13 +1,62 @@
-"""The episode player of the loops whose model plays while it is trained."""
+"""What the loops share whose model plays while it is trained: the training stage and its player."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
 
 from eto_gym.errors import EtoGymError
+from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.play_stages import PlayStages
+from eto_gym.trainers.loops.run_folder import Stage
+from eto_gym.trainers.loops.stage_data import MODEL, model_of
 from eto_gym.trainers.methods.player import EpisodePlayer
+from eto_gym.trainers.run.training import TrainReport
+from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trainers.settings.loops import OnPolicySettings
+
+S = TypeVar("S", bound=OnPolicySettings)
+
+
+class OnPolicyLoop(Loop[S]):
+    """A loop that fine-tunes on the experts, and goes on from there by its own episodes."""
+
+    def _learn(
+        self,
+        start: Stage,
+        run: Callable[..., TrainReport],
+        *,
+        part: str,
+        settings: TrainSettings,
+        episodes: int,
+    ) -> Stage:
+        """Train a model on what it plays.
+
+        Args:
+            start: The model to start from.
+            run: Trains; takes the settings, the player, and what every training takes.
+            part: Name of the settings among those of the loop.
+            settings: How to train.
+            episodes: Episodes that are played at a time.
+        """
+        plan = play_plan(self.settings)
+
+        def work(folder: Path) -> Any:
+            report = run(
+                settings,
+                episode_player(self.play, self.settings, episodes),
+                plan=plan,
+                model=model_of(start),
+                output=folder / MODEL,
+                resume=True,
+                watch=self.train.watch(start),
+            )
+            return asdict(report)
+
+        decides = {part: self.train.watched(settings), **plan}
+        return self.play.folder.run(self.method, work, settings=decides, inputs=(start,))
 
 
 def play_plan(settings: OnPolicySettings) -> dict[str, Any]:
