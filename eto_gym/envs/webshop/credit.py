@@ -52,7 +52,9 @@ class Shortest:
         self.goal = goal
         self._pages = pages
         options = goal.options
-        self._wanted = list(options.items()) if isinstance(options, Mapping) else list(options)
+        self._wanted: list[str | tuple[str, str]] = (
+            list(options.items()) if isinstance(options, Mapping) else list(options)
+        )
         self._offers: dict[int, dict[str, dict[str, int]] | None] = {}
         self._fresh: int | None = None
         self._searched = False
@@ -139,7 +141,7 @@ class Shortest:
             return None
         offers: dict[str, dict[str, int]] = {}
         for value, name in self._pages.item(index).clickables.items():
-            met = sum(option_matches(value, o) << i for i, o in enumerate(self._wanted))
+            met = sum(int(option_matches(value, o)) << i for i, o in enumerate(self._wanted))
             if name is not None and met:
                 offers.setdefault(name, {})[value] = met
         return offers

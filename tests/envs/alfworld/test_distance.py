@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import deque
 from functools import cache
 
-import gymnasium as gym
 import pytest
 
-import eto_gym  # noqa: F401
 from eto_gym.envs.alfworld.engine.distance import (
     Errand,
     Inspection,
@@ -16,8 +14,9 @@ from eto_gym.envs.alfworld.engine.distance import (
     read_goal,
     steps_to_goal,
 )
-from eto_gym.envs.alfworld.engine.engine import Episode, Game
+from eto_gym.envs.alfworld.engine.engine import Episode, Game, parse_game
 from eto_gym.envs.alfworld.engine.state_key import state_parts
+from eto_gym.envs.alfworld.env import ALFWorldEnv
 from tests.envs.alfworld import kitchen as kt
 
 Edge = tuple[str, str, int]
@@ -121,7 +120,7 @@ def small(goal: str, objects: str, receptacles: str) -> Game:
         problem = facts["pddl_problem"].replace(
             "(inReceptacleObject Knife_bar_1 Plate_bar_1)\n", ""
         )
-        return kt.parse_game(facts | {"pddl_problem": problem})
+        return parse_game(facts | {"pddl_problem": problem})
 
 
 GAMES = {
@@ -163,11 +162,11 @@ def test_the_share_is_whole_exactly_at_the_goal(name: str) -> None:
 
 
 def test_goals_of_all_types_are_read() -> None:
-    env = gym.make("ETO/ALFWorld-v0")
+    env = ALFWorldEnv()
     found = {}
-    for task in list(env.unwrapped.task_set)[:40]:
+    for task in list(env.task_set)[:40]:
         env.reset(options={"task": task.id})
-        found[task.type] = read_goal(env.unwrapped._backend.episode.game)
+        found[task.type] = read_goal(env._backend.episode.game)
     assert len(found) == 6
     assert all(found.values())
     assert {kind for kind, goal in found.items() if isinstance(goal, Inspection)} == {
