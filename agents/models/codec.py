@@ -60,12 +60,15 @@ class Transcript:
         text: The rendered text of `ids`.
         rewritten: Whether the template has changed what it rendered before, and so every prompt is
             rendered anew.
+        sampled: Words of the reply that was sampled last, and its ids without the one that ended
+            it: they are kept as they are where the conversation goes on with these words.
     """
 
     messages: list[Message] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     text: str = ""
     rewritten: bool = False
+    sampled: tuple[str, list[int]] | None = None
 
 
 class ChatCodec:
@@ -78,7 +81,9 @@ class ChatCodec:
     would otherwise be trained on prompts that it never met.
 
     Where such a template opens a reasoning block in the prompt, replies hold the opening mark too,
-    so that it can be told whether the block closes.
+    so that it can be told whether the block closes. Where replies have channels, told apart by
+    special tokens (gpt-oss), a reply with thoughts holds these marks as text, and one without is
+    its words alone; history holds the words.
 
     Text in messages is never read as a special token: an observation or a reply that spells
     `<|im_end|>` is tokenised as these characters.
@@ -132,7 +137,7 @@ class ChatCodec:
         )
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
         self._anchor = self._find_anchor()
-        self._opened, self.rewrites = "", False
+        self._opened, self.rewrites, self._channels = "", False, False
         self._lead, self._gap, self.end_of_turn = self._probe_reply()
         self.end_of_turn_id: int = self._tokenize(self.end_of_turn)[0]
 
@@ -208,7 +213,9 @@ class ChatCodec:
         anchor = self._tokenize_raw(self._anchor) if self._anchor else []
         text = str(
             self.tokenizer.decode(
-                anchor + kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                anchor + kept,
+                skip_special_tokens=not self._channels,
+                clean_up_tokenization_spaces=False,
             )
         )
         text = self._opened + text[len(self._anchor) :].removeprefix(self._lead)
@@ -225,11 +232,21 @@ class ChatCodec:
     def _reply_anew(self, content: str) -> list[int]:
         """Tokenise what a rollout samples for a reply after such a prompt."""
         words = _valid(content)
+        if self._channels and (split := split_reasoning(words)).reasoning:
+            # The marks of the thoughts are special tokens, and the words are not.
+            end = self._gap + self.end_of_turn
+            before = self._tokenize(split.reasoning)
+            spoken = split.spoken if not split.cut else ""
+            return before + self._tokenize_reply(spoken, spoken + end)
         if self._opened and words.startswith(self._opened):
             words = words[len(self._opened) :]
         elif self._opened and not split_reasoning(words).reasoning:
             # A reply without a thought; the prompt has opened a block for one.
             words = f"\n{closed_by(self._opened)}\n\n{words}"
+        if self._channels:
+            return self._tokenize(self._lead) + self._tokenize_reply(
+                words, words + self._gap + self.end_of_turn
+            )
         return self._tokenize_reply(words, self._lead + words + self._gap + self.end_of_turn)
 
     # --- from messages to pieces -----------------------------------------------------------------
@@ -252,7 +269,7 @@ class ChatCodec:
                 raise _unstable(text, rendered)
             if messages[index].role == "assistant":
                 reply = self._reply_text(messages[index].content, rendered[len(text) :])
-                yield _Piece(self._tokenize_reply(messages[index].content, reply), index)
+                yield _Piece(self._ids_of_reply(messages[index].content, reply, done), index)
                 text += reply
                 index += 1
             if index < cut:
@@ -262,6 +279,13 @@ class ChatCodec:
                 )
                 text, index = rendered, cut
         done.messages, done.text = list(messages), text
+
+    def _ids_of_reply(self, content: str, reply: str, done: Transcript) -> list[int]:
+        """Return the ids of a reply: those that were sampled, where it is known which."""
+        words, ids = done.sampled or ("", [])
+        if not ids or words != content or self.decode_reply(ids) != content:
+            return self._tokenize_reply(content, reply)
+        return [*ids, self.end_of_turn_id]
 
     def _check_turns(self, messages: Sequence[Message], *, prompt_last: bool) -> None:
         if not messages:
@@ -334,7 +358,7 @@ class ChatCodec:
     # --- rendering and tokenising ----------------------------------------------------------------
 
     def _render(self, messages: Sequence[Message], *, prompt: bool) -> str:
-        chat = [{"role": m.role, "content": _valid(m.content)} for m in messages]
+        chat = [{"role": m.role, "content": self._shown(m)} for m in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 chat,
@@ -352,6 +376,12 @@ class ChatCodec:
                 "user message, or pass another chat_template."
             ) from err
         return str(text)
+
+    def _shown(self, message: Message) -> str:
+        """Return what a template is given of a message: of a reply with channels, its words."""
+        if self._channels and message.role == "assistant":
+            return _valid(split_reasoning(message.content).spoken)
+        return _valid(message.content)
 
     def _tokenize_raw(self, text: str, *, plain: bool = False) -> list[int]:
         ids: list[int] = self.tokenizer.encode(
@@ -414,6 +444,10 @@ class ChatCodec:
             tails.append((before if same else None, tail[: end.start()], end.group()))
         (lead, gap, close), later = tails
         if tails[0] == later and lead is not None:
+            return lead, gap, close
+        if lead is not None and close != later[2] and self._special.search(lead):
+            # A channel of its own for what is said, and another mark at its end in history.
+            self._channels = self.rewrites = True
             return lead, gap, close
         if (gap, close) != later[1:]:
             raise _unstable(*("".join(("REPLY", gap, end)) for _, gap, end in tails))

@@ -179,7 +179,7 @@ def loop_command(method: str) -> Command:
         ),
         presets=True,
         main=MAIN,
-        pairs={"env_options": "env-arg"},
+        pairs={"env_options": "env-arg", "template_kwargs": "template-arg"},
     )
 
 

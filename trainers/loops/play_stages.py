@@ -217,4 +217,5 @@ class PlayStages:
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             device=self.processes.device,
+            **({"template_kwargs": s.template_kwargs} if s.template_kwargs else {}),
         )

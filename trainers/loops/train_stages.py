@@ -63,7 +63,10 @@ class TrainStages:
             played = load_trajectories(play)
             return train_base(s.base, played, output=folder / MODEL, processes=self._play.processes)
 
-        return self._play.folder.run("base", work, settings=asdict(s.base), inputs=(play,))
+        decides = {**asdict(s.base), "train": {**asdict(s.base.train)}}
+        if not s.base.train.template_kwargs:  # a later setting, see `deciding`
+            del decides["train"]["template_kwargs"]
+        return self._play.folder.run("base", work, settings=decides, inputs=(play,))
 
     def sft(
         self,
@@ -134,6 +137,7 @@ class TrainStages:
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             seed=s.seed,
+            template_kwargs=s.template_kwargs,
         )
         return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
 

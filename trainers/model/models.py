@@ -9,13 +9,14 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
 from eto_gym.agents.models.loading import from_pretrained, quantization_config, read_template
 from eto_gym.agents.models.model_names import resolve_model
+from eto_gym.agents.models.template import settle_template
 from eto_gym.errors import DataError, require
 from eto_gym.files import DIGESTS_FILE, strict, write_digests, write_json
 from eto_gym.trainers.errors import disk_errors
@@ -31,12 +32,16 @@ METRICS_FILE = "metrics.jsonl"
 """One line per logged step: while training runs in the workspace, in the end beside the model."""
 
 
-def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
+def load_tokenizer(
+    model: str | Path, chat_template: str = "", template_kwargs: Mapping[str, Any] | None = None
+) -> Any:
     """Load the tokenizer of a model folder or hub name; a missing pad token becomes the end's.
 
     Args:
         model: Folder or name.
         chat_template: File of a chat template that replaces the model's own, or the template.
+        template_kwargs: Variables that are set in the template; see `settle_template`. A template
+            that reads the clock has the date of the run from then on.
 
     Raises:
         DataError: There is no such file.
@@ -47,6 +52,8 @@ def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
         tokenizer.chat_template = read_template(chat_template)
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = settle_template(tokenizer.chat_template, template_kwargs or {})
     return tokenizer
 
 

@@ -36,11 +36,16 @@ def option(
 
 
 def deciding(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that have an effect on the result."""
+    """Return the settings that have an effect on the result.
+
+    A setting that came later is left out where it says nothing, so that runs made before it stay
+    what they are.
+    """
     return {
         item.name: getattr(settings, item.name)
         for item in fields(settings)
         if item.metadata.get("decides", True)
+        and (getattr(settings, item.name) or not item.metadata.get("later"))
     }
 
 
@@ -127,6 +132,14 @@ class TrainSettings:
         "",
         "file with a chat template (Jinja) in place of the model's own, which it then is; for "
         "models whose template rewrites earlier turns",
+    )
+    template_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "variables of the chat template, such as {'enable_thinking': false} or a "
+            "date_string; they are set in the template that is saved with the model",
+            "later": True,
+        },
     )
     report_to: str = option(
         "",

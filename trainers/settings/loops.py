@@ -153,11 +153,6 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
         super().__post_init__()
         if self.workers != 1:
             raise SettingsError("the model in training plays itself: expected workers 1")
-        if self.history != FULL:
-            raise SettingsError(
-                "ppo, grpo and rloo train on whole conversations: expected history 'full', got "
-                f"{self.history!r}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +162,14 @@ class PPOLoopSettings(OnPolicySettings):
     method: ClassVar[str] = "ppo"
 
     ppo: PPOSettings = field(default_factory=PPOSettings)
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.history != FULL:
+            raise SettingsError(
+                f"ppo trains on whole conversations: expected history 'full', got {self.history!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
