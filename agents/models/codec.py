@@ -110,6 +110,7 @@ class ChatCodec:
         *,
         chat_template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        mask_thoughts: bool = False,
     ) -> None:
         """Probe the template once.
 
@@ -118,6 +119,7 @@ class ChatCodec:
             chat_template: A template (Jinja) that replaces the tokenizer's own; None keeps that.
             template_kwargs: Variables for the template (`date_string`, `enable_thinking`, ...).
                 Set those that would otherwise change from day to day.
+            mask_thoughts: Mark of a reply that is trained on only what follows its reasoning.
 
         Raises:
             EtoGymError: There is no template, or it closes a reply without a special token, or by
@@ -125,6 +127,7 @@ class ChatCodec:
         """
         self.tokenizer = tokenizer
         self._template = chat_template
+        self._mask_thoughts = mask_thoughts
         self._kwargs = dict(template_kwargs or {})
         if chat_template is None and not getattr(tokenizer, "chat_template", None):
             raise EtoGymError(
@@ -160,7 +163,7 @@ class ChatCodec:
                 raise
         prompt = self._prompt_anew(messages[:-1])
         reply = self._reply_anew(messages[-1].content)
-        return Encoded(prompt + reply, [False] * len(prompt) + [messages[-1].train] * len(reply))
+        return Encoded(prompt + reply, [False] * len(prompt) + self._marks(messages[-1], reply))
 
     def _encode_whole(self, messages: Sequence[Message]) -> Encoded:
         if self.rewrites:
@@ -169,9 +172,26 @@ class ChatCodec:
         mask: list[bool] = []
         for piece in self._pieces(messages, Transcript(), prompt_last=False):
             ids += piece.ids
-            trained = piece.message is not None and messages[piece.message].train
-            mask += [trained] * len(piece.ids)
+            if piece.message is None:
+                mask += [False] * len(piece.ids)
+            else:
+                mask += self._marks(messages[piece.message], piece.ids)
         return Encoded(ids, mask)
+
+    def _marks(self, message: Message, ids: Sequence[int]) -> list[bool]:
+        """Return which tokens of a reply are trained on: all or none, or those after thoughts."""
+        thought = split_reasoning(message.content).reasoning if self._mask_thoughts else ""
+        if not message.train or not thought:
+            return [message.train] * len(ids)
+        # The first tokens that spell the thought; one that spells some of the words too is theirs.
+        low, high = 0, len(ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self.decode_reply(ids[:middle])) <= len(thought):
+                low = middle
+            else:
+                high = middle - 1
+        return [False] * low + [True] * (len(ids) - low)
 
     def generation_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids after which the assistant's next reply is sampled."""
@@ -282,10 +302,11 @@ class ChatCodec:
 
     def _ids_of_reply(self, content: str, reply: str, done: Transcript) -> list[int]:
         """Return the ids of a reply: those that were sampled, where it is known which."""
-        words, ids = done.sampled or ("", [])
-        if not ids or words != content or self.decode_reply(ids) != content:
-            return self._tokenize_reply(content, reply)
-        return [*ids, self.end_of_turn_id]
+        if done.sampled is not None:
+            words, ids = done.sampled
+            if words == content and self.decode_reply(ids) == content:
+                return [*ids, self.end_of_turn_id]
+        return self._tokenize_reply(content, reply)
 
     def _check_turns(self, messages: Sequence[Message], *, prompt_last: bool) -> None:
         if not messages:

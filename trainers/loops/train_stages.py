@@ -22,7 +22,7 @@ from eto_gym.trainers.loops.tiny_stage import train_base
 from eto_gym.trainers.methods.dpo import run_dpo
 from eto_gym.trainers.methods.sft import run_sft
 from eto_gym.trainers.run.watch import Watch
-from eto_gym.trainers.settings.base import TrainSettings, deciding
+from eto_gym.trainers.settings.base import TrainSettings, deciding, known_before
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trajectories.formats import to_paper_sft
 
@@ -63,9 +63,7 @@ class TrainStages:
             played = load_trajectories(play)
             return train_base(s.base, played, output=folder / MODEL, processes=self._play.processes)
 
-        decides = {**asdict(s.base), "train": {**asdict(s.base.train)}}
-        if not s.base.train.template_kwargs:  # a later setting, see `deciding`
-            del decides["train"]["template_kwargs"]
+        decides = {**asdict(s.base), "train": known_before(s.base.train)}
         return self._play.folder.run("base", work, settings=decides, inputs=(play,))
 
     def sft(

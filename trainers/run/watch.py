@@ -57,4 +57,4 @@ def prepared(
     check_output(Path(output))
     with quiet_libraries():
         tokenizer = load_tokenizer(model, settings.chat_template, settings.template_kwargs)
-        yield tokenizer, codec or default_codec(tokenizer)
+        yield tokenizer, codec or default_codec(tokenizer, mask_thoughts=settings.mask_thoughts)

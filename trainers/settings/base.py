@@ -49,6 +49,15 @@ def deciding(settings: TrainSettings) -> dict[str, Any]:
     }
 
 
+def known_before(settings: TrainSettings) -> dict[str, Any]:
+    """Return all settings but those that came later and say nothing; see `deciding`."""
+    return {
+        item.name: getattr(settings, item.name)
+        for item in fields(settings)
+        if getattr(settings, item.name) or not item.metadata.get("later")
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """What SFT and DPO have in common; the defaults suit a pretrained model.
@@ -138,6 +147,15 @@ class TrainSettings:
         metadata={
             "help": "variables of the chat template, such as {'enable_thinking': false} or a "
             "date_string; they are set in the template that is saved with the model",
+            "later": True,
+        },
+    )
+    mask_thoughts: bool = field(
+        default=False,
+        metadata={
+            "help": "train on what replies say, and not on their reasoning blocks, which are read "
+            "all the same; of earlier replies they are not read with a history that ends in "
+            "'-thoughts'",
             "later": True,
         },
     )
