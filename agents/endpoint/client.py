@@ -307,7 +307,7 @@ def _logprobs(value: Any) -> list[float]:
     content = value.get("content") if isinstance(value, dict) else None
     if not isinstance(content, list):
         return []
-    found = [item.get("logprob") if isinstance(item, dict) else None for item in content]
+    found: list[Any] = [item.get("logprob") if isinstance(item, dict) else None for item in content]
     known = all(type(p) in (int, float) and math.isfinite(p) for p in found)
     return [float(p) for p in found] if known else []
 

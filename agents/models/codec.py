@@ -362,7 +362,7 @@ class ChatCodec:
         ids: list[int] = []
         for i in unsafe:
             head, found, frame = frame.partition(_PROBE.format(i))
-            clean = _valid(messages[i].content)
+            clean = self._shown(messages[i])
             shown = next((s for s in (clean, clean.strip()) if rest.startswith(head + s)), None)
             if not found or shown is None:
                 raise EtoGymError(
@@ -374,7 +374,7 @@ class ChatCodec:
         return ids + self._tokenize(rest, after=before)
 
     def _spells_special(self, message: Message) -> bool:
-        return self._special.search(message.content) is not None
+        return self._special.search(self._shown(message)) is not None
 
     # --- rendering and tokenising ----------------------------------------------------------------
 
