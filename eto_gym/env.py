@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, get_args
@@ -209,6 +211,33 @@ class TextEnv(gym.Env[str, str], ABC):
         """
         return RandomPlayer(np.random.default_rng(seed))
 
+    def state_key(self) -> str:
+        """Return a name of the present state: equal where all that may follow is equal.
+
+        It is the same in every process. The clock is left out (a step limit ends episodes earlier
+        or later), and so is chance. Benchmarks whose key is equal in all equal states say so; the
+        default is a hash of the task and of `_get_state`, so that states with one key have one
+        future, while a snapshot that remembers the past tells equal states apart.
+        """
+        return state_digest(self.task.id, self._get_state())
+
+    def cost_to_go(self) -> int | None:
+        """Return how many steps the best player known needs from here to success.
+
+        0 exactly at a success. None where it is not known, where success is out of reach, and, by
+        default, always: an environment need not offer it. Asking changes nothing. Benchmarks say
+        what it costs, and whether it is exact.
+        """
+        return None
+
+    def milestones(self) -> float:
+        """Return which share of the task's sub-goals is reached, in 0..1; 1.0 at a success.
+
+        The default knows no sub-goals and returns the score, within these bounds.
+        """
+        info = self._info()
+        return 1.0 if info["success"] else min(1.0, max(0.0, float(info["score"])))
+
     def get_state(self) -> dict[str, Any]:
         """Return a JSON-serialisable snapshot of the episode, `np_random` excluded.
 
@@ -303,6 +332,12 @@ class TextEnv(gym.Env[str, str], ABC):
         if self._want_admissible:
             info["admissible_actions"] = self._admissible_actions()
         return info
+
+
+def state_digest(*parts: object) -> str:
+    """Return a hash of JSON-serialisable parts that is the same in every process."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def text_env(env: gym.Env[Any, Any]) -> TextEnv:

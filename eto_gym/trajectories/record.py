@@ -157,19 +157,6 @@ class Trajectory:
             return []
         return as_sampled(self.messages, self.head, self.history, self.states)
 
-    def check_whole(self) -> None:
-        """Raise `DataError` unless each reply was given to the whole conversation before it.
-
-        For methods that train on conversations as they stand: with a shorter history they would
-        train on prompts that the model never met.
-        """
-        if self.history != FULL:
-            raise DataError(
-                f"{self.task_id} was played with history {self.history!r}: this method trains on "
-                "whole conversations, and so on episodes played with history 'full' only; sft "
-                "trains on the others too"
-            )
-
     @property
     def step_count(self) -> int:
         """Number of steps."""

@@ -226,21 +226,6 @@ def encode_trajectories(
     return rows, report
 
 
-def one_row(rows: Sequence[TokenRow]) -> TokenRow:
-    """Return the only row of a conversation, for methods that know no other.
-
-    Raises:
-        DataError: There are several, because the chat template rewrites history.
-    """
-    if len(rows) > 1:
-        raise DataError(
-            "the chat template rewrites history, so each reply has a prompt of its own, and this "
-            "method trains on whole conversations: pass a chat_template that keeps history as it "
-            "is, or use sft or dpo, which take a row per reply"
-        )
-    return rows[0]
-
-
 def encode_pairs(
     codec: Codec,
     pairs: Iterable[PreferencePair],

@@ -90,7 +90,7 @@ def encode_sampled(
 
     Args:
         codec: Tokenises where it must.
-        trajectories: The episodes, each with a reply at least.
+        trajectories: The episodes.
         max_length: Longest row in tokens.
         truncation: "refuse", or "cut": replies after the first that ends beyond `max_length` are
             left out, and so is that one.
@@ -154,6 +154,8 @@ def _cut(trajectory: Trajectory, whole: EpisodeRows, max_length: int) -> Episode
 def _tokenised(
     codec: Codec, trajectory: Trajectory, max_length: int, truncation: str, report: TokenReport
 ) -> EpisodeRows:
+    if not any(message.train for message in trajectory.messages):
+        return EpisodeRows()
     try:
         rows, data = encode_trajectories(
             codec, [trajectory], max_length=max_length, truncation=truncation

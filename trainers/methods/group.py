@@ -36,7 +36,6 @@ from eto_gym.trainers.run.trl import check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import GroupSettings
-from eto_gym.trajectories import Trajectory
 
 check_trl("GRPO and RLOO")
 
@@ -147,7 +146,9 @@ class EpisodeSource:
         first = trainer.state.global_step * s.batch_size + place
         with without_dropout(wrapped):
             played = self.player.play(model, self._codec, task_ids, first)
-        self.episodes, report = self._encode(played)
+        self.episodes, report = encode_sampled(
+            self._codec, played, max_length=s.max_length, truncation=s.truncation
+        )
         self.rewards = [
             t.reward if episode.rows and not t.failed_to_run else None
             for t, episode in zip(played, self.episodes, strict=True)
@@ -178,19 +179,6 @@ class EpisodeSource:
     def score(self, prompts: Sequence[str], **_: Any) -> list[float | None]:
         """Return the rewards of the episodes played last: a reward function of TRL."""
         return self.rewards
-
-    def _encode(self, played: Sequence[Trajectory]) -> tuple[list[EpisodeRows], TokenReport]:
-        s = self._settings
-        spoke = [any(message.train for message in t.messages) for t in played]
-        found, report = encode_sampled(
-            self._codec,
-            [t for t, some in zip(played, spoke, strict=True) if some],
-            max_length=s.max_length,
-            truncation=s.truncation,
-        )
-        report.dropped += spoke.count(False)
-        rows = iter(found)
-        return [next(rows) if some else EpisodeRows() for some in spoke], report
 
 
 def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from eto_gym.history import FULL
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings, StepSettings
 from eto_gym.trainers.settings.methods import (
@@ -162,14 +161,6 @@ class PPOLoopSettings(OnPolicySettings):
     method: ClassVar[str] = "ppo"
 
     ppo: PPOSettings = field(default_factory=PPOSettings)
-
-    def __post_init__(self) -> None:
-        """Reject values that cannot work."""
-        super().__post_init__()
-        if self.history != FULL:
-            raise SettingsError(
-                f"ppo trains on whole conversations: expected history 'full', got {self.history!r}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, state_digest
 from eto_gym.envs.alfworld.backends import Backend, EngineBackend, TextWorldBackend
+from eto_gym.envs.alfworld.engine.distance import goal_share, steps_to_goal
+from eto_gym.envs.alfworld.engine.state_key import state_parts
 from eto_gym.envs.alfworld.engine.wording import ActionGrammar
 from eto_gym.envs.alfworld.games import GAMES, open_games, tasks_digest
 from eto_gym.envs.alfworld.prompt import make_prompt
@@ -188,6 +190,22 @@ class ALFWorldEnv(TextEnv):
         rng = np.random.default_rng(seed)
         name: PlayerName = "explorer" if rng.random() < 0.9 else "random"
         return make_player(name, rng, verb=self._verb())
+
+    def state_key(self) -> str:
+        """Return a name of the state: equal exactly where all play after it is equal."""
+        return state_digest(self.task.id, self._won, state_parts(self._backend.episode))
+
+    def cost_to_go(self) -> int | None:
+        """Return the least number of steps to the goal, exactly; see `engine.distance`.
+
+        The player knows where everything is, which an agent does not. It takes well below a
+        millisecond. None where the goal is out of reach, or of no official type.
+        """
+        return steps_to_goal(self._backend.episode)
+
+    def milestones(self) -> float:
+        """Return which share of the goal's parts is reached, see `engine.distance.goal_share`."""
+        return goal_share(self._backend.episode)
 
     def close(self) -> None:
         """Free the engine."""

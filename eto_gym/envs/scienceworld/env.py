@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, state_digest
+from eto_gym.envs.scienceworld.credit import GoldPath, state_parts
 from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, Solution, solve
 from eto_gym.envs.scienceworld.instructions import build_prompt
 from eto_gym.envs.scienceworld.jvm import FLAGS, engine_version
@@ -148,6 +149,7 @@ class ScienceWorldEnv(TextEnv):
         self._score = 0.0
         self._best_score = 0.0
         self._error: str | None = None
+        self._gold = GoldPath(self._engine_options)
 
     # --- what the benchmark adds to the contract --------------------------------------------------
 
@@ -185,18 +187,38 @@ class ScienceWorldEnv(TextEnv):
         Making the solution takes from 0.2 s to half a minute; it is kept on disk. Where there is
         none, the expert gives up at once.
         """
+        return ScienceWorldExpert(self._solution(self.task), taken=self._session.actions)
+
+    def state_key(self) -> str:
+        """Return a name of the state: equal where all objects, the task's progress and score are.
+
+        Temperatures are part of it, and change with time, so that equal states are seldom met at
+        different steps. Chance is left out. The engine writes all its objects down for it, about
+        0.2 MB: as much time as some steps take.
+        """
+        return state_digest(self.task.id, self._error, self._best_score, state_parts(self._session))
+
+    def cost_to_go(self) -> int | None:
+        """Return the steps of the engine's own solution that are left, where it still works.
+
+        Where the episode has followed the solution so far that is what remains of it. Elsewhere its
+        rest, from the last step on that was taken, and then the whole of it, are tried in another
+        episode that replays this one: as many steps as that has, up to three times, and remembered.
+        An upper bound of the least number; None where none leads to success, or there is no
+        solution. Working out the solution takes up to half a minute, once, see `make_expert`.
+        """
         task = self.task
-        try:
-            solution = solve(
-                task.id,
-                self._simplifications(task),
-                self._engine_options,
-                shortcuts=self._shortcuts,
-            )
-        except EngineError:
-            logger.exception("no solution of %s could be made", task.id)
-            solution = Solution(task.id, (), "none")
-        return ScienceWorldExpert(solution, taken=self._session.actions)
+        if self._error is not None or self._score < 0:
+            return None
+        if self._score >= 1.0:
+            return 0
+        return self._gold.steps(
+            self._solution(task), self._session.actions, self._simplifications(task)
+        )
+
+    def milestones(self) -> float:
+        """Return the episode's best score so far: the engine's own weighing of its sub-goals."""
+        return min(1.0, max(0.0, self._best_score))
 
     def make_player(self, seed: int) -> Roamer:
         """Return a player that roams the house; it needs no list of admissible actions."""
@@ -230,6 +252,7 @@ class ScienceWorldEnv(TextEnv):
     def close(self) -> None:
         """Leave the JVM; the last environment to leave stops it. A later `reset` joins again."""
         self._session.close()
+        self._gold.close()
         super().close()
 
     # --- the contract -----------------------------------------------------------------------------
@@ -306,6 +329,18 @@ class ScienceWorldEnv(TextEnv):
         if isinstance(ref, str) and not self.task_set.has(ref):
             return find_task(ref, self.split_scheme)
         return super()._find_task(ref)
+
+    def _solution(self, task: Task) -> Solution:
+        try:
+            return solve(
+                task.id,
+                self._simplifications(task),
+                self._engine_options,
+                shortcuts=self._shortcuts,
+            )
+        except EngineError:
+            logger.exception("no solution of %s could be made", task.id)
+            return Solution(task.id, (), "none")
 
     def _simplifications(self, task: Task) -> str:
         return expand(self.simplification, task.type)
