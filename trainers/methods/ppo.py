@@ -275,8 +275,8 @@ class PPOTrainer(base_trainer.BaseTrainer):
     def _deal(self, batch: list[Played]) -> Iterator[dict[str, Any]]:
         """Yield this process's micro-batches of an optimizer batch, for every process as many.
 
-        The tokens of a micro-batch are (R, T), all rows of its episodes; what is said of its N trained tokens, or of its
-        turns, is one vector over all rows.
+        The tokens of a micro-batch are (R, T), all rows of its episodes; what is said of its N
+        trained tokens, or of its turns, is one vector over all rows.
         """
         args, size = self.args, self.args.per_device_train_batch_size
         batch.sort(key=lambda episode: max(len(row.ids) for row in episode.rows))

@@ -18,7 +18,7 @@ from eto_gym.agents.rollout.engine import Rollout, plan_episodes
 from eto_gym.agents.rollout.slot import Episode
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import DataError
-from eto_gym.history import OMISSION, Exchange, StateWriter, bounded, check_history
+from eto_gym.history import OMISSION, Exchange, StateWriter, as_sampled, bounded, check_history
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Trajectory
 from tests.agents.rollout.coin import TASKS, CoinPolicy
