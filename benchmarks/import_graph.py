@@ -112,9 +112,9 @@ BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
 
 
 def room_of(module: str, path: Path) -> str:
-    """Return the room of a module: its package, with three exceptions.
+    """Return the room of a module: its package, with four exceptions.
 
-    The packages of a benchmark are one room; trajectories belong to the core, with which they share
+    The packages of a benchmark are one room, and so are the commands; trajectories belong to the core, with which they share
     the messages; and what lies loose in `agents` or `trainers` is a room by itself.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -122,6 +122,8 @@ def room_of(module: str, path: Path) -> str:
         return module
     if module.startswith("eto_gym.envs."):
         return ".".join(module.split(".")[:3])
+    if package.startswith("eto_gym.cli."):
+        return "eto_gym.cli"
     return CORE if package == "eto_gym.trajectories" else package
 
 
