@@ -201,7 +201,7 @@ class EndpointClient:
         self, messages: Sequence[Message], fields: dict[str, Any], *, filled: bool = False
     ) -> Completion:
         fill = NOTHING_SAID if filled or self._fills else ""
-        sent = [
+        sent: Any = [
             {
                 "role": m.role,
                 "content": (_valid(m.content) if m.content.strip() else fill or m.content),
@@ -251,23 +251,21 @@ async def _limit_answer(response: Any) -> None:
 
 
 def _limited_stream(stream: Any) -> Any:
-    httpx = http_library()
+    """Return a stream that counts the bytes that come, and breaks off."""
 
-    class Limited(httpx.AsyncByteStream):  # type: ignore[misc]
-        """Counts the bytes that come, and breaks off."""
+    async def chunks(_: Any) -> AsyncIterator[bytes]:
+        left = MAX_ANSWER
+        async for chunk in stream:
+            left -= len(chunk)
+            if left < 0:
+                raise _too_long()
+            yield chunk
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            left = MAX_ANSWER
-            async for chunk in stream:
-                left -= len(chunk)
-                if left < 0:
-                    raise _too_long()
-                yield chunk
+    async def aclose(_: Any) -> None:
+        await stream.aclose()
 
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    return Limited()
+    methods = {"__aiter__": chunks, "aclose": aclose}
+    return type("Limited", (http_library().AsyncByteStream,), methods)()
 
 
 def _too_long() -> FaultError:
