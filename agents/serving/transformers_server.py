@@ -55,9 +55,10 @@ class EndStreams:
 
 def main() -> None:
     """Run the program `transformers` with the arguments of this process."""
-    from transformers.cli import transformers as program
+    from transformers.cli import transformers
     from transformers.cli.serving import server
 
+    program: Any = transformers
     build = server.build_server
 
     def build_server(*args: Any, **kwargs: Any) -> Any:

@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": ("eto_gym.cli.eval", "play episodes and report how well a policy does"),
     "rollout": ("eto_gym.cli.rollout", "play episodes and store their trajectories"),
     "serve": ("eto_gym.cli.serve", "serve a model through OpenAI's interface"),
+    "serve-env": ("eto_gym.cli.serve_env", "serve environments to OpenEnv and MCP clients"),
     "show": ("eto_gym.cli.show", "print an episode in the terminal"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
