@@ -23,7 +23,7 @@ COMMANDS = {
     "show": ("eto_gym.cli.show", "print an episode in the terminal"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
-    "export": ("eto_gym.cli.export", "write trajectories or pairs in another tool's form"),
+    "export": ("eto_gym.export.command", "write trajectories or pairs in another tool's form"),
     "expert": ("eto_gym.cli.rollout", "the same as `rollout --policy expert`"),
     "play": ("eto_gym.cli.play", "play an environment in the terminal"),
     "view": ("eto_gym.cli.view", "write a page to browse episodes, pairs and runs"),
