@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from eto_gym.agents.endpoint.faults import Fault, FaultError, from_error_body
@@ -16,7 +17,8 @@ _BROKEN_OFF = frozenset({"abort", "aborted", "error", "insufficient_system_resou
 class Completion:
     """What a server said, and the tokens that it counted (None where it counted none).
 
-    `reasoning` is what its reasoning parser took out of the text.
+    `reasoning` is what its reasoning parser took out of the text. The ids of what it read and
+    sampled, and how likely that was, are there where they were asked for and the server tells them.
     """
 
     text: str
@@ -25,6 +27,9 @@ class Completion:
     prompt_tokens: int | None
     cached_tokens: int | None
     completion_tokens: int | None
+    prompt_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
 def read_completion(body: bytes) -> Completion:
@@ -62,6 +67,10 @@ def read_completion(body: bytes) -> Completion:
         _count(usage, "prompt_tokens"),
         _count(details, "cached_tokens"),
         _count(usage, "completion_tokens"),
+        # vLLM has the prompt's at the top, and the reply's beside its text.
+        _ids(answer.get("prompt_token_ids") or choice.get("prompt_token_ids")),
+        _ids(choice.get("token_ids")),
+        _logprobs(choice.get("logprobs")),
     )
 
 
@@ -87,6 +96,22 @@ def _parts(content: list[Any]) -> tuple[str, str] | None:
         if isinstance(thinking, str):
             thought.append(thinking)
     return "".join(said), "".join(thought)
+
+
+def _ids(value: Any) -> list[int]:
+    """Return token ids if that is what a server sent."""
+    known = isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return value if known else []
+
+
+def _logprobs(value: Any) -> list[float]:
+    """Return the log-probability of every sampled token if that is what a server sent."""
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, list):
+        return []
+    found: list[Any] = [item.get("logprob") if isinstance(item, dict) else None for item in content]
+    known = all(type(p) in (int, float) and math.isfinite(p) for p in found)
+    return [float(p) for p in found] if known else []
 
 
 def _reasoning(message: dict[str, Any]) -> str:

@@ -59,6 +59,7 @@ class Sampling:
     send_seed: bool
     leave_out: frozenset[str]
     extra_body: Mapping[str, Any]
+    tokens: Literal["none", "ids", "logprobs"] = "none"
 
     def fields(self, seed: int) -> dict[str, Any]:
         """Return the fields of a request: those that say something and that the server takes.
@@ -76,6 +77,8 @@ class Sampling:
             fields["stop"] = list(self.stop)
         if self.send_seed and (self.temperature > 0 or "temperature" in self.leave_out):
             fields["seed"] = seed
+        if self.tokens == "logprobs":
+            fields["logprobs"] = True
         return {name: value for name, value in fields.items() if name not in self.leave_out}
 
     def remedy(self, refusal: str) -> str:
@@ -183,6 +186,8 @@ class EndpointClient:
             FaultError: The server gave none.
         """
         extra = dict(sampling.extra_body)
+        if sampling.tokens != "none":
+            extra.setdefault("return_token_ids", True)  # the name that vLLM gave it
         if self.dialect == "transformers" and "generation_config" not in extra:
             extra["generation_config"] = _generation_config(sampling)
         fields = {"model": model, **sampling.fields(seed), "extra_body": extra}

@@ -75,6 +75,8 @@ class FakeEndpoint:
         models: What `/v1/models` lists; None answers 404.
         finish_reason: Why replies end.
         message: Further fields of the message of every reply.
+        choice: Further fields of every reply, beside its message.
+        more: Further fields of every answer.
         usage: Token counts of every reply; None: some.
         delay: Seconds before each answer.
         openapi: How the server describes itself; None: not at all.
@@ -88,6 +90,8 @@ class FakeEndpoint:
     models: list[str] | None = None
     finish_reason: str = "stop"
     message: dict[str, Any] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
     delay: float = 0.0
     openapi: Any = None
@@ -151,9 +155,10 @@ class FakeEndpoint:
         """Return the body of a whole answer."""
         reply = {"role": "assistant", "content": self.answer(body), **self.message}
         usage = {"prompt_tokens": 10, "completion_tokens": 3} if self.usage is None else self.usage
-        choice = {"index": 0, "message": reply, "finish_reason": self.finish_reason}
+        choice = {"index": 0, "message": reply, "finish_reason": self.finish_reason, **self.choice}
         head = self._head(body, "chat.completion")
-        return json.dumps({**head, "choices": [choice], "usage": usage}).encode()
+        answer = {**head, "choices": [choice], "usage": usage, **self.more}
+        return json.dumps(answer).encode()
 
     def events(self, body: dict[str, Any]) -> bytes:
         """Return the body of a streamed answer: server-sent events, one per word."""
