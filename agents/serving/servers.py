@@ -120,7 +120,7 @@ class ModelServers:
         self._kept_logs = None if log_folder is None else Path(log_folder)
         self._gpus = None if gpus is None else list(gpus)
         self._count = workers
-        self._workers: list[_Worker] = []
+        self._workers: list[_Server] = []
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
         self._stack = contextlib.ExitStack()
@@ -146,7 +146,7 @@ class ModelServers:
             ports = self._ports()
             for i, port in enumerate(ports):
                 self._workers.append(
-                    _Worker(self._filled(port), self._env(i), folder / f"server-{i}.log", port)
+                    _Server(self._filled(port), self._env(i), folder / f"server-{i}.log", port)
                 )
             deadline = time.monotonic() + self._startup_timeout
             for worker in self._workers:
@@ -192,7 +192,7 @@ class ModelServers:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def _await(self, worker: _Worker, deadline: float) -> None:
+    def _await(self, worker: _Server, deadline: float) -> None:
         moves = 0
         while not (_answers(self._netloc(worker.port)) and worker.alive):
             if not worker.alive:
@@ -241,7 +241,7 @@ class ModelServers:
             worker.wait()
 
 
-class _Worker:
+class _Server:
     """One server process, behind the watcher that ends it."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path, port: int) -> None:
