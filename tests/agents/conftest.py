@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eto_gym.testing.fake_endpoint import FakeEndpoint
-from tests.agents.endpoints import FAST
+from tests.agents.endpoint.endpoints import FAST
 
 if TYPE_CHECKING:
     from eto_gym.agents.endpoint.policy import EndpointPolicy

@@ -116,7 +116,7 @@ def test_playing_examples_play_on_every_benchmark(
     monkeypatch.chdir(tmp_path)
     chain = [
         words for page in ("README.md", "docs/scores.md") for line in shell_lines(ROOT / page)
-        if "panel" not in line  # played in tests/agents/test_panel.py
+        if "panel" not in line  # played in tests/agents/evaluation/test_panel.py
         and (match := _COMMAND.match(line))
         and (words := shlex.split(match[1], comments=True))[0] in ("rollout", "eval", "compare")
     ]  # fmt: skip

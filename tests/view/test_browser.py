@@ -196,9 +196,20 @@ def test_the_rows_of_a_long_list_come_while_it_is_scrolled(reader: Reader, tmp_p
             store.add(episode(i, "p", success=True))
     reader.open(write_view([file], tmp_path / "v.html"), "#/episodes")
     assert len(reader.all(".row")) < 650
-    for _ in range(6):
+    seen = len(reader.all(".row"))
+    while seen < 650:
         reader.run("document.querySelector('.more').scrollIntoView()")
-        reader.wait(lambda d: d.execute_script("return true"))
+        reader.wait(lambda _, seen=seen: len(reader.all(".row")) > seen)
+        seen = len(reader.all(".row"))
+
+
+def test_an_end_that_stays_in_sight_brings_all_rows(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    with TrajectoryStore(file) as store:
+        for i in range(650):
+            store.add(episode(i, "p", success=True))
+    reader.open(write_view([file], tmp_path / "v.html"), "#/episodes")
+    reader.run("document.querySelector('.more').style.cssText = 'position: fixed; bottom: 0'")
     reader.wait(lambda _: len(reader.all(".row")) == 650)
 
 

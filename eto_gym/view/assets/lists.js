@@ -73,9 +73,15 @@ function growing(rows, make) {
   };
   list.grow = grow;
   grow();
-  new IntersectionObserver((entries) => {
-    if (entries.some((entry) => entry.isIntersecting) && shown < rows.length) grow();
-  }, { rootMargin: "600px" }).observe(end);
+  // An observer tells of changes: an end that is in sight again before the next look at the page
+  // would stay untold, so it is observed anew after each growth.
+  const observer = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting) || shown >= rows.length) return;
+    grow();
+    observer.unobserve(end);
+    if (shown < rows.length) observer.observe(end);
+  }, { rootMargin: "600px" });
+  observer.observe(end);
   return [list, end];
 }
 

@@ -1,0 +1,176 @@
+"""The policy behind endpoints: what it sends, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eto_gym.agents.policy import Conversation
+from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.prompt import Message
+from eto_gym.testing.fake_endpoint import FakeEndpoint
+from tests.agents.endpoint.endpoints import once, talk
+
+pytest.importorskip("openai")
+
+from eto_gym.agents.endpoint.policy import EndpointPolicy
+from eto_gym.agents.endpoint.pool import normalize_urls
+
+
+def test_sends_the_conversation_and_the_options(fake: FakeEndpoint, connect: Any) -> None:
+    policy = connect(
+        fake, temperature=0.5, top_p=0.9, max_new_tokens=7, stop=["\nObs"], extra_body={"top_k": 5}
+    )
+    fake.answer = lambda body: "Action: go\nObservation: made up"
+    conversation = Conversation(
+        "a",
+        [
+            Message("system", "Rules"),
+            Message("user", "a \ud800 b"),
+            Message("assistant", "x", train=True),
+            Message("user", "é"),
+        ],
+        seed=3,
+    )
+    assert policy.act([conversation])[0].text == "Action: go"
+    (body,) = fake.requests
+    assert 0 <= body.pop("seed") < 2**31
+    assert body == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "Rules"},
+            {"role": "user", "content": "a ? b"},
+            {"role": "assistant", "content": "x"},
+            {"role": "user", "content": "é"},
+        ],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 7,
+        "stop": ["\nObs"],
+        "top_k": 5,
+    }
+
+
+def test_seeds_are_the_episodes_and_the_turns(fake: FakeEndpoint, connect: Any) -> None:
+    sampled = connect(fake, temperature=1.0)
+    talks = [talk(key=f"{s}{n}", seed=s, turns=n) for s in (1, 2) for n in (0, 1, 2)]
+    sampled.act(talks)
+    sampled.act(talks[::-1])
+    seeds = {(len(body["messages"]), body["seed"]) for body in fake.requests}
+    assert len(seeds) == len({seed for _, seed in seeds}) == 6
+    fake.requests.clear()
+    connect(fake).act(talks)
+    connect(fake, temperature=1.0, send_seed=False, limit_field="max_completion_tokens").act(talks)
+    assert not any("seed" in body for body in fake.requests)
+    assert "max_completion_tokens" in fake.requests[-1]
+
+
+def test_counts_tokens_per_reply_and_in_total(fake: FakeEndpoint, connect: Any) -> None:
+    policy = connect(fake)
+    fake.usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 8},
+    }
+    usage = {"requests": 1, "prompt_tokens": 10, "prefilled_tokens": 2, "decoded_tokens": 3}
+    assert policy.act([talk()])[0].usage == usage
+    fake.usage = {"prompt_tokens": "many", "completion_tokens": -1}
+    assert policy.act([talk()])[0].usage == {"requests": 1}
+    fake.usage, fake.choose = None, once("500", "429")
+    retried = policy.act([talk()])[0]
+    assert retried.usage == {"requests": 3, "prompt_tokens": 10, "decoded_tokens": 3}
+    assert policy.usage == {
+        "replies": 3,
+        "requests": 5,
+        "prompt_tokens": 20,
+        "prefilled_tokens": 2,
+        "decoded_tokens": 6,
+        "faults: server": 1,
+        "faults: rate limit": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None, "refusal": "I will not"}, "I will not"),
+        ({"content": None, "tool_calls": []}, ""),
+        ({"content": "Action: \ud800"}, "Action: \ud800"),
+    ],
+)
+def test_any_reply_is_a_reply(
+    fake: FakeEndpoint, connect: Any, message: dict[str, Any], text: str
+) -> None:
+    fake.message = message
+    assert connect(fake).act([talk()])[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("fields", "reasoning"),
+    [
+        ({"reasoning": "Hm", "reasoning_content": None}, "Hm"),
+        ({"reasoning_content": "Hm"}, "Hm"),
+        ({"reasoning": {"effort": "low"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_reasoning_is_kept_apart_from_the_reply(
+    fake: FakeEndpoint, connect: Any, fields: dict[str, Any], reasoning: str
+) -> None:
+    fake.message = {"content": None, **fields}
+    reply = connect(fake).act([talk()])[0]
+    assert (reply.text, reply.reasoning, reply.truncated) == ("", reasoning, False)
+    fake.finish_reason = "length"
+    assert connect(fake, max_new_tokens=3).act([talk()])[0].truncated
+
+
+def test_full_contexts_are_told_by_tokens(fake: FakeEndpoint, connect: Any) -> None:
+    conversation = talk()
+    for prompt, decoded, error in ((60, 4, None), (60, 5, "context"), (64, 0, "context")):
+        fake.usage = {"prompt_tokens": prompt, "completion_tokens": decoded}
+        assert connect(fake, context=64).act([conversation])[0].error == error
+    fake.finish_reason = "length"
+    for decoded, error in ((8, None), (7, "context")):
+        fake.usage = {"prompt_tokens": 60, "completion_tokens": decoded}
+        assert connect(fake, max_new_tokens=8).act([conversation])[0].error == error
+
+
+def test_finds_the_name_of_the_only_model(fake: FakeEndpoint, connect: Any) -> None:
+    fake.models = ["only/one"]
+    policy = connect(fake, model=None)
+    assert policy.name == policy.model == "only/one"
+    fake.models = ["a", "b"]
+    with pytest.raises(EtoGymError, match="'a', 'b'"):
+        connect(fake, model=None)
+    fake.models = None
+    with pytest.raises(EtoGymError, match="404"):
+        connect(fake, model=None)
+    fake.openapi = {"paths": {"/load_model": {}, "/v1/chat/completions": {}}}
+    with pytest.raises(EtoGymError, match="transformers serve"):
+        connect(fake, model=None)
+    fake.stop()
+    with pytest.raises(EtoGymError, match="does not list its models"):
+        connect(fake, model=None, attempts=2)
+
+
+def test_wrong_options_are_refused() -> None:
+    for wrong in (
+        {"temperature": -1},
+        {"top_p": 0.0},
+        {"max_new_tokens": 0},
+        {"attempts": 0},
+        {"timeout": 0},
+        {"first_wait": 2.0, "max_wait": 1.0},
+    ):
+        with pytest.raises(EtoGymError):
+            EndpointPolicy("localhost:1", "m", **wrong)
+    with pytest.raises(UnknownNameError, match="dialect"):
+        EndpointPolicy("localhost:1", "m", dialect="vllm")  # type: ignore[arg-type]
+    for urls in ("", "ftp://a/v1", ["http://a", "a/v1"], "http://"):
+        with pytest.raises(EtoGymError):
+            normalize_urls(urls)
+    assert normalize_urls("[::1]:8,https://h/base/v1/") == [
+        "http://[::1]:8/v1",
+        "https://h/base/v1",
+    ]

@@ -1,0 +1,154 @@
+"""Corrections: the expert is asked in the agent's own failures, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import eto_gym  # noqa: F401 - registers the ids
+from eto_gym.agents.policies import player_policy
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.conversation import ConversationEnv, parse_reply
+from eto_gym.testing import text_env
+from eto_gym.trainers.data.corrections import Coach, correct_failures
+from eto_gym.trainers.data.history import read_again
+from eto_gym.trainers.data.pairing import make_pairs
+from eto_gym.trainers.loops.eto import ETOLoop
+from eto_gym.trainers.settings.base import SettingsError
+from eto_gym.trainers.settings.data import PairingSettings
+from eto_gym.trajectories import Trajectory
+from tests.trainers.locks import KEYS, LOCKS_ID, play_locks
+from tests.trainers.loops.test_eto import small_settings
+
+SETTINGS = PairingSettings(contrast="correction")
+HOUSE: dict[str, Any] = {"data": "builtin:small", "split": "train", "max_episode_steps": 8}
+
+
+def _house() -> ConversationEnv:
+    return ConversationEnv(gym.make("ETO/ALFWorld-v0", **HOUSE), prompt_style="one-shot")
+
+
+@pytest.fixture(scope="module")
+def wandering() -> Sequence[Trajectory]:
+    """Episodes of players that run errands of their own."""
+    spec = RolloutSpec(
+        "ETO/ALFWorld-v0", player_policy, env_kwargs={**HOUSE, "admissible_actions": True}, slots=8
+    )
+    env = gym.make("ETO/ALFWorld-v0", **HOUSE)
+    tasks = text_env(env).task_set.ids[:6]
+    env.close()
+    return [t for t in collect(spec, plan_episodes(tasks, samples=1)) if not t.success]
+
+
+def test_both_replies_answer_the_agents_own_conversation(wandering: Sequence[Trajectory]) -> None:
+    env = _house()
+    pairs, report = correct_failures(env, wandering, SETTINGS)
+    assert report.pairs == report.expert_chosen == len(pairs) > 6
+    steps = sum(t.step_count for t in wandering)
+    assert report.pairs + sum(report.skipped.values()) == steps
+    by_task = {t.task_id: t for t in wandering}
+    for pair in pairs:
+        played = by_task[pair.task_id].messages
+        assert [(m.role, m.content) for m in pair.prompt] == [
+            (m.role, m.content) for m in played[: len(pair.prompt)]
+        ]
+        assert pair.rejected == (played[len(pair.prompt)],)
+        (said,), (instead,) = pair.rejected, pair.chosen
+        replies = parse_reply(said.content), parse_reply(instead.content)
+        assert replies[0] is not None
+        assert replies[1] is not None
+        assert replies[0].action != replies[1].action
+        assert said.train
+        assert instead.train
+        assert not any(message.train for message in pair.prompt)
+
+
+def test_with_a_bounded_history_the_prompt_is_what_was_read(
+    wandering: Sequence[Trajectory],
+) -> None:
+    env = ConversationEnv(gym.make("ETO/ALFWorld-v0", **HOUSE), history="state:1")
+    pairs, report = correct_failures(env, wandering, SETTINGS)
+    assert not pairs
+    assert report.skipped["different_history"] == len(wandering)
+    # The scripted player reads no messages, so its play is the same with any history.
+    short = [read_again(t, "state:1", env) for t in wandering]
+    pairs, _ = correct_failures(env, short, SETTINGS)
+    assert len(pairs) == len(correct_failures(_house(), wandering, SETTINGS)[0])
+    trained = {
+        (t.task_id, row[:-1], row[-1].content)
+        for t in short
+        for row in t.as_sampled()
+        if sum(m.train for m in row) == 1
+    }
+    for pair in (pair for pair in pairs if pair.info["step"] >= 2):
+        assert (pair.task_id, pair.prompt, pair.rejected[0].content) in trained
+        assert len(pair.prompt) <= 5
+        assert pair.history == "full", "the prompt is whole as it is"
+
+
+def test_the_expert_finishes_from_where_the_agent_went_wrong(
+    wandering: Sequence[Trajectory],
+) -> None:
+    """What is preferred is right: going on by such advice solves the task."""
+    env = ConversationEnv(
+        gym.make("ETO/ALFWorld-v0", **{**HOUSE, "max_episode_steps": 60}), prompt_style="none"
+    )
+    for failure in wandering:
+        env.reset(options={"task": failure.task_id})
+        expert = text_env(env).make_expert()
+        assert isinstance(expert, Coach)
+        expert.observe(None, env.conversation[-1].content)
+        for step in failure.steps:
+            env.step(f"Action: {step.action}")
+            expert.observe(step.action, env.steps[-1].observation)
+        while env.result().outcome is None and (advice := expert.advise()) is not None:
+            env.step(str(advice))
+            expert.observe(advice.action, env.steps[-1].observation)
+        assert env.result().success, failure.task_id
+
+
+def test_an_expert_that_cannot_watch_is_asked_anew_at_each_step() -> None:
+    failures = [t for t in play_locks(player_policy, tasks=24) if not t.success]
+    env = ConversationEnv(gym.make(LOCKS_ID), prompt_style="none")
+    pairs, report = correct_failures(env, failures, SETTINGS)
+    assert len(pairs) == len(failures)  # the wrong key ends an episode: one mistake in each
+    assert report.skipped["same_action"] == sum(t.step_count - 1 for t in failures)
+    for pair in pairs:
+        colour = pair.prompt[-1].content.rstrip(".").split()[-1]
+        assert pair.chosen[0].content.endswith(f"use {KEYS[colour]}")
+
+
+def test_every_failure_is_paired_or_counted(wandering: Sequence[Trajectory]) -> None:
+    env = _house()
+    first = wandering[0]
+    changed = dataclasses.replace(
+        first, steps=(dataclasses.replace(first.steps[0], observation="?"), *first.steps[1:])
+    )
+    won = dataclasses.replace(first, success=True)
+    lost = dataclasses.replace(first, outcome="error", error="policy")
+    pairs, report = correct_failures(env, [changed, won, lost], SETTINGS)
+    assert pairs == []
+    assert dict(report.skipped) == {"not_repeated": 1, "success": 1, "agent_error": 1}
+    few = dataclasses.replace(SETTINGS, max_pairs_per_task=1)
+    pairs, report = correct_failures(env, wandering, few)
+    assert len(pairs) == len({pair.task_id for pair in pairs})
+    assert report.skipped["over_task_limit"] > 0
+
+
+def test_trajectories_alone_cannot_be_corrected(wandering: Sequence[Trajectory]) -> None:
+    with pytest.raises(SettingsError, match="asks the expert in the environment"):
+        make_pairs(wandering, wandering, SETTINGS)
+
+
+def test_a_loop_trains_on_corrections(tmp_path: Path) -> None:
+    settings = small_settings(max_steps=4, pairing=SETTINGS, control=False, eval_tasks=2)
+    report = ETOLoop(settings, tmp_path).run()
+    stages = {stage["name"]: stage["result"] for stage in report["stages"]}
+    assert stages["pairs-1"]["pairs"] == stages["pairs-1"]["expert_chosen"] > 0
+    assert stages["eto-1"]["steps"] > 0

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym.errors import DataError
+from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trajectories import Trajectory
+
+torch = pytest.importorskip("torch")
+
+Play = Callable[..., Trajectory]
+
+BASE: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "epochs": 3,
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "max_length": 512,
+    "save_every": 2,
+}
+METHODS = ("sft", "dpo")
+
+
+def _run(method: str, make_play: Play, tiny: Path, output: Path, **options: Any) -> Any:
+    optimizer = options.pop("optimizer", "adamw")
+    resume = options.pop("resume", False)
+    watch = Watch(progress=False, **options)
+    experts = [make_play(n, rounds=1 + n % 4) for n in range(14)]
+    if method == "sft":
+        settings = SFTSettings(**BASE, optimizer=optimizer)
+        return run_sft(settings, experts, model=tiny, output=output, resume=resume, watch=watch)
+    pairs, _ = make_pairs([make_play(n, good=False) for n in range(14)], experts)
+    return run_dpo(
+        DPOSettings(**BASE, optimizer=optimizer),
+        pairs,
+        model=tiny,
+        output=output,
+        resume=resume,
+        watch=watch,
+    )
+
+
+class _Killed(Exception):
+    pass
+
+
+def _die_at(step: int) -> Callable[[int, Any], float]:
+    def score(now: int, model: Any) -> float:
+        if now == step:
+            raise _Killed
+        return float(now)
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [("sft", "adamw"), ("dpo", "adamw"), ("sft", "muon")]
+)
+def test_interrupted_run_ends_with_the_same_weights(
+    make_play: Play, tiny: Path, tmp_path: Path, method: str, optimizer: str
+) -> None:
+    from safetensors.torch import load_file
+
+    whole = _run(method, make_play, tiny, tmp_path / "whole", optimizer=optimizer)
+    parts = tmp_path / "parts"
+    with pytest.raises(_Killed):
+        _run(
+            method,
+            make_play,
+            tiny,
+            parts,
+            optimizer=optimizer,
+            on_evaluate=_die_at(7),
+            every=1,
+        )
+    assert not parts.exists()
+    report = _run(
+        method,
+        make_play,
+        tiny,
+        parts,
+        optimizer=optimizer,
+        resume=True,
+        on_evaluate=lambda step, model: float(step),
+        every=1,
+    )
+    assert report.steps == whole.steps == 12
+    assert [e["loss"] for e in report.metrics] == [e["loss"] for e in whole.metrics]
+    assert report.scores == [(n, float(n)) for n in range(13)]
+    first = load_file(tmp_path / "whole" / "model.safetensors")
+    second = load_file(parts / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_finished_run_is_not_repeated(
+    make_play: Play, tiny: Path, tmp_path: Path, method: str
+) -> None:
+    first = _run(method, make_play, tiny, tmp_path / "out")
+    stamp = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    assert _run(method, make_play, tiny, tmp_path / "out", resume=True) == first
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_incomplete_checkpoint_is_passed_over(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(_Killed):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(7), every=1)
+    work = tmp_path / "out.work"
+    assert sorted(p.name for p in work.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    # As if killed while checkpoint 6 was being written.
+    (work / "checkpoint-6" / "complete").unlink()
+    (work / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
+    report = _run("sft", make_play, tiny, tmp_path / "out", resume=True)
+    assert [entry["step"] for entry in report.metrics] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "model.safetensors", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    make_play: Play, tiny: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(_Killed):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(7), every=1)
+    last = tmp_path / "out.work" / "checkpoint-6"
+    content = bytearray((last / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (last / name).write_bytes(content)
+    scored: list[int] = []
+
+    def score(step: int, model: Any) -> float:
+        scored.append(step)
+        return float(step)
+
+    report = _run("sft", make_play, tiny, tmp_path / "out", resume=True, on_evaluate=score, every=1)
+    assert scored[0] == 5, "the whole checkpoint, of step 4, was gone on from"
+    assert [entry["step"] for entry in report.metrics] == list(range(1, 13))
+    (warning,) = [r.getMessage() for r in caplog.records if "as it was written" in r.getMessage()]
+    assert f"checkpoint-6 is not as it was written ({name})" in warning
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "training.json"])
+def test_a_damaged_model_is_not_taken_for_finished(
+    make_play: Play, tiny: Path, tmp_path: Path, name: str
+) -> None:
+    _run("sft", make_play, tiny, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes((tmp_path / "out" / name).read_bytes()[:-9])
+    with pytest.raises(DataError, match=f"{name} is .*train again with --restart"):
+        _run("sft", make_play, tiny, tmp_path / "out", resume=True)
+    _run("sft", make_play, tiny, tmp_path / "out")
+
+
+def test_other_settings_do_not_resume(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(_Killed):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(3), every=1)
+    settings = replace(SFTSettings(**BASE), seed=9)
+    plays = [make_play(n) for n in range(14)]
+    with pytest.raises(DataError, match="cannot be resumed"):
+        run_sft(settings, plays, model=tiny, output=tmp_path / "out", resume=True)
+    run_sft(settings, plays, model=tiny, output=tmp_path / "out")
+    assert (tmp_path / "out" / "training.json").is_file()
+
+
+def test_killed_process_resumes(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    """A real kill -9 in the middle of training, from outside."""
+    output = tmp_path / "out"
+    script = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from tests.trainers.conftest import play
+from tests.trainers.run.test_resume import _run
+_run("dpo", play, {str(tiny)!r}, {str(output)!r}, every=1,
+     on_evaluate=lambda step, model: time.sleep(0.2) or float(step))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    marker = tmp_path / "out.work" / "checkpoint-4" / "complete"
+    deadline = time.monotonic() + 120
+    while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert marker.exists()
+    assert not output.exists()
+    report = _run(
+        "dpo",
+        make_play,
+        tiny,
+        output,
+        resume=True,
+        every=1,
+        on_evaluate=lambda step, model: float(step),
+    )
+    assert report.steps == 12
+    assert report.scores == [(n, float(n)) for n in range(13)]
