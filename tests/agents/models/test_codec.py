@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
-from eto_gym.agents.models.codec import ChatCodec, RewrittenHistoryError
+from eto_gym.agents.models.codec import ChatCodec, RewrittenHistoryError, _unstable
 from eto_gym.agents.models.tiny import CHAT_TEMPLATE, train_tokenizer
 
 CHATML = (
