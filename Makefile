@@ -38,9 +38,11 @@ run: install
 	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset quickstart $(ARGS)
 
 # Two processes, each with the whole of its files, and one thread in each: the models of the tests are
-# tiny, and threads that wait for each other are slow.
+# tiny, and threads that wait for each other are slow. What needs more than a checkout, a browser or
+# recorded transcripts, is tested by `make browser` and `make parity`.
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
+		-m "not browser and not shared" $(ARGS)
 
 # The shop for people is tested in a real browser; without one those tests are skipped.
 browser: install-dev

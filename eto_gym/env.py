@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
-from typing import Any, ClassVar
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, get_args
 
 import gymnasium as gym
 import numpy as np
 
-from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.errors import EtoGymError, UnknownNameError, check_choice
 from eto_gym.expert import Expert, RandomPlayer
-from eto_gym.history import StateWriter, no_state
+from eto_gym.feedback import Feedback, with_reason
+from eto_gym.history import Exchange, StateWriter, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.spaces import UnicodeText
 from eto_gym.tasks import Task, TaskSet
@@ -54,6 +57,7 @@ class TextEnv(gym.Env[str, str], ABC):
         max_episode_steps: int | None = None,
         admissible_actions: bool = False,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment.
 
@@ -64,7 +68,10 @@ class TextEnv(gym.Env[str, str], ABC):
             admissible_actions: Put the admissible actions into every `info`; off by default because
                 some engines need much time for the list.
             render_mode: "ansi" makes `render` return the last observation; None renders nothing.
+            feedback: "helpful" answers an action that came to nothing with why, as far as the agent
+                can see it; "plain" (the default) leaves the engine's words alone, as in the paper.
         """
+        check_choice("feedback", feedback, get_args(Feedback))
         if len(task_set) == 0:
             raise EtoGymError(f"split {task_set.split!r} holds no task")
         if max_episode_steps is not None and max_episode_steps < 1:
@@ -77,6 +84,9 @@ class TextEnv(gym.Env[str, str], ABC):
         self.max_episode_steps = max_episode_steps
         self.render_mode = render_mode
         self._want_admissible = admissible_actions
+        self.feedback: Feedback = feedback
+        self._first_observation = ""
+        self._seen: list[Exchange] = []  # with helpful feedback only
         self._task: Task | None = None
         self._elapsed_steps = 0
         self._last_observation = ""
@@ -107,7 +117,8 @@ class TextEnv(gym.Env[str, str], ABC):
         task = self._draw_task() if ref is None else self._find_task(ref)
         self._task = task
         self._elapsed_steps = 0
-        self._last_observation = self._reset(task, options)
+        self._last_observation = self._first_observation = self._reset(task, options)
+        self._seen = []
         return self._last_observation, self._full_info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -121,12 +132,24 @@ class TextEnv(gym.Env[str, str], ABC):
             raise EtoGymError("step was called before reset")
         if not isinstance(action, str):
             raise TypeError(f"expected an action of type str, got {type(action).__name__}")
-        observation, reward, terminated, truncated = self._step(action)
+        if self.feedback == "plain":
+            observation, reward, terminated, truncated = self._step(action)
+        else:
+            observation, reward, terminated, truncated = self._step_and_explain(action)
         self._elapsed_steps += 1
         limit = self.step_limit
         truncated = truncated or (limit is not None and self._elapsed_steps >= limit)
         self._last_observation = observation
         return observation, reward, terminated, truncated, self._full_info()
+
+    def _step_and_explain(self, action: str) -> tuple[str, float, bool, bool]:
+        before = self._before_step()
+        observation, reward, terminated, truncated = self._step(action)
+        reason = ""
+        if not (terminated or truncated):
+            reason = self._explain(action, observation, self._first_observation, self._seen, before)
+        self._seen.append(Exchange(action, observation))
+        return with_reason(observation, reason), reward, terminated, truncated
 
     def render(self) -> str | None:
         """Return the last observation in render mode "ansi", else None."""
@@ -188,18 +211,48 @@ class TextEnv(gym.Env[str, str], ABC):
         """
         return RandomPlayer(np.random.default_rng(seed))
 
+    def state_key(self) -> str:
+        """Return a name of the present state: equal where all that may follow is equal.
+
+        It is the same in every process. The clock is left out (a step limit ends episodes earlier
+        or later), and so is chance. Benchmarks whose key is equal in all equal states say so; the
+        default is a hash of the task and of `_get_state`, so that states with one key have one
+        future, while a snapshot that remembers the past tells equal states apart.
+        """
+        return state_digest(self.task.id, self._get_state())
+
+    def cost_to_go(self) -> int | None:
+        """Return how many steps the best player known needs from here to success.
+
+        0 exactly at a success. None where it is not known, where success is out of reach, and, by
+        default, always: an environment need not offer it. Asking changes nothing. Benchmarks say
+        what it costs, and whether it is exact.
+        """
+        return None
+
+    def milestones(self) -> float:
+        """Return which share of the task's sub-goals is reached, in 0..1; 1.0 at a success.
+
+        The default knows no sub-goals and returns the score, within these bounds.
+        """
+        info = self._info()
+        return 1.0 if info["success"] else min(1.0, max(0.0, float(info["score"])))
+
     def get_state(self) -> dict[str, Any]:
         """Return a JSON-serialisable snapshot of the episode, `np_random` excluded.
 
         To snapshot an environment together with its wrappers (the step limit of `gym.make` is one)
         use `eto_gym.get_state(env)`.
         """
-        return {
+        state = {
             "task_id": self.task.id,
             "elapsed_steps": self._elapsed_steps,
             "observation": self._last_observation,
             "engine": self._get_state(),
         }
+        if self.feedback != "plain":
+            state["seen"] = [self._first_observation, *map(list, self._seen)]
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a snapshot, taken from this environment or another of the same making.
@@ -210,6 +263,8 @@ class TextEnv(gym.Env[str, str], ABC):
         self._set_state(self._task, state["engine"])
         self._elapsed_steps = state["elapsed_steps"]
         self._last_observation = state["observation"]
+        first, *seen = state.get("seen", [""])  # a snapshot of plain feedback has none
+        self._first_observation, self._seen = first, [Exchange(*step) for step in seen]
 
     # --- what a benchmark implements -------------------------------------------------------------
 
@@ -237,6 +292,28 @@ class TextEnv(gym.Env[str, str], ABC):
     def _set_state(self, task: Task, state: Any) -> None:
         """Restore the engine from what `_get_state` returned."""
 
+    def _before_step(self) -> Any:
+        """Return what `_explain` needs to know of what was seen before a step."""
+        return None
+
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        """Return why an action came to nothing, from what the agent has seen; "" for no reason.
+
+        Args:
+            action: The action.
+            observation: The engine's answer.
+            first: The first observation.
+            seen: The steps before this one.
+            before: What `_before_step` returned.
+        """
+        return ""
+
+    def _card_of_feedback(self) -> dict[str, Any]:
+        """Return what the card says of the feedback: nothing where it is plain, as ever."""
+        return {} if self.feedback == "plain" else {"feedback": self.feedback}
+
     def _option_names(self) -> set[str]:
         """Name the keys that `reset` takes in its options."""
         return {"task"}
@@ -255,6 +332,12 @@ class TextEnv(gym.Env[str, str], ABC):
         if self._want_admissible:
             info["admissible_actions"] = self._admissible_actions()
         return info
+
+
+def state_digest(*parts: object) -> str:
+    """Return a hash of JSON-serialisable parts that is the same in every process."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def text_env(env: gym.Env[Any, Any]) -> TextEnv:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,6 +151,10 @@ def load_model(
             name, adapter = base, name
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        # Under a mask, transformers copies keys and values for every head that shares them. On a
+        # CPU that copy costs more than the attention itself, which needs none.
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantization != "none":
         options["quantization_config"] = quantization_config(

@@ -70,6 +70,20 @@ def random_step(
     return observation, float(reward), terminated, truncated, dict(info)
 
 
+def _answers(env: TextGymEnv, state: dict[str, Any]) -> list[Any]:
+    """Return what some actions are answered from a state, but for the end of its time."""
+    rng = np.random.default_rng(2)
+    set_state(env, state)
+    answers: list[Any] = []
+    info = text_env(env)._full_info()
+    for _ in range(3):
+        observation, reward, terminated, _, info = random_step(env, rng, info)
+        answers.append((observation, reward, terminated, text_env(env).state_key()))
+        if terminated:
+            break
+    return answers
+
+
 class TextEnvContract:
     """The rules that every text environment keeps, one test method each."""
 
@@ -209,6 +223,52 @@ class TextEnvContract:
                         break
                 futures.append(future)
             assert futures[0] == futures[1] == futures[2]
+
+    def test_state_key_names_the_state(self) -> None:
+        """States with one key answer alike, in another copy too; asking changes nothing."""
+        with (
+            self._closing(admissible_actions=True) as env,
+            self._closing(admissible_actions=True) as other,
+        ):
+            rng = np.random.default_rng(0)
+            _, info = env.reset(seed=5)
+            other.reset(seed=11)
+            states: dict[str, list[Any]] = {}
+            for _ in range(self.play_steps):
+                state = json.loads(json.dumps(get_state(env)))
+                key = text_env(env).state_key()
+                assert type(key) is str
+                assert key == text_env(env).state_key()
+                set_state(other, state)
+                assert text_env(other).state_key() == key
+                assert json.loads(json.dumps(get_state(env))) == state, "asking changed the state"
+                states.setdefault(key, []).append(state)
+                *_, terminated, truncated, info = random_step(env, rng, dict(info))
+                if terminated or truncated:
+                    break
+            for same in states.values():
+                for state in same[1:]:
+                    assert _answers(env, state) == _answers(other, same[0])
+
+    def test_steps_to_go_and_milestones_are_sound(self) -> None:
+        """`cost_to_go` is None or a count, 0 exactly at success; `milestones` in 0..1, 1 there."""
+        with self._closing(admissible_actions=True) as env:
+            rng = np.random.default_rng(1)
+            _, info = env.reset(seed=6)
+            info = dict(info)
+            for _ in range(self.play_steps):
+                before = json.loads(json.dumps(get_state(env)))
+                left, share = text_env(env).cost_to_go(), text_env(env).milestones()
+                assert json.loads(json.dumps(get_state(env))) == before, "asking changed the state"
+                assert left is None or (type(left) is int and left >= 0)
+                assert type(share) is float
+                assert 0.0 <= share <= 1.0
+                if left is not None:
+                    assert (left == 0) == info["success"]
+                assert share == 1.0 or not info["success"]
+                *_, terminated, truncated, info = random_step(env, rng, info)
+                if terminated or truncated:
+                    break
 
     def test_reset_after_the_end_and_close_twice(self) -> None:
         """An ended episode can be reset, and closing twice does no harm."""

@@ -9,12 +9,16 @@ each their part of the episodes, and leave the rest to the first.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from eto_gym.agents.models.template import DATE_VARIABLE, run_date
 from eto_gym.files import write_json
 from eto_gym.trainers.loops.data_stages import DataStages
 from eto_gym.trainers.loops.play_stages import PlayStages
@@ -81,12 +85,37 @@ class Loop(ABC, Generic[S]):
         play.open()
         ended = None
         try:
-            self._run_stages()
+            with self._dated():
+                self._run_stages()
         except NothingToLearn as err:
             if not play.evaluated:
                 raise
             ended = str(err)
         return play.processes.first(lambda: self._report(ended))
+
+    @contextlib.contextmanager
+    def _dated(self) -> Iterator[None]:
+        """Give templates that read the clock one date, whenever the run is started again."""
+        path = self.play.folder.path / "date.json"
+
+        def first() -> str:
+            try:
+                kept = json.loads(path.read_bytes())["date"]
+            except (OSError, ValueError, KeyError, TypeError):
+                kept = None
+            if not isinstance(kept, str):
+                kept = run_date()
+                write_json(path, {"date": kept})
+            return kept
+
+        before = os.environ.get(DATE_VARIABLE)
+        os.environ[DATE_VARIABLE] = self.play.processes.first(first)
+        try:
+            yield
+        finally:
+            del os.environ[DATE_VARIABLE]
+            if before is not None:
+                os.environ[DATE_VARIABLE] = before
 
     def _write_config(self) -> None:
         """Keep the settings; refuse those that would mix episodes of two kinds in one folder.

@@ -18,7 +18,6 @@ from eto_gym.agents.policies import local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
-from eto_gym.trainers.loops.process_group import launched
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
 from eto_gym.trainers.loops.shared_play import play_shared
@@ -27,6 +26,7 @@ from eto_gym.trainers.loops.stage_data import (
     model_of,
 )
 from eto_gym.trainers.loops.world import open_world
+from eto_gym.trainers.run.process_group import launched
 from eto_gym.trainers.settings.world import ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
 
@@ -217,4 +217,5 @@ class PlayStages:
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             device=self.processes.device,
+            **({"template_kwargs": s.template_kwargs} if s.template_kwargs else {}),
         )

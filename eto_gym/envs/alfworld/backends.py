@@ -20,6 +20,11 @@ class Backend(Protocol):
 
     version: str
 
+    @property
+    def episode(self) -> Episode:
+        """The episode that is being played, on the own engine; not to be changed."""
+        ...
+
     def reset(self, task_id: str) -> str:
         """Start a task and return its first observation."""
         ...
@@ -165,6 +170,16 @@ class TextWorldBackend:
         self.reset(task_id)
         for action in state:
             self.step(action)
+
+    @property
+    def episode(self) -> Episode:
+        """The same actions on the own engine, which plays as the official one does."""
+        if self._task_id is None:
+            raise EngineError("no episode was started")
+        episode = Episode(GAMES.get(self._games, self._task_id, self._grammar))
+        for action in self._actions:
+            episode.step(action)
+        return episode
 
     def close(self) -> None:
         """Free the planner's library."""

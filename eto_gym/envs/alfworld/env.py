@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, state_digest
 from eto_gym.envs.alfworld.backends import Backend, EngineBackend, TextWorldBackend
+from eto_gym.envs.alfworld.engine.distance import goal_share, steps_to_goal
+from eto_gym.envs.alfworld.engine.state_key import state_parts
 from eto_gym.envs.alfworld.engine.wording import ActionGrammar
 from eto_gym.envs.alfworld.games import GAMES, open_games, tasks_digest
 from eto_gym.envs.alfworld.prompt import make_prompt
 from eto_gym.envs.alfworld.recap import write_state
+from eto_gym.envs.alfworld.why import explain
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.expert import Expert
-from eto_gym.history import StateWriter
+from eto_gym.feedback import Feedback
+from eto_gym.history import Exchange, StateWriter
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -86,6 +91,7 @@ class ALFWorldEnv(TextEnv):
         admissible_actions: bool = False,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment.
 
@@ -107,6 +113,7 @@ class ALFWorldEnv(TextEnv):
             max_episode_steps: Steps after which an episode is truncated; None sets no limit here
                 (`gym.make` sets 40).
             render_mode: "ansi" makes `render` return the last observation.
+            feedback: See `TextEnv`.
 
         Raises:
             UnknownNameError: An argument names something that does not exist.
@@ -122,6 +129,7 @@ class ALFWorldEnv(TextEnv):
             max_episode_steps=max_episode_steps,
             admissible_actions=admissible_actions,
             render_mode=render_mode,
+            feedback=feedback,
         )
         self._action_grammar = action_grammar
         self._observation_style = observation
@@ -147,6 +155,7 @@ class ALFWorldEnv(TextEnv):
             "tasks_digest": tasks_digest(self.task_set),
             "action_grammar": self._action_grammar,
             "observation": self._observation_style,
+            **self._card_of_feedback(),
         }
 
     def prompt(self) -> Prompt:
@@ -181,6 +190,22 @@ class ALFWorldEnv(TextEnv):
         rng = np.random.default_rng(seed)
         name: PlayerName = "explorer" if rng.random() < 0.9 else "random"
         return make_player(name, rng, verb=self._verb())
+
+    def state_key(self) -> str:
+        """Return a name of the state: equal exactly where all play after it is equal."""
+        return state_digest(self.task.id, self._won, state_parts(self._backend.episode))
+
+    def cost_to_go(self) -> int | None:
+        """Return the least number of steps to the goal, exactly; see `engine.distance`.
+
+        The player knows where everything is, which an agent does not. It takes well below a
+        millisecond. None where the goal is out of reach, or of no official type.
+        """
+        return steps_to_goal(self._backend.episode)
+
+    def milestones(self) -> float:
+        """Return which share of the goal's parts is reached, see `engine.distance.goal_share`."""
+        return goal_share(self._backend.episode)
 
     def close(self) -> None:
         """Free the engine."""
@@ -224,6 +249,11 @@ class ALFWorldEnv(TextEnv):
 
     def _admissible_actions(self) -> list[str]:
         return self._backend.admissible()
+
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        return explain(action, observation, first, seen, verb=self._verb())
 
     def _get_state(self) -> dict[str, Any]:
         return {"game": self._backend.get_state(), "paid": self._won}

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, state_digest
+from eto_gym.envs.scienceworld.credit import GoldPath, state_parts
 from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, Solution, solve
 from eto_gym.envs.scienceworld.instructions import build_prompt
 from eto_gym.envs.scienceworld.jvm import FLAGS, engine_version
@@ -25,8 +26,10 @@ from eto_gym.envs.scienceworld.tasks import (
     split_id,
     step_limit,
 )
+from eto_gym.envs.scienceworld.why import explain
 from eto_gym.errors import EngineError, check_choice
-from eto_gym.history import StateWriter
+from eto_gym.feedback import Feedback
+from eto_gym.history import Exchange, StateWriter
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -93,6 +96,7 @@ class ScienceWorldEnv(TextEnv):
         max_episode_steps: int | None = None,
         admissible_actions: bool = False,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment; the JVM starts with the first `reset`.
 
@@ -118,12 +122,14 @@ class ScienceWorldEnv(TextEnv):
             max_episode_steps: See `TextEnv`.
             admissible_actions: See `TextEnv`.
             render_mode: See `TextEnv`.
+            feedback: See `TextEnv`.
         """
         super().__init__(
             choose_types(load_tasks(split, split_scheme), task_types),
             max_episode_steps=max_episode_steps,
             admissible_actions=admissible_actions,
             render_mode=render_mode,
+            feedback=feedback,
         )
         check_choice("isolation", isolation, get_args(Isolation))
         if lanes is not None and lanes < 1:
@@ -143,6 +149,7 @@ class ScienceWorldEnv(TextEnv):
         self._score = 0.0
         self._best_score = 0.0
         self._error: str | None = None
+        self._gold = GoldPath(self._engine_options)
 
     # --- what the benchmark adds to the contract --------------------------------------------------
 
@@ -180,18 +187,38 @@ class ScienceWorldEnv(TextEnv):
         Making the solution takes from 0.2 s to half a minute; it is kept on disk. Where there is
         none, the expert gives up at once.
         """
+        return ScienceWorldExpert(self._solution(self.task), taken=self._session.actions)
+
+    def state_key(self) -> str:
+        """Return a name of the state: equal where all objects, the task's progress and score are.
+
+        Temperatures are part of it, and change with time, so that equal states are seldom met at
+        different steps. Chance is left out. The engine writes all its objects down for it, about
+        0.2 MB: as much time as some steps take.
+        """
+        return state_digest(self.task.id, self._error, self._best_score, state_parts(self._session))
+
+    def cost_to_go(self) -> int | None:
+        """Return the steps of the engine's own solution that are left, where it still works.
+
+        Where the episode has followed the solution so far that is what remains of it. Elsewhere its
+        rest, from the last step on that was taken, and then the whole of it, are tried in another
+        episode that replays this one: as many steps as that has, up to three times, and remembered.
+        An upper bound of the least number; None where none leads to success, or there is no
+        solution. Working out the solution takes up to half a minute, once, see `make_expert`.
+        """
         task = self.task
-        try:
-            solution = solve(
-                task.id,
-                self._simplifications(task),
-                self._engine_options,
-                shortcuts=self._shortcuts,
-            )
-        except EngineError:
-            logger.exception("no solution of %s could be made", task.id)
-            solution = Solution(task.id, (), "none")
-        return ScienceWorldExpert(solution, taken=self._session.actions)
+        if self._error is not None or self._score < 0:
+            return None
+        if self._score >= 1.0:
+            return 0
+        return self._gold.steps(
+            self._solution(task), self._session.actions, self._simplifications(task)
+        )
+
+    def milestones(self) -> float:
+        """Return the episode's best score so far: the engine's own weighing of its sub-goals."""
+        return min(1.0, max(0.0, self._best_score))
 
     def make_player(self, seed: int) -> Roamer:
         """Return a player that roams the house; it needs no list of admissible actions."""
@@ -215,6 +242,7 @@ class ScienceWorldEnv(TextEnv):
             "simplification": self.simplification,
             "task_step_limits": self._task_step_limits,
             "isolation": self._engine_options["isolation"],
+            **self._card_of_feedback(),
         }
 
     def prompt(self) -> Prompt:
@@ -224,6 +252,7 @@ class ScienceWorldEnv(TextEnv):
     def close(self) -> None:
         """Leave the JVM; the last environment to leave stops it. A later `reset` joins again."""
         self._session.close()
+        self._gold.close()
         super().close()
 
     # --- the contract -----------------------------------------------------------------------------
@@ -267,6 +296,11 @@ class ScienceWorldEnv(TextEnv):
             self._error = str(err)
             return []
 
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        return explain(action, observation, first, seen)
+
     def _get_state(self) -> dict[str, Any]:
         return {
             "simplifications": self._simplifications(self.task),
@@ -295,6 +329,18 @@ class ScienceWorldEnv(TextEnv):
         if isinstance(ref, str) and not self.task_set.has(ref):
             return find_task(ref, self.split_scheme)
         return super()._find_task(ref)
+
+    def _solution(self, task: Task) -> Solution:
+        try:
+            return solve(
+                task.id,
+                self._simplifications(task),
+                self._engine_options,
+                shortcuts=self._shortcuts,
+            )
+        except EngineError:
+            logger.exception("no solution of %s could be made", task.id)
+            return Solution(task.id, (), "none")
 
     def _simplifications(self, task: Task) -> str:
         return expand(self.simplification, task.type)

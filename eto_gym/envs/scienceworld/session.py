@@ -155,6 +155,17 @@ class EngineSession:
         """Return the engine's table of sub-goals and which of them are reached."""
         return str(self._run(lambda: self._member.interface.getGoalProgressStr()))
 
+    def object_tree(self) -> str:
+        """Return all objects with their properties, as the engine's JSON."""
+
+        def query() -> str:
+            lane = self._lane
+            assert lane is not None
+            ask = functools.partial(self._member.interface.getObjectTree, "")
+            return str(lane.isolated_query(self._member, ask)())
+
+        return self._run(query)
+
     def valid_actions(self) -> list[str]:
         """Return the actions that the engine deems possible now, sorted, without repeats."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 import eto_gym
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, state_digest
 from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.catalog.goals import Goal, GoalKind
+from eto_gym.envs.webshop.credit import Shortest, state_parts
 from eto_gym.envs.webshop.expert import PAPER_STEPS, WebShopExpert
 from eto_gym.envs.webshop.player import Roamer
 from eto_gym.envs.webshop.prompt import PROMPT
@@ -18,9 +20,11 @@ from eto_gym.envs.webshop.recap import write_state
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
 from eto_gym.envs.webshop.tasks import SPLITS, goal_index, split_rule
+from eto_gym.envs.webshop.why import explain
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Expert
-from eto_gym.history import StateWriter, no_state
+from eto_gym.feedback import Feedback
+from eto_gym.history import Exchange, StateWriter, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -89,6 +93,7 @@ class WebShopEnv(TextEnv):
         max_episode_steps: int | None = None,
         admissible_actions: bool = False,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment.
 
@@ -105,6 +110,7 @@ class WebShopEnv(TextEnv):
             max_episode_steps: See `TextEnv`.
             admissible_actions: See `TextEnv`.
             render_mode: See `TextEnv`.
+            feedback: See `TextEnv`.
         """
         check_choice("observation", observation, OBSERVATION_MODES)
         self._shop = open_shop(catalog)
@@ -114,6 +120,7 @@ class WebShopEnv(TextEnv):
             max_episode_steps=max_episode_steps,
             admissible_actions=admissible_actions,
             render_mode=render_mode,
+            feedback=feedback,
         )
         self._tasks = tasks
         self._kind: GoalKind = goals
@@ -121,6 +128,7 @@ class WebShopEnv(TextEnv):
         self._pages = self._shop.pages(show_attributes=show_attributes)
         self._mode = observation
         self._session: Session | None = None
+        self._shortest: Shortest | None = None
         if observation == "html":
             from eto_gym.envs.webshop.site.html import HtmlPages
 
@@ -146,6 +154,7 @@ class WebShopEnv(TextEnv):
             "tasks": len(self.task_set),
             "observation": self._mode,
             "show_attributes": self._pages.show_attributes,
+            **self._card_of_feedback(),
         }
 
     def prompt(self) -> Prompt:
@@ -169,6 +178,27 @@ class WebShopEnv(TextEnv):
     def make_player(self, seed: int) -> Expert:
         """Return a player that roams the shop; it needs `admissible_actions=True`."""
         return Roamer(np.random.default_rng(seed))
+
+    def state_key(self) -> str:
+        """Return a name of the state, see `TextEnv.state_key`.
+
+        Chance is left out: which products `search[<r>]` will show, and which it has shown before.
+        """
+        address = self._mode != "text"
+        return state_digest(self.task.id, state_parts(self.session, address=address))
+
+    def cost_to_go(self) -> int | None:
+        """Return the steps to a purchase that earns 1, for a player who knows the goal's product.
+
+        It knows what the products on the page and the goal's own could earn, and finds the latter
+        by its title; None where neither can earn 1, and after another purchase. It takes about a
+        millisecond the first time that a page is seen, then some microseconds.
+        """
+        return self._known().steps(self.session)
+
+    def milestones(self) -> float:
+        """Return the share of the steps to a full reward that is done, see `credit.Shortest`."""
+        return self._known().share(self.session)
 
     def _reset(self, task: Task, options: dict[str, Any]) -> str:
         seed = int(self.np_random.integers(2**32))
@@ -194,6 +224,14 @@ class WebShopEnv(TextEnv):
     def _admissible_actions(self) -> list[str]:
         return self.session.admissible_actions()
 
+    def _before_step(self) -> list[str]:
+        return self.session.admissible_actions()
+
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        return explain(action, before) if self._mode.startswith("text") else ""
+
     def _get_state(self) -> Any:
         return self.session.get_state()
 
@@ -207,6 +245,13 @@ class WebShopEnv(TextEnv):
         index = goal_index(task.id, self._kind)
         assert index is not None, "tasks of this set have ids of this kind"
         return self._goals[index]
+
+    def _known(self) -> Shortest:
+        """Return what is known of the goal's products; it is kept while episodes have the goal."""
+        goal = self.session.goal
+        if self._shortest is None or self._shortest.goal.index != goal.index:
+            self._shortest = Shortest(self._pages, goal)
+        return self._shortest
 
     def _observation(self) -> str:
         session = self.session

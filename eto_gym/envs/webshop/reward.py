@@ -101,6 +101,11 @@ def token_set_ratio(first: str, second: str) -> int:
     return round(fuzz.token_set_ratio(_processed(first), _processed(second)))
 
 
+def option_matches(value: str, option: str | tuple[str, str]) -> bool:
+    """Tell whether choosing a value meets a wanted option, as the reward compares them."""
+    return token_set_ratio(normalize_color(value), _wanted_text(option)) > MATCH_SCORE
+
+
 def normalize_color(text: str) -> str:
     """Reduce a colour to the first known colour word in it; other text stays as it is."""
     return next((color for color in COLORS if color in text), text)

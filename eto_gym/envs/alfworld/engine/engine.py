@@ -8,6 +8,7 @@ location cannot be gone to.
 
 from __future__ import annotations
 
+import copy
 from bisect import insort
 from collections.abc import Mapping
 from typing import Any
@@ -308,6 +309,15 @@ class Episode:
         return f"You are facing the {facing}. Next to it, you see {list_things(beside)}."
 
     # --- snapshots -----------------------------------------------------------------------------
+
+    def copy(self) -> Episode:
+        """Return another play that goes on from here."""
+        other = copy.copy(self)
+        other.contents = list(map(list, self.contents))
+        for name in ("opened", "removed", "clean", "hot", "cool", "sliced", "toggled"):
+            setattr(other, name, set(getattr(self, name)))
+        other.inside, other.at = list(self.inside), list(self.at)
+        return other
 
     def get_state(self) -> dict[str, Any]:
         """Return a JSON-serialisable snapshot, in names."""

@@ -7,7 +7,7 @@ and the rest is a small backtracking search that binds one variable after the ot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from eto_gym.envs.alfworld.engine.pddl import Expression, parse_variables
@@ -74,15 +74,28 @@ class _Variable:
 
 
 @dataclass(frozen=True, slots=True)
+class Literal:
+    """A fact that the goal asks for, or with `positive=False` forbids; variables begin with "?"."""
+
+    predicate: str
+    arguments: tuple[str, ...]
+    positive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """A compiled goal.
 
     Attributes:
         triggers: Kinds of actions after which the goal may have become true or false.
+        literals: What must hold of the variables, constant facts about one variable left out.
+        domains: Variable -> (its type, the values that those constant facts leave it).
     """
 
     triggers: frozenset[str]
     _variables: tuple[_Variable, ...]
+    literals: tuple[Literal, ...] = ()
+    domains: Mapping[str, tuple[str, frozenset[int]]] = field(default_factory=dict)
 
     def holds(self, world: World) -> bool:
         """Tell whether the goal is reached."""
@@ -104,13 +117,6 @@ class Goal:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Literal:
-    predicate: str
-    arguments: tuple[str, ...]
-    positive: bool
-
-
 def compile_goal(
     expression: Expression,
     *,
@@ -128,7 +134,7 @@ def compile_goal(
         DataError: The goal uses more than `and`, `exists`, negated and plain facts, and `=`.
     """
     variables: dict[str, str] = {}
-    literals: list[_Literal] = []
+    literals: list[Literal] = []
     _flatten(expression, {}, variables, literals)
     facts = {name: set(rows) for name, rows in static.items()}
     index = {kind: {name: i for i, name in enumerate(names)} for kind, names in members.items()}
@@ -139,6 +145,8 @@ def compile_goal(
 
     slots = {name: i for i, name in enumerate(variables)}
     plan: list[_Variable] = []
+    domains: dict[str, tuple[str, frozenset[int]]] = {}
+    told: list[Literal] = []
     bound: set[str] = set()
     triggers: set[str] = set()
     for name in _search_order(variables, literals):
@@ -172,17 +180,20 @@ def compile_goal(
                     for i in values
                     if (_substitute(literal, {name: members[kind][i]}) in rows) == literal.positive
                 }
+                continue
             else:
                 checks.append(_relation(literal, facts, slots, variables, index))
+            told.append(literal)
+        domains[name] = (kind, frozenset(values))
         plan.append(_Variable(slots[name], frozenset(values), narrow, tuple(checks)))
-    return Goal(frozenset(triggers), tuple(plan))
+    return Goal(frozenset(triggers), tuple(plan), tuple(told), domains)
 
 
 def _flatten(
     expression: Expression,
     scope: Mapping[str, str],
     variables: dict[str, str],
-    literals: list[_Literal],
+    literals: list[Literal],
 ) -> None:
     """Collect all quantified variables (renamed apart) and the literals of a conjunction."""
     if isinstance(expression, str) or not expression:
@@ -205,14 +216,14 @@ def _flatten(
         literals.append(_literal(expression, scope, positive=True))
 
 
-def _literal(expression: Expression, scope: Mapping[str, str], *, positive: bool) -> _Literal:
+def _literal(expression: Expression, scope: Mapping[str, str], *, positive: bool) -> Literal:
     if isinstance(expression, str) or not all(isinstance(part, str) for part in expression):
         raise DataError(f"expected a fact in the goal, got {expression!r}")
     name, *arguments = [str(part) for part in expression]
     unknown = [a for a in arguments if a.startswith("?") and a not in scope]
     if unknown or not any(a.startswith("?") for a in arguments):
         raise DataError(f"expected a fact over quantified variables in the goal, got {expression}")
-    return _Literal(name, tuple(scope.get(a, a) for a in arguments), positive)
+    return Literal(name, tuple(scope.get(a, a) for a in arguments), positive)
 
 
 def _slot(argument: str, slots: Mapping[str, int]) -> int:
@@ -221,7 +232,7 @@ def _slot(argument: str, slots: Mapping[str, int]) -> int:
     return slots[argument]
 
 
-def _substitute(literal: _Literal, names: Mapping[str, str]) -> tuple[str, ...]:
+def _substitute(literal: Literal, names: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(names.get(a, a) for a in literal.arguments)
 
 
@@ -229,14 +240,14 @@ def _negate(check: Check) -> Check:
     return lambda world, bound: not check(world, bound)
 
 
-def _equality(literal: _Literal, slots: Mapping[str, int]) -> Check:
+def _equality(literal: Literal, slots: Mapping[str, int]) -> Check:
     left, right = (_slot(a, slots) for a in literal.arguments)
     positive = literal.positive
     return lambda world, bound: (bound[left] == bound[right]) == positive
 
 
 def _narrowing(
-    literal: _Literal, name: str, slots: Mapping[str, int]
+    literal: Literal, name: str, slots: Mapping[str, int]
 ) -> Callable[[World, Binding], Iterable[int]] | None:
     """Return a function that gives the few values for which a literal can hold, if there is one."""
     if not literal.positive or literal.arguments[-1] != name:
@@ -251,7 +262,7 @@ def _narrowing(
     return None
 
 
-def _search_order(variables: Mapping[str, str], literals: Sequence[_Literal]) -> list[str]:
+def _search_order(variables: Mapping[str, str], literals: Sequence[Literal]) -> list[str]:
     """Order the variables so that a receptacle follows the object that must be inside it."""
     order: list[str] = []
     remaining = list(variables)
@@ -273,7 +284,7 @@ def _search_order(variables: Mapping[str, str], literals: Sequence[_Literal]) ->
 
 
 def _relation(
-    literal: _Literal,
+    literal: Literal,
     facts: Mapping[str, set[tuple[str, ...]]],
     slots: Mapping[str, int],
     variables: Mapping[str, str],
