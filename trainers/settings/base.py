@@ -20,6 +20,7 @@ def option(
     paper: str | None = None,
     choices: Sequence[str] | None = None,
     decides: bool = True,
+    added: bool = False,
 ) -> Any:
     """Declare one field of a settings dataclass.
 
@@ -30,17 +31,20 @@ def option(
         choices: The allowed strings, where only some are allowed.
         decides: Whether the value has an effect on the result; a run can be resumed with another
             value where it has none.
+        added: Whether there are finished runs from before there was this setting. At its default
+            it is then left out of what names a stage, so that those runs are recognised.
     """
     metadata = {"help": help, "paper": paper, "choices": choices, "decides": decides}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "added": added})
 
 
-def deciding(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that have an effect on the result."""
+def deciding(settings: Any) -> dict[str, Any]:
+    """Return the settings that have an effect on the result; added ones where they are in use."""
     return {
         item.name: getattr(settings, item.name)
         for item in fields(settings)
         if item.metadata.get("decides", True)
+        and not (item.metadata.get("added") and getattr(settings, item.name) == item.default)
     }
 
 
