@@ -21,9 +21,8 @@ from datasets import Dataset
 from transformers import set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
-from eto_gym.errors import DataError
-from eto_gym.trainers.data.encoding import TokenReport, TokenRow, encode_trajectories, one_row
-from eto_gym.trainers.methods.player import EpisodePlayer
+from eto_gym.trainers.data.encoding import TokenReport, TokenRow
+from eto_gym.trainers.methods.player import EpisodePlayer, episode_row
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
@@ -161,22 +160,9 @@ class EpisodeSource:
         return self.rewards
 
     def _row(self, trajectory: Trajectory, report: TokenReport) -> TokenRow:
-        s = self._settings
-        trajectory.check_whole()
-        if any(message.train for message in trajectory.messages):
-            try:
-                rows, data = encode_trajectories(
-                    self._codec, [trajectory], max_length=s.max_length, truncation=s.truncation
-                )
-            except DataError:  # not one turn is within max_length
-                if s.truncation == "refuse":
-                    raise
-            else:
-                report.include(data)
-                return one_row(rows)
-        report.dropped += 1
+        row = episode_row(self._codec, trajectory, self._settings, report)
         end = self._codec.end_of_turn_id
-        return TokenRow([end, end], [False, False])  # TRL needs a token on both sides
+        return row or TokenRow([end, end], [False, False])  # TRL needs a token on both sides
 
 
 def split_row(row: TokenRow) -> tuple[list[int], list[int], list[int]]:

@@ -6,6 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.errors import DataError
+from eto_gym.trainers.data.encoding import (
+    Codec,
+    TokenReport,
+    TokenRow,
+    encode_trajectories,
+    one_row,
+)
+from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trajectories import Trajectory
 
 Play = Callable[[Any, Any, int, range], Sequence[Trajectory]]
@@ -78,3 +87,36 @@ class EpisodePlayer:
         order = list(self.task_ids)
         random.Random(f"{self._seed}:{turn}").shuffle(order)
         return order[place]
+
+
+def episode_row(
+    codec: Codec, trajectory: Trajectory, settings: TrainSettings, report: TokenReport
+) -> TokenRow | None:
+    """Tokenise an episode; one without a whole reply within `max_length` is dropped.
+
+    Args:
+        codec: Tokenises and marks.
+        trajectory: The episode.
+        settings: What "max_length" and "truncation" are.
+        report: Where it is counted.
+
+    Raises:
+        DataError: It is too long, and `truncation` is "refuse".
+    """
+    trajectory.check_whole()
+    if any(message.train for message in trajectory.messages):
+        try:
+            rows, data = encode_trajectories(
+                codec,
+                [trajectory],
+                max_length=settings.max_length,
+                truncation=settings.truncation,
+            )
+        except DataError:
+            if settings.truncation == "refuse":
+                raise
+        else:
+            report.include(data)
+            return one_row(rows)
+    report.dropped += 1
+    return None

@@ -4,41 +4,32 @@ Sources: Schulman et al., "Proximal Policy Optimization Algorithms", 2017
 (https://arxiv.org/abs/1707.06347), with generalised advantage estimation
 (https://arxiv.org/abs/1506.02438); as a baseline, the ETO paper (https://arxiv.org/abs/2403.02502).
 
-transformers' Trainer goes around the rounds of `ppo_rounds`: the model with its value head learns
-from what they play, by the losses of `ppo_losses`.
+A round plays episodes with the model as it is, scores them, estimates an advantage for every turn,
+and learns from all of it in several passes. In the order of this file: the run, the trainer (play,
+score, learn), what a checkpoint keeps, advantages, losses.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
-from transformers import (
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from accelerate.utils import gather_object
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import ExportableState
 
 from eto_gym.agents.models.adapters import is_adapter
-from eto_gym.trainers.data.batching import pad_rows
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import Codec, TokenReport, TokenRow
-from eto_gym.trainers.methods.player import Play
-from eto_gym.trainers.methods.ppo_losses import (
-    ValueHead,
-    divergence,
-    policy_losses,
-    turn_starts,
-    value_losses,
-)
-from eto_gym.trainers.methods.ppo_rounds import Rounds, Scores
+from eto_gym.trainers.methods.player import Play, episode_row
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.optimizers import build_optimizer
@@ -46,9 +37,11 @@ from eto_gym.trainers.model.scoring import VALUE_HEAD, install_scorer, without_d
 from eto_gym.trainers.model.sharding import refuse_spread
 from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import base_trainer
+from eto_gym.trainers.run.callbacks import checkpoint_folder
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import PPOSettings
+from eto_gym.trajectories import Trajectory
 
 HEAD_FILE = "value_head.safetensors"
 NOTES = ("loss", "value_loss", "kl", "clipped")
@@ -129,6 +122,25 @@ def run_ppo(
         )
 
 
+class Scores(NamedTuple):
+    """What the models say of one episode before it is learnt from, on the CPU."""
+
+    logps: torch.Tensor  # (trained tokens,)
+    values: torch.Tensor  # (turns,), each from the state before the turn
+    reference: torch.Tensor | None  # (trained tokens,); None where the divergence has no price
+
+
+@dataclass(slots=True)
+class Played:
+    """One episode as the learner sees it."""
+
+    row: TokenRow
+    rewards: torch.Tensor  # (turns,), less the price of the divergence
+    scores: Scores
+    advantages: torch.Tensor  # (turns,)
+    returns: torch.Tensor  # (turns,), what the values should have been
+
+
 class PPOTrainer(base_trainer.BaseTrainer):
     """Minimises the clipped loss of tokens and the squared error of values, round by round."""
 
@@ -149,21 +161,15 @@ class PPOTrainer(base_trainer.BaseTrainer):
         tokenizer: Any,
         workspace: Path,
     ) -> None:
-        """Prepare the model, its value head, and transformers' Trainer around them.
+        """Give the model its adapters and a value head; `data` counts what tokenisation did.
 
-        Args:
-            settings: How to learn.
-            model: What learns, without new adapters.
-            reference: A copy of the model for the KL price; None where the price is 0, or where
-                switching new adapters off gives the reference.
-            play: Plays the episodes of a round.
-            codec: Tokenises them.
-            data: Where what tokenisation did is counted.
-            tokenizer: The model's.
-            workspace: Where checkpoints go.
+        The reference is a copy of the model for the KL price; None where the price is 0, or where
+        switching new adapters off gives the reference.
         """
         set_seed(settings.seed)
         self._settings = settings
+        self.done = 0  # rounds
+        self.data = data
         model = models.with_adapters(model, settings)
         self.bare = models.bare_model(model)
         install_scorer(self.bare)
@@ -171,37 +177,30 @@ class PPOTrainer(base_trainer.BaseTrainer):
         self.head = head.to(self.bare.get_input_embeddings().weight.device)
         # A part of the model: it is moved, wrapped for several devices and clipped with the rest.
         self.bare.add_module(VALUE_HEAD, self.head)
-        self.rounds = Rounds(settings, play, codec, self, tokenizer.pad_token_id, data)
         super().__init__(
             model=model,
             args=TrainingArguments(**_arguments(settings, workspace)),
-            train_dataset=self.rounds,
             processing_class=tokenizer,
             callbacks=[RoundKeeper(self, every=settings.save_every)],
         )
+        self.tokens_seen = 0
+        self._play = play
+        self._codec = codec
         self._pad_id = tokenizer.pad_token_id
-        self._notes = torch.zeros(len(NOTES), device=self.args.device)
-        self._steps: list[dict[str, float]] = []
         self._reference = reference
+        self._round: dict[str, float] = {}  # how its episodes went
+        self._steps: list[dict[str, float]] = []  # how each of its optimizer steps went
+        self._notes = torch.zeros(len(NOTES), device=self.args.device)  # of the step under way
+        self._ends_pass = self._ends_round = self._over = False
         if reference is not None:
             if not settings.qlora:
                 reference.to(self.args.device)
             reference.requires_grad_(False)
             install_scorer(models.bare_model(reference))
 
-    @property
-    def tokens_seen(self) -> int:
-        """Tokens of the rows that this process has learnt from."""
-        return self.rounds.tokens_seen
-
     def progress(self) -> tuple[int, int]:
         """Return how many rounds are done, and how many there are."""
-        return self.rounds.done, self._settings.rounds
-
-    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the micro-batches of all rounds, one by one."""
-        # With a generator of its own, it draws nothing from that of dropout.
-        return DataLoader(self.rounds, batch_size=None, generator=torch.Generator())
+        return self.done, self._settings.rounds
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer; the value head has a learning rate of its own."""
@@ -210,15 +209,93 @@ class PPOTrainer(base_trainer.BaseTrainer):
             own = {id(weight) for weight in self.head.parameters()}
             for group in optimizer.param_groups:
                 group["params"] = [weight for weight in group["params"] if id(weight) not in own]
-            optimizer.add_param_group(
-                {
-                    "params": list(self.head.parameters()),
-                    "lr": self._settings.value_learning_rate,
-                    "weight_decay": 0.0,
-                }
-            )
+            head = {"params": list(self.head.parameters()), "weight_decay": 0.0}
+            optimizer.add_param_group({**head, "lr": self._settings.value_learning_rate})
             self.optimizer = optimizer
         return self.optimizer
+
+    # --- playing ---------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Any:
+        """Return the micro-batches of this process; a round is played when its first is asked for.
+
+        Every process holds the scored episodes of all, so all deal the same batches without a word.
+        """
+        s = self._settings
+        while self.done < s.rounds:
+            played = self._play_round()
+            self._steps, self._over = [], False
+            for turn in range(int(s.epochs)):
+                order = list(range(len(played)))
+                random.Random(f"{s.seed}:{self.done}:{turn}").shuffle(order)
+                for start in range(0, len(order), s.batch_size):
+                    # The optimizer's step comes after the last micro-batch, and reads these two.
+                    self._ends_pass = start + s.batch_size >= len(order)
+                    self._ends_round = self._ends_pass and turn + 1 == int(s.epochs)
+                    yield from self._deal([played[i] for i in order[start : start + s.batch_size]])
+                if self._over:
+                    break
+
+    def _play_round(self) -> list[Played]:
+        """Play together with the other processes, with the seeds that one process would give."""
+        s, rank, world = self._settings, self.args.process_index, self.args.world_size
+        part = range(rank * s.episodes // world, (rank + 1) * s.episodes // world)
+        with without_dropout(self.model):
+            trajectories = self._play(self.bare, self._codec, self.done, part)
+        whole = [t for t in trajectories if not t.failed_to_run]
+        report, kept = TokenReport(), []
+        for trajectory in whole:
+            row = episode_row(self._codec, trajectory, s, report)
+            if row is not None:
+                kept.append((row, turn_rewards(trajectory, int(turn_numbers(row.mask)[-1]) + 1)))
+        scores = self.score([row for row, _ in kept])
+        # What every process has, in their order.
+        failed = Counter(gather_object([str(t.error) for t in trajectories if t.failed_to_run]))
+        results = gather_object([(t.success, t.reward, len(t.steps)) for t in whole])
+        episodes = gather_object([(*one, score) for one, score in zip(kept, scores, strict=True)])
+        for other in gather_object([report]):
+            self.data.include(other)
+        if not episodes:
+            raise EtoGymError(f"round {self.done + 1} has no episode to learn from: {dict(failed)}")
+        rows, rewards, said = ([episode[i] for episode in episodes] for i in range(3))
+        played, moved = estimate(rows, rewards, said, s)
+        means = [sum(column) / len(results) for column in zip(*results, strict=True)]
+        self._round = {
+            **dict(zip(("success", "reward", "turns"), means, strict=True)),
+            "errors": failed.total(),
+            "kl_reference": moved,
+        }
+        return played
+
+    def _deal(self, batch: list[Played]) -> Iterator[dict[str, Any]]:
+        """Yield this process's micro-batches of an optimizer batch, for every process as many.
+
+        The tokens of a micro-batch are (B, T); what is said of its N trained tokens, or of its
+        turns, is one vector over all rows.
+        """
+        args, size = self.args, self.args.per_device_train_batch_size
+        batch.sort(key=lambda episode: len(episode.row.ids))
+        tokens = sum(episode.row.trained for episode in batch)
+        turns = sum(len(episode.returns) for episode in batch)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        own = parts[args.process_index :: args.world_size]
+        for part in own:
+            padded = pad_rows([episode.row for episode in part], self._pad_id)
+            self.tokens_seen += sum(len(episode.row.ids) for episode in part)
+            yield {
+                "input_ids": padded["input_ids"],
+                "score": padded["labels"],
+                "logps": torch.cat([e.scores.logps for e in part]),
+                "advantages": torch.cat([e.advantages[turn_numbers(e.row.mask)] for e in part]),
+                "values": torch.cat([e.scores.values for e in part]),
+                "returns": torch.cat([e.returns for e in part]),
+                "tokens": tokens,
+                "turns": turns,
+            }
+        # What does not count, as little as a model takes: every process makes as many passes.
+        filler = pad_rows([TokenRow(batch[0].row.ids[:2], [False, True])], self._pad_id)
+        for _ in range(args.gradient_accumulation_steps - len(own)):
+            yield {"input_ids": filler["input_ids"], "score": filler["labels"], "filler": True}
 
     # --- scoring ---------------------------------------------------------------------------------
 
@@ -291,11 +368,11 @@ class PPOTrainer(base_trainer.BaseTrainer):
         """Take stock of an optimizer step; return whether it ends a round."""
         totals = self.accelerator.reduce(self._notes, reduction="sum").tolist()
         self._notes.zero_()
-        if self.rounds.over:
-            self._steps = []
         self._steps.append(dict(zip(NOTES, totals, strict=True)))
-        last = self.state.global_step >= self.state.max_steps
-        return self.rounds.end_step(self._steps[-1]["kl"], last=last)
+        moved = self._ends_pass and 0 < self._settings.target_kl < self._steps[-1]["kl"]
+        self._over = moved or self._ends_round or self.state.global_step >= self.state.max_steps
+        self.done += self._over
+        return self._over
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report rounds, where transformers reports steps: the means of the steps of each."""
@@ -304,29 +381,16 @@ class PPOTrainer(base_trainer.BaseTrainer):
             super().log(logs, start_time)
             return
         self._steps[-1]["grad_norm"] = logs["grad_norm"]
-        due = self.rounds.done % self._settings.log_every == 0 or self.control.should_save
-        if not self.rounds.over or not (due or self.control.should_training_stop):
+        due = self.done % self._settings.log_every == 0 or self.control.should_save
+        if not self._over or not (due or self.control.should_training_stop):
             return
         means = {
             name: sum(step[name] for step in self._steps) / len(self._steps)
             for name in (*NOTES, "grad_norm")
         }
-        self.state.epoch = float(self.rounds.done)
-        entry = {**self.rounds.entry, **means, "learning_rate": logs["learning_rate"]}
+        self.state.epoch = float(self.done)
+        entry = {**self._round, **means, "learning_rate": logs["learning_rate"]}
         super().log(entry, start_time)
-
-    # --- checkpoints -----------------------------------------------------------------------------
-
-    def load_rounds(self, folder: Path) -> None:
-        """Go on from the round of a checkpoint, whose weights are loaded already."""
-        load_weights(self.head, folder / HEAD_FILE)
-        kept: Any = self.state.stateful_callbacks
-        self.rounds.restore(kept[RoundKeeper.__name__]["attributes"])
-
-    def drop_head(self) -> None:
-        """Take the value head off the model, which is then one as any other."""
-        if hasattr(self.bare, VALUE_HEAD):
-            delattr(self.bare, VALUE_HEAD)
 
 
 class RoundKeeper(TrainerCallback, ExportableState):
@@ -339,18 +403,18 @@ class RoundKeeper(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"args": {}, "attributes": self._trainer.rounds.state()}
+        done, data = self._trainer.done, dataclasses.asdict(self._trainer.data)
+        return {"args": {}, "attributes": {"done": done, "data": data}}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Go on from a checkpoint."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on from the round of a checkpoint, whose weights are loaded already."""
         if state.global_step:
-            self._trainer.load_rounds(_checkpoint(args, state))
+            load_weights(self._trainer.head, checkpoint_folder(args, state) / HEAD_FILE)
+            kept = state.stateful_callbacks[type(self).__name__]["attributes"]
+            self._trainer.done = kept["done"]
+            self._trainer.data.include(TokenReport.from_json(kept["data"]))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save after every so many rounds, and after the last."""
         if self._trainer.end_step():
             done, total = self._trainer.progress()
@@ -358,18 +422,15 @@ class RoundKeeper(TrainerCallback, ExportableState):
             due = self._every > 0 and done % self._every == 0
             control.should_save = control.should_training_stop or due
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Add the value head to a checkpoint; one of adapters has them alone."""
         if state.is_world_process_zero:
-            save_weights(self._trainer.head, _checkpoint(args, state) / HEAD_FILE)
+            save_weights(self._trainer.head, checkpoint_folder(args, state) / HEAD_FILE)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Leave the model without the value head."""
-        self._trainer.drop_head()
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take the value head off the model, which is then one as any other."""
+        if hasattr(self._trainer.bare, VALUE_HEAD):
+            delattr(self._trainer.bare, VALUE_HEAD)
 
 
 def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
@@ -384,5 +445,151 @@ def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+def turn_rewards(trajectory: Trajectory, turns: int) -> list[float]:
+    """Return the rewards of the first `turns` turns; what a cut takes away is earned by the last.
+
+    An episode that was cut for its length still has its outcome, and the turns that are left led
+    to it.
+    """
+    earned = [step.reward for step in trajectory.steps]
+    kept = earned[:turns]
+    kept[-1] += sum(earned[turns:])
+    return kept
+
+
+class ValueHead(torch.nn.Module):
+    """Predicts what is still to be earned from the state before a turn; starts at zero."""
+
+    def __init__(self, width: int) -> None:
+        """Prepare for hidden states of `width` numbers."""
+        super().__init__()
+        self.linear = torch.nn.Linear(width, 1)
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return one value per turn in float32, row by row.
+
+        Args:
+            hidden: The last hidden states of a batch, (B, T, width).
+            labels: Its labels, (B, T); a run of them is a turn, and none stands first in a row.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            states = hidden[:, :-1][turn_starts(labels)].float()  # (turns of the batch, width)
+            values: torch.Tensor = self.linear(states).squeeze(-1)
+        return values
+
+
+def turn_starts(labels: torch.Tensor) -> torch.Tensor:
+    """Mark the places from which the first token of a turn is predicted: (B, T) -> (B, T - 1)."""
+    trained = labels.ne(IGNORED)
+    return trained[:, 1:] & ~trained[:, :-1]
+
+
+def turn_numbers(mask: Sequence[bool]) -> torch.Tensor:
+    """Return the number of its turn for every trained token: a run of marks is a turn."""
+    starts = [kept and not before for before, kept in zip([False, *mask], mask, strict=False)]
+    numbers = torch.tensor(starts).cumsum(0) - 1
+    return numbers[torch.tensor(mask)]
+
+
+def estimate(
+    rows: Sequence[TokenRow],
+    rewards: Sequence[Sequence[float]],
+    scores: Sequence[Scores],
+    settings: PPOSettings,
+) -> tuple[list[Played], float]:
+    """Estimate the advantages of a round's episodes.
+
+    Args:
+        rows: Their tokens.
+        rewards: The rewards of their turns.
+        scores: What the models say of them.
+        settings: The price of the divergence from the reference, the discounts, the scaling.
+
+    Returns:
+        The episodes, and the mean log-ratio to the reference per token.
+    """
+    moved, tokens = 0.0, 0
+    played = []
+    for row, earned, scored in zip(rows, rewards, scores, strict=True):
+        reward = torch.tensor(earned, dtype=torch.float32)
+        if scored.reference is not None:
+            ratio = scored.logps - scored.reference
+            moved, tokens = moved + float(ratio.sum()), tokens + len(ratio)
+            reward = reward.index_add(0, turn_numbers(row.mask), -settings.kl_weight * ratio)
+        advantages = advantages_of(
+            reward, scored.values, gamma=settings.gamma, gae_lambda=settings.gae_lambda
+        )
+        played.append(Played(row, reward, scored, advantages, advantages + scored.values))
+    if settings.normalize_advantages:
+        everything = torch.cat([episode.advantages for episode in played])
+        spread = everything.std(correction=0) + 1e-8
+        for episode in played:
+            episode.advantages = (episode.advantages - everything.mean()) / spread
+    return played, moved / max(1, tokens)
+
+
+def advantages_of(
+    rewards: torch.Tensor, values: torch.Tensor, *, gamma: float, gae_lambda: float
+) -> torch.Tensor:
+    """Return the generalised advantage estimate of every turn of one episode, which ends there.
+
+    Args:
+        rewards: What every turn earned, (turns,).
+        values: What the value head expected before it, (turns,).
+        gamma: Discount per turn.
+        gae_lambda: Weight of longer estimates: 0 trusts the values, 1 the rewards.
+    """
+    advantages = torch.zeros_like(rewards)
+    ahead = torch.zeros(())
+    for turn in reversed(range(len(rewards))):
+        following = values[turn + 1] if turn + 1 < len(rewards) else 0.0
+        surprise = rewards[turn] + gamma * following - values[turn]
+        ahead = surprise + gamma * gae_lambda * ahead
+        advantages[turn] = ahead
+    return advantages
+
+
+def policy_losses(
+    logps: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return PPO's clipped loss of every token, and whether its ratio was outside the clip.
+
+    Args:
+        logps: Log-probabilities of the N sampled tokens, (N,).
+        old: The same when they were sampled, (N,).
+        advantages: That of each token's turn, (N,).
+        clip: How far a ratio may be from 1.
+    """
+    ratios = torch.exp(logps - old)
+    clipped = ratios.clamp(1 - clip, 1 + clip)
+    losses = -torch.minimum(ratios * advantages, clipped * advantages)
+    return losses, (ratios - 1).abs() > clip
+
+
+def value_losses(
+    values: torch.Tensor, before: torch.Tensor, returns: torch.Tensor, clip: float
+) -> torch.Tensor:
+    """Return the squared error of every value.
+
+    Args:
+        values: What the value head says.
+        before: What it said when the round began.
+        returns: What it should have said.
+        clip: A move from `before` by more than this does not make the error smaller; 0: it does.
+    """
+    errors = (values - returns) ** 2
+    if not clip:
+        return errors
+    held = before + (values - before).clamp(-clip, clip)
+    return torch.maximum(errors, (held - returns) ** 2)
+
+
+def divergence(logps: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Estimate for every token how far the policy moved, in nats, by Schulman's estimator.
+
+    It is never negative and of low variance (http://joschu.net/blog/kl-approx.html).
+    """
+    moved = logps - old
+    return torch.exp(moved) - 1 - moved

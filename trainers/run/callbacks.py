@@ -162,6 +162,11 @@ class StopWhenDone(TrainerCallback):
             raise AlreadyTrainedError(f"all {total} {self._trainer.unit}s are done")
 
 
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return the folder of the checkpoint that is written at this step, or was read."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+
+
 class MarkComplete(TrainerCallback):
     """Marks a checkpoint, by the digests of its files, once all of them are on disk."""
 
@@ -172,7 +177,7 @@ class MarkComplete(TrainerCallback):
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        folder = checkpoint_folder(args, state)
         for path in folder.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:

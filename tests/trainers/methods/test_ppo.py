@@ -28,15 +28,16 @@ from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, assert_learnt, 
 torch = pytest.importorskip("torch")
 
 from eto_gym.trainers.data.encoding import TokenRow  # noqa: E402
-from eto_gym.trainers.methods.ppo import PPOTrainer  # noqa: E402
-from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
+from eto_gym.trainers.methods.ppo import (  # noqa: E402
+    PPOTrainer,
     advantages_of,
     divergence,
+    estimate,
     policy_losses,
     turn_numbers,
+    turn_rewards,
     value_losses,
 )
-from eto_gym.trainers.methods.ppo_rounds import estimate, turn_rewards  # noqa: E402
 from eto_gym.trainers.model.weights import save_weights  # noqa: E402
 
 Play = Callable[..., Trajectory]
