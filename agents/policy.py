@@ -60,6 +60,12 @@ class PolicyReply:
         reasoning: What a server's reasoning parser took out of the reply; "" where there is none.
         seconds: From the question until the reply was there; the engine measures it. Replies of one
             batch take the batch's time.
+        prompt_ids: Token ids of what was read for the reply; empty unless the policy was asked to
+            return tokens.
+        token_ids: Token ids as they were sampled, the one that ends the reply included, if it was;
+            empty as above.
+        logprobs: Log-probability of each under the model, before temperature and top_p; empty
+            unless the policy was asked to return them too.
     """
 
     text: str
@@ -68,6 +74,9 @@ class PolicyReply:
     truncated: bool = False
     reasoning: str = ""
     seconds: float | None = None
+    prompt_ids: Sequence[int] = ()
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
 
 
 class Policy(Protocol):

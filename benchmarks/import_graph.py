@@ -112,16 +112,19 @@ BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
 
 
 def room_of(module: str, path: Path) -> str:
-    """Return the room of a module: its package, with three exceptions.
+    """Return the room of a module: its package, with four exceptions.
 
-    The packages of a benchmark are one room; trajectories belong to the core, with which they share
-    the messages; and what lies loose in `agents` or `trainers` is a room by itself.
+    The packages of a benchmark are one room, and so are the commands; trajectories belong to the
+    core, with which they share the messages; and what lies loose in `agents` or `trainers` is a
+    room by itself.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     if package in ("eto_gym.agents", "eto_gym.trainers"):
         return module
     if module.startswith("eto_gym.envs."):
         return ".".join(module.split(".")[:3])
+    if package.startswith("eto_gym.cli."):
+        return "eto_gym.cli"
     return CORE if package == "eto_gym.trajectories" else package
 
 

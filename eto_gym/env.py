@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
-from typing import Any, ClassVar
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, get_args
 
 import gymnasium as gym
 import numpy as np
 
-from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.errors import EtoGymError, UnknownNameError, check_choice
 from eto_gym.expert import Expert, RandomPlayer
-from eto_gym.history import StateWriter, no_state
+from eto_gym.feedback import Feedback, with_reason
+from eto_gym.history import Exchange, StateWriter, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.spaces import UnicodeText
 from eto_gym.tasks import Task, TaskSet
@@ -56,6 +57,7 @@ class TextEnv(gym.Env[str, str], ABC):
         max_episode_steps: int | None = None,
         admissible_actions: bool = False,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment.
 
@@ -66,7 +68,10 @@ class TextEnv(gym.Env[str, str], ABC):
             admissible_actions: Put the admissible actions into every `info`; off by default because
                 some engines need much time for the list.
             render_mode: "ansi" makes `render` return the last observation; None renders nothing.
+            feedback: "helpful" answers an action that came to nothing with why, as far as the agent
+                can see it; "plain" (the default) leaves the engine's words alone, as in the paper.
         """
+        check_choice("feedback", feedback, get_args(Feedback))
         if len(task_set) == 0:
             raise EtoGymError(f"split {task_set.split!r} holds no task")
         if max_episode_steps is not None and max_episode_steps < 1:
@@ -79,6 +84,9 @@ class TextEnv(gym.Env[str, str], ABC):
         self.max_episode_steps = max_episode_steps
         self.render_mode = render_mode
         self._want_admissible = admissible_actions
+        self.feedback: Feedback = feedback
+        self._first_observation = ""
+        self._seen: list[Exchange] = []  # with helpful feedback only
         self._task: Task | None = None
         self._elapsed_steps = 0
         self._last_observation = ""
@@ -109,7 +117,8 @@ class TextEnv(gym.Env[str, str], ABC):
         task = self._draw_task() if ref is None else self._find_task(ref)
         self._task = task
         self._elapsed_steps = 0
-        self._last_observation = self._reset(task, options)
+        self._last_observation = self._first_observation = self._reset(task, options)
+        self._seen = []
         return self._last_observation, self._full_info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -123,12 +132,24 @@ class TextEnv(gym.Env[str, str], ABC):
             raise EtoGymError("step was called before reset")
         if not isinstance(action, str):
             raise TypeError(f"expected an action of type str, got {type(action).__name__}")
-        observation, reward, terminated, truncated = self._step(action)
+        if self.feedback == "plain":
+            observation, reward, terminated, truncated = self._step(action)
+        else:
+            observation, reward, terminated, truncated = self._step_and_explain(action)
         self._elapsed_steps += 1
         limit = self.step_limit
         truncated = truncated or (limit is not None and self._elapsed_steps >= limit)
         self._last_observation = observation
         return observation, reward, terminated, truncated, self._full_info()
+
+    def _step_and_explain(self, action: str) -> tuple[str, float, bool, bool]:
+        before = self._before_step()
+        observation, reward, terminated, truncated = self._step(action)
+        reason = ""
+        if not (terminated or truncated):
+            reason = self._explain(action, observation, self._first_observation, self._seen, before)
+        self._seen.append(Exchange(action, observation))
+        return with_reason(observation, reason), reward, terminated, truncated
 
     def render(self) -> str | None:
         """Return the last observation in render mode "ansi", else None."""
@@ -223,12 +244,15 @@ class TextEnv(gym.Env[str, str], ABC):
         To snapshot an environment together with its wrappers (the step limit of `gym.make` is one)
         use `eto_gym.get_state(env)`.
         """
-        return {
+        state = {
             "task_id": self.task.id,
             "elapsed_steps": self._elapsed_steps,
             "observation": self._last_observation,
             "engine": self._get_state(),
         }
+        if self.feedback != "plain":
+            state["seen"] = [self._first_observation, *map(list, self._seen)]
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a snapshot, taken from this environment or another of the same making.
@@ -239,6 +263,8 @@ class TextEnv(gym.Env[str, str], ABC):
         self._set_state(self._task, state["engine"])
         self._elapsed_steps = state["elapsed_steps"]
         self._last_observation = state["observation"]
+        first, *seen = state.get("seen", [""])  # a snapshot of plain feedback has none
+        self._first_observation, self._seen = first, [Exchange(*step) for step in seen]
 
     # --- what a benchmark implements -------------------------------------------------------------
 
@@ -265,6 +291,28 @@ class TextEnv(gym.Env[str, str], ABC):
     @abstractmethod
     def _set_state(self, task: Task, state: Any) -> None:
         """Restore the engine from what `_get_state` returned."""
+
+    def _before_step(self) -> Any:
+        """Return what `_explain` needs to know of what was seen before a step."""
+        return None
+
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        """Return why an action came to nothing, from what the agent has seen; "" for no reason.
+
+        Args:
+            action: The action.
+            observation: The engine's answer.
+            first: The first observation.
+            seen: The steps before this one.
+            before: What `_before_step` returned.
+        """
+        return ""
+
+    def _card_of_feedback(self) -> dict[str, Any]:
+        """Return what the card says of the feedback: nothing where it is plain, as ever."""
+        return {} if self.feedback == "plain" else {"feedback": self.feedback}
 
     def _option_names(self) -> set[str]:
         """Name the keys that `reset` takes in its options."""

@@ -7,6 +7,10 @@ Three settings, the same for play and for training:
   the last K exchanges of a reply and what came of it.
 - "state", or "state:K": the same with K exchanges (2 by default), and after the last observation a
   block that the environment writes: where the agent is, what it holds, what was found where.
+
+With "-thoughts" after any of them ("full-thoughts", "last:4-thoughts"), earlier replies are read
+without their reasoning blocks (see `eto_gym.reasoning`), as the templates of many reasoning models
+have it.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import NamedTuple, TypeAlias
 
 from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Message
+from eto_gym.reasoning import split_reasoning
 
 FULL = "full"
 """The whole conversation, as in the paper."""
@@ -25,6 +30,8 @@ OMISSION = "\n\n(What happened between this and what follows is left out.)"
 """Ends the task's message where exchanges after it are left out."""
 
 _STATE_EXCHANGES = 2
+
+_NO_THOUGHTS = "-thoughts"
 
 
 class Exchange(NamedTuple):
@@ -51,14 +58,26 @@ def check_history(history: str) -> str:
     """Return a history setting if it is one.
 
     Raises:
-        EtoGymError: It is not "full", "last:K", "state" or "state:K", with K of 1 or more.
+        EtoGymError: It is not "full", "last:K", "state" or "state:K", with K of 1 or more, nor one
+            of these and "-thoughts".
     """
     _exchanges(history)
     return history
 
 
+def _words(message: Message) -> Message:
+    """Return a reply without its reasoning; any other message as it is."""
+    if message.role != "assistant":
+        return message
+    reply = split_reasoning(message.content)
+    if not reply.reasoning:
+        return message
+    return Message(message.role, reply.spoken.lstrip("\n"), message.train)
+
+
 def _exchanges(history: str) -> int | None:
     """Return how many exchanges a setting leaves; None for all."""
+    asked, history = history, history.removesuffix(_NO_THOUGHTS)
     if history == FULL:
         return None
     if history == "state":
@@ -67,7 +86,7 @@ def _exchanges(history: str) -> int | None:
     if kind not in ("last", "state") or not re.fullmatch("[1-9][0-9]{0,8}", count):
         raise EtoGymError(
             "expected history 'full', 'last:K' or 'state' ('state:K'), with K of 1 or more, got "
-            f"{history!r}"
+            f"{asked!r}"
         )
     return int(count)
 
@@ -99,6 +118,8 @@ def bounded(
         task = messages[head]
         shortened = Message(task.role, task.content + OMISSION, task.train)
         read = [*messages[:head], shortened, *messages[-2 * exchanges :]]
+    if history.endswith(_NO_THOUGHTS):
+        read = [*read[:head], *map(_words, read[head:])]
     if state:
         last = read[-1]
         read[-1] = Message(last.role, f"{last.content}\n\n{state}", last.train)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -33,7 +34,8 @@ MAX_ANSWER = 8 << 20
 class Completion:
     """What a server said, and the tokens that it counted (None where it counted none).
 
-    `reasoning` is what its reasoning parser took out of the text.
+    `reasoning` is what its reasoning parser took out of the text. The ids of what it read and
+    sampled, and how likely that was, are there where they were asked for and the server tells them.
     """
 
     text: str
@@ -42,6 +44,9 @@ class Completion:
     prompt_tokens: int | None
     cached_tokens: int | None
     completion_tokens: int | None
+    prompt_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Sampling:
     limit_field: Literal["max_tokens", "max_completion_tokens"]
     send_seed: bool
     extra_body: Mapping[str, Any]
+    tokens: Literal["none", "ids", "logprobs"] = "none"
 
 
 class EndpointClient:
@@ -159,6 +165,10 @@ class EndpointClient:
         if sampled and sampling.send_seed:
             request["seed"] = seed
         extra = dict(sampling.extra_body)
+        if sampling.tokens != "none":
+            extra.setdefault("return_token_ids", True)  # the name that vLLM gave it
+        if sampling.tokens == "logprobs":
+            request["logprobs"] = True
         if self.dialect == "transformers" and "generation_config" not in extra:
             extra["generation_config"] = _generation_config(sampled=sampled)
         try:
@@ -279,7 +289,27 @@ def _completion(body: bytes) -> Completion:
         _count(usage, "prompt_tokens"),
         _count(details, "cached_tokens"),
         _count(usage, "completion_tokens"),
+        # vLLM has the prompt's at the top, and the reply's beside its text.
+        _ids(answer.get("prompt_token_ids") or choices[0].get("prompt_token_ids")),
+        _ids(choices[0].get("token_ids")),
+        _logprobs(choices[0].get("logprobs")),
     )
+
+
+def _ids(value: Any) -> list[int]:
+    """Return token ids if that is what a server sent."""
+    known = isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return value if known else []
+
+
+def _logprobs(value: Any) -> list[float]:
+    """Return the log-probability of every sampled token if that is what a server sent."""
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, list):
+        return []
+    found: list[Any] = [item.get("logprob") if isinstance(item, dict) else None for item in content]
+    known = all(type(p) in (int, float) and math.isfinite(p) for p in found)
+    return [float(p) for p in found] if known else []
 
 
 def _reasoning(message: dict[str, Any]) -> str:

@@ -83,6 +83,7 @@ class EndpointPolicy:
         limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         send_seed: bool = True,
         extra_body: Mapping[str, Any] | None = None,
+        tokens: Literal["none", "ids", "logprobs"] = "none",
     ) -> None:
         """Create the policy; servers are asked only where `model` must be found out.
 
@@ -116,6 +117,9 @@ class EndpointPolicy:
                 "max_completion_tokens".
             send_seed: False for servers that refuse the field `seed`.
             extra_body: More fields for every request, such as vLLM's `top_k`.
+            tokens: "ids" asks the servers for the token ids that were read and sampled
+                (`return_token_ids`, which vLLM knows), "logprobs" also for how likely they were;
+                they are recorded with the trajectory. A server that does not tell them is refused.
 
         Raises:
             EtoGymError: An option has no meaning, or the model's name cannot be found out.
@@ -135,6 +139,7 @@ class EndpointPolicy:
                 f"got {timeout}, {first_wait} and {max_wait}"
             )
         check_choice("dialect", dialect, ("auto", "openai", "transformers"))
+        check_choice("tokens", tokens, ("none", "ids", "logprobs"))
         check_choice("limit_field", limit_field, ("max_tokens", "max_completion_tokens"))
         self._sampling = Sampling(
             temperature=temperature,
@@ -144,6 +149,7 @@ class EndpointPolicy:
             limit_field=limit_field,
             send_seed=send_seed,
             extra_body=dict(extra_body or {}),
+            tokens=tokens,
         )
         self._context = context
         self._per_server = per_server
@@ -307,7 +313,7 @@ class EndpointPolicy:
             full = cut and decoded is not None and decoded < self._sampling.max_new_tokens
         if full:
             return self._count(PolicyReply("", usage, error="context"))
-        text = completion.text
+        text, told = completion.text, self._told(server, completion)
         ends = [text.find(stop) for stop in self._sampling.stop if stop in text]
         return self._count(
             PolicyReply(
@@ -315,8 +321,32 @@ class EndpointPolicy:
                 usage,
                 truncated=completion.finish_reason == "length",
                 reasoning=completion.reasoning,
+                **told,
             )
         )
+
+    def _told(self, server: Server[EndpointClient], completion: Completion) -> dict[str, Any]:
+        """Return what a reply tells of its tokens.
+
+        Raises:
+            EtoGymError: They were asked for, and the server does not tell them.
+        """
+        if self._sampling.tokens == "none":
+            return {}
+        ids, logprobs = completion.token_ids, completion.logprobs
+        if not ids or not completion.prompt_ids:
+            raise EtoGymError(
+                f"{server.url} does not tell the token ids of its replies, for which tokens="
+                f"{self._sampling.tokens!r} asks: vLLM 0.10.2 and later does; leave out tokens"
+            )
+        if self._sampling.tokens == "ids":
+            logprobs = []
+        elif len(logprobs) != len(ids):
+            raise EtoGymError(
+                f"expected {server.url} to tell a log-probability for each of {len(ids)} tokens, "
+                f"got {len(logprobs)}: ask for tokens='ids' only"
+            )
+        return {"prompt_ids": completion.prompt_ids, "token_ids": ids, "logprobs": logprobs}
 
     def _count(self, reply: PolicyReply) -> PolicyReply:
         self._totals.update(reply.usage)

@@ -60,12 +60,15 @@ class Transcript:
         text: The rendered text of `ids`.
         rewritten: Whether the template has changed what it rendered before, and so every prompt is
             rendered anew.
+        sampled: Words of the reply that was sampled last, and its ids without the one that ended
+            it: they are kept as they are where the conversation goes on with these words.
     """
 
     messages: list[Message] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     text: str = ""
     rewritten: bool = False
+    sampled: tuple[str, list[int]] | None = None
 
 
 class ChatCodec:
@@ -78,7 +81,9 @@ class ChatCodec:
     would otherwise be trained on prompts that it never met.
 
     Where such a template opens a reasoning block in the prompt, replies hold the opening mark too,
-    so that it can be told whether the block closes.
+    so that it can be told whether the block closes. Where replies have channels, told apart by
+    special tokens (gpt-oss), a reply with thoughts holds these marks as text, and one without is
+    its words alone; history holds the words.
 
     Text in messages is never read as a special token: an observation or a reply that spells
     `<|im_end|>` is tokenised as these characters.
@@ -105,6 +110,7 @@ class ChatCodec:
         *,
         chat_template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        mask_thoughts: bool = False,
     ) -> None:
         """Probe the template once.
 
@@ -113,6 +119,7 @@ class ChatCodec:
             chat_template: A template (Jinja) that replaces the tokenizer's own; None keeps that.
             template_kwargs: Variables for the template (`date_string`, `enable_thinking`, ...).
                 Set those that would otherwise change from day to day.
+            mask_thoughts: Mark of a reply that is trained on only what follows its reasoning.
 
         Raises:
             EtoGymError: There is no template, or it closes a reply without a special token, or by
@@ -120,6 +127,7 @@ class ChatCodec:
         """
         self.tokenizer = tokenizer
         self._template = chat_template
+        self._mask_thoughts = mask_thoughts
         self._kwargs = dict(template_kwargs or {})
         if chat_template is None and not getattr(tokenizer, "chat_template", None):
             raise EtoGymError(
@@ -132,7 +140,7 @@ class ChatCodec:
         )
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
         self._anchor = self._find_anchor()
-        self._opened, self.rewrites = "", False
+        self._opened, self.rewrites, self._channels = "", False, False
         self._lead, self._gap, self.end_of_turn = self._probe_reply()
         self.end_of_turn_id: int = self._tokenize(self.end_of_turn)[0]
 
@@ -155,7 +163,7 @@ class ChatCodec:
                 raise
         prompt = self._prompt_anew(messages[:-1])
         reply = self._reply_anew(messages[-1].content)
-        return Encoded(prompt + reply, [False] * len(prompt) + [messages[-1].train] * len(reply))
+        return Encoded(prompt + reply, [False] * len(prompt) + self._marks(messages[-1], reply))
 
     def _encode_whole(self, messages: Sequence[Message]) -> Encoded:
         if self.rewrites:
@@ -164,9 +172,26 @@ class ChatCodec:
         mask: list[bool] = []
         for piece in self._pieces(messages, Transcript(), prompt_last=False):
             ids += piece.ids
-            trained = piece.message is not None and messages[piece.message].train
-            mask += [trained] * len(piece.ids)
+            if piece.message is None:
+                mask += [False] * len(piece.ids)
+            else:
+                mask += self._marks(messages[piece.message], piece.ids)
         return Encoded(ids, mask)
+
+    def _marks(self, message: Message, ids: Sequence[int]) -> list[bool]:
+        """Return which tokens of a reply are trained on: all or none, or those after thoughts."""
+        thought = split_reasoning(message.content).reasoning if self._mask_thoughts else ""
+        if not message.train or not thought:
+            return [message.train] * len(ids)
+        # The first tokens that spell the thought; one that spells some of the words too is theirs.
+        low, high = 0, len(ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self.decode_reply(ids[:middle])) <= len(thought):
+                low = middle
+            else:
+                high = middle - 1
+        return [False] * low + [True] * (len(ids) - low)
 
     def generation_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids after which the assistant's next reply is sampled."""
@@ -208,7 +233,9 @@ class ChatCodec:
         anchor = self._tokenize_raw(self._anchor) if self._anchor else []
         text = str(
             self.tokenizer.decode(
-                anchor + kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                anchor + kept,
+                skip_special_tokens=not self._channels,
+                clean_up_tokenization_spaces=False,
             )
         )
         text = self._opened + text[len(self._anchor) :].removeprefix(self._lead)
@@ -225,11 +252,21 @@ class ChatCodec:
     def _reply_anew(self, content: str) -> list[int]:
         """Tokenise what a rollout samples for a reply after such a prompt."""
         words = _valid(content)
+        if self._channels and (split := split_reasoning(words)).reasoning:
+            # The marks of the thoughts are special tokens, and the words are not.
+            end = self._gap + self.end_of_turn
+            before = self._tokenize(split.reasoning)
+            spoken = split.spoken if not split.cut else ""
+            return before + self._tokenize_reply(spoken, spoken + end)
         if self._opened and words.startswith(self._opened):
             words = words[len(self._opened) :]
         elif self._opened and not split_reasoning(words).reasoning:
             # A reply without a thought; the prompt has opened a block for one.
             words = f"\n{closed_by(self._opened)}\n\n{words}"
+        if self._channels:
+            return self._tokenize(self._lead) + self._tokenize_reply(
+                words, words + self._gap + self.end_of_turn
+            )
         return self._tokenize_reply(words, self._lead + words + self._gap + self.end_of_turn)
 
     # --- from messages to pieces -----------------------------------------------------------------
@@ -252,7 +289,7 @@ class ChatCodec:
                 raise _unstable(text, rendered)
             if messages[index].role == "assistant":
                 reply = self._reply_text(messages[index].content, rendered[len(text) :])
-                yield _Piece(self._tokenize_reply(messages[index].content, reply), index)
+                yield _Piece(self._ids_of_reply(messages[index].content, reply, done), index)
                 text += reply
                 index += 1
             if index < cut:
@@ -262,6 +299,14 @@ class ChatCodec:
                 )
                 text, index = rendered, cut
         done.messages, done.text = list(messages), text
+
+    def _ids_of_reply(self, content: str, reply: str, done: Transcript) -> list[int]:
+        """Return the ids of a reply: those that were sampled, where it is known which."""
+        if done.sampled is not None:
+            words, ids = done.sampled
+            if words == content and self.decode_reply(ids) == content:
+                return [*ids, self.end_of_turn_id]
+        return self._tokenize_reply(content, reply)
 
     def _check_turns(self, messages: Sequence[Message], *, prompt_last: bool) -> None:
         if not messages:
@@ -317,7 +362,7 @@ class ChatCodec:
         ids: list[int] = []
         for i in unsafe:
             head, found, frame = frame.partition(_PROBE.format(i))
-            clean = _valid(messages[i].content)
+            clean = self._shown(messages[i])
             shown = next((s for s in (clean, clean.strip()) if rest.startswith(head + s)), None)
             if not found or shown is None:
                 raise EtoGymError(
@@ -329,12 +374,12 @@ class ChatCodec:
         return ids + self._tokenize(rest, after=before)
 
     def _spells_special(self, message: Message) -> bool:
-        return self._special.search(message.content) is not None
+        return self._special.search(self._shown(message)) is not None
 
     # --- rendering and tokenising ----------------------------------------------------------------
 
     def _render(self, messages: Sequence[Message], *, prompt: bool) -> str:
-        chat = [{"role": m.role, "content": _valid(m.content)} for m in messages]
+        chat = [{"role": m.role, "content": self._shown(m)} for m in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 chat,
@@ -352,6 +397,12 @@ class ChatCodec:
                 "user message, or pass another chat_template."
             ) from err
         return str(text)
+
+    def _shown(self, message: Message) -> str:
+        """Return what a template is given of a message: of a reply with channels, its words."""
+        if self._channels and message.role == "assistant":
+            return _valid(split_reasoning(message.content).spoken)
+        return _valid(message.content)
 
     def _tokenize_raw(self, text: str, *, plain: bool = False) -> list[int]:
         ids: list[int] = self.tokenizer.encode(
@@ -414,6 +465,10 @@ class ChatCodec:
             tails.append((before if same else None, tail[: end.start()], end.group()))
         (lead, gap, close), later = tails
         if tails[0] == later and lead is not None:
+            return lead, gap, close
+        if lead is not None and close != later[2] and self._special.search(lead):
+            # A channel of its own for what is said, and another mark at its end in history.
+            self._channels = self.rewrites = True
             return lead, gap, close
         if (gap, close) != later[1:]:
             raise _unstable(*("".join(("REPLY", gap, end)) for _, gap, end in tails))

@@ -21,6 +21,8 @@ class Job:
         limit: Tokens to sample at most.
         uniforms: One number in [0, 1) per token to sample; None is greedy.
         generated: Receives the sampled ids, the end-of-turn token included.
+        logprobs: Receives the log-probability of each, before temperature and top_p; None: they are
+            not computed.
         ended: Becomes True where the reply came to its end, rather than to `limit`.
         start: Column of the first token while the job is in a batch.
     """
@@ -30,6 +32,7 @@ class Job:
     limit: int
     uniforms: Sequence[float] | None = None
     generated: list[int] = field(default_factory=list)
+    logprobs: list[float] | None = None
     ended: bool = False
     start: int = 0
 
@@ -180,6 +183,8 @@ class Decoder:
         while True:
             draws = [job.uniforms[step] if job.uniforms else 0.0 for job in jobs]
             picks = self._sampler(logits, draws)
+            if any(job.logprobs is not None for job in jobs):
+                _note_logprobs(jobs, logits, picks)
             step += 1
             done = []
             for i, (job, token) in enumerate(zip(jobs, picks.tolist(), strict=True)):
@@ -237,3 +242,11 @@ class Decoder:
 
     def _tensor(self, values: list[Any]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _note_logprobs(jobs: list[Job], logits: torch.Tensor, picks: torch.Tensor) -> None:
+    """Note how likely each token is that was picked; logits are (B, vocabulary), picks (B,)."""
+    logps = logits.float().log_softmax(-1).gather(-1, picks[:, None])[:, 0]
+    for job, logp in zip(jobs, logps.tolist(), strict=True):
+        if job.logprobs is not None:
+            job.logprobs.append(logp)

@@ -12,8 +12,9 @@ from eto_gym.agents.models.codec import ChatCodec, Transcript
 from eto_gym.agents.models.decoding import Decoder, Job, Sampler
 from eto_gym.agents.models.kv import KVRow
 from eto_gym.agents.models.loading import load_model, load_tokenizer, read_template
+from eto_gym.agents.models.template import settle_template
 from eto_gym.agents.policy import Conversation, PolicyReply
-from eto_gym.errors import EtoGymError
+from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.trajectories import ErrorKind
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class LocalPolicy:
         prefill_tokens: int = 4096,
         keep_cache: bool = True,
         max_cached_tokens: int | None = None,
+        tokens: Literal["none", "ids", "logprobs"] = "none",
+        keep_sampled: bool = False,
     ) -> None:
         """Create the policy from a loaded model; `from_pretrained` loads one.
 
@@ -83,6 +86,11 @@ class LocalPolicy:
             keep_cache: False computes every conversation from its beginning at each turn.
             max_cached_tokens: Tokens held for conversations that are not in the current batch, at
                 most; those unused for longest go first. None sets no limit.
+            tokens: "ids" returns with every reply the token ids that were read and sampled, which
+                are then recorded with the trajectory; "logprobs" also how likely each was.
+            keep_sampled: Go on from a reply with the very tokens that were sampled for it. By
+                default its words are tokenised, as a server does it that is sent the conversation:
+                where a model spells them in other tokens, it then reads other ones than it wrote.
         """
         if temperature < 0 or not 0 < top_p <= 1:
             raise EtoGymError(
@@ -92,7 +100,10 @@ class LocalPolicy:
             raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
         if on_full not in ("error", "drop_oldest"):
             raise EtoGymError(f"expected on_full 'error' or 'drop_oldest', got {on_full!r}")
+        check_choice("tokens", tokens, ("none", "ids", "logprobs"))
         model.train(False)
+        self._tokens = tokens
+        self._keep_sampled = keep_sampled
         self.name = name
         self.codec = codec
         self.context = context or int(model.config.get_text_config().max_position_embeddings)
@@ -128,6 +139,7 @@ class LocalPolicy:
         quantization: Literal["none", "4bit", "8bit"] = "none",
         chat_template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        date: str = "",
         **options: Any,
     ) -> Self:
         """Load a model by path or name, and its tokenizer.
@@ -141,17 +153,20 @@ class LocalPolicy:
                 on a GPU with large weights; on a CPU it works but saves little.
             chat_template: Replaces the tokenizer's own template: a file, or the template itself.
             template_kwargs: Variables for the template (`enable_thinking`, `date_string`, ...).
+            date: The date (YYYY-MM-DD) for templates that read the clock; "" for that of the run,
+                see `eto_gym.agents.models.template`.
             options: Arguments of the constructor.
         """
         options.setdefault("name", adapter or model)
         loaded = load_model(
             model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
         )
-        codec = ChatCodec(
-            load_tokenizer(model),
-            chat_template=None if chat_template is None else read_template(chat_template),
-            template_kwargs=template_kwargs,
-        )
+        tokenizer = load_tokenizer(model)
+        own = getattr(tokenizer, "chat_template", None)
+        template = own if chat_template is None else read_template(chat_template)
+        if isinstance(template, str):
+            template = settle_template(template, template_kwargs or {}, date)
+        codec = ChatCodec(tokenizer, chat_template=template)
         return cls(loaded, codec, **options)
 
     # --- the policy's interface ------------------------------------------------------------------
@@ -187,7 +202,12 @@ class LocalPolicy:
             text = "" if full else self._text(job.generated)
             error: ErrorKind | None = "context" if full else None
             truncated = not (job.ended or full)
-            replies.append(PolicyReply(text, usage, error=error, truncated=truncated))
+            if self._keep_sampled:
+                transcript = self._episodes[conversations[i].key].transcript
+                ended = job.generated[-1] in self._stop_ids
+                transcript.sampled = (text, job.generated[: -1 if ended else None])
+            told = self._told(ids, job)
+            replies.append(PolicyReply(text, usage, error=error, truncated=truncated, **told))
         self._evict()
         return replies
 
@@ -223,7 +243,15 @@ class LocalPolicy:
         if self._sampled:
             seed = [conversation.seed, conversation.position]
             uniforms = np.random.default_rng(seed).random(limit).tolist()
-        return Job(ids, row, limit, uniforms)
+        logprobs: list[float] | None = [] if self._tokens == "logprobs" else None
+        return Job(ids, row, limit, uniforms, logprobs=logprobs)
+
+    def _told(self, ids: list[int], job: Job) -> dict[str, Any]:
+        """Return what a reply tells of its tokens."""
+        if self._tokens == "none":
+            return {}
+        told = {"prompt_ids": ids, "token_ids": list(job.generated)}
+        return {**told, "logprobs": job.logprobs} if job.logprobs is not None else told
 
     def _text(self, generated: list[int]) -> str:
         ids = generated[:-1] if generated[-1] in self._stop_ids else generated

@@ -15,6 +15,7 @@ from eto_gym.conversation import Dialogue, episode_step_limit
 from eto_gym.errors import EtoGymError
 from eto_gym.snapshot import set_state
 from eto_gym.trajectories import ErrorKind, Outcome, Trajectory
+from eto_gym.trajectories.sampled import SampledTokens, chain_prompt
 from eto_gym.vector import SlotResult
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,8 @@ class Slot:
         self._usage: dict[str, int] = {}
         self._reasoning: list[str] = []
         self._facts: list[dict[str, Any]] = []
+        self._tokens: list[SampledTokens] = []
+        self._known: list[int] = []  # the prompt and the reply before, where tokens are told
         self._record_admissible = record_admissible
         self._record_seconds = record_seconds
 
@@ -141,7 +144,7 @@ class Slot:
         """
         self.episode, self.conversation = episode, None
         self._info, self._reward, self._usage, self._reasoning = {}, 0.0, {}, []
-        self._facts = []
+        self._facts, self._tokens, self._known = [], [], []
         if episode.state is None:
             return {"task": episode.task_id}
         outermost, *wrappers = episode.state["wrappers"] or (None,)
@@ -192,6 +195,10 @@ class Slot:
         self._reasoning.append(reply.reasoning)
         action = self._dialogue.read(reply.text)
         self._facts.append(self._facts_of(reply, action))
+        self._tokens.append(
+            chain_prompt(self._known, reply.prompt_ids, reply.token_ids, reply.logprobs)
+        )
+        self._known = [*reply.prompt_ids, *reply.token_ids]
         if action is not None:
             return action
         complaint = self._dialogue.complain()
@@ -256,6 +263,9 @@ class Slot:
         earlier = len(steps) - len(self._facts)  # of an episode that goes on from a snapshot
         if any(self._reasoning):
             reasoning = (*("",) * earlier, *self._reasoning)
+        tokens: tuple[SampledTokens, ...] = ()
+        if any(link.reply for link in self._tokens):
+            tokens = (*(SampledTokens(0, (), ()) for _ in range(earlier)), *self._tokens)
         if any(self._facts):
             facts = (*({} for _ in range(earlier)), *self._facts)
         return Trajectory(
@@ -276,4 +286,5 @@ class Slot:
             history=self._dialogue.history,
             states=self._dialogue.states if begun else (),
             facts=facts,
+            tokens=tokens,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.feedback import Feedback
 from eto_gym.registration import data_kwargs
 from eto_gym.tasks import TaskSet
 
@@ -29,6 +30,13 @@ def add_env_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="argument of gym.make; VALUE is read as JSON if it is JSON, as text otherwise",
     )
+    parser.add_argument(
+        "--feedback",
+        choices=get_args(Feedback),
+        default=None,
+        help="helpful answers an action that came to nothing with why, as far as the agent can see "
+        "it (default plain, as in the paper)",
+    )
 
 
 def env_arguments(args: argparse.Namespace, env_id: str) -> dict[str, Any]:
@@ -36,6 +44,8 @@ def env_arguments(args: argparse.Namespace, env_id: str) -> dict[str, Any]:
     chosen = {**data_kwargs(env_id, args.data), **parse_pairs(args.env_arg)}
     if args.split is not None:
         chosen["split"] = args.split
+    if getattr(args, "feedback", None) is not None and args.feedback != "plain":
+        chosen["feedback"] = args.feedback
     return chosen
 
 

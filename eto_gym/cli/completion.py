@@ -48,7 +48,7 @@ def all_commands(shtab: Any) -> argparse.ArgumentParser:
 def _add_methods(parser: Any, kind: type[Parser]) -> None:
     """Add the methods of `eto-gym train` with their options."""
     from eto_gym.cli.train import METHODS, command_of
-    from eto_gym.cli.train_options import add_options
+    from eto_gym.cli.train.options import add_options
 
     methods = parser.add_subparsers(parser_class=kind)
     for method in METHODS:

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -214,10 +214,16 @@ def plan(
     stem = f"{benchmark}-{f'panel-{panel.panel}' if panel else everything.split}-{slug}"
     if args.shard:
         stem += "-shard-" + args.shard.replace("/", "-of-")
+    out = args.out or Path("runs") / command / f"{stem}.jsonl"
+    if "date" in policy and (recorded := _recorded_date(out)):
+        # The run began on another day, and goes on with the prompts of that day.
+        policy["date"] = policy["date"] if "date" in parse_pairs(args.policy_arg) else recorded
+        make_policy = functools.partial(make_policy, date=policy["date"])
+        spec = replace(spec, make_policy=make_policy)
     return Plan(
         spec=spec,
         episodes=plan_episodes(chosen.ids, samples=samples, seed=args.seed),
-        out=args.out or Path("runs") / command / f"{stem}.jsonl",
+        out=out,
         settings={
             "env": env_id,
             "env_kwargs": env_kwargs,
@@ -255,7 +261,9 @@ def read_policy(
     from eto_gym.agents import policies
     from eto_gym.agents.models import smollm2
     from eto_gym.agents.models.gguf import SUFFIX
+    from eto_gym.agents.models.loading import read_template
     from eto_gym.agents.models.model_names import resolve_model
+    from eto_gym.agents.models.template import reads_clock, run_date, template_of
 
     if args.policy is None:
         raise EtoGymError("--policy is missing: expert, player, random, a model, or endpoint:URL")
@@ -295,6 +303,10 @@ def read_policy(
     model = resolve_model(args.policy)
     if Path(model).exists():
         model = str(Path(model).resolve())
+    given = options.get("chat_template")
+    template = template_of(Path(model)) if given is None else read_template(str(given))
+    if reads_clock(template) and "date_string" not in (options.get("template_kwargs") or {}):
+        options.setdefault("date", run_date())
     return (
         functools.partial(policies.local_policy, model, name=args.policy, **options),
         {"policy": model, **options},
@@ -382,6 +394,16 @@ def _owned(path: Path) -> Iterator[None]:
 def settings_file(out: Path) -> Path:
     """Return the file beside the trajectories that says how they were made."""
     return out.with_name(f"{out.stem}.settings.json")
+
+
+def _recorded_date(out: Path) -> str | None:
+    """Return the date that the prompts of a run have, where it was recorded."""
+    try:
+        before = json.loads(settings_file(out).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    date = before.get("date") if isinstance(before, dict) else None
+    return date if isinstance(date, str) else None
 
 
 def _check_settings(plan: Plan) -> None:

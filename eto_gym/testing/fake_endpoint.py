@@ -74,6 +74,8 @@ class FakeEndpoint:
         models: What `/v1/models` lists; None answers 404.
         finish_reason: Why replies end.
         message: Further fields of the message of every reply.
+        choice: Further fields of every reply, beside its message.
+        more: Further fields of every answer.
         usage: Token counts of every reply; None: some.
         delay: Seconds before each answer.
         openapi: How the server describes itself; None: not at all.
@@ -87,6 +89,8 @@ class FakeEndpoint:
     models: list[str] | None = None
     finish_reason: str = "stop"
     message: dict[str, Any] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
     delay: float = 0.0
     openapi: Any = None
@@ -150,13 +154,9 @@ class FakeEndpoint:
         """Return the body of a whole answer."""
         reply = {"role": "assistant", "content": self.answer(body), **self.message}
         usage = {"prompt_tokens": 10, "completion_tokens": 3} if self.usage is None else self.usage
-        return json.dumps(
-            {
-                "object": "chat.completion",
-                "choices": [{"index": 0, "message": reply, "finish_reason": self.finish_reason}],
-                "usage": usage,
-            }
-        ).encode()
+        choice = {"index": 0, "message": reply, "finish_reason": self.finish_reason, **self.choice}
+        answer = {"object": "chat.completion", "choices": [choice], "usage": usage, **self.more}
+        return json.dumps(answer).encode()
 
 
 class _Server(ThreadingHTTPServer):

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.history import FULL, as_sampled, check_history
 from eto_gym.prompt import ROLES, Message
+from eto_gym.trajectories.sampled import SampledTokens
 
 DIGEST = "digest"
 """Key of a stored record that holds the digest of all others; see `lines.seal`."""
@@ -64,6 +65,9 @@ class Trajectory:
             they were to be recorded, "seconds" until it was there and the
             "admissible_actions". They are no part of what was played: two trajectories are equal
             whatever these say.
+        tokens: The tokens that were read and sampled, one entry per step, or empty: recorded where
+            the policy was asked to return them. Steps that a snapshot held have empty ones. As
+            `facts` they are no part of what was played.
     """
 
     task_id: str
@@ -83,12 +87,18 @@ class Trajectory:
     history: str = FULL
     states: tuple[str, ...] = ()
     facts: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+    tokens: tuple[SampledTokens, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
         if (self.outcome == "error") != (self.error is not None):
             raise DataError(f"outcome {self.outcome!r} contradicts error kind {self.error!r}")
-        given = {"reasoning": self.reasoning, "states": self.states, "facts": self.facts}
+        given = {
+            "reasoning": self.reasoning,
+            "states": self.states,
+            "facts": self.facts,
+            "tokens": self.tokens,
+        }
         for name, entries in given.items():
             if entries and len(entries) != len(self.steps):
                 raise DataError(
@@ -147,19 +157,6 @@ class Trajectory:
             return []
         return as_sampled(self.messages, self.head, self.history, self.states)
 
-    def check_whole(self) -> None:
-        """Raise `DataError` unless each reply was given to the whole conversation before it.
-
-        For methods that train on conversations as they stand: with a shorter history they would
-        train on prompts that the model never met.
-        """
-        if self.history != FULL:
-            raise DataError(
-                f"{self.task_id} was played with history {self.history!r}: this method trains on "
-                "whole conversations, and so on episodes played with history 'full' only; sft "
-                "trains on the others too"
-            )
-
     @property
     def step_count(self) -> int:
         """Number of steps."""
@@ -192,6 +189,7 @@ class Trajectory:
             **({"history": self.history} if self.history != FULL else {}),
             **({"states": list(self.states)} if self.states else {}),
             **({"facts": list(self.facts)} if self.facts else {}),
+            **({"tokens": [link.to_json() for link in self.tokens]} if self.tokens else {}),
         }
 
     @classmethod
@@ -209,6 +207,7 @@ class Trajectory:
             for name in ("reasoning", "states"):
                 fields[name] = _texts(name, fields.get(name, ()))
             fields["facts"] = tuple(dict(item) for item in fields.get("facts", ()))
+            fields["tokens"] = tuple(map(SampledTokens.from_json, fields.get("tokens", ())))
             check_history(fields.get("history", FULL))
             if fields["outcome"] not in get_args(Outcome):
                 raise DataError(f"unknown outcome {fields['outcome']!r:.60}")

@@ -22,7 +22,7 @@ pytest.importorskip("jsonargparse")
 yaml = pytest.importorskip("yaml")
 
 from eto_gym.cli import train  # noqa: E402
-from eto_gym.cli.train_options import add_options, read_command  # noqa: E402
+from eto_gym.cli.train.options import add_options, read_command  # noqa: E402
 from eto_gym.trainers.settings.fields import fields_of  # noqa: E402
 from eto_gym.trainers.settings.loops import ETOSettings  # noqa: E402
 from eto_gym.trainers.settings.presets import (  # noqa: E402

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from eto_gym.trainers.loops.process_group import ProcessGroup
+from eto_gym.trainers.run.process_group import ProcessGroup
 
 T = TypeVar("T")
 

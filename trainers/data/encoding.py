@@ -219,26 +219,11 @@ def encode_trajectories(
         row.mask[0] = False
         report._add(row)
         rows.append(row)
-    _refuse(too_long, max_length)
+    refuse_long(too_long, max_length)
     report.rows = len(rows)
     if not rows:
         raise DataError(f"no conversation to train on ({report.dropped} without a trained turn)")
     return rows, report
-
-
-def one_row(rows: Sequence[TokenRow]) -> TokenRow:
-    """Return the only row of a conversation, for methods that know no other.
-
-    Raises:
-        DataError: There are several, because the chat template rewrites history.
-    """
-    if len(rows) > 1:
-        raise DataError(
-            "the chat template rewrites history, so each reply has a prompt of its own, and this "
-            "method trains on whole conversations: pass a chat_template that keeps history as it "
-            "is, or use sft or dpo, which take a row per reply"
-        )
-    return rows[0]
 
 
 def encode_pairs(
@@ -284,7 +269,7 @@ def encode_pairs(
         for row in (*chosen, *rejected):
             report._add(row)
         rows.append(TokenPair(chosen[0], rejected[0], tuple(chosen[1:]), tuple(rejected[1:])))
-    _refuse(too_long, max_length)
+    refuse_long(too_long, max_length)
     report.rows = len(rows)
     if not rows:
         raise DataError(
@@ -412,7 +397,8 @@ def _most_that_fits(most: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _refuse(too_long: Sequence[tuple[str, int]], max_length: int) -> None:
+def refuse_long(too_long: Sequence[tuple[str, int]], max_length: int) -> None:
+    """Raise `DataError` where conversations, named with their length, are too long."""
     if too_long:
         task_id, longest = max(too_long, key=lambda item: item[1])
         raise DataError(

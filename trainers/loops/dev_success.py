@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ class DevSuccess:
         max_new_tokens: int,
         context: int,
         seed: int,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare.
 
@@ -42,10 +43,11 @@ class DevSuccess:
             max_new_tokens: Longest reply in tokens.
             context: Longest conversation in tokens.
             seed: Seed of the episodes.
+            template_kwargs: Variables of the chat template.
         """
         self._spec = spec
         self._episodes = plan_episodes(tuple(task_ids), samples=1, seed=seed)
-        self._codec = ChatCodec(load_tokenizer(tokenizer))
+        self._codec = ChatCodec(load_tokenizer(tokenizer, "", template_kwargs))
         self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "context": context}
 
     def __call__(self, step: int, model: Any) -> float:

@@ -71,6 +71,7 @@ def play_plan(settings: OnPolicySettings) -> dict[str, Any]:
         "prompt_style": s.prompt_style,
         "max_new_tokens": s.max_new_tokens,
         "max_context": s.max_context,
+        **s.read_so(),
     }
 
 
@@ -84,6 +85,7 @@ def episode_player(play: PlayStages, settings: OnPolicySettings, episodes: int) 
         seed=s.seed,
         max_new_tokens=s.max_new_tokens,
         context=s.max_context,
+        history=s.history,
     )
 
 

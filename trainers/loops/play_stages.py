@@ -18,7 +18,6 @@ from eto_gym.agents.policies import local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
-from eto_gym.trainers.loops.process_group import launched
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
 from eto_gym.trainers.loops.shared_play import play_shared
@@ -27,6 +26,7 @@ from eto_gym.trainers.loops.stage_data import (
     model_of,
 )
 from eto_gym.trainers.loops.world import open_world
+from eto_gym.trainers.run.process_group import launched
 from eto_gym.trainers.settings.world import ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
 
@@ -44,6 +44,7 @@ class PlayStages:
         lists_actions: Whether the environment lists its admissible actions; known once `open` has
             been called.
         evaluated: The policies that were evaluated, in order; the rows of the report.
+        limits: The limits of replies in which this start differs from the folder's first.
     """
 
     def __init__(self, settings: WorldSettings, out: str | Path) -> None:
@@ -59,6 +60,7 @@ class PlayStages:
         self.folder = RunFolder(out, self.processes)
         self.lists_actions = False
         self.evaluated: list[Evaluated] = []
+        self.limits: dict[str, Any] = {}
         self._tasks: dict[str, tuple[str, ...]] = {}
         self._dev_aside: tuple[str, ...] = ()
 
@@ -73,7 +75,10 @@ class PlayStages:
             self.policy_maker(model, name, temperature=temperature),
             split=split,
             episodes=self.planned(split, count, samples),
-            depends_on={"tasks": count, "samples": samples, "temperature": temperature},
+            depends_on={
+                **{"tasks": count, "samples": samples, "temperature": temperature},
+                **self.limits,
+            },
             inputs=(model,),
         )
 
@@ -85,7 +90,7 @@ class PlayStages:
             self.policy_maker(model, f"eval-{name}", temperature=0.0),
             split=s.eval_split,
             episodes=self.planned(s.eval_split, s.eval_tasks),
-            depends_on={"tasks": s.eval_tasks, "samples": 1},
+            depends_on={"tasks": s.eval_tasks, "samples": 1, **self.limits},
             inputs=(model,),
         )
         self.evaluated.append(Evaluated(label, model, evaluation))
@@ -217,4 +222,5 @@ class PlayStages:
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             device=self.processes.device,
+            **({"template_kwargs": s.template_kwargs} if s.template_kwargs else {}),
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
-from eto_gym.trainers.loops.process_group import ProcessGroup
+from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trajectories import JsonlFile
 
 logger = logging.getLogger(__name__)

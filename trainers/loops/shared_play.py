@@ -10,7 +10,7 @@ from eto_gym.agents.rollout.engine import Episode
 from eto_gym.errors import EtoGymError
 from eto_gym.files import replacing
 from eto_gym.trainers.errors import disk_errors
-from eto_gym.trainers.loops.process_group import ProcessGroup
+from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 

@@ -96,6 +96,7 @@ def step_pairs(
         "tasks": tasks,
         "prompt_style": s.prompt_style,
         **s.read_so(),
+        **play.limits,
         "version": eto_gym.__version__,
         **deciding(settings),
     }

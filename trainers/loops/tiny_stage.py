@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loops.process_group import ProcessGroup
 from eto_gym.trainers.methods.sft import run_sft
+from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.world import BaseSettings
 from eto_gym.trajectories import Trajectory

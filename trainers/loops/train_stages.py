@@ -22,7 +22,7 @@ from eto_gym.trainers.loops.tiny_stage import train_base
 from eto_gym.trainers.methods.dpo import run_dpo
 from eto_gym.trainers.methods.sft import run_sft
 from eto_gym.trainers.run.watch import Watch
-from eto_gym.trainers.settings.base import TrainSettings, deciding
+from eto_gym.trainers.settings.base import TrainSettings, deciding, known_before
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
 from eto_gym.trajectories.formats import to_paper_sft
 
@@ -63,7 +63,8 @@ class TrainStages:
             played = load_trajectories(play)
             return train_base(s.base, played, output=folder / MODEL, processes=self._play.processes)
 
-        return self._play.folder.run("base", work, settings=asdict(s.base), inputs=(play,))
+        decides = {**asdict(s.base), "train": known_before(s.base.train)}
+        return self._play.folder.run("base", work, settings=decides, inputs=(play,))
 
     def sft(
         self,
@@ -134,11 +135,14 @@ class TrainStages:
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             seed=s.seed,
+            template_kwargs=s.template_kwargs,
         )
         return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
 
     def watched(self, settings: TrainSettings) -> dict[str, Any]:
         """Return what decides the result of a training that `_watch` watches."""
         s = self._play.settings
-        dev = {"dev": [s.dev_split, s.dev_tasks, s.dev_every, s.patience]} if s.dev_tasks else {}
-        return {**deciding(settings), **dev}
+        if not s.dev_tasks:
+            return deciding(settings)
+        dev = [s.dev_split, s.dev_tasks, s.dev_every, s.patience]
+        return {**deciding(settings), "dev": dev, **self._play.limits}

@@ -3,9 +3,11 @@
 Sources: Shao et al., "DeepSeekMath", 2024 (https://arxiv.org/abs/2402.03300) for GRPO; Ahmadian et
 al., "Back to Basics", 2024 (https://arxiv.org/abs/2402.14740) for RLOO.
 
-GRPO takes a `rollout_func` that returns the tokens of whole episodes and marks the agent's. TRL
-1.16's RLOO has no such entry and counts every token after the prompt: there the episodes enter by a
-private method, and the log-probabilities of all tokens but the agent's are set to zero.
+To TRL an episode is its first prompt and, as the completion, every token that the agent sampled in
+it. What stands between these, and which prompt each reply was sampled from, it need not know: the
+log-probabilities are computed from the episode's rows (see `data.sampled`), and laid out as TRL's
+completions. GRPO takes episodes by its `rollout_func`; TRL 1.16's RLOO has no such entry, and there
+they enter by a private method.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from datasets import Dataset
 from transformers import set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
+from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import TokenReport, TokenRow
-from eto_gym.trainers.methods.player import EpisodePlayer, episode_row
+from eto_gym.trainers.data.sampled import EpisodeRows, encode_sampled
+from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
@@ -32,7 +36,6 @@ from eto_gym.trainers.run.trl import check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import GroupSettings
-from eto_gym.trajectories import Trajectory
 
 check_trl("GRPO and RLOO")
 
@@ -124,51 +127,58 @@ class EpisodeSource:
         """Prepare."""
         self.player = player
         self.data = TokenReport()
+        self.episodes: list[EpisodeRows] = []
         self.rewards: list[float | None] = []
         self.tokens_seen = 0
         self._codec = codec
         self._settings = settings
 
-    def play(self, task_ids: Sequence[str], trainer: Any) -> list[TokenRow]:
+    def play(self, task_ids: Sequence[str], trainer: Any) -> None:
         """Play one episode of every task named, with the trainer's model as it is.
 
         An episode that failed to run has no reward, which TRL leaves out of the comparison. Of
         several processes each plays its part of the tasks, with the seeds that one would give them.
         """
+        s = self._settings
         wrapped = trainer.accelerator.unwrap_model(trainer.model)
         model = models.bare_model(wrapped)
         place = trainer.accelerator.process_index * len(task_ids)
-        first = trainer.state.global_step * self._settings.batch_size + place
+        first = trainer.state.global_step * s.batch_size + place
         with without_dropout(wrapped):
             played = self.player.play(model, self._codec, task_ids, first)
-        report = TokenReport()
-        rows = [self._row(trajectory, report) for trajectory in played]
+        self.episodes, report = encode_sampled(
+            self._codec, played, max_length=s.max_length, truncation=s.truncation
+        )
         self.rewards = [
-            None if t.failed_to_run or not row.trained else t.reward
-            for t, row in zip(played, rows, strict=True)
+            t.reward if episode.rows and not t.failed_to_run else None
+            for t, episode in zip(played, self.episodes, strict=True)
         ]
-        self.tokens_seen += sum(len(row.ids) for row in rows)
+        tokens = sum(episode.tokens for episode in self.episodes)
+        self.tokens_seen += tokens
         successes = []
         for other, succeeded in gather_object([(report, [t.success for t in played])]):
             self.data.include(other)
             successes += succeeded
         trainer._metrics["train"]["success"].append(sum(successes) / len(successes))
-        return rows
+
+    def laid_out(self) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+        """Return the prompts and the completions for TRL, and which of the latter were sampled.
+
+        TRL needs a token on both sides: an episode without any has one that counts for nothing.
+        """
+        end = self._codec.end_of_turn_id
+        prompts, completions, marks = [], [], []
+        for episode in self.episodes:
+            sampled = episode.trained
+            row = episode.rows[0] if sampled else TokenRow([end], [True])
+            prompts.append(row.ids[: row.mask.index(True)] or [end])
+            completions.append(sampled or [end])
+            marks.append([int(bool(sampled))] * max(1, len(sampled)))
+        return prompts, completions, marks
 
     def score(self, prompts: Sequence[str], **_: Any) -> list[float | None]:
         """Return the rewards of the episodes played last: a reward function of TRL."""
         return self.rewards
-
-    def _row(self, trajectory: Trajectory, report: TokenReport) -> TokenRow:
-        row = episode_row(self._codec, trajectory, self._settings, report)
-        end = self._codec.end_of_turn_id
-        return row or TokenRow([end, end], [False, False])  # TRL needs a token on both sides
-
-
-def split_row(row: TokenRow) -> tuple[list[int], list[int], list[int]]:
-    """Return the tokens before the first reply, those from it on, and which of these it sampled."""
-    first = row.mask.index(True) if row.trained else 1
-    return row.ids[:first], row.ids[first:], [int(kept) for kept in row.mask[first:]]
 
 
 def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
@@ -186,6 +196,7 @@ class _Played(base_trainer.BaseTrainer):
     """What both trainers share; the tasks are the prompts."""
 
     _source: EpisodeSource
+    _numbers: Sequence[int]
 
     def _prepare(
         self, settings: GroupSettings, model: Any, source: EpisodeSource, tokenizer: Any
@@ -203,6 +214,67 @@ class _Played(base_trainer.BaseTrainer):
             if settings.lora_r and not adapted
             else None,
         }
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._numbers = range(len(inputs))
+        scored: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        # What episodes these are; is shuffled and split with the rest.
+        scored["episode"] = torch.arange(len(inputs))
+        return scored
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._numbers = inputs["episode"].tolist()
+        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[misc]
+        return loss
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Score what was sampled in episodes, each token after what was read before it.
+
+        TRL's own method scores its completions (B, C) after its prompts; this one fills the same
+        places from the rows of the episodes that `self._numbers` names, with zeros elsewhere.
+        """
+        end = self.processing_class.pad_token_id
+        # An episode without a token to learn from keeps its place, and processes keep in step.
+        filler = [TokenRow([end, end], [False, False])]
+        parts = [self._source.episodes[number].rows or filler for number in self._numbers]
+        rows = [row for part in parts for row in part]
+        routers = {"output_router_logits": True} if compute_aux_loss else {}
+        logps, entropies, losses = [], [], []
+        size = batch_size or len(rows)
+        for start in range(0, len(rows), size):
+            batch = pad_rows(rows[start : start + size], end)  # (R, T)
+            batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            with self.accelerator.autocast():
+                found = model(**batch, fused_lm_head=True, **routers)
+            kept = batch["labels"][:, 1:] != IGNORED
+            logps.append(found.log_probs[kept])
+            if compute_entropy:
+                entropies.append(found.entropy[kept])
+            if compute_aux_loss:
+                losses.append(found.aux_loss)
+        counts = [sum(row.trained for row in part) for part in parts]
+
+        def lay_out(values: list[torch.Tensor]) -> torch.Tensor:
+            # One value for every sampled token, episode by episode -> (B, C).
+            places = torch.arange(logits_to_keep) < torch.tensor(counts)[:, None]
+            flat = torch.cat(values)
+            return flat.new_zeros(places.shape).masked_scatter(places.to(flat.device), flat)
+
+        return (
+            lay_out(logps),
+            lay_out(entropies) if compute_entropy else None,
+            torch.stack(losses).mean() if compute_aux_loss else None,
+        )
 
     @property
     def tokens_seen(self) -> int:
@@ -231,11 +303,11 @@ class PlayedGRPOTrainer(_Played, GRPOTrainer):
         """Prepare TRL's trainer."""
 
         def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-            parts = [split_row(row) for row in source.play(prompts, trainer)]
-            before, after, marks = (list(part) for part in zip(*parts, strict=True))
+            source.play(prompts, trainer)
+            before, sampled, marks = source.laid_out()
             return {
                 "prompt_ids": before,
-                "completion_ids": after,
+                "completion_ids": sampled,
                 "env_mask": marks,
                 "logprobs": None,  # the trainer scores the tokens itself
             }
@@ -249,8 +321,6 @@ class PlayedGRPOTrainer(_Played, GRPOTrainer):
 
 class PlayedRLOOTrainer(_Played, RLOOTrainer):
     """TRL's RLOO on whole episodes."""
-
-    _agent: torch.Tensor
 
     def __init__(
         self,
@@ -268,26 +338,8 @@ class PlayedRLOOTrainer(_Played, RLOOTrainer):
         )
 
     def _generate(self, prompts: list[str]) -> tuple[list[list[int]], list[list[int]], list[str]]:
-        """Play instead of generating one reply; remember which tokens are the agent's."""
-        parts = [split_row(row) for row in self._source.play(prompts, self)]
-        before, after, marks = (list(part) for part in zip(*parts, strict=True))
-        rows = [torch.tensor(mark) for mark in marks]
-        self._agent = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(
-            self.accelerator.device
-        )
+        """Play instead of generating one reply."""
+        self._source.play(prompts, self)
+        before, sampled, _ = self._source.laid_out()
         tokenizer: Any = self.processing_class
-        return before, after, tokenizer.batch_decode(after)
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        scored["agent"] = self._agent  # is shuffled and split with the rest
-        return scored
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        self._agent = inputs["agent"]
-        loss: torch.Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
-        return loss
-
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        return logps * self._agent, *rest
+        return before, sampled, tokenizer.batch_decode(sampled)

@@ -6,20 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eto_gym.agents.rollout.collect import RolloutSpec
-from eto_gym.errors import DataError
-from eto_gym.trainers.data.encoding import (
-    Codec,
-    TokenReport,
-    TokenRow,
-    encode_trajectories,
-    one_row,
-)
-from eto_gym.trainers.settings.base import TrainSettings
+from eto_gym.history import FULL
 from eto_gym.trajectories import Trajectory
 
 Play = Callable[[Any, Any, int, range], Sequence[Trajectory]]
 """Takes the model, its codec, the number of the round and which of its episodes to play, counted
-from 0: of several processes each plays a part. Returns these episodes."""
+from 0: of several processes each plays a part. Returns these episodes, with the tokens that were
+sampled; those of an episode without them are made of its words."""
 
 
 class EpisodePlayer:
@@ -34,6 +27,7 @@ class EpisodePlayer:
         seed: int,
         max_new_tokens: int,
         context: int,
+        history: str = FULL,
     ) -> None:
         """Prepare.
 
@@ -44,7 +38,9 @@ class EpisodePlayer:
             seed: Seed of the order of tasks and of the sampling.
             max_new_tokens: Longest reply in tokens.
             context: Longest conversation in tokens.
+            history: How much of a conversation is read for a reply; see `eto_gym.history`.
         """
+        self._history = history
         self._spec = spec
         self.task_ids = task_ids
         self._episodes = episodes
@@ -53,6 +49,9 @@ class EpisodePlayer:
             "max_new_tokens": max_new_tokens,
             "context": context,
             "temperature": 1.0,
+            # Learnt from is what was sampled, token by token, after the tokens that were read.
+            "tokens": "ids",
+            "keep_sampled": True,
         }
 
     def __call__(self, model: Any, codec: Any, number: int, part: range) -> list[Trajectory]:
@@ -75,6 +74,7 @@ class EpisodePlayer:
             LocalPolicy(model, codec, name=f"from-{first}", **self._options),
             slots=self._spec.slots,
             prompt_style=self._spec.prompt_style,
+            history=self._history,
         )
         played = {trajectory.sample: trajectory for trajectory in rollout.play(episodes)}
         return [played[i] for i in range(len(episodes))]
@@ -87,36 +87,3 @@ class EpisodePlayer:
         order = list(self.task_ids)
         random.Random(f"{self._seed}:{turn}").shuffle(order)
         return order[place]
-
-
-def episode_row(
-    codec: Codec, trajectory: Trajectory, settings: TrainSettings, report: TokenReport
-) -> TokenRow | None:
-    """Tokenise an episode; one without a whole reply within `max_length` is dropped.
-
-    Args:
-        codec: Tokenises and marks.
-        trajectory: The episode.
-        settings: What "max_length" and "truncation" are.
-        report: Where it is counted.
-
-    Raises:
-        DataError: It is too long, and `truncation` is "refuse".
-    """
-    trajectory.check_whole()
-    if any(message.train for message in trajectory.messages):
-        try:
-            rows, data = encode_trajectories(
-                codec,
-                [trajectory],
-                max_length=settings.max_length,
-                truncation=settings.truncation,
-            )
-        except DataError:
-            if settings.truncation == "refuse":
-                raise
-        else:
-            report.include(data)
-            return one_row(rows)
-    report.dropped += 1
-    return None

@@ -29,7 +29,8 @@ from eto_gym.agents.models.adapters import is_adapter
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import Codec, TokenReport, TokenRow
-from eto_gym.trainers.methods.player import Play, episode_row
+from eto_gym.trainers.data.sampled import encode_sampled
+from eto_gym.trainers.methods.player import Play
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.optimizers import build_optimizer
@@ -134,7 +135,7 @@ class Scores(NamedTuple):
 class Played:
     """One episode as the learner sees it."""
 
-    row: TokenRow
+    rows: Sequence[TokenRow]  # one, or one for each prompt that a reply was sampled from
     rewards: torch.Tensor  # (turns,), less the price of the divergence
     scores: Scores
     advantages: torch.Tensor  # (turns,)
@@ -243,12 +244,16 @@ class PPOTrainer(base_trainer.BaseTrainer):
         with without_dropout(self.model):
             trajectories = self._play(self.bare, self._codec, self.done, part)
         whole = [t for t in trajectories if not t.failed_to_run]
-        report, kept = TokenReport(), []
-        for trajectory in whole:
-            row = episode_row(self._codec, trajectory, s, report)
-            if row is not None:
-                kept.append((row, turn_rewards(trajectory, int(turn_numbers(row.mask)[-1]) + 1)))
-        scores = self.score([row for row, _ in kept])
+        encoded, report = encode_sampled(
+            self._codec, whole, max_length=s.max_length, truncation=s.truncation
+        )
+        kept = [
+            (episode.rows, turn_rewards(trajectory, episode.turns))
+            for trajectory, episode in zip(whole, encoded, strict=True)
+            if episode.rows
+        ]
+        flat = iter(self.score([row for rows, _ in kept for row in rows]))
+        scores = [joined([next(flat) for _ in rows]) for rows, _ in kept]
         # What every process has, in their order.
         failed = Counter(gather_object([str(t.error) for t in trajectories if t.failed_to_run]))
         results = gather_object([(t.success, t.reward, len(t.steps)) for t in whole])
@@ -270,30 +275,31 @@ class PPOTrainer(base_trainer.BaseTrainer):
     def _deal(self, batch: list[Played]) -> Iterator[dict[str, Any]]:
         """Yield this process's micro-batches of an optimizer batch, for every process as many.
 
-        The tokens of a micro-batch are (B, T); what is said of its N trained tokens, or of its
-        turns, is one vector over all rows.
+        The tokens of a micro-batch are (R, T), all rows of its episodes; what is said of its N
+        trained tokens, or of its turns, is one vector over all rows.
         """
         args, size = self.args, self.args.per_device_train_batch_size
-        batch.sort(key=lambda episode: len(episode.row.ids))
-        tokens = sum(episode.row.trained for episode in batch)
+        batch.sort(key=lambda episode: max(len(row.ids) for row in episode.rows))
+        tokens = sum(len(episode.scores.logps) for episode in batch)
         turns = sum(len(episode.returns) for episode in batch)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         own = parts[args.process_index :: args.world_size]
         for part in own:
-            padded = pad_rows([episode.row for episode in part], self._pad_id)
-            self.tokens_seen += sum(len(episode.row.ids) for episode in part)
+            rows = [row for episode in part for row in episode.rows]
+            padded = pad_rows(rows, self._pad_id)
+            self.tokens_seen += sum(len(row.ids) for row in rows)
             yield {
                 "input_ids": padded["input_ids"],
                 "score": padded["labels"],
                 "logps": torch.cat([e.scores.logps for e in part]),
-                "advantages": torch.cat([e.advantages[turn_numbers(e.row.mask)] for e in part]),
+                "advantages": torch.cat([e.advantages[turns_of(e.rows)] for e in part]),
                 "values": torch.cat([e.scores.values for e in part]),
                 "returns": torch.cat([e.returns for e in part]),
                 "tokens": tokens,
                 "turns": turns,
             }
         # What does not count, as little as a model takes: every process makes as many passes.
-        filler = pad_rows([TokenRow(batch[0].row.ids[:2], [False, True])], self._pad_id)
+        filler = pad_rows([TokenRow(batch[0].rows[0].ids[:2], [False, True])], self._pad_id)
         for _ in range(args.gradient_accumulation_steps - len(own)):
             yield {"input_ids": filler["input_ids"], "score": filler["labels"], "filler": True}
 
@@ -493,8 +499,23 @@ def turn_numbers(mask: Sequence[bool]) -> torch.Tensor:
     return numbers[torch.tensor(mask)]
 
 
+def turns_of(rows: Sequence[TokenRow]) -> torch.Tensor:
+    """Return the same for an episode; a row begins with what was read, so it begins a turn."""
+    return turn_numbers([kept for row in rows for kept in row.mask])
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of an episode from those of its rows."""
+    references = [part.reference for part in parts if part.reference is not None]
+    return Scores(
+        torch.cat([part.logps for part in parts]),
+        torch.cat([part.values for part in parts]),
+        torch.cat(references) if references else None,
+    )
+
+
 def estimate(
-    rows: Sequence[TokenRow],
+    episodes: Sequence[Sequence[TokenRow]],
     rewards: Sequence[Sequence[float]],
     scores: Sequence[Scores],
     settings: PPOSettings,
@@ -502,7 +523,7 @@ def estimate(
     """Estimate the advantages of a round's episodes.
 
     Args:
-        rows: Their tokens.
+        episodes: The rows of each.
         rewards: The rewards of their turns.
         scores: What the models say of them.
         settings: The price of the divergence from the reference, the discounts, the scaling.
@@ -512,16 +533,16 @@ def estimate(
     """
     moved, tokens = 0.0, 0
     played = []
-    for row, earned, scored in zip(rows, rewards, scores, strict=True):
+    for rows, earned, scored in zip(episodes, rewards, scores, strict=True):
         reward = torch.tensor(earned, dtype=torch.float32)
         if scored.reference is not None:
             ratio = scored.logps - scored.reference
             moved, tokens = moved + float(ratio.sum()), tokens + len(ratio)
-            reward = reward.index_add(0, turn_numbers(row.mask), -settings.kl_weight * ratio)
+            reward = reward.index_add(0, turns_of(rows), -settings.kl_weight * ratio)
         advantages = advantages_of(
             reward, scored.values, gamma=settings.gamma, gae_lambda=settings.gae_lambda
         )
-        played.append(Played(row, reward, scored, advantages, advantages + scored.values))
+        played.append(Played(rows, reward, scored, advantages, advantages + scored.values))
     if settings.normalize_advantages:
         everything = torch.cat([episode.advantages for episode in played])
         spread = everything.std(correction=0) + 1e-8

@@ -9,14 +9,15 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
 from eto_gym.agents.models.loading import from_pretrained, quantization_config, read_template
 from eto_gym.agents.models.model_names import resolve_model
-from eto_gym.errors import DataError, require
+from eto_gym.agents.models.template import settle_template
+from eto_gym.errors import DataError, EtoGymError, require
 from eto_gym.files import DIGESTS_FILE, strict, write_digests, write_json
 from eto_gym.trainers.errors import disk_errors
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings
@@ -31,12 +32,16 @@ METRICS_FILE = "metrics.jsonl"
 """One line per logged step: while training runs in the workspace, in the end beside the model."""
 
 
-def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
+def load_tokenizer(
+    model: str | Path, chat_template: str = "", template_kwargs: Mapping[str, Any] | None = None
+) -> Any:
     """Load the tokenizer of a model folder or hub name; a missing pad token becomes the end's.
 
     Args:
         model: Folder or name.
         chat_template: File of a chat template that replaces the model's own, or the template.
+        template_kwargs: Variables that are set in the template; see `settle_template`. A template
+            that reads the clock has the date of the run from then on.
 
     Raises:
         DataError: There is no such file.
@@ -47,14 +52,16 @@ def load_tokenizer(model: str | Path, chat_template: str = "") -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
         tokenizer.chat_template = read_template(chat_template)
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = settle_template(tokenizer.chat_template, template_kwargs or {})
     return tokenizer
 
 
-def default_codec(tokenizer: Any) -> Any:
+def default_codec(tokenizer: Any, *, mask_thoughts: bool = False) -> Any:
     """Return the codec that tokenises conversations with the tokenizer's own chat template."""
     from eto_gym.agents.models.codec import ChatCodec
 
-    return ChatCodec(tokenizer)
+    return ChatCodec(tokenizer, mask_thoughts=mask_thoughts)
 
 
 def load_for_training(model: str | Path, settings: TrainSettings) -> Any:
@@ -173,6 +180,7 @@ def write_model(
         if settings.merge_adapter and hasattr(model, "peft_config"):
             model, weights = _merged(model, staging, weights), None
             shutil.rmtree(staging, ignore_errors=True)
+        settle_generation(model, tokenizer)
         _save(model, staging, weights)
         write_folder(staging, tokenizer, report)
     except BaseException:
@@ -238,10 +246,10 @@ def merge_adapter(adapter: str | Path, output: str | Path) -> None:
     with disk_errors(output, "the merged model"):
         try:
             merged = peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+            tokenizer = load_tokenizer(adapter)
+            settle_generation(merged, tokenizer)
             merged.save_pretrained(staging)
-            write_folder(
-                staging, load_tokenizer(adapter), {"method": "merge", "adapter": str(adapter)}
-            )
+            write_folder(staging, tokenizer, {"method": "merge", "adapter": str(adapter)})
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -287,6 +295,30 @@ def _save(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> No
         tied = model.all_tied_weights_keys
         options["state_dict"] = {name: value for name, value in weights.items() if name not in tied}
     model.save_pretrained(folder, **options)
+    config = getattr(bare_model(model), "generation_config", None)
+    if hasattr(model, "peft_config") and config is not None:  # PEFT writes none
+        config.to_json_file(folder / "generation_config.json")
+
+
+def settle_generation(model: Any, tokenizer: Any) -> None:
+    """Let whoever loads a model stop where our policy does, by what is saved with it.
+
+    The token that ends a reply in the chat template joins the tokens that end generation, and
+    padding has the tokenizer's token. All else stays as the model came.
+    """
+    config = getattr(bare_model(model), "generation_config", None)
+    if config is None or not getattr(tokenizer, "chat_template", None):
+        return
+    try:
+        end = default_codec(tokenizer).end_of_turn_id
+    except EtoGymError:  # a template of which no rollout can tell the end; a codec of its own did
+        return
+    ends = config.eos_token_id
+    known = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if end not in known:
+        config.eos_token_id = [end, *known] if known else end
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def _merged(model: Any, scratch: Path, weights: dict[str, Any] | None) -> Any:

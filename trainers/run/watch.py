@@ -56,5 +56,5 @@ def prepared(
     """
     check_output(Path(output))
     with quiet_libraries():
-        tokenizer = load_tokenizer(model, settings.chat_template)
-        yield tokenizer, codec or default_codec(tokenizer)
+        tokenizer = load_tokenizer(model, settings.chat_template, settings.template_kwargs)
+        yield tokenizer, codec or default_codec(tokenizer, mask_thoughts=settings.mask_thoughts)

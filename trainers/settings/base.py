@@ -39,12 +39,26 @@ def option(
 
 
 def deciding(settings: Any) -> dict[str, Any]:
-    """Return the settings that have an effect on the result; added ones where they are in use."""
+    """Return the settings that have an effect on the result.
+
+    A setting that came later is left out where it says nothing or has its default, so that runs
+    made before it stay what they are.
+    """
     return {
         item.name: getattr(settings, item.name)
         for item in fields(settings)
         if item.metadata.get("decides", True)
+        and (getattr(settings, item.name) or not item.metadata.get("later"))
         and not (item.metadata.get("added") and getattr(settings, item.name) == item.default)
+    }
+
+
+def known_before(settings: Any) -> dict[str, Any]:
+    """Return all settings but those that came later and say nothing; see `deciding`."""
+    return {
+        item.name: getattr(settings, item.name)
+        for item in fields(settings)
+        if getattr(settings, item.name) or not item.metadata.get("later")
     }
 
 
@@ -131,6 +145,23 @@ class TrainSettings:
         "",
         "file with a chat template (Jinja) in place of the model's own, which it then is; for "
         "models whose template rewrites earlier turns",
+    )
+    template_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "variables of the chat template, such as {'enable_thinking': false} or a "
+            "date_string; they are set in the template that is saved with the model",
+            "later": True,
+        },
+    )
+    mask_thoughts: bool = field(
+        default=False,
+        metadata={
+            "help": "train on what replies say, and not on their reasoning blocks, which are read "
+            "all the same; of earlier replies they are not read with a history that ends in "
+            "'-thoughts'",
+            "later": True,
+        },
     )
     report_to: str = option(
         "",

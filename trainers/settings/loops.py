@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from eto_gym.history import FULL
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings, StepSettings
 from eto_gym.trainers.settings.methods import (
@@ -153,11 +152,6 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
         super().__post_init__()
         if self.workers != 1:
             raise SettingsError("the model in training plays itself: expected workers 1")
-        if self.history != FULL:
-            raise SettingsError(
-                "ppo, grpo and rloo train on whole conversations: expected history 'full', got "
-                f"{self.history!r}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

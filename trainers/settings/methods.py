@@ -9,6 +9,12 @@ from eto_gym.trainers.settings.base import SettingsError, SharingSettings, Train
 LOSSES = ("sigmoid", "hinge", "ipo", "dpop", "dmpo", "kto", "simpo", "orpo")
 
 
+def _refuse_mask(settings: TrainSettings) -> None:
+    """Refuse what has no meaning for methods that learn from all that was sampled."""
+    if settings.mask_thoughts:
+        raise SettingsError("rewards are earned by thoughts too: mask_thoughts is for sft and dpo")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SFTSettings(SharingSettings):
     """Settings of supervised fine-tuning; the defaults are the paper's."""
@@ -223,6 +229,7 @@ class PPOSettings(TrainSettings):
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
+        _refuse_mask(self)
         for name in ("rounds", "episodes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
@@ -268,6 +275,7 @@ class GroupSettings(TrainSettings):
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
+        _refuse_mask(self)
         if self.max_steps < 1:
             raise SettingsError(f"expected max_steps >= 1, got {self.max_steps}")
         if self.generations < 2:

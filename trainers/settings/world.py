@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from eto_gym.conversation import PromptStyle
+from eto_gym.errors import check_choice
+from eto_gym.feedback import Feedback
 from eto_gym.history import FULL, check_history
 from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.settings.base import SettingsError, option
@@ -122,6 +124,20 @@ class WorldSettings:
         "what the environment writes of what was seen so far",
         paper="full",
     )
+    feedback: Feedback = option(
+        "plain",
+        "helpful answers an action that came to nothing with why, as far as the agent can see it",
+        paper="plain",
+        choices=get_args(Feedback),
+    )
+    template_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "variables of the chat template, in play and in training alike, such as "
+            "{'enable_thinking': false} or a date_string; models that are trained have them set in "
+            "their template"
+        },
+    )
     max_new_tokens: int = option(256, "longest reply in tokens")
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
     slots: int = option(
@@ -144,6 +160,7 @@ class WorldSettings:
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         check_history(self.history)
+        check_choice("feedback", self.feedback, get_args(Feedback))
         for name, least in _LEAST.items():
             value = getattr(self, name, least)
             if value < least:
@@ -169,12 +186,18 @@ class WorldSettings:
             UnknownNameError: There is no such environment, or it takes no data.
         """
         limit = {"max_episode_steps": self.max_steps} if self.max_steps else {}
-        check_arguments(self.env, self.env_options)
-        return {**data_kwargs(self.env, self.data), **limit, **self.env_options}
+        more = {**self.env_options}
+        if self.feedback != "plain":
+            more["feedback"] = self.feedback
+        check_arguments(self.env, more)
+        return {**data_kwargs(self.env, self.data), **limit, **more}
 
-    def read_so(self) -> dict[str, str]:
-        """Return what a stage depends on by the history: nothing where all is read, as ever."""
-        return {} if self.history == FULL else {"history": self.history}
+    def read_so(self) -> dict[str, Any]:
+        """Return what a stage depends on by how conversations are read: nothing by default."""
+        return {
+            **({} if self.history == FULL else {"history": self.history}),
+            **({"template_kwargs": self.template_kwargs} if self.template_kwargs else {}),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable form."""
@@ -182,17 +205,25 @@ class WorldSettings:
 
     def seeded(self) -> Self:
         """Return these settings with the run's seed added to the seeds of all parts."""
-        return dataclasses.replace(self, **_parts_seeded(self, self.seed))
+        return dataclasses.replace(self, **_parts_seeded(self, self.seed, self.template_kwargs))
 
 
-def _parts_seeded(settings: Any, seed: int) -> dict[str, Any]:
-    """Return the parts of a dataclass, with `seed` added to their seeds, at any depth."""
+def _parts_seeded(settings: Any, seed: int, variables: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of a dataclass, with `seed` added to their seeds, at any depth.
+
+    Those that train have the `variables` of the chat template, beside their own.
+    """
     found: dict[str, Any] = {}
     for part in dataclasses.fields(settings):
         value = getattr(settings, part.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            own = {"seed": value.seed + seed} if hasattr(value, "seed") else {}
-            found[part.name] = dataclasses.replace(value, **own, **_parts_seeded(value, seed))
+            own: dict[str, Any] = {}
+            if hasattr(value, "seed"):
+                own["seed"] = value.seed + seed
+            if variables and hasattr(value, "template_kwargs"):
+                own["template_kwargs"] = {**variables, **value.template_kwargs}
+            parts = _parts_seeded(value, seed, variables)
+            found[part.name] = dataclasses.replace(value, **own, **parts)
     return found
 
 

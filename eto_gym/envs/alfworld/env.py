@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,9 +16,11 @@ from eto_gym.envs.alfworld.engine.wording import ActionGrammar
 from eto_gym.envs.alfworld.games import GAMES, open_games, tasks_digest
 from eto_gym.envs.alfworld.prompt import make_prompt
 from eto_gym.envs.alfworld.recap import write_state
+from eto_gym.envs.alfworld.why import explain
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.expert import Expert
-from eto_gym.history import StateWriter
+from eto_gym.feedback import Feedback
+from eto_gym.history import Exchange, StateWriter
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -88,6 +91,7 @@ class ALFWorldEnv(TextEnv):
         admissible_actions: bool = False,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment.
 
@@ -109,6 +113,7 @@ class ALFWorldEnv(TextEnv):
             max_episode_steps: Steps after which an episode is truncated; None sets no limit here
                 (`gym.make` sets 40).
             render_mode: "ansi" makes `render` return the last observation.
+            feedback: See `TextEnv`.
 
         Raises:
             UnknownNameError: An argument names something that does not exist.
@@ -124,6 +129,7 @@ class ALFWorldEnv(TextEnv):
             max_episode_steps=max_episode_steps,
             admissible_actions=admissible_actions,
             render_mode=render_mode,
+            feedback=feedback,
         )
         self._action_grammar = action_grammar
         self._observation_style = observation
@@ -149,6 +155,7 @@ class ALFWorldEnv(TextEnv):
             "tasks_digest": tasks_digest(self.task_set),
             "action_grammar": self._action_grammar,
             "observation": self._observation_style,
+            **self._card_of_feedback(),
         }
 
     def prompt(self) -> Prompt:
@@ -242,6 +249,11 @@ class ALFWorldEnv(TextEnv):
 
     def _admissible_actions(self) -> list[str]:
         return self._backend.admissible()
+
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        return explain(action, observation, first, seen, verb=self._verb())
 
     def _get_state(self) -> dict[str, Any]:
         return {"game": self._backend.get_state(), "paid": self._won}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eto_gym.envs.alfworld.players.beliefs import Beliefs
+from eto_gym.feedback import without_reason
 from eto_gym.history import Exchange
 
 
@@ -27,7 +28,7 @@ def write_state(first: str, exchanges: Sequence[Exchange]) -> str:
     known.update(None, first)
     for exchange in exchanges:
         if exchange.action is not None:
-            known.update(exchange.action.strip(), exchange.observation)
+            known.update(exchange.action.strip(), without_reason(exchange.observation))
     lines = [
         f"Task: {known.task}",
         f"You are at: {known.here or 'the middle of the room'}",

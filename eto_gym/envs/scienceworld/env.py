@@ -26,8 +26,10 @@ from eto_gym.envs.scienceworld.tasks import (
     split_id,
     step_limit,
 )
+from eto_gym.envs.scienceworld.why import explain
 from eto_gym.errors import EngineError, check_choice
-from eto_gym.history import StateWriter
+from eto_gym.feedback import Feedback
+from eto_gym.history import Exchange, StateWriter
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -94,6 +96,7 @@ class ScienceWorldEnv(TextEnv):
         max_episode_steps: int | None = None,
         admissible_actions: bool = False,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment; the JVM starts with the first `reset`.
 
@@ -119,12 +122,14 @@ class ScienceWorldEnv(TextEnv):
             max_episode_steps: See `TextEnv`.
             admissible_actions: See `TextEnv`.
             render_mode: See `TextEnv`.
+            feedback: See `TextEnv`.
         """
         super().__init__(
             choose_types(load_tasks(split, split_scheme), task_types),
             max_episode_steps=max_episode_steps,
             admissible_actions=admissible_actions,
             render_mode=render_mode,
+            feedback=feedback,
         )
         check_choice("isolation", isolation, get_args(Isolation))
         if lanes is not None and lanes < 1:
@@ -237,6 +242,7 @@ class ScienceWorldEnv(TextEnv):
             "simplification": self.simplification,
             "task_step_limits": self._task_step_limits,
             "isolation": self._engine_options["isolation"],
+            **self._card_of_feedback(),
         }
 
     def prompt(self) -> Prompt:
@@ -289,6 +295,11 @@ class ScienceWorldEnv(TextEnv):
         except EngineError as err:
             self._error = str(err)
             return []
+
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        return explain(action, observation, first, seen)
 
     def _get_state(self) -> dict[str, Any]:
         return {

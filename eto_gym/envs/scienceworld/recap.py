@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from eto_gym.feedback import without_reason
 from eto_gym.history import Exchange
 
 # Names have a limit, so that a text that repeats a beginning is not read to its end from each.
@@ -28,7 +29,7 @@ _READINGS = 3
 
 
 @dataclass(slots=True)
-class _Memory:
+class Memory:
     """What the texts have told so far."""
 
     place: str = ""
@@ -36,6 +37,16 @@ class _Memory:
     found: dict[str, str] = field(default_factory=dict)
     focused: list[str] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, first: str, exchanges: Sequence[Exchange]) -> Memory:
+        """Return the memory of an episode."""
+        known = cls()
+        known.update("", first)
+        for exchange in exchanges:
+            if exchange.action is not None:
+                known.update(exchange.action, without_reason(exchange.observation))
+        return known
 
     def update(self, action: str, observation: str) -> None:
         """Take in an observation and the action that it answers ("" for the first one)."""
@@ -67,11 +78,7 @@ def write_state(first: str, exchanges: Sequence[Exchange]) -> str:
     """Write the task, the place, what is carried and what was found where; "" before any step."""
     if not exchanges:
         return ""
-    known = _Memory()
-    known.update("", first)
-    for exchange in exchanges:
-        if exchange.action is not None:
-            known.update(exchange.action, exchange.observation)
+    known = Memory.of(first, exchanges)
     task = _TASK.search(first)
     lines = [
         f"Task: {task[1] if task else ''}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,11 @@ from eto_gym.envs.webshop.recap import write_state
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
 from eto_gym.envs.webshop.tasks import SPLITS, goal_index, split_rule
+from eto_gym.envs.webshop.why import explain
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Expert
-from eto_gym.history import StateWriter, no_state
+from eto_gym.feedback import Feedback
+from eto_gym.history import Exchange, StateWriter, no_state
 from eto_gym.prompt import Prompt
 from eto_gym.tasks import Task
 
@@ -90,6 +93,7 @@ class WebShopEnv(TextEnv):
         max_episode_steps: int | None = None,
         admissible_actions: bool = False,
         render_mode: str | None = None,
+        feedback: Feedback = "plain",
     ) -> None:
         """Create the environment.
 
@@ -106,6 +110,7 @@ class WebShopEnv(TextEnv):
             max_episode_steps: See `TextEnv`.
             admissible_actions: See `TextEnv`.
             render_mode: See `TextEnv`.
+            feedback: See `TextEnv`.
         """
         check_choice("observation", observation, OBSERVATION_MODES)
         self._shop = open_shop(catalog)
@@ -115,6 +120,7 @@ class WebShopEnv(TextEnv):
             max_episode_steps=max_episode_steps,
             admissible_actions=admissible_actions,
             render_mode=render_mode,
+            feedback=feedback,
         )
         self._tasks = tasks
         self._kind: GoalKind = goals
@@ -148,6 +154,7 @@ class WebShopEnv(TextEnv):
             "tasks": len(self.task_set),
             "observation": self._mode,
             "show_attributes": self._pages.show_attributes,
+            **self._card_of_feedback(),
         }
 
     def prompt(self) -> Prompt:
@@ -216,6 +223,14 @@ class WebShopEnv(TextEnv):
 
     def _admissible_actions(self) -> list[str]:
         return self.session.admissible_actions()
+
+    def _before_step(self) -> list[str]:
+        return self.session.admissible_actions()
+
+    def _explain(
+        self, action: str, observation: str, first: str, seen: Sequence[Exchange], before: Any
+    ) -> str:
+        return explain(action, before) if self._mode.startswith("text") else ""
 
     def _get_state(self) -> Any:
         return self.session.get_state()

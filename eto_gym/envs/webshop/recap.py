@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eto_gym.envs.webshop.pages import BUY, PREV, SEPARATOR, SUB_PAGES, parse_action
+from eto_gym.feedback import without_reason
 from eto_gym.history import Exchange
 
 _INSTRUCTION = re.compile(r"Instruction: ?{0}(.*?){0}".format(re.escape(SEPARATOR)))
@@ -82,7 +83,7 @@ def write_state(first: str, exchanges: Sequence[Exchange]) -> str:
     visit = _Visit()
     for exchange in exchanges:
         if exchange.action is not None:
-            visit.update(exchange.action, exchange.observation)
+            visit.update(exchange.action, without_reason(exchange.observation))
     request = _INSTRUCTION.search(first)
     lines = [f"Task: {request[1] if request else ''}", f"You are on: {visit.where}"]
     if visit.queries:

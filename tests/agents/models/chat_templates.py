@@ -77,6 +77,20 @@ DEEPSEEK_R1 = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|><think>\\n' }}{% endif %}"
 )
 
+# Channels of special tokens tell thoughts from words; history holds words, closed by another mark.
+GPT_OSS = (
+    "{{ '<|start|>system<|message|>Current date: ' + strftime_now('%Y-%m-%d') "
+    "+ '\\n\\n# Valid channels: analysis, final.<|end|>' }}"
+    "{% set told = messages[0].role == 'system' %}{% if told %}"
+    "{{ '<|start|>developer<|message|># Instructions\\n\\n' + messages[0].content + '<|end|>' }}"
+    "{% endif %}{% for m in (messages[1:] if told else messages) %}"
+    "{% if m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + '<|end|>' }}{% else %}"
+    "{% if '<|channel|>' in m.content %}{{ raise_exception('a channel in a message') }}{% endif %}"
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+
 LLAMA2 = (
     "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}"
     "{% set sys = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' %}"
@@ -255,6 +269,11 @@ STABLE: dict[str, Family] = {
 
 REWRITING: dict[str, Family] = {
     "qwen3": Family(QWEN3, _IM_TOKENS, "<|im_end|>"),
+    "gpt-oss": Family(
+        GPT_OSS,
+        ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"),
+        "<|return|>",
+    ),
     "deepseek-r1": Family(DEEPSEEK_R1, ("<bos>", "<eos>", "<|User|>", "<|Assistant|>"), "<eos>"),
 }
 """Formats that change what they rendered before; each reply has a prompt of its own."""

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from eto_gym.conversation import parse_reply
-from eto_gym.errors import DataError, EtoGymError
+from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Message
 from eto_gym.reasoning import split_reasoning
-from eto_gym.trainers.data.encoding import encode_pairs, encode_trajectories, one_row
+from eto_gym.trainers.data.encoding import encode_pairs, encode_trajectories
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.agents.models.chat_templates import (
@@ -254,14 +254,29 @@ def test_a_reply_without_a_thought_closes_the_block_that_its_prompt_opens() -> N
     )
 
 
-def test_rows_of_whole_conversations_are_refused_by_what_has_one_row_only() -> None:
+def test_a_conversation_is_no_one_row_where_history_is_rewritten() -> None:
     codec = make_codec(REWRITING["qwen3"], "bytes")
     whole = Trajectory("t", "", TALK, (), "terminated", 1.0, True)
     rows, _ = encode_trajectories(codec, [whole], max_length=2000)
-    with pytest.raises(DataError, match="rewrites history"):
-        one_row(rows)
+    assert len(rows) == 2
     with pytest.raises(RewrittenHistoryError):
         codec.encode(TALK)
+
+
+def test_thoughts_may_be_read_and_not_trained() -> None:
+    for name, begin in (("qwen3", "<think>\nhm\n</think>"), ("deepseek-r1", "<think>\nhm</think>")):
+        tokenizer = make_tokenizer(REWRITING[name], "bytes")
+        talk = (TALK[0], Message("assistant", begin + "\n\nAction: go", train=True))
+        whole, masked = ChatCodec(tokenizer), ChatCodec(tokenizer, mask_thoughts=True)
+        (ids, all_marks), (same, marks) = whole.encode(talk), masked.encode(talk)
+        assert ids == same
+        trained = [i for i, kept in zip(ids, marks, strict=True) if kept]
+        hidden = [i for i, a, b in zip(ids, all_marks, marks, strict=True) if a and not b]
+        assert str(tokenizer.decode(trained)).lstrip().startswith("Action: go")
+        assert "hm" in str(tokenizer.decode(hidden))
+        assert trained[-1] == whole.end_of_turn_id
+        plain = (TALK[0], Message("assistant", "Action: go", train=True))
+        assert masked.encode(plain) == whole.encode(plain)
 
 
 def test_pairs_have_a_row_per_reply() -> None:

@@ -18,7 +18,7 @@ from eto_gym.agents.rollout.engine import Rollout, plan_episodes
 from eto_gym.agents.rollout.slot import Episode
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import DataError
-from eto_gym.history import OMISSION, Exchange, StateWriter, bounded, check_history
+from eto_gym.history import OMISSION, Exchange, StateWriter, as_sampled, bounded, check_history
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Trajectory
 from tests.agents.rollout.coin import TASKS, CoinPolicy
@@ -205,11 +205,25 @@ def test_an_unknown_history_is_refused(wrong: str) -> None:
         ConversationEnv(make_corridor(), history=wrong)
 
 
-def test_what_needs_whole_conversations_refuses_others_and_damaged_records_are_refused() -> None:
+def test_earlier_thoughts_are_left_out_where_that_is_asked_for() -> None:
+    env = ConversationEnv(make_corridor(), history="last:1-thoughts", prompt_style="none")
+    env.reset(options={"task": "door-3/3"})
+    for _ in range(2):
+        env.step("<think>Action: open</think>\n\nAction: go")
+        assert env.prompt[-2].content == "Action: go"
+        assert env.conversation[-2].content.startswith("<think>")
+    assert len(env.prompt) == 3
+    rows = as_sampled(env.conversation, 0, "full-thoughts")
+    assert [[m.content[:8] for m in row if m.role == "assistant"] for row in rows] == [
+        ["<think>A"],
+        ["Action: ", "<think>A"],
+    ]
+    assert as_sampled(env.conversation, 0, "full") == [env.conversation[:-1]]
+
+
+def test_damaged_records_are_refused() -> None:
     played, _ = play("last:1")
     trajectory = next(iter(played.values()))
-    with pytest.raises(DataError, match="last:1"):
-        trajectory.check_whole()
     for wrong in (
         {"history": "none"},
         {"states": "a" * trajectory.step_count},

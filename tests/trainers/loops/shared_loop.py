@@ -11,8 +11,8 @@ from typing import Any
 from eto_gym.agents.policies import player_policy
 from eto_gym.trainers import DPOSettings, SFTSettings
 from eto_gym.trainers.loops.eto import ETOLoop
-from eto_gym.trainers.loops.process_group import launched
 from eto_gym.trainers.loops.tiny_stage import train_base
+from eto_gym.trainers.run.process_group import launched
 from eto_gym.trainers.settings.loops import ETOSettings
 from eto_gym.trainers.settings.world import BaseSettings
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore

@@ -16,8 +16,8 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loops.process_group import ProcessGroup
 from eto_gym.trainers.loops.shared_play import play_shared
+from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trajectories import PlayedTrajectory, Trajectory, TrajectoryStore
 from tests.toy import CORRIDOR, make_corridor
 from tests.trainers.threads import together

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +30,22 @@ QUICK = GroupSettings(
 )  # fmt: skip
 
 
-def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings) -> Any:
+def _trainer(
+    algorithm: str, model: Path, folder: Path, settings: GroupSettings, history: str = "full"
+) -> Any:
     from eto_gym.trainers.methods.group import EpisodeSource, PlayedGRPOTrainer, PlayedRLOOTrainer
     from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=128)  # type: ignore[arg-type,return-value]
     player = EpisodePlayer(
-        spec, LocksEnv().task_set.ids, episodes=8, seed=0, max_new_tokens=12, context=256
+        spec,
+        LocksEnv().task_set.ids,
+        episodes=8,
+        seed=0,
+        max_new_tokens=12,
+        context=512,
+        history=history,
     )
     made = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
     return made(
@@ -48,35 +57,66 @@ def _trainer(algorithm: str, model: Path, folder: Path, settings: GroupSettings)
     )
 
 
+@pytest.fixture(scope="module")
+def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt nothing: it says anything, in any tokens, and seldom ends a reply."""
+    from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
+
+    tokenizer = train_tokenizer(["You are in the hall. Action: use bone"], vocab_size=280)
+    model = build_model(tokenizer, hidden_size=32, layers=1, mlp_size=64, context=512)
+    return save_tiny(model, tokenizer, tmp_path_factory.mktemp("babbler"))
+
+
+@pytest.mark.parametrize("history", ["full", "last:1"])
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-def test_only_the_agents_tokens_have_gradients(
-    locksmith: Path, tmp_path: Path, algorithm: str
+def test_what_was_sampled_is_learnt_from_after_what_was_read(
+    babbler: Path, tmp_path: Path, algorithm: str, history: str
 ) -> None:
-    """The logits of observations get no gradient, those of the agent's tokens do."""
-    trainer = _trainer(algorithm, locksmith, tmp_path, QUICK)
-    names = list(trainer._source.player.task_ids[:2])
+    """The loss is the methods' own, of log-probabilities of single tokens after their prompts."""
+    settings = dataclasses.replace(QUICK, max_length=512)
+    trainer = _trainer(algorithm, babbler, tmp_path, settings, history)
+    source, played = trainer._source, []
+    play = source.player.play
+    source.player.play = lambda *args: played.append(play(*args)) or played[-1]
+    names = list(source.player.task_ids[:2])
     inputs = [{"prompt": name} for name in names for _ in range(4)]
     trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1  # transformers sets it when it trains
+    trainer.current_gradient_accumulation_steps = 2  # transformers sets it when it trains
     batch = trainer._generate_and_score_completions(inputs)
-    batch["advantages"] = torch.ones(8)
-    before, after = batch["prompt_ids"].shape[1], batch["completion_ids"]
-    marks = batch["tool_mask"] if algorithm == "grpo" else batch["agent"]
-    states: list[Any] = []
+    (trajectories,) = played
+    assert {len(t.steps) for t in trajectories} == {4}
+    assert {len(e.rows) for e in source.episodes} == {1 if history == "full" else 3}
+    cut = [link for t in trajectories for link in t.tokens if len(link.reply) == 12]
+    end = source._codec.end_of_turn_id
+    assert any(end not in link.reply for link in cut), "a reply that was cut did not end itself"
+    batch["advantages"] = torch.linspace(-1, 1, 8)
+    order = torch.randperm(8)
+    shuffled = {k: v if v.ndim == 0 else v[order] for k, v in batch.items()}
+    loss = trainer._compute_loss(trainer.model, shuffled)
 
-    def keep(_: Any, __: Any, output: Any) -> None:
-        output.last_hidden_state.retain_grad()
-        states.append(output.last_hidden_state)
-
-    hook = trainer.model.base_model.register_forward_hook(keep)
-    trainer._compute_loss(trainer.model, batch).backward()
-    hook.remove()
-    (state,) = states
-    # The state at t - 1 is used for the token at t.
-    used = state.grad[:, before - 1 : -1].abs().sum(-1) > 0
-    assert used.shape == after.shape
-    assert torch.equal(used, marks.bool() & batch["completion_mask"].bool())
-    assert 0 < int(marks.sum()) < marks.numel()
+    model, sums, means = trainer.model, [], []
+    for trajectory, ids in zip(trajectories, batch["completion_ids"], strict=True):
+        logps, sampled, known = [], [], []
+        for link in trajectory.tokens:
+            prompt = [*known[: link.kept], *link.prompt]
+            known = [*prompt, *link.reply]
+            scores = model(input_ids=torch.tensor([known])).logits[0].log_softmax(-1)
+            logps += [scores[i - 1, known[i]] for i in range(len(prompt), len(known))]
+            sampled += link.reply
+        assert ids[: len(sampled)].tolist() == sampled
+        sums.append(torch.stack(logps).sum())
+        means.append(len(logps))
+    weights = batch["advantages"] * (torch.tensor(means) if algorithm == "grpo" else 1)
+    expected = -weights.sum() / (sum(means) if algorithm == "grpo" else 8)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+    loss.backward()
+    own = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    # The ratio to the policy that played is 1, and its gradient that of the log-probability.
+    goal = -(batch["advantages"] * torch.stack(sums)).sum()
+    (goal / (sum(means) if algorithm == "grpo" else 8)).backward()
+    for name, weight in model.named_parameters():
+        assert torch.allclose(own[name], weight.grad, atol=1e-5), name
 
 
 def test_rewards_belong_to_their_episodes(locksmith: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.loops import PPOLoopSettings
 from eto_gym.trainers.settings.methods import PPOSettings, SFTSettings
 from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.sampled import unchain
 from tests.trainers.checkpoints import noted_checkpoints
 from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, assert_learnt, rates, success_of
 
@@ -36,6 +37,7 @@ from eto_gym.trainers.methods.ppo import (  # noqa: E402
     policy_losses,
     turn_numbers,
     turn_rewards,
+    turns_of,
     value_losses,
 )
 from eto_gym.trainers.model.weights import save_weights  # noqa: E402
@@ -169,7 +171,7 @@ def test_the_kl_price_is_taken_off_the_turn_that_moved(
     rows = _rows(tiny, [make_play(0, rounds=2)])
     settings = replace(QUICK, kl_weight=0.5, normalize_advantages=False)
     trainer = _trainer(tiny, tmp_path, settings)
-    played, moved = estimate(rows, [[0.0, 1.0]], trainer.score(rows), settings)
+    played, moved = estimate([rows], [[0.0, 1.0]], trainer.score(rows), settings)
     assert moved == pytest.approx(0, abs=1e-6)
     assert played[0].rewards.tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
     for parameter in trainer.bare.parameters():
@@ -177,13 +179,48 @@ def test_the_kl_price_is_taken_off_the_turn_that_moved(
             parameter.shape, generator=torch.Generator().manual_seed(1)
         )
     (scores,) = trainer.score(rows)
-    played, moved = estimate(rows, [[0.0, 1.0]], [scores], settings)
+    played, moved = estimate([rows], [[0.0, 1.0]], [scores], settings)
     assert scores.reference is not None
     ratio = scores.logps - scores.reference
     assert moved == pytest.approx(ratio.mean().item(), abs=1e-5)
     turns = turn_numbers(rows[0].mask)
     price = [0.5 * ratio[turns == turn].sum().item() for turn in (0, 1)]
     assert played[0].rewards.tolist() == pytest.approx([-price[0], 1.0 - price[1]], abs=1e-4)
+
+
+def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> None:
+    """Each reply is scored and learnt from after what was read for it."""
+    spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=4)  # type: ignore[arg-type,return-value]
+    player = EpisodePlayer(
+        spec, LocksEnv().task_set.ids, episodes=4, seed=0, max_new_tokens=6, context=512,
+        history="last:1",
+    )  # fmt: skip
+    settings = replace(QUICK, rounds=1, episodes=4, batch_size=4, epochs=1.0, max_length=512)
+    trainer = _trainer(tiny, tmp_path, settings, player)
+    played = trainer._play_round()
+    trajectories = player(trainer.bare, trainer._codec, 0, range(4))
+    model = trainer.bare
+    for trajectory, episode in zip(trajectories, played, strict=True):
+        assert len(trajectory.steps) == 4
+        assert len(episode.rows) == 3  # the second prompt goes on from the first reply
+        logps = []
+        links = trajectory.tokens
+        for prompt, link in zip(unchain(links), links, strict=True):
+            ids = [*prompt, *link.reply]
+            with torch.no_grad():
+                said = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            logps += [float(said[i - 1, ids[i]]) for i in range(len(prompt), len(ids))]
+        assert episode.scores.logps.tolist() == pytest.approx(logps, abs=1e-4)
+        assert turns_of(episode.rows).tolist() == [
+            turn for turn, link in enumerate(links) for _ in link.reply
+        ]
+        assert len(episode.returns) == 4
+    trainer.train()
+    # The first ratios are 1: the loss is the mean of the tokens' advantages.
+    tokens = [a for e in played for a in e.advantages[turns_of(e.rows)].tolist()]
+    entry = trainer.state.log_history[0]
+    assert entry["loss"] == pytest.approx(-sum(tokens) / len(tokens), abs=1e-4)
+    assert entry["turns"] == 4
 
 
 def _rewarded(play: Trajectory, last: float) -> Trajectory:

@@ -17,7 +17,6 @@ from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.loops.rft import RFTLoop
 from eto_gym.trainers.loops.run_folder import digest
 from eto_gym.trainers.loops.stage_data import load_trajectories
-from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.loops import PPOLoopSettings, RFTSettings
 from eto_gym.trajectories.formats import to_paper_sft
 
@@ -73,5 +72,8 @@ def test_the_default_leaves_the_keys_of_stages_as_they_were(tmp_path: Path) -> N
 def test_wrong_histories_are_refused_by_name() -> None:
     with pytest.raises(EtoGymError, match="expected history 'full', 'last:K' or 'state'"):
         RFTSettings(history="lots")
-    with pytest.raises(SettingsError, match="ppo, grpo and rloo"):
-        PPOLoopSettings(history="state")
+    for good in ("state", "last:2-thoughts", "full-thoughts"):
+        assert PPOLoopSettings(history=good).read_so() == {"history": good}
+    for wrong in ("last:0", "state:", "full:2", "-thoughts", "last:4-thought"):
+        with pytest.raises(EtoGymError, match="got"):
+            PPOLoopSettings(history=wrong)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from eto_gym import DataError
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.loops import process_group
-from eto_gym.trainers.loops.process_group import ProcessGroup, launched
 from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
+from eto_gym.trainers.run import process_group
+from eto_gym.trainers.run.process_group import ProcessGroup, launched
 from tests.trainers.threads import together
 
 
@@ -60,7 +60,7 @@ def test_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() == ProcessGroup()
     script = (
         "import sys, eto_gym.trainers;"
-        "from eto_gym.trainers.loops.process_group import launched;"
+        "from eto_gym.trainers.run.process_group import launched;"
         "assert launched().first(lambda: 1) == 1;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'accelerate', 'transformers')))"
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eto_gym.cli.train_options import Command, printed, read_command
+from eto_gym.cli.train.options import Command, printed, read_command
 from eto_gym.registration import check_arguments, resolve_env_id
 from eto_gym.trainers.sb3.settings import SB3Settings
 

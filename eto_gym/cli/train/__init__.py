@@ -16,7 +16,7 @@ from eto_gym.errors import check_choice
 from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
-    from eto_gym.cli.train_options import Command
+    from eto_gym.cli.train.options import Command
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def main(argv: Sequence[str]) -> int:
         if method in LOOPS:
             return _play(method, argv[1:])
         if method == "sb3":
-            from eto_gym.cli import train_sb3
+            from eto_gym.cli.train import sb3
 
-            return train_sb3.main(argv[1:])
-        from eto_gym.cli.train_files import train_on_file
+            return sb3.main(argv[1:])
+        from eto_gym.cli.train.files import train_on_file
 
         return train_on_file(method, argv[1:])
 
@@ -134,7 +134,7 @@ def _said_once() -> Iterator[None]:
 def _play(method: str, argv: Sequence[str]) -> int:
     """Run a method that plays in an environment."""
     from eto_gym.agents.models.model_names import check_model
-    from eto_gym.cli.train_options import printed, read_command
+    from eto_gym.cli.train.options import printed, read_command
 
     chosen = read_command(loop_command(method), argv)
     options = chosen.options
@@ -163,17 +163,17 @@ def command_of(method: str) -> Command:
     if method in LOOPS:
         return loop_command(method)
     if method == "sb3":
-        from eto_gym.cli.train_sb3 import sb3_command
+        from eto_gym.cli.train.sb3 import sb3_command
 
         return sb3_command()
-    from eto_gym.cli.train_files import file_command
+    from eto_gym.cli.train.files import file_command
 
     return file_command(method)
 
 
 def loop_command(method: str) -> Command:
     """Return what the command of a method that plays takes."""
-    from eto_gym.cli.train_options import MAIN, Command
+    from eto_gym.cli.train.options import MAIN, Command
     from eto_gym.trainers.settings import loops
 
     return Command(
@@ -186,7 +186,7 @@ def loop_command(method: str) -> Command:
         presets=True,
         main=MAIN,
         names=SHORT_NAMES.get(method, {}),
-        pairs={"env_options": "env-arg"},
+        pairs={"env_options": "env-arg", "template_kwargs": "template-arg"},
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eto_gym.agents.models.model_names import check_model
-from eto_gym.cli.train_options import MAIN_OF_METHODS, Command, printed, read_command
+from eto_gym.cli.train.options import MAIN_OF_METHODS, Command, printed, read_command
 from eto_gym.errors import DataError
 from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.run.training import TrainReport

@@ -1,0 +1,69 @@
+"""Why no action matched, from what an agent has seen: the helpful feedback of ScienceWorld."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from eto_gym.envs.scienceworld.recap import Memory
+from eto_gym.feedback import nearest, shown
+from eto_gym.history import Exchange
+
+_NO_MATCH = "No known action matches that input"
+_FORMS = (
+    *("open X", "close X", "activate X", "deactivate X", "connect X to Y", "disconnect X"),
+    *("use X", "use X on Y", "look around", "look at X", "look in X", "read X", "move X to Y"),
+    *("pick up X", "put down X", "pour X into Y", "dunk X into Y", "mix X", "go to X"),
+    *("teleport to X", "eat X", "flush X", "focus on X", "wait", "wait1", "task", "inventory"),
+)
+_PATTERNS = tuple(
+    (form, re.compile(re.escape(form).replace("X", "(.+)").replace("Y", "(.+)"))) for form in _FORMS
+)
+_LONGEST = 200  # characters of an action that can be one
+_SMALL = frozenset(("a", "an", "the", "in", "of", "on", "to"))
+
+
+def explain(action: str, observation: str, first: str, seen: Sequence[Exchange]) -> str:
+    """Return why an action came to nothing; "" where it did not, or the agent cannot know.
+
+    Args:
+        action: The action.
+        observation: The engine's answer to it.
+        first: The first observation.
+        seen: What was done and answered before.
+
+    Example:
+        >>> explain("jump", "No known action matches that input.", "", ())[:29]
+        "'jump' is no action. The acti"
+    """
+    if not observation.startswith(_NO_MATCH):
+        return ""
+    wanted = " ".join(action.split())
+    names = _names(wanted) if len(wanted) <= _LONGEST else None
+    if names is None:
+        return f"{shown(wanted)} is no action. The actions are: {', '.join(_FORMS)}."
+    texts = [first, *(exchange.observation for exchange in seen)]
+    words = set(re.findall(r"\w+", " ".join(texts).lower()))
+    unknown = [name for name in names if not _seen(name, words)]
+    if unknown:
+        near = nearest(unknown[0].lower(), sorted(words), count=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"You have seen no {unknown[0]} so far.{hint}"
+    known = Memory.of(first, seen)
+    return (
+        f"The form of the action is right, but not with {' and '.join(names)} in the {known.place}:"
+        " what it names must be here, or carried, and the action must suit it."
+    )
+
+
+def _names(wanted: str) -> tuple[str, ...] | None:
+    """Return what an action names; None where it has the form of none."""
+    for _, pattern in _PATTERNS:
+        if match := pattern.fullmatch(wanted):
+            return match.groups()
+    return None
+
+
+def _seen(name: str, words: set[str]) -> bool:
+    """Whether each word of a name was read somewhere."""
+    return all(word in words for word in re.findall(r"\w+", name.lower()) if word not in _SMALL)
