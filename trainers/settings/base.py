@@ -21,6 +21,7 @@ def option(
     paper: str | None = None,
     choices: Sequence[str] | None = None,
     decides: bool = True,
+    added: bool = False,
 ) -> Any:
     """Declare one field of a settings dataclass.
 
@@ -31,26 +32,29 @@ def option(
         choices: The allowed strings, where only some are allowed.
         decides: Whether the value has an effect on the result; a run can be resumed with another
             value where it has none.
+        added: Whether there are finished runs from before there was this setting. At its default
+            it is then left out of what names a stage, so that those runs are recognised.
     """
     metadata = {"help": help, "paper": paper, "choices": choices, "decides": decides}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "added": added})
 
 
-def deciding(settings: TrainSettings) -> dict[str, Any]:
+def deciding(settings: Any) -> dict[str, Any]:
     """Return the settings that have an effect on the result.
 
-    A setting that came later is left out where it says nothing, so that runs made before it stay
-    what they are.
+    A setting that came later is left out where it says nothing or has its default, so that runs
+    made before it stay what they are.
     """
     return {
         item.name: getattr(settings, item.name)
         for item in fields(settings)
         if item.metadata.get("decides", True)
         and (getattr(settings, item.name) or not item.metadata.get("later"))
+        and not (item.metadata.get("added") and getattr(settings, item.name) == item.default)
     }
 
 
-def known_before(settings: TrainSettings) -> dict[str, Any]:
+def known_before(settings: Any) -> dict[str, Any]:
     """Return all settings but those that came later and say nothing; see `deciding`."""
     return {
         item.name: getattr(settings, item.name)

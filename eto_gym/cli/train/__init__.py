@@ -89,6 +89,12 @@ LOOPS = {
 }
 """Methods that play; each evaluates what it trains."""
 
+SHORT_NAMES = {
+    "step-dpo": {"steps.reward": "step-reward"},
+    "mixture": {"steps.reward": "step-reward"},
+}
+"""Method -> setting -> its option, where that is another word."""
+
 FILES = ("sft", "dpo")
 """Methods that train on a file."""
 
@@ -185,6 +191,7 @@ def loop_command(method: str) -> Command:
         ),
         presets=True,
         main=MAIN,
+        names=SHORT_NAMES.get(method, {}),
         pairs={"env_options": "env-arg", "template_kwargs": "template-arg"},
     )
 
