@@ -26,7 +26,6 @@ from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
 from eto_gym.trainers.loops.run_folder import FINISHED, Stage
 from eto_gym.trainers.loops.stage_data import NothingToLearn
 from eto_gym.trainers.loops.train_stages import TrainStages
-from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import SFTSettings
 from eto_gym.trainers.settings.world import ControlSettings, ExpertSettings, WorldSettings
 
@@ -80,7 +79,7 @@ class Loop(ABC, Generic[S]):
             EtoGymError: A stage cannot be done.
         """
         play = self.play
-        play.processes.first(self._write_config)
+        play.limits = play.processes.first(self._write_config)
         play.evaluated = []
         play.open()
         ended = None
@@ -117,11 +116,11 @@ class Loop(ABC, Generic[S]):
             if before is not None:
                 os.environ[DATE_VARIABLE] = before
 
-    def _write_config(self) -> None:
-        """Keep the settings; refuse those that would mix episodes of two kinds in one folder.
+    def _write_config(self) -> dict[str, Any]:
+        """Keep the settings; return the limits of replies in which they differ from the first ones.
 
-        How long replies and conversations may be is no part of a stage's key, so what was played
-        under other limits would be taken for played under these.
+        The folder's first limits are no part of a stage's key, as in the versions before. Other
+        ones are, so that what was played under the first is not taken for played under these.
         """
         path = self.play.folder.path / "config.json"
         given = self.play.given.to_json()
@@ -129,13 +128,14 @@ class Loop(ABC, Generic[S]):
             before = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError):
             before = None
-        for name in _LIMITS:
-            if isinstance(before, dict) and before.get(name, given[name]) != given[name]:
-                raise SettingsError(
-                    f"{path.parent} holds episodes that were played with {name} {before[name]!r}, "
-                    f"and now it is {given[name]!r}: choose another --out"
-                )
-        write_json(path, given)
+        before = before if isinstance(before, dict) else {}
+        first = before.get("first_limits")
+        first = first if isinstance(first, dict) else before
+        first = {name: first.get(name, given[name]) for name in _LIMITS}
+        other = {name: given[name] for name in _LIMITS if given[name] != first[name]}
+        kept = {"first_limits": first} if other or "first_limits" in before else {}
+        write_json(path, {**given, **kept})
+        return other
 
     @abstractmethod
     def _run_stages(self) -> None:

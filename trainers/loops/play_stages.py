@@ -44,6 +44,7 @@ class PlayStages:
         lists_actions: Whether the environment lists its admissible actions; known once `open` has
             been called.
         evaluated: The policies that were evaluated, in order; the rows of the report.
+        limits: The limits of replies in which this start differs from the folder's first.
     """
 
     def __init__(self, settings: WorldSettings, out: str | Path) -> None:
@@ -59,6 +60,7 @@ class PlayStages:
         self.folder = RunFolder(out, self.processes)
         self.lists_actions = False
         self.evaluated: list[Evaluated] = []
+        self.limits: dict[str, Any] = {}
         self._tasks: dict[str, tuple[str, ...]] = {}
         self._dev_aside: tuple[str, ...] = ()
 
@@ -73,7 +75,10 @@ class PlayStages:
             self.policy_maker(model, name, temperature=temperature),
             split=split,
             episodes=self.planned(split, count, samples),
-            depends_on={"tasks": count, "samples": samples, "temperature": temperature},
+            depends_on={
+                **{"tasks": count, "samples": samples, "temperature": temperature},
+                **self.limits,
+            },
             inputs=(model,),
         )
 
@@ -85,7 +90,7 @@ class PlayStages:
             self.policy_maker(model, f"eval-{name}", temperature=0.0),
             split=s.eval_split,
             episodes=self.planned(s.eval_split, s.eval_tasks),
-            depends_on={"tasks": s.eval_tasks, "samples": 1},
+            depends_on={"tasks": s.eval_tasks, "samples": 1, **self.limits},
             inputs=(model,),
         )
         self.evaluated.append(Evaluated(label, model, evaluation))

@@ -142,5 +142,7 @@ class TrainStages:
     def watched(self, settings: TrainSettings) -> dict[str, Any]:
         """Return what decides the result of a training that `_watch` watches."""
         s = self._play.settings
-        dev = {"dev": [s.dev_split, s.dev_tasks, s.dev_every, s.patience]} if s.dev_tasks else {}
-        return {**deciding(settings), **dev}
+        if not s.dev_tasks:
+            return deciding(settings)
+        dev = [s.dev_split, s.dev_tasks, s.dev_every, s.patience]
+        return {**deciding(settings), "dev": dev, **self._play.limits}

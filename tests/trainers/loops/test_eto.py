@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -131,16 +132,24 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(
     assert redone == ["eto-1", "eval-eto-1"]
 
 
-def test_other_limits_of_replies_do_not_mix_with_what_was_played(
-    finished: tuple[Path, dict[str, Any]],
+def test_other_limits_of_replies_are_other_episodes(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    folder, _ = finished
-    written = (folder / "config.json").read_bytes()
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    before = json.loads((folder / "config.json").read_text())
     for name in ("max_new_tokens", "max_context"):
-        longer = small_settings(**{name: getattr(small_settings(), name) + 1})
-        with pytest.raises(SettingsError, match=f"played with {name} .* choose another --out"):
-            ETOLoop(longer, folder).run()
-    assert (folder / "config.json").read_bytes() == written
+        longer = small_settings(max_steps=6, **{name: getattr(small_settings(), name) + 1})
+        report = ETOLoop(longer, folder).run()
+        redone = {item["name"] for item in report["stages"] if not item["reused"]}
+        assert redone >= {"eval-untrained", "eval-sft", "explore-1", "eval-control"}
+        assert not redone & {"base-play", "base", "experts", "sft", "control"}
+        assert json.loads((folder / "config.json").read_text())[name] == getattr(longer, name)
+    report = ETOLoop(small_settings(max_steps=6), folder).run()
+    assert all(item["reused"] for item in report["stages"])
+    after = json.loads((folder / "config.json").read_text())
+    assert after.pop("first_limits") == {n: before[n] for n in ("max_new_tokens", "max_context")}
+    assert after == before
 
 
 def _drive(folder: Path) -> None:
