@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from eto_gym.agents.endpoint.answers import Completion, parse, read_completion
 from eto_gym.agents.endpoint.faults import Fault, FaultError, from_exception, from_status
+from eto_gym.agents.models.sizes import longest_of
 from eto_gym.errors import EtoGymError, require
 from eto_gym.prompt import Message
 from eto_gym.urls import Address
@@ -289,10 +290,9 @@ def context_of(model: str) -> int | None:
     try:
         config = json.loads(path.read_bytes())
         config = config.get("text_config") or config
-        size = config.get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError) as err:
+        return longest_of(config)
+    except (OSError, ValueError, RecursionError, AttributeError) as err:
         raise EtoGymError(f"cannot read {path}: {err}") from err
-    return size if isinstance(size, int) and size > 0 else None
 
 
 def _generation_config(sampling: Sampling) -> str:

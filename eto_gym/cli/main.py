@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = "" if err.filename is None else f"{err.filename}: "
         print(f"eto-gym {name}: {place}{err.strerror or err}", file=sys.stderr)
         return 2
+    except ValueError as err:
+        if "null byte" not in str(err) and "null character" not in str(err):
+            raise
+        print(f"eto-gym {name}: a path holds the character NUL", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"eto-gym {name}: interrupted", file=sys.stderr)
         return 130
