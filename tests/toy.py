@@ -36,6 +36,11 @@ class CorridorEnv(TextEnv):
     def make_expert(self) -> Expert:
         return CorridorExpert()
 
+    def cost_to_go(self) -> int | None:
+        if self.opened is not None:
+            return 0 if self.opened == self.goal else None
+        return self.goal - self.position + 1 if self.position <= self.goal else None
+
     def _reset(self, task: Task, options: dict[str, Any]) -> str:
         self.position, self.opened = 0, None
         return f"You are at door 0.\nYour task is to: open door {self.goal}."

@@ -179,18 +179,18 @@ def plan_values(
     return episodes
 
 
-class _Candidate(NamedTuple):
+class Candidate(NamedTuple):
     """A step that could be taken, what it is worth, and how it goes on (with the state blocks)."""
 
     value: float
     by_expert: bool
-    best: _Rest
+    best: Rest
     best_reward: float
-    worst: _Rest
+    worst: Rest
     worst_reward: float
 
 
-class _Rest(NamedTuple):
+class Rest(NamedTuple):
     """An episode from a step on: its messages, and the state block read for each reply, if any."""
 
     messages: tuple[Message, ...]
@@ -226,7 +226,7 @@ def make_step_pairs(
     for trajectory in values:
         number = trajectory.sample // max(1, settings.rollouts - 1)
         later[trajectory.task_id, number].append(trajectory)
-    tried: dict[tuple[str, int], list[_Candidate | None]] = defaultdict(list)
+    tried: dict[tuple[str, int], list[Candidate | None]] = defaultdict(list)
     counts: Counter[str] = Counter()
     for path, step, first in alternatives:
         played = [first, *later[path.task_id, counts[path.task_id]]]
@@ -240,19 +240,20 @@ def make_step_pairs(
             if not others:
                 continue
             expert = _of_expert(path, step, groups, settings)
-            pairs += _pairs_of_step(path, step, expert, others, settings, report)
+            pairs += pairs_of_step(path, step, expert, others, settings, report)
     report.pairs = len(pairs)
     return pairs, report
 
 
-def _pairs_of_step(
+def pairs_of_step(
     path: ExpertPath,
     step: int,
-    expert: _Candidate | None,
-    others: Sequence[_Candidate | None],
+    expert: Candidate | None,
+    others: Sequence[Candidate | None],
     settings: StepSettings,
     report: StepReport,
 ) -> Iterable[PreferencePair]:
+    """Yield a pair of the best candidate of a step with each that is worth less."""
     known = [candidate for candidate in (expert, *others) if candidate is not None]
     if missing := len(others) + 1 - len(known):
         report.skipped["no_value"] += missing
@@ -286,7 +287,7 @@ def _pairs_of_step(
         )
 
 
-def _how_read(path: ExpertPath, chosen: _Rest, rejected: _Rest) -> dict[str, Any]:
+def _how_read(path: ExpertPath, chosen: Rest, rejected: Rest) -> dict[str, Any]:
     if path.history == FULL:
         return {}
     return {
@@ -302,7 +303,7 @@ def _of_expert(
     step: int,
     groups: dict[tuple[str, int], list[Trajectory]],
     settings: StepSettings,
-) -> _Candidate | None:
+) -> Candidate | None:
     if step + 1 == len(path.states):
         rewards = [path.reward]
     else:
@@ -311,18 +312,18 @@ def _of_expert(
         return None
     rest = _from_step(path, step, path.messages, path.blocks, settings)
     value = sum(rewards) / len(rewards)
-    return _Candidate(value, True, rest, path.reward, rest, path.reward)
+    return Candidate(value, True, rest, path.reward, rest, path.reward)
 
 
 def _of_agent(
     path: ExpertPath, step: int, played: Iterable[Trajectory], settings: StepSettings
-) -> _Candidate | None:
+) -> Candidate | None:
     scored = [trajectory for trajectory in played if not trajectory.failed_to_run]
     if not scored:
         return None
     best = max(scored, key=lambda trajectory: trajectory.reward)
     worst = min(scored, key=lambda trajectory: trajectory.reward)
-    return _Candidate(
+    return Candidate(
         sum(trajectory.reward for trajectory in scored) / len(scored),
         False,
         _from_step(path, step, best.messages, best.states, settings),
@@ -338,11 +339,11 @@ def _from_step(
     messages: Sequence[Message],
     blocks: Sequence[str],
     settings: StepSettings,
-) -> _Rest:
+) -> Rest:
     start = path.turns[step]
     if settings.extent == "step":
-        return _Rest(tuple(messages[start : start + 1]), tuple(blocks[step : step + 1]))
-    return _Rest(tuple(messages[start:]), tuple(blocks[step:]))
+        return Rest(tuple(messages[start : start + 1]), tuple(blocks[step : step + 1]))
+    return Rest(tuple(messages[start:]), tuple(blocks[step:]))
 
 
 def _group(

@@ -144,7 +144,10 @@ def build_tree(rows: Sequence[TokenRow]) -> dict[str, Any]:
 
 
 def score_tree(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Return the summed log-probability of the trained tokens of every row of a tree."""
+    """Return the summed log-probability of the trained tokens of every row of a tree.
+
+    A batch may have "weights", one for every trained token of every row.
+    """
     ids = batch["input_ids"]
     outputs = model(
         input_ids=ids,
@@ -158,7 +161,10 @@ def score_tree(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     logps: torch.Tensor = outputs["token_logps"]  # (U,): one for each distinct trained token
     # (U,) -> (N,) by row -> (B,): a token that several rows share counts in each of them.
     sums = logps.new_zeros(len(batch["trained"]))
-    return sums.index_add(0, batch["sides"], logps[batch["entries"]])
+    entries = logps[batch["entries"]]
+    if "weights" in batch:
+        entries = entries * batch["weights"].to(entries.device)
+    return sums.index_add(0, batch["sides"], entries)
 
 
 def common_length(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> int:

@@ -9,7 +9,9 @@ from typing import Any
 
 import eto_gym
 from eto_gym.conversation import ConversationEnv
+from eto_gym.trainers.data.exact_steps import exact_step_pairs
 from eto_gym.trainers.data.steps import (
+    StepReport,
     find_alternatives,
     make_step_pairs,
     plan_branches,
@@ -24,8 +26,10 @@ from eto_gym.trainers.loops.stage_data import (
     load_trajectories,
     write_pairs,
 )
+from eto_gym.trainers.settings.base import deciding
 from eto_gym.trainers.settings.data import StepSettings
 from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.pairs import PreferencePair
 
 BRANCHES = "branches.jsonl"
 VALUES = "values.jsonl"
@@ -70,6 +74,11 @@ def step_pairs(
                 raise NothingToLearn(
                     f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
                 )
+            if settings.reward == "exact":
+                pairs, report = play.processes.first(
+                    lambda: exact_step_pairs(env, paths, spec.make_policy(), settings, seed=s.seed)
+                )
+                return _kept(folder, play, pairs, report, unlike=len(chosen) - len(paths))
             plan = plan_branches(paths, settings, seed=s.seed)
             branches = play.play_episodes(spec, plan, folder / BRANCHES, f"{name}: steps")
             found = find_alternatives(paths, branches, settings)
@@ -78,9 +87,7 @@ def step_pairs(
         finally:
             env.close()
         pairs, report = make_step_pairs(paths, branches, values, settings)
-        report.not_repeated = len(chosen) - len(paths)
-        play.processes.first(lambda: write_pairs(folder, pairs))
-        return {**asdict(report), "skipped": dict(report.skipped)}
+        return _kept(folder, play, pairs, report, unlike=len(chosen) - len(paths))
 
     depends_on = {
         "env": s.env,
@@ -91,9 +98,22 @@ def step_pairs(
         **s.read_so(),
         **play.limits,
         "version": eto_gym.__version__,
-        **asdict(settings),
+        **deciding(settings),
     }
     return play.folder.run(name, work, settings=depends_on, inputs=(model, experts))
+
+
+def _kept(
+    folder: Path,
+    play: PlayStages,
+    pairs: list[PreferencePair],
+    report: StepReport,
+    *,
+    unlike: int,
+) -> dict[str, Any]:
+    report.not_repeated = unlike
+    play.processes.first(lambda: write_pairs(folder, pairs))
+    return {**asdict(report), "skipped": dict(report.skipped)}
 
 
 def _chosen(experts: Stage, tasks: int, *, seed: int) -> list[Trajectory]:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenRow, encode_pairs
 from eto_gym.trainers.data.trees import score_tree
+from eto_gym.trainers.methods.kto_origin import Origin
+from eto_gym.trainers.methods.preference_losses import preference_losses, turn_weights
 from eto_gym.trainers.model import reference
 from eto_gym.trainers.model.layout import choose_layout, lay_out
 from eto_gym.trainers.model.models import bare_model, lora_config, uses_bf16
@@ -29,7 +30,7 @@ from eto_gym.trainers.model.scoring import install_scorer, row_sums, without_dro
 from eto_gym.trainers.model.tree_attention import install_trees
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
-from eto_gym.trainers.run.trl import check_trl
+from eto_gym.trainers.run.trl import QuietTRL, check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import DPOSettings
 from eto_gym.trajectories.pairs import PreferencePair
@@ -104,7 +105,7 @@ def run_dpo(
         )
 
 
-class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
+class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
     """Minimises the mean preference loss of the pairs of each optimizer batch."""
 
     # The loss below is already divided by the pairs of the whole optimizer batch.
@@ -126,6 +127,7 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
         self._rows = rows
         self._workspace = workspace
         self.tokens_seen = 0
+        self._origin = Origin() if settings.loss == "kto" else None
         adapted = hasattr(model, "peft_config")
         inner = bare_model(model)
         install_scorer(inner)
@@ -145,6 +147,8 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
                 processing_class=tokenizer,
                 peft_config=lora_config(settings) if settings.lora_r and not adapted else None,
             )
+        if self._origin is not None:
+            self.add_callback(self._origin)
         self._equip_reference()
         if adapted:
             self._settle_reference_adapter()
@@ -183,6 +187,9 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
         if len(rows) > len(sides):
             owners = torch.tensor([i for i, side in enumerate(sides) for _ in side])
             batch["owners"] = owners
+        if self._settings.loss == "dmpo":
+            weights = [turn_weights(side, self._settings.turn_discount) for side in sides]
+            batch["weights"] = torch.cat(weights)  # (N,), one for each trained token of each row
         batch["side_tokens"] = torch.tensor([sum(row.trained for row in side) for side in sides])
         return batch
 
@@ -202,6 +209,8 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> torch.Tensor:
         """Count the pairs of one optimizer batch, over all devices."""
+        if self._origin is not None:
+            self._origin.begin_batch(self.accelerator)
         real = [batch for batch in batch_samples if "filler" not in batch]
         pairs = sum(len(batch["side_tokens"]) // 2 for batch in real)
         self.tokens_seen += sum(int(batch["tokens"]) for batch in real)
@@ -217,6 +226,8 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
         self._equip_reference()  # under FSDP, TRL loads one for these scores and then frees it
         sides = [side for row in self._rows for side in row.sides]
         precision = "bf16" if uses_bf16(self._settings) else "fp32"
+        if self._settings.loss == "dmpo":
+            precision += f":dmpo:{self._settings.turn_discount}"
         path = reference.reference_file(
             self._settings.reference_cache,
             self._workspace,
@@ -308,6 +319,8 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
         losses = self._losses(sums, scores, inputs["side_tokens"], inputs)
         if "filler" in inputs:
             losses = 0.0 * sums  # keeps this process in step with the others, and adds nothing
+        elif self._origin is not None:
+            self._origin.note(sums.detach() - scores)
         self._note(sums.detach(), scores, real="filler" not in inputs)
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size
@@ -321,7 +334,12 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
         inputs: dict[str, Any],
     ) -> torch.Tensor:
         """Return the loss of every pair; `inputs` is the batch, for methods that weigh pairs."""
-        return preference_losses(sums, reference, tokens, self._settings)
+        return preference_losses(sums, reference, tokens, self._settings, self.origin)
+
+    @property
+    def origin(self) -> float:
+        """The log-ratio that KTO compares sides with; 0 for other losses."""
+        return 0.0 if self._origin is None else self._origin.value
 
     def _note(self, sums: torch.Tensor, reference: torch.Tensor, *, real: bool) -> None:
         rewards = self._settings.beta * (sums - reference)
@@ -337,42 +355,6 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
             margin = row[2] - row[3]
             notes["rewards/margins"].append(margin)
             notes["rewards/accuracies"].append(float(margin > 0))
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the report beside the model says what was trained, and how."""
-
-    def _send_telemetry(self) -> None:
-        """Send nothing: training must work, and stay silent, without a network."""
-
-
-def preference_losses(
-    sums: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, settings: DPOSettings
-) -> torch.Tensor:
-    """Return the loss of every pair.
-
-    Args:
-        sums: Log-probability of each side under the policy; chosen sides first, then rejected.
-        reference: The same under the reference model.
-        tokens: Number of trained tokens of each side.
-        settings: Loss, beta, and the terms that are added.
-    """
-    ratios = sums - reference
-    if settings.length_normalization:
-        ratios = ratios / tokens
-    chosen, rejected = ratios.chunk(2)
-    logits = settings.beta * (chosen - rejected)
-    if settings.loss == "sigmoid":
-        losses = -functional.logsigmoid(logits)
-        if settings.label_smoothing:
-            losses = losses * (1 - settings.label_smoothing)
-            losses = losses - settings.label_smoothing * functional.logsigmoid(-logits)
-    elif settings.loss == "hinge":
-        losses = torch.relu(1 - logits)
-    else:
-        losses = (chosen - rejected - 1 / (2 * settings.beta)) ** 2
-    if settings.sft_weight:
-        losses = losses - settings.sft_weight * (sums / tokens).chunk(2)[0]
-    return losses
 
 
 @contextlib.contextmanager
@@ -391,12 +373,15 @@ def _without_hash() -> Iterator[None]:
 
 
 def _side_sums(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Return the summed log-probability of the trained tokens of each side."""
+    """Return the summed log-probability of the trained tokens of each side, weighed if so."""
     if "tree" in batch:
         sums = score_tree(model, batch)
     else:
         outputs = model(input_ids=batch["input_ids"], score=batch["labels"])
-        sums = row_sums(outputs["token_logps"], batch["labels"])
+        logps = outputs["token_logps"]
+        if "weights" in batch:
+            logps = logps * batch["weights"].to(logps.device)
+        sums = row_sums(logps, batch["labels"])
     if "owners" not in batch:
         return sums
     sides = sums.new_zeros(len(batch["side_tokens"]))

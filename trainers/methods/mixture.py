@@ -16,7 +16,8 @@ import torch
 
 from eto_gym.errors import DataError
 from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenReport, encode_pairs
-from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer, preference_losses
+from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
+from eto_gym.trainers.methods.preference_losses import preference_losses
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import MixtureSettings
@@ -140,7 +141,7 @@ class MixtureTrainer(TrajectoryDPOTrainer):
     ) -> torch.Tensor:
         s = self._settings
         is_step = inputs["is_step"].to(sums.device)
-        losses = preference_losses(sums, reference, tokens, replace(s, sft_weight=0.0))
+        losses = preference_losses(sums, reference, tokens, replace(s, sft_weight=0.0), self.origin)
         likelihood = (sums / tokens).chunk(2)[0]
         outcome = self._outcome_share * (s.outcome_weight * losses - s.sft_weight * likelihood)
         return torch.where(is_step, self._step_share * s.step_weight * losses, outcome)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -20,6 +21,7 @@ def option(
     paper: str | None = None,
     choices: Sequence[str] | None = None,
     decides: bool = True,
+    added: bool = False,
 ) -> Any:
     """Declare one field of a settings dataclass.
 
@@ -30,26 +32,29 @@ def option(
         choices: The allowed strings, where only some are allowed.
         decides: Whether the value has an effect on the result; a run can be resumed with another
             value where it has none.
+        added: Whether there are finished runs from before there was this setting. At its default
+            it is then left out of what names a stage, so that those runs are recognised.
     """
     metadata = {"help": help, "paper": paper, "choices": choices, "decides": decides}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "added": added})
 
 
-def deciding(settings: TrainSettings) -> dict[str, Any]:
+def deciding(settings: Any) -> dict[str, Any]:
     """Return the settings that have an effect on the result.
 
-    A setting that came later is left out where it says nothing, so that runs made before it stay
-    what they are.
+    A setting that came later is left out where it says nothing or has its default, so that runs
+    made before it stay what they are.
     """
     return {
         item.name: getattr(settings, item.name)
         for item in fields(settings)
         if item.metadata.get("decides", True)
         and (getattr(settings, item.name) or not item.metadata.get("later"))
+        and not (item.metadata.get("added") and getattr(settings, item.name) == item.default)
     }
 
 
-def known_before(settings: TrainSettings) -> dict[str, Any]:
+def known_before(settings: Any) -> dict[str, Any]:
     """Return all settings but those that came later and say nothing; see `deciding`."""
     return {
         item.name: getattr(settings, item.name)
@@ -179,9 +184,17 @@ class TrainSettings:
             choices = item.metadata.get("choices")
             if choices and getattr(self, item.name) not in choices:
                 raise unknown_name(item.name, getattr(self, item.name), choices)
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"expected {item.name} to be a finite number, got {value}")
         for name in ("batch_size", "micro_batch_size", "max_length", "log_every"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
+        for name in ("max_steps", "lora_r", "lora_alpha", "save_every", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+        if not 0 <= self.lora_dropout < 1:
+            raise SettingsError(f"expected lora_dropout within 0..1, got {self.lora_dropout}")
         if self.epochs <= 0 and self.max_steps <= 0:
             raise SettingsError("expected epochs > 0 or max_steps > 0")
         if self.grad_norm_limit < 0:

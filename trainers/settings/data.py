@@ -9,6 +9,7 @@ from eto_gym.trainers.settings.base import SettingsError, option
 
 CONTRASTS = ("expert", "self", "correction")
 EXTENTS = ("rest", "step")
+STEP_REWARDS = ("rollouts", "exact")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +103,19 @@ class StepSettings:
         paper="both are tried; step: 62.8 on WebShop",
         choices=EXTENTS,
     )
+    reward: str = option(
+        "rollouts",
+        "what a step is worth: 'rollouts', what episodes earn on average that go on from it; "
+        "'exact', by how many steps success is then away, told by the environment's cost_to_go: "
+        "nothing is played on, and the replies of the step alone are compared",
+        choices=STEP_REWARDS,
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
+        if self.reward not in STEP_REWARDS:
+            raise unknown_name("reward", self.reward, STEP_REWARDS)
         if self.extent not in EXTENTS:
             raise unknown_name("extent", self.extent, EXTENTS)
         for name in ("rollouts", "alternatives"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from eto_gym.trainers.settings.base import SettingsError, SharingSettings, TrainSettings, option
 
-LOSSES = ("sigmoid", "hinge", "ipo")
+LOSSES = ("sigmoid", "hinge", "ipo", "dpop", "dmpo", "kto", "simpo", "orpo")
 
 
 def _refuse_mask(settings: TrainSettings) -> None:
@@ -58,7 +58,10 @@ class DPOSettings(SharingSettings):
     loss: str = option(
         "sigmoid",
         "'sigmoid': DPO; 'hinge': SLiC; 'ipo': squared distance of the log-ratio to 1/(2 beta), "
-        "which does not run away once a pair is ranked",
+        "which does not run away once a pair is ranked; 'dpop': DPO that resists the fall of the "
+        "chosen side; 'dmpo': earlier turns count more; 'kto': each side by itself, good or bad; "
+        "'simpo' and 'orpo': per token, without a reference. docs/methods/preferences.md has the "
+        "equations",
         paper="sigmoid",
         choices=LOSSES,
     )
@@ -70,6 +73,27 @@ class DPOSettings(SharingSettings):
         "weight of the mean negative log-likelihood per chosen token, added to the loss: keeps the "
         "chosen side from becoming unlikely",
         paper="0",
+    )
+    positive_weight: float = option(
+        50.0,
+        "'dpop': price of each nat by which a chosen side fell below the reference, in the logit "
+        "before beta; 50 is the method's value",
+        added=True,
+    )
+    turn_discount: float = option(
+        0.9,
+        "'dmpo': turn t of T counts (1 - g^(T-t)) / (1 - g^T), g being this: the lower, the more "
+        "all turns but the last count alike",
+        added=True,
+    )
+    undesirable_weight: float = option(
+        1.0, "'kto': weight of rejected sides; chosen ones have 1", added=True
+    )
+    target_margin: float = option(
+        0.5,
+        "'simpo': by how much the scaled mean log-probabilities should differ; the method has 0.3 "
+        "to 1.6, with beta 2 to 2.5",
+        added=True,
     )
     length_normalization: bool = option(
         False, "divide each side's log-ratio by its trained tokens; beta must then be larger"
@@ -102,8 +126,18 @@ class DPOSettings(SharingSettings):
             raise SettingsError("label_smoothing is for the sigmoid loss")
         if self.chosen_drop_limit < 0:
             raise SettingsError(f"expected chosen_drop_limit >= 0, got {self.chosen_drop_limit}")
-        if self.sft_weight < 0:
-            raise SettingsError(f"expected sft_weight >= 0, got {self.sft_weight}")
+        for name in ("sft_weight", "positive_weight", "undesirable_weight", "target_margin"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+        if not 0 < self.turn_discount < 1:
+            raise SettingsError(f"expected turn_discount within 0..1, got {self.turn_discount}")
+        if self.length_normalization and self.loss in ("dmpo", "simpo", "orpo"):
+            raise SettingsError(f"the loss {self.loss!r} normalizes by length already")
+        if self.sft_weight and self.loss in ("dmpo", "orpo"):
+            raise SettingsError(
+                f"the loss {self.loss!r} takes no sft_weight: 'orpo' has the likelihood in it, and "
+                "'dmpo' weighs turns"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eto_gym.errors import check_choice
+from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
@@ -89,6 +89,12 @@ LOOPS = {
 }
 """Methods that play; each evaluates what it trains."""
 
+SHORT_NAMES = {
+    "step-dpo": {"steps.reward": "step-reward"},
+    "mixture": {"steps.reward": "step-reward"},
+}
+"""Method -> setting -> its option, where that is another word."""
+
 FILES = ("sft", "dpo")
 """Methods that train on a file."""
 
@@ -117,6 +123,12 @@ def main(argv: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _said_once() -> Iterator[None]:
     """Let the first of several launched processes tell how it goes, and the others only warn."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if name in os.environ and not os.environ[name].isdecimal():
+            raise EtoGymError(
+                f"expected a number in {name}, which launchers of several processes set, got "
+                f"{os.environ[name]!r}: unset it to train in one process"
+            )
     if int(os.environ.get("RANK", "0")) == 0:
         yield
         return
@@ -179,6 +191,7 @@ def loop_command(method: str) -> Command:
         ),
         presets=True,
         main=MAIN,
+        names=SHORT_NAMES.get(method, {}),
         pairs={"env_options": "env-arg", "template_kwargs": "template-arg"},
     )
 

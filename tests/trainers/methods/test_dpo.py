@@ -65,13 +65,24 @@ def _trainer(tiny: Path, rows: list[TokenPair], settings: DPOSettings, folder: P
     return trainer
 
 
-def _double_logps(model: Any, ids: list[int], mask: list[bool]) -> Any:
-    """Sum of log-softmax over the trained tokens: plain torch, one row, no padding, float64."""
+def _double_logps(
+    model: Any, ids: list[int], mask: list[bool], discount: float | None = None
+) -> Any:
+    """Sum of log-softmax over the trained tokens: plain torch, one row, no padding, float64.
+
+    With a discount each turn has DMPO's weight.
+    """
     logits = model(input_ids=torch.tensor([ids])).logits[0]
+    starts = [i for i in range(len(ids)) if mask[i] and (i == 0 or not mask[i - 1])]
     total = torch.zeros((), dtype=torch.float64)
     for position in range(1, len(ids)):
         if mask[position]:
-            total = total + logits[position - 1].log_softmax(-1)[ids[position]]
+            turn = sum(start <= position for start in starts) - 1
+            weight = 1.0
+            if discount is not None:
+                left = 1 - discount ** (len(starts) - turn)
+                weight = left / (1 - discount ** len(starts))
+            total = total + weight * logits[position - 1].log_softmax(-1)[ids[position]]
     return total
 
 
@@ -109,15 +120,26 @@ def test_only_the_agents_tokens_are_marked(tiny: Path, pairs: list[PreferencePai
         replace(QUICK, loss="ipo"),
         replace(QUICK, sft_weight=0.3),
         replace(QUICK, length_normalization=True, beta=2.0),
+        replace(QUICK, loss="dpop", positive_weight=5.0),
+        replace(QUICK, loss="dmpo", turn_discount=0.7),
+        replace(QUICK, loss="kto", undesirable_weight=1.5),
+        replace(QUICK, loss="simpo", beta=2.0, target_margin=0.6),
+        replace(QUICK, loss="orpo", beta=0.3),
+        replace(QUICK, loss="dmpo", turn_discount=0.7, share_prefix="off"),
     ],
-    ids=["sigmoid", "smoothed", "hinge", "ipo", "sft", "normalized"],
+    ids=lambda s: f"{s.loss}-{s.share_prefix}",
 )
 def test_loss_and_gradient_equal_hand_computed_doubles(
-    tiny: Path, pairs: list[PreferencePair], tmp_path: Path, settings: DPOSettings
+    tiny: Path,
+    pairs: list[PreferencePair],
+    tmp_path: Path,
+    settings: DPOSettings,
 ) -> None:
     rows = _rows(tiny, pairs)[:4]
     trainer = _trainer(tiny, rows, settings, tmp_path)
     _perturb(trainer.model, 0.01)
+    if trainer._origin is not None:
+        trainer._origin.value = 0.25
     batch = trainer._collate(list(trainer.train_dataset))
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(4))
     loss.backward()
@@ -125,10 +147,12 @@ def test_loss_and_gradient_equal_hand_computed_doubles(
     policy, reference = _double_model(tiny, 0.01), _double_model(tiny)
     expected = torch.zeros((), dtype=torch.float64)
     for row in rows:
-        ratios = []
+        ratios, means = [], []
+        discount = settings.turn_discount if settings.loss == "dmpo" else None
         for side in (row.chosen, row.rejected):
-            ratio = _double_logps(policy, side.ids, side.mask)
-            ratio = ratio - _double_logps(reference, side.ids, side.mask).detach()
+            ratio = _double_logps(policy, side.ids, side.mask, discount)
+            means.append(ratio / sum(side.mask))
+            ratio = ratio - _double_logps(reference, side.ids, side.mask, discount).detach()
             ratios.append(ratio / sum(side.mask) if settings.length_normalization else ratio)
         gap = ratios[0] - ratios[1]
         margin = settings.beta * gap
@@ -136,6 +160,18 @@ def test_loss_and_gradient_equal_hand_computed_doubles(
             term = (1 - margin).clamp(min=0)
         elif settings.loss == "ipo":
             term = (gap - 1 / (2 * settings.beta)) ** 2
+        elif settings.loss == "dpop":
+            fallen = torch.maximum(-ratios[0], torch.zeros(()))
+            term = -torch.log(torch.sigmoid(settings.beta * (gap - 5.0 * fallen)))
+        elif settings.loss == "kto":
+            good = 1 - torch.sigmoid(settings.beta * (ratios[0] - 0.25))
+            bad = 1 - torch.sigmoid(settings.beta * (0.25 - ratios[1]))
+            term = (good + 1.5 * bad) / 2
+        elif settings.loss == "simpo":
+            term = -torch.log(torch.sigmoid(2.0 * means[0] - 2.0 * means[1] - 0.6))
+        elif settings.loss == "orpo":
+            odds = [torch.exp(mean) / (1 - torch.exp(mean)) for mean in means]
+            term = -means[0] - 0.3 * torch.log(torch.sigmoid(torch.log(odds[0] / odds[1])))
         else:
             smooth = settings.label_smoothing
             term = -(1 - smooth) * torch.log(torch.sigmoid(margin))
@@ -440,3 +476,30 @@ def test_bad_settings_are_refused() -> None:
         DPOSettings(beta=0)
     with pytest.raises(SettingsError, match="label_smoothing"):
         DPOSettings(loss="ipo", label_smoothing=0.1)
+
+
+def test_the_origin_of_kto_is_the_batch_before_whatever_the_micro_batches(
+    tiny: Path, pairs: list[PreferencePair], tmp_path: Path
+) -> None:
+    rows = _rows(tiny, pairs)
+    found = []
+    for size in (4, 2):
+        settings = replace(QUICK, loss="kto", micro_batch_size=size, share_prefix="off")
+        trainer = _trainer(tiny, rows, settings, tmp_path / str(size))
+        trainer.train()
+        found.append(trainer.origin)
+    assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-7)
+    kept = trainer._origin.state()["attributes"]
+    assert kept["value"] == trainer.origin
+    assert kept["total"][1] == 2 * (len(rows) % 4 or 4), "the last batch waits to be taken stock of"
+
+
+def test_settings_of_one_loss_name_no_stage_of_another() -> None:
+    from eto_gym.trainers.settings.base import deciding
+
+    added = {"positive_weight", "turn_discount", "undesirable_weight", "target_margin"}
+    assert not added & set(deciding(QUICK))
+    assert deciding(replace(QUICK, turn_discount=0.5))["turn_discount"] == 0.5
+    for wrong in ({"turn_discount": 1.0}, {"loss": "dmpo", "sft_weight": 0.1}):
+        with pytest.raises(SettingsError):
+            replace(QUICK, **wrong)

@@ -1,0 +1,97 @@
+"""Step pairs by exact costs to go, beside those of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from eto_gym.agents.policies import expert_policy
+from eto_gym.agents.policy import Conversation, PolicyReply
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.conversation import ConversationEnv
+from eto_gym.errors import UnknownNameError
+from eto_gym.trainers.data.exact_steps import exact_step_pairs
+from eto_gym.trainers.data.steps import ExpertPath, make_step_pairs, plan_branches, repeat_expert
+from eto_gym.trainers.settings.base import SettingsError, deciding
+from eto_gym.trainers.settings.data import StepSettings
+from tests.toy import CORRIDOR, CorridorEnv, make_corridor
+
+
+class Guesser:
+    """Says go, open, or nothing, by its seed and the place in the conversation."""
+
+    name = "guesser"
+    asked = 0
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        self.asked += len(conversations)
+        words = ("Action: go", "Action: open", "I wait.")
+        return [PolicyReply(words[(c.seed // 7 + c.position) % 3]) for c in conversations]
+
+    def release(self, key: str) -> None:
+        pass
+
+
+@pytest.fixture
+def env() -> ConversationEnv:
+    return ConversationEnv(make_corridor(), prompt_style="none")
+
+
+def paths_of(env: ConversationEnv, tasks: int) -> list[ExpertPath]:
+    spec = RolloutSpec(CORRIDOR, expert_policy, prompt_style="none")
+    ids = make_corridor().unwrapped.task_set.ids[:tasks]  # type: ignore[attr-defined]
+    repeated = [repeat_expert(env, expert) for expert in collect(spec, plan_episodes(ids))]
+    return [path for path in repeated if path is not None]
+
+
+def test_the_better_step_is_the_one_that_leaves_fewer(env: ConversationEnv) -> None:
+    paths, policy = paths_of(env, 8), Guesser()
+    settings = StepSettings(rollouts=6, alternatives=3, reward="exact")
+    pairs, report = exact_step_pairs(env, paths, policy, settings, seed=0)
+    assert policy.asked == 6 * report.steps, "one reply for each try, and nothing is played on"
+    assert report.pairs == len(pairs) == report.expert_chosen > 8
+    for pair in pairs:
+        assert len(pair.chosen) == len(pair.rejected) == 1
+        step, goal = pair.info["step"], int(pair.task_id.split("/")[0][-1])
+        assert pair.chosen[0].content.endswith("go" if step < goal else "open")
+        assert pair.chosen[0].train
+        assert pair.rejected[0].train
+        lost = pair.rejected[0].content == "Action: open" or step == goal == pair.info["step"]
+        if pair.rejected[0].content == "I wait.":
+            assert pair.info["chosen_value"] - pair.info["rejected_value"] == 1
+        else:
+            assert lost
+
+
+def test_they_are_the_pairs_of_many_rollouts(env: ConversationEnv) -> None:
+    settings = StepSettings(rollouts=12, extent="step", alternatives=2)
+    paths = paths_of(env, 4)
+    spec = RolloutSpec(CORRIDOR, Guesser, prompt_style="none")
+    branches = collect(spec, plan_branches(paths, settings, seed=0))
+    by_rollouts, _ = make_step_pairs(paths, branches, [], settings)
+    exact, _ = exact_step_pairs(env, paths, Guesser(), settings, seed=0)
+
+    def names(pairs: Any) -> set[tuple[str, int, str, str]]:
+        return {
+            (p.task_id, p.info["step"], p.chosen[0].content, p.rejected[0].content) for p in pairs
+        }
+
+    opened = {name for name in names(exact) if name[3] == "Action: open"}
+    assert opened
+    # The others are below the noise of twelve rollouts.
+    assert len(opened & names(by_rollouts)) > len(opened) / 2
+
+
+def test_an_environment_without_counts_is_refused(
+    env: ConversationEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = paths_of(env, 2)
+    monkeypatch.setattr(CorridorEnv, "cost_to_go", lambda self: None)
+    with pytest.raises(SettingsError, match="tells no cost_to_go"):
+        exact_step_pairs(env, paths, Guesser(), StepSettings(reward="exact"), seed=0)
+    with pytest.raises(UnknownNameError, match="exact"):
+        StepSettings(reward="exakt")
+    assert "reward" not in deciding(StepSettings())
