@@ -154,7 +154,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 )
 def test_only_web_addresses_are_fetched(url: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="http"):
-        fetch(url, tmp_path / "x", sha256=None)
+        fetch(url, tmp_path / "x", sha256=None, pause=0.0)
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://host/x", "http://me:pw@host/x"])
