@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SHARED_MIN = 16  # a shared start shorter than this is not worth keeping apart
 
 
-class _Episode:
+class _Session:
     """What is kept of one conversation between turns: its tokens, and their keys and values."""
 
     __slots__ = ("row", "transcript")
@@ -114,7 +114,7 @@ class LocalPolicy:
         self._batch_size = batch_size
         self._keep_cache = keep_cache
         self._max_cached_tokens = max_cached_tokens
-        self._episodes: OrderedDict[str, _Episode] = OrderedDict()
+        self._episodes: OrderedDict[str, _Session] = OrderedDict()
         self._shared = KVRow()
         ends = model.generation_config.eos_token_id if model.generation_config else None
         self._stop_ids = frozenset(
@@ -223,7 +223,7 @@ class LocalPolicy:
         """Return the prompt's ids, and how many messages were left out of it."""
         episode = self._episodes.get(conversation.key)
         if episode is None:
-            episode = _Episode(self.codec.transcript())
+            episode = _Session(self.codec.transcript())
             self._episodes[conversation.key] = episode
         self._episodes.move_to_end(conversation.key)
         messages = list(conversation.messages)

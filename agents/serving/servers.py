@@ -7,7 +7,6 @@ import http.client
 import logging
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from eto_gym.errors import DataError, EtoGymError, require
 logger = logging.getLogger(__name__)
 
 _WATCHER = Path(__file__).with_name("watcher.py")
+_TRANSFORMERS = Path(__file__).with_name("transformers_server.py")
 _GRACE = 5.0
 """Seconds between asking a server to end and ending it."""
 _RESTARTS = 3
@@ -125,7 +125,7 @@ class ModelServers:
         self._kept_logs = None if log_folder is None else Path(log_folder)
         self._gpus = None if gpus is None else list(gpus)
         self._count = workers
-        self._workers: list[_Worker] = []
+        self._workers: list[_Server] = []
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
         self._stack = contextlib.ExitStack()
@@ -151,7 +151,7 @@ class ModelServers:
             ports = self._ports()
             for i, port in enumerate(ports):
                 self._workers.append(
-                    _Worker(self._filled(port), self._env(i), folder / f"server-{i}.log", port)
+                    _Server(self._filled(port), self._env(i), folder / f"server-{i}.log", port)
                 )
             deadline = time.monotonic() + self._startup_timeout
             for worker in self._workers:
@@ -197,7 +197,7 @@ class ModelServers:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def _await(self, worker: _Worker, deadline: float) -> None:
+    def _await(self, worker: _Server, deadline: float) -> None:
         moves = 0
         while not (_answers(self._netloc(worker.port)) and worker.alive):
             if not worker.alive:
@@ -246,7 +246,7 @@ class ModelServers:
             worker.wait()
 
 
-class _Worker:
+class _Server:
     """One server process, behind the watcher that ends it."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path, port: int) -> None:
@@ -313,11 +313,9 @@ def _transformers(model: str) -> list[str]:
         raise EtoGymError(
             f"`transformers serve` takes what follows the @ for a revision: rename {model}"
         )
-    script = Path(sys.executable).with_name("transformers")
-    program = str(script) if script.exists() else shutil.which("transformers")
-    if program is None:
-        raise EtoGymError(f"expected the command `transformers` beside {sys.executable}")
-    return [program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
+    # -P: not this folder's modules in place of the environment's.
+    program = [sys.executable, "-P", str(_TRANSFORMERS)]
+    return [*program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
 
 
 def _check(model: str) -> None:
