@@ -10,33 +10,38 @@ from typing import Any
 
 import pytest
 
+from eto_gym.testing.fake_endpoint import FakeEndpoint
 from tests.toy import CORRIDOR
 
 pytestmark = pytest.mark.interop
 
 
-@pytest.mark.parametrize(("replies", "success"), [(2, 0.0), (20, 1.0)])
-def test_inspect_plays_and_scores(tmp_path: Any, replies: int, success: float) -> None:
+@pytest.mark.parametrize("success", [False, True])
+def test_inspect_plays_and_scores(tmp_path: Any, *, success: bool) -> None:
+    """With a model behind a local endpoint, which opens the right door or the next one."""
     inspect_ai = pytest.importorskip("inspect_ai")
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import get_model
 
     from eto_gym.adapters.inspect import eto_gym
 
-    words = ["Thought: on\nAction: go", "no action at all", "Thought: here\nAction: open"]
+    words = ["no action at all", "Thought: on\nAction: go", "Thought: here\nAction: open"]
     if success:
-        words = ["Thought: here\nAction: open"]
-    said = [ModelOutput.from_content("mock", word) for word in words]
-    (log,) = inspect_ai.eval(
-        eto_gym(CORRIDOR, split="test", limit=1),
-        model=get_model("mockllm/model", custom_outputs=said),
-        log_dir=str(tmp_path),
-        display="none",
-    )
+        del words[1]
+    with FakeEndpoint() as fake:
+        fake.answer = lambda body: words[len(fake.requests) - 1]
+        (log,) = inspect_ai.eval(
+            eto_gym(CORRIDOR, split="test", limit=1),
+            model=get_model("openai-api/fake/m", base_url=fake.url, api_key="none"),
+            log_dir=str(tmp_path),
+            display="none",
+        )
     assert log.status == "success", log.error
     (sample,) = log.samples
-    assert sample.scores["engine"].value == {"success": success, "reward": 1.0 if success else -0.5}
+    reward = 1.0 if success else -0.5
+    assert sample.scores["engine"].value == {"success": float(success), "reward": reward}
     assert sample.id == "door-0/0"
     assert [m.role for m in sample.messages][-2:] == ["assistant", "user"]
+    assert len(fake.requests) == len(words)
 
 
 def test_verifiers_loads_and_its_environment_plays() -> None:
