@@ -90,7 +90,7 @@ class Sampling:
         """
         if self.limit_field == "max_tokens" and "max_completion_tokens" in refusal:
             return "; --policy-arg limit_field=max_completion_tokens sends that instead"
-        named = [name for name in self.fields(0) if re.search(rf"\b{name}\b", refusal)]
+        named = [name for name in self.fields(0) if re.search(rf"\b{re.escape(name)}\b", refusal)]
         if not named:
             return ""
         return f"; --policy-arg leave_out={','.join(named)} leaves out what a server refuses"

@@ -9,7 +9,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -227,12 +226,7 @@ class EndpointPolicy:
         """Use as a context manager that closes the policy."""
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the policy."""
         self.close()
 

@@ -17,7 +17,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from eto_gym.agents.models.adapters import base_of, is_adapter, link_whole
@@ -164,12 +163,7 @@ class ModelServers:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the servers and wait until they are gone."""
         self._stack.close()
 
