@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
-from eto_gym.text_files import read_text, split_lines
 from eto_gym.trajectories import JsonlFile, Step, Trajectory, TrajectoryStore
 from eto_gym.trajectories import formats as f
+from eto_gym.trajectories.text_files import read_text, split_lines
 
 SLOWEST = 0.5
 """CPU seconds that a small file may take."""

@@ -118,8 +118,8 @@ def adapter_rows(adapter: str | Path) -> int | None:
             (size,) = struct.unpack("<Q", file.read(8))
             shapes = json.loads(file.read(min(size, 1 << 27)))
         for name, about in shapes.items():
-            *_, module, kind = (".", *name.split("."))
-            if kind == "weight" and module in _EMBEDDINGS and "lora" not in name:
+            module, _, kind = name.rpartition(".")
+            if kind == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
                 return int(about["shape"][0])
     except FileNotFoundError:
         return None  # an older one, or one of the hub: what loads it will tell

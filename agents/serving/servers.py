@@ -7,7 +7,6 @@ import http.client
 import logging
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from eto_gym.agents.models.adapters import base_of, is_adapter, link_whole
@@ -30,6 +28,7 @@ from eto_gym.errors import DataError, EtoGymError, require
 logger = logging.getLogger(__name__)
 
 _WATCHER = Path(__file__).with_name("watcher.py")
+_TRANSFORMERS = Path(__file__).with_name("transformers_server.py")
 _GRACE = 5.0
 """Seconds between asking a server to end and ending it."""
 _RESTARTS = 3
@@ -164,12 +163,7 @@ class ModelServers:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the servers and wait until they are gone."""
         self._stack.close()
 
@@ -313,11 +307,9 @@ def _transformers(model: str) -> list[str]:
         raise EtoGymError(
             f"`transformers serve` takes what follows the @ for a revision: rename {model}"
         )
-    script = Path(sys.executable).with_name("transformers")
-    program = str(script) if script.exists() else shutil.which("transformers")
-    if program is None:
-        raise EtoGymError(f"expected the command `transformers` beside {sys.executable}")
-    return [program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
+    # -P: not this folder's modules in place of the environment's.
+    program = [sys.executable, "-P", str(_TRANSFORMERS)]
+    return [*program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
 
 
 def _check(model: str) -> None:
