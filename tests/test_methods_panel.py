@@ -13,9 +13,9 @@ from eto_gym.trajectories import Step, Trajectory
 
 @pytest.mark.parametrize("name", PANEL)
 def test_every_row_is_a_method_with_settings_of_its_own(name: str) -> None:
-    values = {"train_tasks": 7, "seed": 3, "dpo.epochs": 1.0, "no_such": 1}
+    values = {"train_tasks": 700, "seed": 3, "dpo.epochs": 1.0, "no_such": 1}
     settings = settings_of(PANEL[name], "ETO/ALFWorld-v0", "quickstart", values)
-    assert (settings.train_tasks, settings.seed) == (7, 3)
+    assert (settings.train_tasks, settings.seed) == (700, 3)
     for path, value in PANEL[name].changes.items():
         part, field = path.split(".")
         assert getattr(getattr(settings, part), field) == value

@@ -150,7 +150,7 @@ def test_it_learns_from_rewards_alone(
     assert_learnt(report, loop.method.upper())
 
 
-@pytest.mark.parametrize("advantage", ["gigpo", "cost-to-go", "milestones"])
+@pytest.mark.parametrize("advantage", ["gigpo", "cost-to-go"])
 def test_it_learns_from_the_credit_of_turns(
     locksmith: Path, tmp_path: Path, advantage: str
 ) -> None:
