@@ -199,7 +199,7 @@ def _plot(data: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     for row in data:
         error = [[row["success"] - row["low"]], [row["high"] - row["success"]]]
-        axes.errorbar(row["tokens"] + 1, row["success"], yerror=error, fmt="o", capsize=2)
+        axes.errorbar(row["tokens"] + 1, row["success"], yerr=error, fmt="o", capsize=2)
         axes.annotate(row["method"], (row["tokens"] + 1, row["success"]), fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("tokens trained beyond SFT, per seed")
