@@ -5,6 +5,7 @@
 # make parity compare with the original engines (installs them: 450 MB)
 # make docs   build the documentation into build/site, and check its links
 # make deepspeed  train under DeepSpeed on two CPU processes (needs a C++ compiler; see below)
+# make interop  test with OpenEnv, verifiers and Inspect, in environments of their own (1 GB)
 # Everything else is installed into .venv; versions are pinned in constraints.txt.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: smoke run test browser docs parity deepspeed lint typecheck bench install install-dev clean
+.PHONY: smoke run test browser docs parity deepspeed interop lint typecheck bench install install-dev clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -24,11 +25,11 @@ $(VENV)/.installed-run: pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-run
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,completion,dev,docs]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,completion,openenv,mcp,dev,docs]"
 	touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-dev
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,completion,dev,docs,alfworld]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,completion,openenv,mcp,dev,docs,alfworld]"
 	touch $@
 
 smoke: install
@@ -74,6 +75,31 @@ $(DEEPSPEED)/.installed: $(VENV)/.installed-dev
 deepspeed: $(DEEPSPEED)/.installed
 	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers $(ARGS)
 
+# OpenEnv wants an MCP below 2, verifiers wants 2.0.0, and both bring much that nothing here needs: two
+# environments on top of the other.
+INTEROP := .venv-interop
+INTEROP_PACKAGES := inspect-ai==0.3.285 verifiers==0.4.0
+OPENENV := .venv-openenv
+OPENENV_PACKAGES := openenv==0.10.0
+
+define overlay
+	test -x $(1)/bin/python || $(BIN)/python -m venv --without-pip $(1)
+	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(%r)' % s.get_path('purelib'))" \
+		> $$($(1)/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/eto-gym.pth
+	$(PIP) --python $(1)/bin/python install --quiet $(2)
+	touch $(1)/.installed
+endef
+
+$(INTEROP)/.installed: $(VENV)/.installed-dev
+	$(call overlay,$(INTEROP),$(INTEROP_PACKAGES))
+
+$(OPENENV)/.installed: $(VENV)/.installed-dev
+	$(call overlay,$(OPENENV),$(OPENENV_PACKAGES))
+
+interop: $(INTEROP)/.installed $(OPENENV)/.installed
+	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest -m interop tests $(ARGS)
+	OMP_NUM_THREADS=1 $(OPENENV)/bin/python -m pytest -m interop tests/env_server $(ARGS)
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -86,4 +112,4 @@ bench: install-dev
 	$(BIN)/python -m eto_gym.benchmarks.policy
 
 clean:
-	rm -rf $(VENV) $(DEEPSPEED) build dist *.egg-info
+	rm -rf $(VENV) $(DEEPSPEED) $(INTEROP) $(OPENENV) build dist *.egg-info

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias, TypeVar
 import gymnasium as gym
 
 import eto_gym
-from eto_gym.envs.alfworld.engine.engine import Episode, parse_game
+from eto_gym.envs.alfworld.engine.engine import Playthrough, parse_game
 from eto_gym.envs.alfworld.games import open_games
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def _measure_parsing(args: argparse.Namespace) -> dict[str, str]:
     games = [parse_game(text) for text in texts]
     per_game = tracemalloc.get_traced_memory()[0] / len(games)
     before = tracemalloc.get_traced_memory()[0]
-    episodes = [Episode(game) for game in games]
+    episodes = [Playthrough(game) for game in games]
     per_episode = (tracemalloc.get_traced_memory()[0] - before) / len(episodes)
     tracemalloc.stop()
     return {

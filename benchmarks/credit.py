@@ -22,7 +22,7 @@ import numpy as np
 import eto_gym
 from eto_gym.env import TextEnv, text_env
 from eto_gym.envs.alfworld.engine.distance import read_goal
-from eto_gym.envs.alfworld.engine.engine import Episode
+from eto_gym.envs.alfworld.engine.engine import Playthrough
 
 QUIET = ("look", "inventory", "examine", "examine object", "help", "close")
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     return int(wrong > 0)
 
 
-def search(start: Episode, limit: int) -> int | None:
+def search(start: Playthrough, limit: int) -> int | None:
     """Return the least steps to the goal by trying all plays; -1: more than `limit` states."""
     goal = read_goal(start.game)
     things = set(range(len(start.game.objects))) if goal is None else goal.things
@@ -88,7 +88,7 @@ def search(start: Episode, limit: int) -> int | None:
     return None
 
 
-def _raw(episode: Episode) -> object:
+def _raw(episode: Playthrough) -> object:
     sets = (episode.opened, episode.clean, episode.hot, episode.cool, episode.toggled)
     inside = tuple(tuple(sorted(r)) for r in episode.inside)
     return (episode.location, episode.held, inside, *map(frozenset, sets))

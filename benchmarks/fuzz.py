@@ -1,10 +1,13 @@
 """Feed mutated files to every reader: no traceback, and no record or mark lost without a word.
 
-    python -m eto_gym.benchmarks.fuzz --files 100000
+    python -m eto_gym.benchmarks.fuzz --files 100000 --log fuzz.jsonl
     pip install atheris && python -m eto_gym.benchmarks.fuzz --engine atheris --format lines
 
 The first mutates valid files of each format, knowing what a record is: bytes, spans, lines, and
-values within the JSON. The second lets libFuzzer look for new ways through the readers' code.
+values within the JSON. Its log holds a line for every portion of 1,000 files, each with a generator
+of its own: a second start goes on from there, `--share 0/4` takes a fourth of the portions, and the
+account at the end is of all that the log holds. The second lets libFuzzer look for new ways
+through the readers' code.
 """
 
 from __future__ import annotations
@@ -19,18 +22,24 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
-from eto_gym.text_files import read_text, split_lines
-from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
+from eto_gym.trajectories import JsonlFile, Step, Trajectory, TrajectoryStore
 from eto_gym.trajectories import formats as f
+from eto_gym.trajectories.text_files import read_text, split_lines
 
 SLOWEST = 0.5
 """CPU seconds that a small file may take."""
+
+PORTION = 1_000
+"""Files between two lines of the log."""
+
+OUTCOMES = ("read", "nothing in it", "refused", "wrong")
 
 
 def _turns(number: int) -> list[dict[str, Any]]:
@@ -313,15 +322,15 @@ def judge(form: Format, path: Path, data: bytes) -> str:
     return f"wrong: it took {spent:.2f} s" if spent > SLOWEST else outcome
 
 
-def mutate(name: str, files: int, seconds: float, seed: int, folder: Path) -> dict[str, Any]:
-    """Read mutated files of one format; return the account."""
-    form, rng = formats()[name], random.Random(f"{seed} {name}")
+def mutate(name: str, portion: int, files: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Read a portion of the mutated files of one format; return the account."""
+    form, rng = formats()[name], random.Random(f"{seed} {name} {portion}")
     path = folder / form.name
-    done: dict[str, Any] = {"files": 0, "read": 0, "nothing in it": 0, "refused": 0, "wrong": 0}
+    done: dict[str, Any] = {"files": 0, **dict.fromkeys(OUTCOMES, 0)}
     began = time.process_time()
     if judge(form, path, form.seed) != "read":
         raise SystemExit(f"{name}: the valid file is not read")
-    while done["files"] < files and time.process_time() - began < seconds:
+    for _ in range(files):
         data = mutated(form.seed, rng)
         outcome = judge(form, path, data)
         done["files"] += 1
@@ -330,7 +339,33 @@ def mutate(name: str, files: int, seconds: float, seed: int, folder: Path) -> di
             print(f"{name}: {outcome}: {data[:300]!r}", flush=True)
         else:
             done[outcome] += 1
-    return {**done, "CPU s": round(time.process_time() - began, 1)}
+    return {**done, "CPU s": round(time.process_time() - began, 2)}
+
+
+def mutate_all(
+    names: Sequence[str], files: int, seed: int, log: JsonlFile, share: tuple[int, int]
+) -> None:
+    """Read the portions that a log does not hold yet, and add each to it."""
+    held = {(entry["format"], entry["portion"], entry["seed"]) for entry in log.read(strict=True)}
+    # Portion by portion and not format by format: what has been done is of all formats.
+    wanted = [(name, n) for n in range(-(-files // PORTION)) for name in names]
+    index, count = share
+    with tempfile.TemporaryDirectory(prefix="eto-fuzz-") as folder:
+        for name, portion in wanted[index::count]:
+            if (name, portion, seed) in held:
+                continue
+            some = min(PORTION, files - portion * PORTION)
+            account = mutate(name, portion, some, seed, Path(folder))
+            log.append({"format": name, "portion": portion, "seed": seed, **account})
+
+
+def total(entries: Iterable[dict[str, Any]]) -> dict[str, Counter[str]]:
+    """Add up what a log holds, by format."""
+    summed: dict[str, Counter[str]] = {}
+    for entry in entries:
+        counts = {key: entry[key] for key in (*OUTCOMES, "files", "CPU s")}
+        summed.setdefault(entry["format"], Counter()).update(counts)
+    return summed
 
 
 def let_atheris(name: str, files: int, folder: Path) -> None:
@@ -356,23 +391,25 @@ def main() -> int:
     """Fuzz, and return 0 if nothing went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--files", type=int, default=100_000, help="files of each format")
-    parser.add_argument("--seconds", type=float, default=1e9, help="CPU seconds for each format")
     parser.add_argument("--format", choices=formats(), action="append")
     parser.add_argument("--engine", choices=("mutate", "atheris"), default="mutate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help="portions that were read, to go on from")
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="every N-th portion from I")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     names = args.format or list(formats())
-    wrong = 0
+    index, count = map(int, args.share.split("/"))
     with tempfile.TemporaryDirectory(prefix="eto-fuzz-") as folder:
         if args.engine == "atheris":
             let_atheris(names[0], args.files, Path(folder))
             return 0
-        for name in names:
-            account = mutate(name, args.files, args.seconds, args.seed, Path(folder))
-            print(f"{name}: {json.dumps(account)}", flush=True)
-            wrong += account["wrong"]
-    return 1 if wrong else 0
+        with JsonlFile(args.log or Path(folder) / "log.jsonl") as log:
+            mutate_all(names, args.files, args.seed, log, (index, count))
+            summed = total(log.read(strict=True))
+    for name, account in summed.items():
+        print(f"{name}: {json.dumps(account)}", flush=True)
+    return 1 if any(account["wrong"] for account in summed.values()) else 0
 
 
 if __name__ == "__main__":

@@ -123,7 +123,8 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         with _only_one(part):
-            downloaded = _download(url, part, attempts, timeout, pause, progress)
+            verified = wanted is not None
+            downloaded = _download(url, part, attempts, timeout, pause, progress, verified=verified)
             found = file_sha256(part)
             if wanted is not None and found != wanted:
                 part.unlink()
@@ -195,7 +196,14 @@ def extract_zip(
 
 
 def _download(
-    url: str, part: Path, attempts: int, timeout: float, pause: float, progress: bool
+    url: str,
+    part: Path,
+    attempts: int,
+    timeout: float,
+    pause: float,
+    progress: bool,
+    *,
+    verified: bool,
 ) -> int:
     """Complete the partial file, over several connections if need be; return the bytes fetched."""
     fetched = 0
@@ -209,7 +217,7 @@ def _download(
         for attempt in range(1, attempts + 1):
             problem: Exception
             try:
-                for count in _stream(url, part, timeout, bar):
+                for count in _stream(url, part, timeout, bar, verified=verified):
                     fetched += count
                 return fetched
             except urllib.error.HTTPError as err:
@@ -229,7 +237,23 @@ def _download(
         ) from problem
 
 
-def _stream(url: str, part: Path, timeout: float, bar: tqdm[None]) -> Iterator[int]:
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows a server to no other place than one on the web."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
+    ) -> Any:
+        """Refuse other schemes; urllib knows files and FTP too."""
+        try:
+            place = _checked(newurl)
+        except DataError as err:
+            raise DataError(f"{req.full_url} leads elsewhere: {err}") from err
+        return super().redirect_request(req, fp, code, msg, headers, place)
+
+
+def _stream(
+    url: str, part: Path, timeout: float, bar: tqdm[None], *, verified: bool
+) -> Iterator[int]:
     """Fetch what is missing of the partial file over one connection."""
     if part.is_symlink():  # somebody else put it there, to have another file written
         part.unlink()
@@ -240,7 +264,8 @@ def _stream(url: str, part: Path, timeout: float, bar: tqdm[None]) -> Iterator[i
         # Resume only the very file that the first bytes came from; else the server sends all of it.
         headers |= {"Range": f"bytes={have}-", "If-Range": origin["version"]}
     try:
-        response = urllib.request.urlopen(  # the scheme was checked by `fetch`
+        # The scheme was checked by `fetch`, and is at each place that the server sends us on to.
+        response = urllib.request.build_opener(_WebOnly).open(
             urllib.request.Request(url, headers=headers), timeout=timeout
         )
     except urllib.error.HTTPError as err:
@@ -263,6 +288,11 @@ def _stream(url: str, part: Path, timeout: float, bar: tqdm[None]) -> Iterator[i
         _write_atomically(_origin_of(part), json.dumps({"url": url, "version": version}))
         length = response.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else None
+        if total is None and not response.chunked and not verified:
+            raise DataError(
+                f"{url} does not say how long its file is, and no checksum is known: it could not "
+                "be told whether it came as a whole"
+            )
         bar.total = total
         bar.n = have
         bar.refresh()

@@ -13,9 +13,8 @@ import numpy as np
 
 from eto_gym.errors import EtoGymError, UnknownNameError, check_choice
 from eto_gym.expert import Expert, RandomPlayer
-from eto_gym.feedback import Feedback, with_reason
 from eto_gym.history import Exchange, StateWriter, no_state
-from eto_gym.prompt import Prompt
+from eto_gym.prompt import Feedback, Prompt, with_reason
 from eto_gym.spaces import UnicodeText
 from eto_gym.tasks import Task, TaskSet
 

@@ -43,9 +43,9 @@ def unknown_name(kind: str, value: object, known: Iterable[str]) -> UnknownNameE
     count = max(count, 1)
     more = f", ... ({len(names)} in all)" if len(names) > count else ""
     shown = ", ".join(names[:count]) + more
-    close = get_close_matches(str(value), names, n=1)
+    close = get_close_matches(str(value)[:_SHOWN_LENGTH], names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return UnknownNameError(f"expected {kind} in {{{shown}}}, got {value!r}.{hint}")
+    return UnknownNameError(f"expected {kind} in {{{shown}}}, got {value!r:.200}.{hint}")
 
 
 def check_choice(kind: str, value: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from eto_gym.errors import EtoGymError
 from eto_gym.history import FULL
 from eto_gym.prompt import Prompt
 from eto_gym.registration import env_class, make_text_env, resolve_env_id
-from eto_gym.tasks import TaskSet
+from eto_gym.tasks import Task, TaskSet
 
 
 def splits(env_id: str) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def prompt(env_id: str, **kwargs: Any) -> Prompt:
 
 def opening(
     env_id: str,
-    task: str | int,
+    task: Task | str | int,
     prompt_style: PromptStyle = "one-shot",
     *,
     history: str = FULL,
@@ -92,7 +92,7 @@ def opening(
 
     Args:
         env_id: A registered id, or its short form.
-        task: Id of the task, or its position in the split.
+        task: One of `tasks`, its id, or its position in the split.
         prompt_style: What precedes the first observation, as in `ConversationEnv`.
         history: How much of the conversation is read, as in `ConversationEnv`.
         kwargs: Arguments of `gym.make`, such as the task's `split`.
@@ -111,7 +111,7 @@ def opening(
     with _made(env_id, kwargs) as env:
         talk = ConversationEnv(env, prompt_style=prompt_style, history=history)
         # The seed decides nothing that is read, since the task is given; it makes this repeatable.
-        talk.reset(seed=0, options={"task": task})
+        talk.reset(seed=0, options={"task": task.id if isinstance(task, Task) else task})
         return [{"role": m.role, "content": m.content} for m in talk.prompt]
 
 

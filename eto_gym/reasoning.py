@@ -80,3 +80,8 @@ def closed_by(block: str) -> str:
     """Return the mark that closes the block which a text opens."""
     opening = _OPENING.match(block)
     return _CLOSES[opening.group()] if opening else ""
+
+
+def closed_blocks(text: str) -> int:
+    """Return how many blocks a text closes."""
+    return sum(1 for _ in _CLOSING.finditer(text))

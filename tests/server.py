@@ -22,6 +22,9 @@ class Site:
     errors: list[int] = field(default_factory=list)
     """Status codes of the next answers."""
     wrong_range: bool = False
+    leads_to: str = ""
+    """Where all answers send the client on to."""
+    tells_length: bool = True
     requests: list[str | None] = field(default_factory=list)
     """The Range header of each request."""
 
@@ -35,6 +38,11 @@ def serve(files: dict[str, bytes]) -> Iterator[Site]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             site.requests.append(wanted)
+            if site.leads_to:
+                self.send_response(302)
+                self.send_header("Location", site.leads_to)
+                self.end_headers()
+                return
             body = site.files.get(self.path.lstrip("/"))
             if site.errors or body is None:
                 self.send_error(site.errors.pop(0) if site.errors else 404)
@@ -53,7 +61,8 @@ def serve(files: dict[str, bytes]) -> Iterator[Site]:
             if status == 206:
                 told = start + 1 if site.wrong_range else start
                 self.send_header("Content-Range", f"bytes {told}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
+            if site.tells_length:
+                self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
             end = len(body)
             if site.drop_after:

@@ -154,7 +154,30 @@ def test_nobody_there(tmp_path: Path) -> None:
 )
 def test_only_web_addresses_are_fetched(url: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="http"):
-        fetch(url, tmp_path / "x", sha256=None)
+        fetch(url, tmp_path / "x", sha256=None, pause=0.0)
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://host/x", "http://me:pw@host/x"])
+def test_a_server_leads_to_no_other_place_than_the_web(
+    place: str, site: Site, tmp_path: Path
+) -> None:
+    site.leads_to = place
+    with pytest.raises(DataError, match=r"leads elsewhere|302"):
+        _fetch(site, tmp_path / "file.zip", sha256=None)
+    assert not (tmp_path / "file.zip").exists()
+    with serve({}) as other:
+        other.leads_to = f"{site.url}/file.zip"
+        site.leads_to = ""
+        assert _fetch(other, tmp_path / "file.zip").path.read_bytes() == BODY
+
+
+def test_a_body_of_unknown_length_needs_a_checksum(site: Site, tmp_path: Path) -> None:
+    site.tells_length, site.drop_after = False, [1_000, 1_000]
+    with pytest.raises(DataError, match="how long"):
+        _fetch(site, tmp_path / "file.zip", sha256=None)
+    with pytest.raises(DataError, match="nothing was kept"):
+        _fetch(site, tmp_path / "file.zip")
+    assert _fetch(site, tmp_path / "file.zip").path.read_bytes() == BODY
 
 
 def test_an_address_may_hold_any_letter(site: Site, tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_the_opening_is_that_of_a_conversation(env_id: str) -> None:
     env = eto_gym.ConversationEnv(gym.make(env_id, split="test"), prompt_style="one-shot")
     env.reset(seed=7, options={"task": task})
     assert eto_gym.opening(env_id, task, split="test") == env.chat_messages()
+    (named,) = [one for one in eto_gym.tasks(env_id, "test")[:3] if one.id == task]
+    assert eto_gym.opening(env_id, named, split="test") == env.chat_messages()
     (only,) = eto_gym.opening(env_id, task, "none", split="test")
     assert only == env.chat_messages()[-1]
     env.close()

@@ -47,7 +47,8 @@ def disk_errors(folder: Path, what: str) -> Iterator[None]:
         free = shutil.disk_usage(_existing(folder)).free
         raise DiskFullError(
             f"{what} could not be written to {folder}: {err} ({free / 2**20:.0f} MiB are free). "
-            "Make room and start again with resume: it goes on from the last whole checkpoint."
+            "Make room and run the same command again, without --restart (in Python with "
+            "resume=True): it goes on from the last whole checkpoint."
         ) from err
 
 

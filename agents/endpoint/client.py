@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import logging
-import math
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
+from eto_gym.agents.endpoint.answers import Completion, parse, read_completion
 from eto_gym.agents.endpoint.faults import Fault, FaultError, from_exception, from_status
+from eto_gym.agents.models.sizes import longest_of
 from eto_gym.errors import EtoGymError, require
 from eto_gym.prompt import Message
 from eto_gym.urls import Address
@@ -29,24 +32,20 @@ _CONNECT_TIMEOUT = 10.0
 MAX_ANSWER = 8 << 20
 """Bytes of an answer that are read at most; the longest replies of a model take a hundredth."""
 
+FIELDS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed")
+"""Fields of a request that can be left out."""
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What a server said, and the tokens that it counted (None where it counted none).
+NOTHING_SAID = "(no reply)"
+"""Stands for an empty message at servers that refuse one; others get it as it is."""
 
-    `reasoning` is what its reasoning parser took out of the text. The ids of what it read and
-    sampled, and how likely that was, are there where they were asked for and the server tells them.
-    """
 
-    text: str
-    reasoning: str
-    finish_reason: str
-    prompt_tokens: int | None
-    cached_tokens: int | None
-    completion_tokens: int | None
-    prompt_ids: list[int] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+def http_library() -> Any:
+    """Return the module of HTTP that the installed `openai` is built on: httpx or httpx2."""
+    import openai
+
+    bases = [base.__module__.partition(".")[0] for base in openai.DefaultAsyncHttpxClient.__mro__]
+    name = next(name for name in bases if name in ("httpx", "httpx2"))
+    return importlib.import_module(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,42 @@ class Sampling:
     stop: tuple[str, ...]
     limit_field: Literal["max_tokens", "max_completion_tokens"]
     send_seed: bool
+    leave_out: frozenset[str]
     extra_body: Mapping[str, Any]
     tokens: Literal["none", "ids", "logprobs"] = "none"
+
+    def fields(self, seed: int) -> dict[str, Any]:
+        """Return the fields of a request: those that say something and that the server takes.
+
+        Args:
+            seed: Of this reply; sent where it is sampled.
+        """
+        fields: dict[str, Any] = {
+            "temperature": self.temperature,
+            self.limit_field: self.max_new_tokens,
+        }
+        if self.top_p != 1.0:  # 1 keeps all, and some servers refuse it beside a temperature
+            fields["top_p"] = self.top_p
+        if self.stop:
+            fields["stop"] = list(self.stop)
+        if self.send_seed and (self.temperature > 0 or "temperature" in self.leave_out):
+            fields["seed"] = seed
+        if self.tokens == "logprobs":
+            fields["logprobs"] = True
+        return {name: value for name, value in fields.items() if name not in self.leave_out}
+
+    def remedy(self, refusal: str) -> str:
+        """Return what to do where a server refuses one of the fields, or nothing.
+
+        Args:
+            refusal: What the server said.
+        """
+        if self.limit_field == "max_tokens" and "max_completion_tokens" in refusal:
+            return "; --policy-arg limit_field=max_completion_tokens sends that instead"
+        named = [name for name in self.fields(0) if re.search(rf"\b{re.escape(name)}\b", refusal)]
+        if not named:
+            return ""
+        return f"; --policy-arg leave_out={','.join(named)} leaves out what a server refuses"
 
 
 class EndpointClient:
@@ -78,9 +111,9 @@ class EndpointClient:
             dialect: See `EndpointPolicy`.
         """
         require("openai", feature="a policy behind an endpoint", extra="openai")
-        import httpx2
         import openai
 
+        httpx = http_library()
         address = Address(address) if isinstance(address, str) else address
         self.url = url = address.url
         self.dialect: Dialect = dialect
@@ -88,8 +121,8 @@ class EndpointClient:
         host = urlsplit(url).hostname or ""
         self._http = openai.DefaultAsyncHttpxClient(
             auth=None if address.user is None else (address.user, address.password),
-            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
-            timeout=httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE),
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
             # What is compressed could be of any size behind the limit.
             headers={"Accept-Encoding": "identity"},
             event_hooks={"response": [_limit_answer]},
@@ -99,7 +132,8 @@ class EndpointClient:
         self._client = openai.AsyncOpenAI(
             base_url=url, api_key=api_key, http_client=self._http, max_retries=0
         )
-        self._faults = (openai.OpenAIError, httpx2.HTTPError, TimeoutError, FaultError)
+        self._fills = False  # whether empty messages must say something here
+        self._faults = (openai.OpenAIError, httpx.HTTPError, TimeoutError, FaultError)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -115,7 +149,7 @@ class EndpointClient:
             raw = await self._client.models.with_raw_response.list()
         except self._faults as err:
             raise self._fault(err) from err
-        data = _parse(raw.http_response.content).get("data")
+        data = parse(raw.http_response.content).get("data")
         names = [item.get("id") for item in data or () if isinstance(item, dict)]
         return [name for name in names if isinstance(name, str)]
 
@@ -138,7 +172,7 @@ class EndpointClient:
         paths: Any = {}
         if answer.status_code == 200:
             try:
-                paths = _parse(answer.content).get("paths")
+                paths = parse(answer.content).get("paths")
             except FaultError:  # a page for people, for instance
                 logger.debug("%s does not describe itself", self.url)
         known = isinstance(paths, dict) and {"/load_model", "/v1/chat/completions"} <= paths.keys()
@@ -152,32 +186,41 @@ class EndpointClient:
         Raises:
             FaultError: The server gave none.
         """
-        request: dict[str, Any] = {
-            "model": model,
-            "messages": [{"role": m.role, "content": _valid(m.content)} for m in messages],
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            sampling.limit_field: sampling.max_new_tokens,
-        }
-        sampled = sampling.temperature > 0
-        if sampling.stop:
-            request["stop"] = list(sampling.stop)
-        if sampled and sampling.send_seed:
-            request["seed"] = seed
         extra = dict(sampling.extra_body)
         if sampling.tokens != "none":
             extra.setdefault("return_token_ids", True)  # the name that vLLM gave it
-        if sampling.tokens == "logprobs":
-            request["logprobs"] = True
         if self.dialect == "transformers" and "generation_config" not in extra:
-            extra["generation_config"] = _generation_config(sampled=sampled)
+            extra["generation_config"] = _generation_config(sampling)
+        fields = {"model": model, **sampling.fields(seed), "extra_body": extra}
+        try:
+            return await self._ask(messages, fields)
+        except FaultError as err:
+            # Some servers refuse a message without words, and a model may well have said nothing.
+            empty = any(not message.content.strip() for message in messages)
+            if err.fault.kind != "refused" or self._fills or not empty:
+                raise
+            answer = await self._ask(messages, fields, filled=True)
+            self._fills = True
+            return answer
+
+    async def _ask(
+        self, messages: Sequence[Message], fields: dict[str, Any], *, filled: bool = False
+    ) -> Completion:
+        fill = NOTHING_SAID if filled or self._fills else ""
+        sent: Any = [
+            {
+                "role": m.role,
+                "content": (_valid(m.content) if m.content.strip() else fill or m.content),
+            }
+            for m in messages
+        ]
         try:
             raw = await self._client.chat.completions.with_raw_response.create(
-                **request, extra_body=extra
+                messages=sent, **fields
             )
+            return read_completion(raw.http_response.content)
         except self._faults as err:
             raise self._fault(err) from err
-        return _completion(raw.http_response.content)
 
     def _fault(self, err: Exception) -> FaultError:
         fault = from_exception(err)
@@ -214,23 +257,21 @@ async def _limit_answer(response: Any) -> None:
 
 
 def _limited_stream(stream: Any) -> Any:
-    import httpx2
+    """Return a stream that counts the bytes that come, and breaks off."""
 
-    class Limited(httpx2.AsyncByteStream):
-        """Counts the bytes that come, and breaks off."""
+    async def chunks(_: Any) -> AsyncIterator[bytes]:
+        left = MAX_ANSWER
+        async for chunk in stream:
+            left -= len(chunk)
+            if left < 0:
+                raise _too_long()
+            yield chunk
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            left = MAX_ANSWER
-            async for chunk in stream:
-                left -= len(chunk)
-                if left < 0:
-                    raise _too_long()
-                yield chunk
+    async def aclose(_: Any) -> None:
+        await stream.aclose()
 
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    return Limited()
+    methods = {"__aiter__": chunks, "aclose": aclose}
+    return type("Limited", (http_library().AsyncByteStream,), methods)()
 
 
 def _too_long() -> FaultError:
@@ -249,92 +290,22 @@ def context_of(model: str) -> int | None:
     try:
         config = json.loads(path.read_bytes())
         config = config.get("text_config") or config
-        size = config.get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError) as err:
+        return longest_of(config)
+    except (OSError, ValueError, RecursionError, AttributeError) as err:
         raise EtoGymError(f"cannot read {path}: {err}") from err
-    return size if isinstance(size, int) and size > 0 else None
 
 
-def _generation_config(*, sampled: bool) -> str:
+def _generation_config(sampling: Sampling) -> str:
     """Say to `transformers serve` what OpenAI's fields cannot.
 
     Without `do_sample` it ignores a temperature above 0. The rest undoes what a model's own
     `generation_config.json`, or a default, would put on top of temperature and top_p.
     """
+    sampled = sampling.temperature > 0
     plain: dict[str, Any] = {"do_sample": sampled, "repetition_penalty": 1.0}
     if sampled:
-        plain |= {"top_k": 0, "min_p": 0.0}
+        plain |= {"top_k": 0, "min_p": 0.0, "top_p": sampling.top_p}
     return json.dumps(plain)
-
-
-def _completion(body: bytes) -> Completion:
-    """Check an answer's shape; servers and what stands before them send all sorts of things."""
-    answer = _parse(body)
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise _malformed("no choices", body)
-    message = choices[0].get("message")
-    if not isinstance(message, dict):
-        raise _malformed("no message", body)
-    # No content is what a server sends for a reply of reasoning or tool calls alone.
-    text = message.get("content") or message.get("refusal") or ""
-    if not isinstance(text, str):
-        raise _malformed("no text", body)
-    usage = answer.get("usage")
-    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-    return Completion(
-        text,
-        _reasoning(message),
-        str(choices[0].get("finish_reason")),
-        _count(usage, "prompt_tokens"),
-        _count(details, "cached_tokens"),
-        _count(usage, "completion_tokens"),
-        # vLLM has the prompt's at the top, and the reply's beside its text.
-        _ids(answer.get("prompt_token_ids") or choices[0].get("prompt_token_ids")),
-        _ids(choices[0].get("token_ids")),
-        _logprobs(choices[0].get("logprobs")),
-    )
-
-
-def _ids(value: Any) -> list[int]:
-    """Return token ids if that is what a server sent."""
-    known = isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-    return value if known else []
-
-
-def _logprobs(value: Any) -> list[float]:
-    """Return the log-probability of every sampled token if that is what a server sent."""
-    content = value.get("content") if isinstance(value, dict) else None
-    if not isinstance(content, list):
-        return []
-    found: list[Any] = [item.get("logprob") if isinstance(item, dict) else None for item in content]
-    known = all(type(p) in (int, float) and math.isfinite(p) for p in found)
-    return [float(p) for p in found] if known else []
-
-
-def _reasoning(message: dict[str, Any]) -> str:
-    """Return the reasoning of a message: SGLang and older vLLM name it `reasoning_content`."""
-    fields = (message.get("reasoning"), message.get("reasoning_content"))
-    return next((text for text in fields if isinstance(text, str) and text), "")
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as err:
-        raise _malformed(f"no JSON ({err})", body) from err
-    if not isinstance(value, dict):
-        raise _malformed("no JSON object", body)
-    return value
-
-
-def _malformed(what: str, body: bytes) -> FaultError:
-    return FaultError(Fault("malformed", f"{what}: {body[:120]!r}"))
-
-
-def _count(counts: Any, name: str) -> int | None:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    return value if type(value) is int and value >= 0 else None
 
 
 def _valid(text: str) -> str:

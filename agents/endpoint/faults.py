@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import math
 import re
 import time
@@ -18,6 +19,7 @@ FaultKind = Literal[
     "timeout",  # no whole answer in time, 408 or 504
     "server",  # 500 and the rest of the 5xx: the server failed at this request
     "malformed",  # 200 with something else than a reply
+    "broken off",  # 200 with a reply that the server gave up: finish_reason "abort" or "error"
     "context",  # the conversation does not fit into the model's context
     "refused",  # a 4xx that is about this request
     "setup",  # a 4xx that every request would meet: key, model name, address
@@ -26,15 +28,30 @@ FaultKind = Literal[
 _RESTING: frozenset[FaultKind] = frozenset({"rate limit", "unavailable", "timeout"})
 _FINAL: frozenset[FaultKind] = frozenset({"context", "refused", "setup"})
 
-# How servers word it: OpenAI and vLLM, vLLM since 0.9, SGLang, llama.cpp, TGI, Gemini, Anthropic.
+# How servers word it, kind by kind. Each alternative is linear: what is repeated is bounded.
 _CONTEXT = re.compile(
+    # The context has a size: OpenAI, vLLM, SGLang, Mistral, Groq, llama.cpp, Ollama, OpenRouter.
     r"maximum context length|context_length_exceeded|model's context length"
-    r"|longer than the maximum model length|exceed_context_size|available context size"
-    r"|exceeds? (?:the )?(?:model's )?context (?:window|length|size)"
-    r"|inputs?`? tokens \+ `?max_new_tokens`? must be|input token count.{0,40}exceeds the maximum"
-    r"|prompt is too long",
+    r"|exceed_context_size|available context size|context size has been exceeded"
+    r"|exceeds? (?:the )?(?:model's )?context (?:window|length|size|limit)"
+    r"|context (?:window exceeds|overflow)|fit into the model \(context length"
+    r"|greater than the context length"
+    # So has a prompt: Anthropic, Bedrock, xAI, Zhipu, vLLM, TGI, DashScope.
+    r"|(?:prompt|input) is too long|maximum prompt length|prompt exceeds max length"
+    r"|longer than the maximum model length|larger than the model input length"
+    r"|range of input length should be|exceeds (?:the )?maximum (?:allowed|input) length"
+    r"|(?:greater than|should not exceed|exceeds) `?(?:max_(?:num_tokens|seq_len|input_len))"
+    r"|exceeds `?session_len"
+    # Or tokens have a number: TGI, Gemini, Cohere, Moonshot, OpenAI's newer models, Copilot.
+    r"|inputs?`? tokens \+ `?max_new_tokens`? must be|inputs`? must have less than \d{1,9} tokens"
+    r"|input token count.{0,40}(?:exceeds the maximum|only supports up to)"
+    r"|token count of \d{1,9} exceeds the limit|tokens exceed the configured limit"
+    r"|exceeded model token limit|too many (?:input )?tokens"
+    r"|reduce the length of the (?:messages|prompt|input)",
     re.IGNORECASE,
 )
+_READ = 1 << 16
+"""Characters of an error that are looked at."""
 _CONTEXT_STATUS = frozenset({400, 413, 422, 500})  # some servers answer a full context with a 500
 
 
@@ -80,6 +97,7 @@ class FaultError(Exception):
 
 def from_status(status: int, body: str, headers: Mapping[str, str]) -> Fault:
     """Tell the fault from an HTTP answer that is no success."""
+    body = body[:_READ]
     detail = f"HTTP {status}: {_one_line(body)}"
     if status in _CONTEXT_STATUS and _CONTEXT.search(body):
         return Fault("context", detail)
@@ -96,6 +114,15 @@ def from_status(status: int, body: str, headers: Mapping[str, str]) -> Fault:
     if status in (401, 403, 404, 405):
         return Fault("setup", detail)
     return Fault("refused", detail)
+
+
+def from_error_body(error: Any) -> Fault:
+    """Tell the fault from an `error` that came with the status 200, as some gateways send it."""
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, str) and code.isdecimal():
+        code = int(code[:4])
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return from_status(status, json.dumps(error)[:_READ], {})
 
 
 def from_exception(err: Exception) -> Fault:

@@ -9,13 +9,13 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 
+from eto_gym.agents.endpoint.answers import Completion
 from eto_gym.agents.endpoint.client import (
-    Completion,
+    FIELDS,
     Dialect,
     EndpointClient,
     Sampling,
@@ -82,6 +82,7 @@ class EndpointPolicy:
         dialect: Dialect = "auto",
         limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         send_seed: bool = True,
+        leave_out: str | Sequence[str] = (),
         extra_body: Mapping[str, Any] | None = None,
         tokens: Literal["none", "ids", "logprobs"] = "none",
     ) -> None:
@@ -94,7 +95,8 @@ class EndpointPolicy:
                 `transformers serve` does not tell, so it needs the name.
             name: Recorded with every trajectory; the model's name by default.
             temperature: 0 (the default) is greedy.
-            top_p: Sample from the most probable tokens up to this mass; 1 keeps all.
+            top_p: Sample from the most probable tokens up to this mass; 1 keeps all, and is
+                not sent.
             max_new_tokens: Tokens of a reply at most; a longer one ends there.
             stop: Strings that end a reply; they are not part of it.
             context: Tokens of a conversation with its reply at most; more is the error "context".
@@ -116,6 +118,10 @@ class EndpointPolicy:
             limit_field: What the server calls the limit of a reply. OpenAI's reasoning models want
                 "max_completion_tokens".
             send_seed: False for servers that refuse the field `seed`.
+            leave_out: Fields that the server refuses and that no request shall have, as a list or
+                with commas between: of temperature, top_p, max_tokens, max_completion_tokens,
+                stop, seed. Without a temperature the server's own holds. Strings that end a reply
+                end it here in any case. A `top_p` of 1 says nothing and is never sent.
             extra_body: More fields for every request, such as vLLM's `top_k`.
             tokens: "ids" asks the servers for the token ids that were read and sampled
                 (`return_token_ids`, which vLLM knows), "logprobs" also for how likely they were;
@@ -141,6 +147,10 @@ class EndpointPolicy:
         check_choice("dialect", dialect, ("auto", "openai", "transformers"))
         check_choice("tokens", tokens, ("none", "ids", "logprobs"))
         check_choice("limit_field", limit_field, ("max_tokens", "max_completion_tokens"))
+        leave_out = leave_out.split(",") if isinstance(leave_out, str) else leave_out
+        leave_out = [name.strip() for name in leave_out if name.strip()]
+        for name in leave_out:
+            check_choice("leave_out", name, FIELDS)
         self._sampling = Sampling(
             temperature=temperature,
             top_p=top_p,
@@ -148,6 +158,7 @@ class EndpointPolicy:
             stop=tuple(stop),
             limit_field=limit_field,
             send_seed=send_seed,
+            leave_out=frozenset(leave_out),
             extra_body=dict(extra_body or {}),
             tokens=tokens,
         )
@@ -215,12 +226,7 @@ class EndpointPolicy:
         """Use as a context manager that closes the policy."""
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the policy."""
         self.close()
 
@@ -357,7 +363,10 @@ class EndpointPolicy:
         refusals = self._totals["faults: refused"]
         refused = fault.kind == "refused" and refusals >= _REFUSALS
         if fault.kind == "setup" or (refused and not self._totals["replies"]):
-            raise EtoGymError(f"{server.url} does not serve {self.model!r}: {fault.detail}")
+            raise EtoGymError(
+                f"{server.url} does not serve {self.model!r}: {fault.detail}"
+                f"{self._sampling.remedy(fault.detail)}"
+            )
 
     async def _find_model(self) -> str:
         """Return the one model that is served.

@@ -27,8 +27,8 @@ def base_of(adapter: str | Path) -> str:
     path = Path(adapter) / CONFIG_FILE
     try:
         name = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise DataError(f"{path} does not tell what the adapter belongs to: {err!r}") from err
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as err:
+        raise DataError(f"{path} does not tell what the adapter belongs to: {err}") from err
     if not isinstance(name, str) or not name:
         raise DataError(f"{path} does not tell what the adapter belongs to: {name!r}")
     if Path(name).is_absolute() and not Path(name).is_dir():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Message
-from eto_gym.reasoning import closed_by, open_block, split_reasoning
+from eto_gym.reasoning import closed_blocks, closed_by, open_block, split_reasoning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -491,9 +491,10 @@ def _unstable(before: str, after: str) -> RewrittenHistoryError:
         min(len(before), len(after)),
     )
     start = max(0, same - 40)
+    dropped = closed_blocks(before) > closed_blocks(after)
+    cause = "It drops the thinking of earlier turns" if dropped else "That is the template's own"
     return RewrittenHistoryError(
         "the chat template is not stable: what it rendered for the first messages changes when "
         f"messages follow. It had {before[start : same + 40]!r}, and then "
-        f"{after[start : same + 40]!r}. Templates that drop the thinking of earlier turns do this; "
-        "pass a chat_template that keeps history as it is."
+        f"{after[start : same + 40]!r}. {cause}: pass a chat_template that keeps history as it is."
     )

@@ -54,13 +54,14 @@ class Sampler:
         """Return one token id per row of `logits`; greedy sampling ignores `uniforms`."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        probs = torch.softmax(logits.float() / self.temperature, -1)
+        probs = torch.softmax(logits.float() / self.temperature, -1)  # (B, vocabulary)
         draws = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
         order = None
         if self.top_p < 1:
             probs, order = probs.sort(dim=-1, descending=True, stable=True)
             before = probs.cumsum(-1, dtype=torch.float64) - probs
             probs = probs.masked_fill(before >= self.top_p, 0.0)
+        # The first token at which the mass (B, vocabulary) is over the number drawn (B, 1).
         mass = probs.cumsum(-1, dtype=torch.float64)
         picks = torch.searchsorted(mass, draws * mass[:, -1:], right=True)
         picks = picks.clamp_(max=logits.shape[-1] - 1)
@@ -158,16 +159,17 @@ class Decoder:
         end = jobs[0].start + len(jobs[0].ids)
         batch.rows, batch.column = rows, end - query
         batch.left = min(batch.column, *(job.start for job in jobs))
-        starts = self._tensor([job.start for job in jobs])
+        # B rows, K columns from the leftmost start on, of which the last Q are computed.
+        starts = self._tensor([job.start for job in jobs])  # (B,)
         keys = torch.arange(batch.left, end, device=self._device)
         queries = keys[-query:]
-        mask = keys >= starts[:, None]
+        mask = keys >= starts[:, None]  # (B, K)
         if self._own_mask:
             # Padding attends to itself, lest it become NaN and spread.
             causal = mask[:, None] & (keys <= queries[:, None]) | (keys == queries[:, None])
-            mask = causal[:, None]
+            mask = causal[:, None]  # (B, Q, K) -> (B, 1, Q, K)
         ids = [[0] * (query - len(job.ids)) + job.ids[-query:] for job in jobs]
-        positions = (queries - starts[:, None]).clamp_(min=0)
+        positions = (queries - starts[:, None]).clamp_(min=0)  # (B, Q)
         return self._forward(self._tensor(ids), positions, mask)
 
     # --- sampling replies ------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class Decoder:
         starts = self._tensor([job.start for job in jobs])
         mask = torch.arange(columns, device=self._device) >= starts[:, None]
         if self._own_mask:
-            mask = mask[:, None, None]
+            mask = mask[:, None, None]  # (B, columns) -> (B, 1, 1, columns)
         step = 0
         while True:
             draws = [job.uniforms[step] if job.uniforms else 0.0 for job in jobs]
@@ -237,7 +239,7 @@ class Decoder:
             use_cache=True,
             logits_to_keep=1,
         )
-        logits: torch.Tensor = output.logits[:, -1]
+        logits: torch.Tensor = output.logits[:, -1]  # (B, 1, vocabulary) -> (B, vocabulary)
         return logits
 
     def _tensor(self, values: list[Any]) -> torch.Tensor:

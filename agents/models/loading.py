@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eto_gym.agents.models.adapters import base_of, is_adapter
 from eto_gym.agents.models.model_names import one_line, resolve_model
 from eto_gym.agents.models.quiet import without_progress_bars
+from eto_gym.agents.models.sizes import adapter_rows
 from eto_gym.errors import DataError, EtoGymError, check_choice, require
 
 if TYPE_CHECKING:
@@ -27,13 +28,12 @@ def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
         DataError: It cannot be loaded without its own code; a file of it is missing or damaged; or
             the hub cannot be reached or refuses.
     """
-    safetensors: Any = require("safetensors", feature="a local language model", extra="train")
     try:
         # Without the argument, transformers asks on standard input whether to run the code.
         return auto.from_pretrained(name, trust_remote_code=False, **options)
     except EtoGymError:
         raise
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as err:
+    except Exception as err:  # whatever the libraries raise at files that are not as they expect
         if "trust_remote_code" in str(err):
             raise DataError(
                 f"{name} cannot be loaded without Python code of its own, which eto-gym never "
@@ -53,6 +53,50 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, resolve_model(name))
     return tokenizer
+
+
+def embedding_rows(name: str | Path) -> int | None:
+    """Return the rows of a model's embedding, as its configuration or its adapter says.
+
+    Raises:
+        DataError: The configuration cannot be read.
+    """
+    require("transformers", feature="a local language model", extra="train")
+    from transformers import AutoConfig
+
+    name = resolve_model(name)
+    if is_adapter(name):
+        if (rows := adapter_rows(name)) is not None:
+            return rows
+        name = base_of(name)
+    config = from_pretrained(AutoConfig, name).get_text_config()
+    size = getattr(config, "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
+def with_adapter(base: Any, adapter: str | Path, **options: Any) -> Any:
+    """Put an adapter on its base; one that was trained on a resized embedding brings it along.
+
+    Args:
+        base: The loaded base.
+        adapter: Folder or name of the adapter.
+        options: For `PeftModel.from_pretrained`.
+
+    Raises:
+        DataError: It does not fit the base, or cannot be read.
+    """
+    peft: Any = require("peft", feature="a LoRA adapter", extra="train")
+    rows = adapter_rows(adapter)
+    if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(rows, mean_resizing=False)  # the adapter holds all of them
+    try:
+        return peft.PeftModel.from_pretrained(base, str(adapter), **options)
+    except EtoGymError:
+        raise
+    except Exception as err:  # whatever the libraries raise at files that are not as they expect
+        raise DataError(
+            f"the adapter in {adapter} cannot be put on {type(base).__name__}: {one_line(err)}"
+        ) from err
 
 
 def read_template(template: str) -> str:
@@ -102,7 +146,9 @@ def load_model(
     name = resolve_model(name)
     if is_adapter(name):
         require("peft", feature="a LoRA adapter", extra="train")
-        base_of(name)  # tells what is missing, where transformers would not
+        base = base_of(name)  # tells what is missing, where transformers would not
+        if adapter is None and adapter_rows(name) is not None:
+            name, adapter = base, name
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -119,10 +165,7 @@ def load_model(
     with without_progress_bars():
         model: Any = from_pretrained(AutoModelForCausalLM, name, **options)
     if adapter is not None:
-        require("peft", feature="a LoRA adapter", extra="train")
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter)
+        model = with_adapter(model, adapter)
     loaded: PreTrainedModel = model.eval()
     return loaded
 

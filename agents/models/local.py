@@ -12,6 +12,7 @@ from eto_gym.agents.models.codec import ChatCodec, Transcript
 from eto_gym.agents.models.decoding import Decoder, Job, Sampler
 from eto_gym.agents.models.kv import KVRow
 from eto_gym.agents.models.loading import load_model, load_tokenizer, read_template
+from eto_gym.agents.models.sizes import check_positions, check_vocabulary, longest_of
 from eto_gym.agents.models.template import settle_template
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError, check_choice
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _SHARED_MIN = 16  # a shared start shorter than this is not worth keeping apart
 
 
-class _Episode:
+class _Session:
     """What is kept of one conversation between turns: its tokens, and their keys and values."""
 
     __slots__ = ("row", "transcript")
@@ -76,8 +77,8 @@ class LocalPolicy:
             top_p: Sample from the most probable tokens up to this mass; 1 keeps all.
             max_new_tokens: Tokens of a reply at most; a longer one ends there.
             stop: Strings that end a reply; they are not part of it.
-            context: Tokens of a conversation at most; None takes the model's
-                `max_position_embeddings`.
+            context: Tokens of a conversation at most; None takes what the model's configuration
+                names (`max_position_embeddings`, or what its family calls it).
             on_full: What to do where a conversation does not fit. "error" replies with the error
                 kind "context". "drop_oldest" leaves out the oldest exchanges after the first
                 message until a whole reply fits, and counts them as "dropped_messages".
@@ -106,7 +107,6 @@ class LocalPolicy:
         self._keep_sampled = keep_sampled
         self.name = name
         self.codec = codec
-        self.context = context or int(model.config.get_text_config().max_position_embeddings)
         self._max_new_tokens = max_new_tokens
         self._sampled = temperature > 0
         self._stop = tuple(stop)
@@ -114,7 +114,7 @@ class LocalPolicy:
         self._batch_size = batch_size
         self._keep_cache = keep_cache
         self._max_cached_tokens = max_cached_tokens
-        self._episodes: OrderedDict[str, _Episode] = OrderedDict()
+        self._episodes: OrderedDict[str, _Session] = OrderedDict()
         self._shared = KVRow()
         ends = model.generation_config.eos_token_id if model.generation_config else None
         self._stop_ids = frozenset(
@@ -127,6 +127,7 @@ class LocalPolicy:
             stopped=self._has_stop if self._stop else None,
             prefill_tokens=prefill_tokens,
         )
+        self.context = _context(model, context)
 
     @classmethod
     def from_pretrained(
@@ -162,6 +163,7 @@ class LocalPolicy:
             model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
         )
         tokenizer = load_tokenizer(model)
+        check_vocabulary(tokenizer, loaded.get_input_embeddings().weight.shape[0], model)
         own = getattr(tokenizer, "chat_template", None)
         template = own if chat_template is None else read_template(chat_template)
         if isinstance(template, str):
@@ -221,7 +223,7 @@ class LocalPolicy:
         """Return the prompt's ids, and how many messages were left out of it."""
         episode = self._episodes.get(conversation.key)
         if episode is None:
-            episode = _Episode(self.codec.transcript())
+            episode = _Session(self.codec.transcript())
             self._episodes[conversation.key] = episode
         self._episodes.move_to_end(conversation.key)
         messages = list(conversation.messages)
@@ -290,6 +292,25 @@ class LocalPolicy:
                 break
             held -= episode.row.columns
             episode.row = KVRow()
+
+
+def _context(model: PreTrainedModel, asked: int | None) -> int:
+    """Return the longest conversation that a model is to read.
+
+    Raises:
+        EtoGymError: Its configuration names none, and none was asked for; or it cannot read one of
+            the length that was asked for.
+    """
+    if asked:
+        check_positions(model, asked, "a context as long as that cannot be had")
+        return asked
+    config = model.config.get_text_config()
+    if (longest := longest_of(config)) is None:
+        raise EtoGymError(
+            f"the configuration of {type(model).__name__} names no longest conversation: say how "
+            "many tokens it may have, by --max-context N (in Python context=N)"
+        )
+    return longest
 
 
 def _common(held: list[int], ids: list[int]) -> int:

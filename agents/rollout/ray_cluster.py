@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,12 @@ def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str
             ray.init(logging_level=logging.WARNING, **chosen)
         except ray.exceptions.AuthenticationError as err:
             raise EtoGymError(f"the Ray cluster at {address} {_stranger()}") from err
-        except (ConnectionError, RuntimeError, ValueError) as err:
+        except (OSError, RuntimeError, ValueError) as err:
+            if "AF_UNIX" in str(err):
+                raise EtoGymError(
+                    f"Ray keeps sockets in {tempfile.gettempdir()}, and their paths get too long "
+                    "for the system: set TMPDIR to a folder with a shorter path"
+                ) from err
             # Ray does not tell a token that is missing from a cluster that is.
             hint = f". If there is one, it may be that it {_stranger()}" if address else ""
             place = address or "this machine"

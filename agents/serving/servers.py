@@ -7,7 +7,6 @@ import http.client
 import logging
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,16 +17,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from eto_gym.agents.models.adapters import base_of, is_adapter, link_whole
+from eto_gym.agents.models.loading import embedding_rows, load_tokenizer
 from eto_gym.agents.models.model_names import resolve_model
-from eto_gym.errors import EtoGymError, require
+from eto_gym.agents.models.sizes import adapter_rows, check_vocabulary
+from eto_gym.errors import DataError, EtoGymError, require
 
 logger = logging.getLogger(__name__)
 
 _WATCHER = Path(__file__).with_name("watcher.py")
+_TRANSFORMERS = Path(__file__).with_name("transformers_server.py")
 _GRACE = 5.0
 """Seconds between asking a server to end and ending it."""
 _RESTARTS = 3
@@ -88,7 +89,8 @@ class ModelServers:
 
         Raises:
             EtoGymError: An option has no meaning, or the command lacks a placeholder.
-            DataError: The base of an adapter is not there.
+            DataError: The base of an adapter is not there, or the parts of the model do not fit
+                each other.
             MissingDependencyError: `transformers serve` lacks a package.
         """
         if workers < 1:
@@ -113,6 +115,8 @@ class ModelServers:
         self._command = [
             *(_transformers("" if linked else model) if command is None else _split(command))
         ]
+        if command is None:
+            _check(model)
         self._command += arguments
         self._host = host
         self._first_port = port
@@ -120,7 +124,7 @@ class ModelServers:
         self._kept_logs = None if log_folder is None else Path(log_folder)
         self._gpus = None if gpus is None else list(gpus)
         self._count = workers
-        self._workers: list[_Worker] = []
+        self._workers: list[_Server] = []
         self._stopping = threading.Event()
         self._keeper: threading.Thread | None = None
         self._stack = contextlib.ExitStack()
@@ -146,7 +150,7 @@ class ModelServers:
             ports = self._ports()
             for i, port in enumerate(ports):
                 self._workers.append(
-                    _Worker(self._filled(port), self._env(i), folder / f"server-{i}.log", port)
+                    _Server(self._filled(port), self._env(i), folder / f"server-{i}.log", port)
                 )
             deadline = time.monotonic() + self._startup_timeout
             for worker in self._workers:
@@ -159,12 +163,7 @@ class ModelServers:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the servers and wait until they are gone."""
         self._stack.close()
 
@@ -192,7 +191,7 @@ class ModelServers:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def _await(self, worker: _Worker, deadline: float) -> None:
+    def _await(self, worker: _Server, deadline: float) -> None:
         moves = 0
         while not (_answers(self._netloc(worker.port)) and worker.alive):
             if not worker.alive:
@@ -241,7 +240,7 @@ class ModelServers:
             worker.wait()
 
 
-class _Worker:
+class _Server:
     """One server process, behind the watcher that ends it."""
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path, port: int) -> None:
@@ -308,11 +307,24 @@ def _transformers(model: str) -> list[str]:
         raise EtoGymError(
             f"`transformers serve` takes what follows the @ for a revision: rename {model}"
         )
-    script = Path(sys.executable).with_name("transformers")
-    program = str(script) if script.exists() else shutil.which("transformers")
-    if program is None:
-        raise EtoGymError(f"expected the command `transformers` beside {sys.executable}")
-    return [program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
+    # -P: not this folder's modules in place of the environment's.
+    program = [sys.executable, "-P", str(_TRANSFORMERS)]
+    return [*program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
+
+
+def _check(model: str) -> None:
+    """Refuse a model whose server would start, and then fail at every request.
+
+    Raises:
+        DataError: Its tokenizer has tokens for which its embedding has no row; or it is an adapter
+            with an embedding of its own, which `transformers serve` cannot put on the base.
+    """
+    if is_adapter(model) and adapter_rows(model) is not None:
+        raise DataError(
+            f"the adapter in {model} brings an embedding of its own, which `transformers serve` "
+            f"cannot load: make a whole model of it first, by `eto-gym merge {model} OUT`"
+        )
+    check_vocabulary(load_tokenizer(model), embedding_rows(model), model)
 
 
 def _split(command: str) -> list[str]:

@@ -22,6 +22,8 @@ SEE_ALSO = {
     "eval": [("Scores that can be compared", "../scores.md")],
     "rollout": [("Rollouts on a cluster", "../cluster.md")],
     "serve": [("Models behind endpoints", "../serving.md")],
+    "export": [("Files for other tools", "../data.md")],
+    "serve-env": [("Environments for other programs", "../serving-environments.md")],
     "show": [("Files of demonstrations and pairs", "../data.md")],
     "train": [("Adapters, several devices, and runs that go wrong", "../training-at-scale.md")],
 }

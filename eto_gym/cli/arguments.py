@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 from eto_gym.errors import EtoGymError, UnknownNameError
-from eto_gym.feedback import Feedback
+from eto_gym.prompt import Feedback
 from eto_gym.registration import data_kwargs
 from eto_gym.tasks import TaskSet
 

@@ -7,7 +7,6 @@ a run.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from eto_gym.cli.playing import (
     slug_of,
 )
 from eto_gym.errors import EtoGymError, require
-from eto_gym.files import write_json
+from eto_gym.files import read_object, write_json
 from eto_gym.registration import resolve_env_id
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.lines import decode
@@ -184,7 +183,10 @@ def _samples(args: argparse.Namespace) -> int:
 def _settings(paths: list[Path]) -> dict[str, Any]:
     """Return what the settings beside some files have in common; they say how they were made."""
     told = [
-        json.loads(path.read_text(encoding="utf-8"))
+        read_object(
+            path,
+            remedy="put it back, or remove it, and the report does not say how they were made",
+        )
         for path in map(settings_file, paths)
         if path.is_file()
     ]

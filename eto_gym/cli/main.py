@@ -19,9 +19,14 @@ COMMANDS = {
     "eval": ("eto_gym.cli.eval", "play episodes and report how well a policy does"),
     "rollout": ("eto_gym.cli.rollout", "play episodes and store their trajectories"),
     "serve": ("eto_gym.cli.serve", "serve a model through OpenAI's interface"),
+    "serve-env": (
+        "eto_gym.cli.exchange.serve_env",
+        "serve environments to OpenEnv and MCP clients",
+    ),
     "show": ("eto_gym.cli.show", "print an episode in the terminal"),
     "shop": ("eto_gym.cli.shop", "open the web shop as a site for people"),
     "data": ("eto_gym.cli.data", "download or build benchmark data"),
+    "export": ("eto_gym.cli.exchange.export", "write trajectories or pairs in another tool's form"),
     "expert": ("eto_gym.cli.rollout", "the same as `rollout --policy expert`"),
     "play": ("eto_gym.cli.play", "play an environment in the terminal"),
     "view": ("eto_gym.cli.view", "write a page to browse episodes, pairs and runs"),
@@ -69,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
         place = "" if err.filename is None else f"{err.filename}: "
         print(f"eto-gym {name}: {place}{err.strerror or err}", file=sys.stderr)
+        return 2
+    except ValueError as err:
+        if "null byte" not in str(err) and "null character" not in str(err):
+            raise
+        print(f"eto-gym {name}: a path holds the character NUL", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"eto-gym {name}: interrupted", file=sys.stderr)

@@ -28,8 +28,8 @@ from eto_gym.history import FULL, check_history
 from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
-from eto_gym.text_files import read_text, split_lines
 from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
+from eto_gym.trajectories.text_files import read_text, split_lines
 from eto_gym.urls import read_addresses
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from eto_gym.agents.serving.servers import ModelServers
 from eto_gym.cli.parsing import Parser
 
 _DESCRIPTION = """\
-Start processes that serve a model through OpenAI's chat completions, print their base URLs when
-all of them answer, and stop them on Ctrl-C. They end with this process, however it ends. Anything
-after -- goes to the server: eto-gym serve MODEL -- --dtype bfloat16"""
+Start processes that serve a model through OpenAI's chat completions, print their base URLs, and the
+command that plays with them, when all of them answer, and stop them on Ctrl-C. They end with this
+process, however it ends. Anything after -- goes to the
+server: eto-gym serve MODEL -- --dtype bfloat16"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +94,9 @@ def run(args: argparse.Namespace, *, arguments: Sequence[str] = ()) -> int:
         print(f"model: {servers.model}")
         for url in servers.base_urls:
             print(url, flush=True)
+        ask = ["--policy", "endpoint:" + ",".join(servers.base_urls)]
+        ask += ["--policy-arg", f"model={servers.model}"]
+        print(f"eto-gym eval alfworld {shlex.join(ask)}", file=sys.stderr)
         print("Ctrl-C stops the servers.", file=sys.stderr)
         servers.wait()
     return 1

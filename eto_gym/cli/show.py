@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from eto_gym.cli.play import printable
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import Trajectory
-from eto_gym.trajectories.formats import read_demonstrations
+from eto_gym.trajectories.formats import ReadReport, read_demonstrations
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the episode, or the list."""
-    everything, _ = read_demonstrations(args.file)
+    report = ReadReport()
+    everything, _ = read_demonstrations(args.file, report=report)
     chosen = [
         item
         for item in everything
@@ -34,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     if not chosen:
         raise EtoGymError(f"{args.file} holds {len(everything)} episodes, and none that was chosen")
+    for line in report.lines():  # a record that was changed since it was written, say
+        print(line, file=sys.stderr)
     if args.list:
         for number, item in enumerate(chosen, start=1):
             print(f"{number:>5}  {_headline(item)}")

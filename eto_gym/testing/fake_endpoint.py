@@ -6,6 +6,7 @@ import email.utils
 import gzip
 import hashlib
 import json
+import re
 import socket
 import struct
 import threading
@@ -13,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 
 Fault = str | None
@@ -111,12 +111,7 @@ class FakeEndpoint:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop serving."""
         self.stop()
 
@@ -155,8 +150,36 @@ class FakeEndpoint:
         reply = {"role": "assistant", "content": self.answer(body), **self.message}
         usage = {"prompt_tokens": 10, "completion_tokens": 3} if self.usage is None else self.usage
         choice = {"index": 0, "message": reply, "finish_reason": self.finish_reason, **self.choice}
-        answer = {"object": "chat.completion", "choices": [choice], "usage": usage, **self.more}
+        head = self._head(body, "chat.completion")
+        answer = {**head, "choices": [choice], "usage": usage, **self.more}
         return json.dumps(answer).encode()
+
+    def events(self, body: dict[str, Any]) -> bytes:
+        """Return the body of a streamed answer: server-sent events, one per word."""
+        whole = json.loads(self.completion(body))
+        (choice,) = whole["choices"]
+        text = choice["message"].pop("content")
+        words = re.findall(r"\S+\s*|\s+", text) if isinstance(text, str) else [text]
+        deltas = [choice["message"], *({"content": word} for word in words), {}]
+        chunks = []
+        for number, delta in enumerate(deltas, start=1):
+            reason = choice["finish_reason"] if number == len(deltas) else None
+            part = {"index": 0, "delta": delta, "finish_reason": reason}
+            chunks.append({**whole, "object": "chat.completion.chunk", "choices": [part]})
+            del chunks[-1]["usage"]
+        if (body.get("stream_options") or {}).get("include_usage"):
+            chunks.append({**whole, "object": "chat.completion.chunk", "choices": []})
+        lines = [json.dumps(chunk) for chunk in chunks] + ["[DONE]"]
+        return "".join(f"data: {line}\n\n" for line in lines).encode()
+
+    def _head(self, body: dict[str, Any], kind: str) -> dict[str, Any]:
+        number = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:24]
+        return {
+            "id": f"chatcmpl-{number}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": body.get("model", ""),
+        }
 
 
 class _Server(ThreadingHTTPServer):
@@ -213,7 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
     def respond(self, fault: Fault, body: dict[str, Any]) -> None:
         """Answer as the fault says."""
         whole = self.site.completion(body)
-        if fault is None:
+        if fault is None and body.get("stream"):
+            events = self.site.events(body)
+            self.send(200, {"Content-Type": "text/event-stream"}, events)
+        elif fault is None:
             self.send(200, {}, whole)
         elif fault in STATUS:
             status, headers, answer = STATUS[fault]

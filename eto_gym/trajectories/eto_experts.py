@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 
 from eto_gym.conversation import ConversationEnv, PromptStyle, parse_reply
-from eto_gym.env import TextEnv
+from eto_gym.env import TextEnv, text_env
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
 from eto_gym.tasks import Task
@@ -160,10 +160,9 @@ def read_experts(
             not one record belongs to its tasks.
     """
     benchmark = name.removeprefix(PREFIX)
-    inner = env.unwrapped
-    wanted = _BENCHMARKS[benchmark]
-    found = inner.card()["benchmark"] if isinstance(inner, TextEnv) else type(inner).__name__
-    if not isinstance(inner, TextEnv) or str(found).casefold() != wanted:
+    inner = text_env(env)
+    wanted, found = _BENCHMARKS[benchmark], str(inner.card()["benchmark"])
+    if found.casefold() != wanted:
         raise DataError(f"{name} holds experts of {wanted}, and the environment is {found}")
     report = ExpertReport()
     talk = ConversationEnv(env, prompt_style=prompt_style)

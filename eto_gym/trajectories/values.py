@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from eto_gym.errors import DataError
-from eto_gym.text_files import damaged_byte, read_text, split_lines
+from eto_gym.trajectories.text_files import damaged_byte, read_text, split_lines
 
 RECORD_KEYS = frozenset(
     {"messages", "conversations", "conversation", "prompt", "chosen", "rejected", "steps"}
@@ -83,7 +83,7 @@ def read_values(path: str | Path) -> Values:
     """Read a JSON list, JSON Lines, or an object with one list of records in it.
 
     The file's name does not matter where its content is plain. Encodings are those of
-    `eto_gym.text_files.read_text`. A last line without a line end counts.
+    `eto_gym.trajectories.text_files.read_text`. A last line without a line end counts.
 
     Raises:
         DataError: The file is missing, is empty, or holds nothing of the kind.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eto_gym.errors import DataError
-from eto_gym.trajectories.store import JsonlFile
+from eto_gym.trajectories.lines import check_seal
+from eto_gym.trajectories.store import TrajectoryStore
 
 Kind = Literal["episodes", "pairs"]
 
@@ -163,9 +164,12 @@ def kind_of(path: Path) -> Kind | None:
 
 
 def records(path: Path, skipped: list[int] | None = None) -> Iterator[Any]:
-    """Yield the records of a file; the numbers of lines that are no JSON go into `skipped`."""
+    """Yield the records of a file.
+
+    The numbers of those that are no JSON, or not what their digest was made of, go into `skipped`.
+    """
     if path.suffix == ".jsonl":
-        lines = JsonlFile(path)
+        lines = TrajectoryStore(path)
         yield from lines.read()
         if skipped is not None:
             skipped += lines.corrupt_lines
@@ -174,16 +178,24 @@ def records(path: Path, skipped: list[int] | None = None) -> Iterator[Any]:
         if not file.read(256).lstrip().startswith(b"["):
             return
     try:
-        yield from json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        items = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         return
+    for number, item in enumerate(items, start=1):
+        try:
+            check_seal(item)
+        except DataError:
+            if skipped is not None:
+                skipped.append(number)
+            continue
+        yield item
 
 
 def _json_object(path: Path) -> dict[str, Any]:
     """Return the object in a file; an empty one where there is no such file, or it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eto_gym.cli.main import main
+from tests.toy import CORRIDOR
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,28 @@ def test_a_damaged_settings_file_is_one_line(
     assert main(command.split()) == 2
     assert "run.settings.json does not say how" in capsys.readouterr().err
     assert (tmp_path / "run.settings.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("command", ["eval --from {out}", "compare {out} {out}"])
+def test_scores_of_damaged_files_are_refused_or_leave_out_what_is_damaged(
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("scipy")
+    out = tmp_path / "run.jsonl"
+    assert main(f"rollout {CORRIDOR} --policy random --limit 2 --out {out}".split()) == 0
+    words = command.format(out=out).split()
+    assert main(words) == 0
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text(lines[0].replace('"reward":', '"reward":1') + lines[1])
+    assert main(words) == 0
+    assert "run.jsonl:1: skipping a corrupt line (the record is not the one" in caplog.text
+    for content in (b"[" * 20_000, b"null", b"\xff"):
+        (tmp_path / "run.settings.json").write_bytes(content)
+        capsys.readouterr()
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "run.settings.json" in err

@@ -34,6 +34,14 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "t.jsonl"
 
 
+def test_a_record_that_was_changed_since_it_was_written_is_told_of(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(file.read_text().replace('"reward":0.0', '"reward":0.5', 1))
+    assert main(["show", str(file), "--list"]) == 0
+    assert "changed since it was written" in capsys.readouterr().err
+
+
 def test_an_episode_is_printed_with_its_actions_and_rewards(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,8 +14,8 @@ from eto_gym.envs.alfworld import why as alfworld
 from eto_gym.envs.scienceworld import why as scienceworld
 from eto_gym.envs.webshop import why as webshop
 from eto_gym.errors import UnknownNameError
-from eto_gym.feedback import with_reason, without_reason
 from eto_gym.history import Exchange
+from eto_gym.prompt import with_reason, without_reason
 
 ROOM = (
     "Looking quickly around you, you see a desk 1, a fridge 1, a microwave 1, and a shelf 1.\n\n"

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eto_gym import DataError, Message
-from eto_gym.text_files import read_text, split_lines
 from eto_gym.trajectories import PreferencePair, Trajectory
 from eto_gym.trajectories import formats as f
+from eto_gym.trajectories.text_files import read_text, split_lines
 from eto_gym.trajectories.turns import Notes
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"

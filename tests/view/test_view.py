@@ -127,6 +127,22 @@ def test_records_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     assert unpacked(page, "index")["skipped"] == {"t": 2}
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_record_that_is_not_the_one_that_was_written_is_counted(
+    as_list: bool, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "t.jsonl", episode(0), episode(1))
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1].replace('"seed":', '"seed":1')
+    text = f"[{','.join(lines)}]" if as_list else "\n".join(lines) + "\n"
+    file = file.with_suffix(".json") if as_list else file
+    file.write_text(text)
+    page = write_view([file], tmp_path / "v.html").read_text()
+    index = unpacked(page, "index")
+    assert index["skipped"] == {"t": 1}
+    assert len(index["episodes"]["values"]["source"]) == 1
+
+
 def test_what_cannot_be_shown_gets_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

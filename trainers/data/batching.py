@@ -40,8 +40,8 @@ class BucketSampler(Sampler[list[int]]):
 
         Args:
             lengths: Length of every row.
-            batch_size: RowDataset per optimizer step.
-            micro_batch_size: RowDataset per yielded micro-batch; must divide `batch_size`.
+            batch_size: Rows per optimizer step.
+            micro_batch_size: Rows per yielded micro-batch; must divide `batch_size`.
             seed: Seed of the order.
             window: Batches that are sorted together; more saves padding, less mixes better.
             rank: Index of this process.
@@ -135,21 +135,6 @@ def collate_with_fillers(
         batch["labels"] = torch.full_like(batch["labels"], IGNORED)
     batch["filler"] = torch.ones(len(items))
     return batch
-
-
-class RowDataset(Dataset[TokenRow]):
-    """RowDataset of SFT."""
-
-    def __init__(self, rows: Sequence[TokenRow]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> TokenRow:
-        """Return a row."""
-        return self.rows[index]
 
 
 def pad_rows(rows: Sequence[TokenRow], pad_id: int) -> dict[str, torch.Tensor]:

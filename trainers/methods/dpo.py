@@ -30,7 +30,7 @@ from eto_gym.trainers.model.scoring import install_scorer, row_sums, without_dro
 from eto_gym.trainers.model.tree_attention import install_trees
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
-from eto_gym.trainers.run.trl import check_trl
+from eto_gym.trainers.run.trl import QuietTRL, check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import DPOSettings
 from eto_gym.trajectories.pairs import PreferencePair
@@ -105,7 +105,7 @@ def run_dpo(
         )
 
 
-class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
+class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
     """Minimises the mean preference loss of the pairs of each optimizer batch."""
 
     # The loss below is already divided by the pairs of the whole optimizer batch.
@@ -355,12 +355,6 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer, DPOTrainer):
             margin = row[2] - row[3]
             notes["rewards/margins"].append(margin)
             notes["rewards/accuracies"].append(float(margin > 0))
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the report beside the model says what was trained, and how."""
-
-    def _send_telemetry(self) -> None:
-        """Send nothing: training must work, and stay silent, without a network."""
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
-from eto_gym.trainers.run.trl import check_trl
+from eto_gym.trainers.run.trl import QuietTRL, check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import GroupSettings
@@ -260,7 +260,7 @@ def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
     }
 
 
-class _Played(base_trainer.BaseTrainer):
+class _Played(QuietTRL, base_trainer.BaseTrainer):
     """What both trainers share; the tasks are the prompts."""
 
     _source: EpisodeSource
@@ -361,12 +361,6 @@ class _Played(base_trainer.BaseTrainer):
     def tokens_seen(self) -> int:
         """Tokens of all episodes so far."""
         return self._source.tokens_seen
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: the report beside the model says what was trained, and how."""
-
-    def _send_telemetry(self) -> None:
-        """Send nothing: training must work, and stay silent, without a network."""
 
 
 class PlayedGRPOTrainer(_Played, GRPOTrainer):

@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments, set_seed
 
-from eto_gym.trainers.data.batching import RowDataset
 from eto_gym.trainers.data.encoding import Codec, TokenRow, encode_trajectories
 from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.model.layout import choose_layout, lay_out, saving_of_trees
@@ -122,7 +121,7 @@ class TurnSFTTrainer(base_trainer.BaseTrainer):
         super().__init__(
             model=model,
             args=TrainingArguments(**base_trainer.training_arguments(settings, workspace)),
-            train_dataset=RowDataset(rows),
+            train_dataset=rows,
             data_collator=self._collate,
             processing_class=tokenizer,
         )

@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.agents.models.adapters import CONFIG_FILE, base_of, is_adapter
-from eto_gym.agents.models.loading import from_pretrained, quantization_config, read_template
+from eto_gym.agents.models.loading import (
+    embedding_rows,
+    from_pretrained,
+    quantization_config,
+    read_template,
+    with_adapter,
+)
 from eto_gym.agents.models.model_names import resolve_model
+from eto_gym.agents.models.sizes import check_vocabulary
 from eto_gym.agents.models.template import settle_template
 from eto_gym.errors import DataError, EtoGymError, require
 from eto_gym.files import DIGESTS_FILE, strict, write_digests, write_json
@@ -44,12 +51,13 @@ def load_tokenizer(
             that reads the clock has the date of the run from then on.
 
     Raises:
-        DataError: There is no such file.
+        DataError: There is no such file, or the model's embedding lacks a token.
     """
     transformers = require("transformers", feature="training", extra="train")
     tokenizer = from_pretrained(transformers.AutoTokenizer, resolve_model(model))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    check_vocabulary(tokenizer, embedding_rows(model), model)
     if chat_template:
         tokenizer.chat_template = read_template(chat_template)
     if isinstance(tokenizer.chat_template, str):
@@ -92,8 +100,8 @@ def load_for_training(model: str | Path, settings: TrainSettings) -> Any:
                 f"{model} holds an adapter of rank {config.r}, and training goes on with it: "
                 f"expected lora_r={config.r}, got {settings.lora_r}"
             )
-        return peft.PeftModel.from_pretrained(base, str(model), is_trainable=True)
-    merged = peft.PeftModel.from_pretrained(base, str(model)).merge_and_unload()
+        return with_adapter(base, model, is_trainable=True)
+    merged = with_adapter(base, model).merge_and_unload()
     return merged.requires_grad_(True)  # PEFT froze the base
 
 
@@ -238,14 +246,14 @@ def merge_adapter(adapter: str | Path, output: str | Path) -> None:
     check_output(output)
     if not is_adapter(adapter):
         raise DataError(f"{adapter} holds no adapter (there is no {CONFIG_FILE} in it)")
-    peft = require("peft", feature="LoRA adapters", extra="train")
+    require("peft", feature="LoRA adapters", extra="train")
     base = load_base(adapter)
     staging = output.with_name(f"{output.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(output, "the merged model"):
         try:
-            merged = peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+            merged = with_adapter(base, adapter).merge_and_unload()
             tokenizer = load_tokenizer(adapter)
             settle_generation(merged, tokenizer)
             merged.save_pretrained(staging)
@@ -323,9 +331,8 @@ def settle_generation(model: Any, tokenizer: Any) -> None:
 
 def _merged(model: Any, scratch: Path, weights: dict[str, Any] | None) -> Any:
     """Merge an adapter into its base in the base's own precision, not in four bits."""
-    peft = require("peft", feature="LoRA adapters", extra="train")
     _save(model, scratch, weights)
-    return peft.PeftModel.from_pretrained(load_base(scratch), str(scratch)).merge_and_unload()
+    return with_adapter(load_base(scratch), scratch).merge_and_unload()
 
 
 @contextlib.contextmanager

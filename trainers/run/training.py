@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eto_gym.agents.models.sizes import check_positions
 from eto_gym.errors import DataError
 from eto_gym.trainers.data.encoding import TokenPair, TokenReport, TokenRow, fingerprint
 from eto_gym.trainers.run.watch import Watch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["TrainReport", "Watch", "finished", "settle", "train"]
 
 logger = logging.getLogger(__name__)
+
+_SHORTER = "make them shorter by --max-length with --truncation cut, or take another model"
 
 
 @dataclass(slots=True)
@@ -124,7 +127,9 @@ def train(
     start = time.perf_counter()
     with faults.disk_errors(workspace.path, "a checkpoint"):
         spread.load_whole()
-        trainer = build(models.load_for_training(model, settings), workspace.path)
+        loaded = models.load_for_training(model, settings)
+        check_positions(loaded, data.longest, _SHORTER)
+        trainer = build(loaded, workspace.path)
         watchers = callbacks.attach(
             trainer,
             workspace.path,

@@ -1,6 +1,8 @@
-"""Checks the version of TRL, since the trainers built on it override private methods."""
+"""What trainers built on TRL share: the versions that they were tested with, and their silence."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from eto_gym.errors import MissingDependencyError, require
 
@@ -23,3 +25,13 @@ def check_trl(feature: str) -> None:
             f"{feature} needs TRL {' or '.join(VERSIONS)}, found {version}. "
             'Install it with: pip install "eto-gym[train]"'
         )
+
+
+class QuietTRL:
+    """Keeps a trainer of TRL from writing a model card and from telling its makers of its use."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: the report beside the model says what was trained, and how."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: training must work, and stay silent, without a network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -183,9 +184,17 @@ class TrainSettings:
             choices = item.metadata.get("choices")
             if choices and getattr(self, item.name) not in choices:
                 raise unknown_name(item.name, getattr(self, item.name), choices)
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"expected {item.name} to be a finite number, got {value}")
         for name in ("batch_size", "micro_batch_size", "max_length", "log_every"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
+        for name in ("max_steps", "lora_r", "lora_alpha", "save_every", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+        if not 0 <= self.lora_dropout < 1:
+            raise SettingsError(f"expected lora_dropout within 0..1, got {self.lora_dropout}")
         if self.epochs <= 0 and self.max_steps <= 0:
             raise SettingsError("expected epochs > 0 or max_steps > 0")
         if self.grad_norm_limit < 0:

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from eto_gym.errors import DataError, check_choice, require, unknown_name
 from eto_gym.registration import resolve_env_id
-from eto_gym.text_files import read_text
 from eto_gym.trainers.settings.fields import build, fields_of, nested
 from eto_gym.trainers.settings.loops import ETOSettings
+from eto_gym.trajectories.text_files import read_text
 
 S = TypeVar("S")
 

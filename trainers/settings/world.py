@@ -8,8 +8,8 @@ from typing import Any, Self, get_args
 
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import check_choice
-from eto_gym.feedback import Feedback
 from eto_gym.history import FULL, check_history
+from eto_gym.prompt import Feedback
 from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.methods import SFTSettings

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eto_gym.errors import check_choice
+from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.registration import resolve_env_id
 
 if TYPE_CHECKING:
@@ -126,6 +126,12 @@ def main(argv: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _said_once() -> Iterator[None]:
     """Let the first of several launched processes tell how it goes, and the others only warn."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if name in os.environ and not os.environ[name].isdecimal():
+            raise EtoGymError(
+                f"expected a number in {name}, which launchers of several processes set, got "
+                f"{os.environ[name]!r}: unset it to train in one process"
+            )
     if int(os.environ.get("RANK", "0")) == 0:
         yield
         return

@@ -9,7 +9,7 @@ import tempfile
 from importlib import metadata
 from typing import Any, Protocol
 
-from eto_gym.envs.alfworld.engine.engine import ENGINE_VERSION, Episode
+from eto_gym.envs.alfworld.engine.engine import ENGINE_VERSION, Playthrough
 from eto_gym.envs.alfworld.engine.wording import HELP_TEXT, ActionGrammar, force_grammar
 from eto_gym.envs.alfworld.games import GAMES, GameSource
 from eto_gym.errors import DataError, EngineError, require
@@ -21,7 +21,7 @@ class Backend(Protocol):
     version: str
 
     @property
-    def episode(self) -> Episode:
+    def episode(self) -> Playthrough:
         """The episode that is being played, on the own engine; not to be changed."""
         ...
 
@@ -63,10 +63,10 @@ class EngineBackend:
         """Prepare to play `games` in the given wording."""
         self._games = games
         self._grammar = action_grammar
-        self._episode: Episode | None = None
+        self._episode: Playthrough | None = None
 
     @property
-    def episode(self) -> Episode:
+    def episode(self) -> Playthrough:
         """The episode that is being played."""
         if self._episode is None:
             raise EngineError("no episode was started")
@@ -75,7 +75,7 @@ class EngineBackend:
     def reset(self, task_id: str) -> str:
         """Start a task and return its first observation."""
         game = GAMES.get(self._games, task_id, self._grammar)
-        self._episode = Episode(game)
+        self._episode = Playthrough(game)
         return game.intro
 
     def step(self, action: str) -> str:
@@ -97,7 +97,7 @@ class EngineBackend:
     def set_state(self, task_id: str, state: Any) -> None:
         """Continue from a snapshot of the same task."""
         game = GAMES.get(self._games, task_id, self._grammar)
-        self._episode = Episode.from_state(game, state)
+        self._episode = Playthrough.from_state(game, state)
 
     def close(self) -> None:
         """Forget the episode."""
@@ -172,11 +172,11 @@ class TextWorldBackend:
             self.step(action)
 
     @property
-    def episode(self) -> Episode:
+    def episode(self) -> Playthrough:
         """The same actions on the own engine, which plays as the official one does."""
         if self._task_id is None:
             raise EngineError("no episode was started")
-        episode = Episode(GAMES.get(self._games, self._task_id, self._grammar))
+        episode = Playthrough(GAMES.get(self._games, self._task_id, self._grammar))
         for action in self._actions:
             episode.step(action)
         return episode

@@ -19,9 +19,8 @@ from eto_gym.envs.alfworld.recap import write_state
 from eto_gym.envs.alfworld.why import explain
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.expert import Expert
-from eto_gym.feedback import Feedback
 from eto_gym.history import Exchange, StateWriter
-from eto_gym.prompt import Prompt
+from eto_gym.prompt import Feedback, Prompt
 from eto_gym.tasks import Task
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eto_gym.envs.alfworld.players.beliefs import Beliefs
-from eto_gym.feedback import without_reason
 from eto_gym.history import Exchange
+from eto_gym.prompt import without_reason
 
 
 def write_state(first: str, exchanges: Sequence[Exchange]) -> str:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from eto_gym.envs.alfworld.players.beliefs import NOTHING_HAPPENS, Beliefs, base
-from eto_gym.feedback import nearest, shown
 from eto_gym.history import Exchange
+from eto_gym.prompt import nearest, shown
 
-_SHAPES = {
-    "go": re.compile(r"go to (?P<place>.+)"),
-    "take": re.compile(r"take (?P<thing>.+) from (?P<place>.+)"),
-    "put": re.compile(r"put (?P<thing>.+) (?:in/on|in|on) (?P<place>.+)"),
-    "move": re.compile(r"move (?P<thing>.+) to (?P<place>.+)"),
-    "open": re.compile(r"open (?P<place>.+)"),
-    "close": re.compile(r"close (?P<place>.+)"),
-    "heat": re.compile(r"heat (?P<thing>.+) with (?P<place>.+)"),
-    "cool": re.compile(r"cool (?P<thing>.+) with (?P<place>.+)"),
-    "clean": re.compile(r"clean (?P<thing>.+) with (?P<place>.+)"),
-    "use": re.compile(r"use (?P<thing>.+)"),
-    "examine": re.compile(r"examine (?P<thing>.+)"),
+_JOINTS = {
+    "take": (" from ",),
+    "put": (" in/on ", " in ", " on "),
+    "move": (" to ",),
+    "heat": (" with ",),
+    "cool": (" with ",),
+    "clean": (" with ",),
 }
+"""What stands between the thing and the place that an action names."""
+
 _APPLIANCES = {"heat": "microwave", "cool": "fridge", "clean": "sinkbasin"}
 _LONGEST = 200  # characters of an action that can be one
 _NAMED = 12  # places that are named at most
@@ -52,12 +48,26 @@ def explain(
         if exchange.action is not None:
             known.update(exchange.action.strip(), exchange.observation)
     wanted = action.strip()
-    name = wanted.partition(" ")[0]
-    shape = _SHAPES[name].fullmatch(wanted) if name in _SHAPES and len(wanted) <= _LONGEST else None
-    if shape is None or name == ("move" if verb == "put" else "put"):
+    name, _, rest = wanted.partition(" ")
+    parts = _parts(name, rest) if len(wanted) <= _LONGEST else None
+    if parts is None or name == ("move" if verb == "put" else "put"):
         return f"{shown(wanted)} is no action here. {_actions(verb)}"
-    parts = shape.groupdict()
-    return _reason(known, name, parts.get("thing"), parts.get("place"))
+    return _reason(known, name, *parts)
+
+
+def _parts(name: str, rest: str) -> tuple[str | None, str | None] | None:
+    """Return the thing and the place that an action names; None where it has the form of none."""
+    if name == "go" and rest.startswith("to "):
+        return None, rest.removeprefix("to ")
+    if name in ("open", "close") and rest:
+        return None, rest
+    if name in ("use", "examine") and rest:
+        return rest, None
+    for joint in _JOINTS.get(name, ()):
+        thing, _, place = rest.partition(joint)
+        if thing and place:
+            return thing, place
+    return None
 
 
 def _reason(known: Beliefs, name: str, thing: str | None, place: str | None) -> str:

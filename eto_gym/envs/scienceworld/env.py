@@ -28,9 +28,8 @@ from eto_gym.envs.scienceworld.tasks import (
 )
 from eto_gym.envs.scienceworld.why import explain
 from eto_gym.errors import EngineError, check_choice
-from eto_gym.feedback import Feedback
 from eto_gym.history import Exchange, StateWriter
-from eto_gym.prompt import Prompt
+from eto_gym.prompt import Feedback, Prompt
 from eto_gym.tasks import Task
 
 logger = logging.getLogger(__name__)

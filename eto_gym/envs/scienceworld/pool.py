@@ -46,12 +46,6 @@ def join(*, shared: bool, lanes: int, java: str | None) -> Lane:
         return lane
 
 
-def running_lanes() -> list[Lane]:
-    """Return the lanes of this process whose JVM runs."""
-    with _lock:
-        return [lane for lane in _all if lane.jvm is not None]
-
-
 def stop_all() -> None:
     """Stop every JVM of this process; environments start new ones when they are used again."""
     for lane in list(_all):

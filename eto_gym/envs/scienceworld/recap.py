@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from eto_gym.feedback import without_reason
 from eto_gym.history import Exchange
+from eto_gym.prompt import without_reason
 
 # Names have a limit, so that a text that repeats a beginning is not read to its end from each.
 _TASK = re.compile(r"Your task is to ([^\n]*)")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from eto_gym.envs.scienceworld.recap import Memory
-from eto_gym.feedback import nearest, shown
 from eto_gym.history import Exchange
+from eto_gym.prompt import nearest, shown
 
 _NO_MATCH = "No known action matches that input"
 _FORMS = (
@@ -16,9 +16,7 @@ _FORMS = (
     *("pick up X", "put down X", "pour X into Y", "dunk X into Y", "mix X", "go to X"),
     *("teleport to X", "eat X", "flush X", "focus on X", "wait", "wait1", "task", "inventory"),
 )
-_PATTERNS = tuple(
-    (form, re.compile(re.escape(form).replace("X", "(.+)").replace("Y", "(.+)"))) for form in _FORMS
-)
+_LONG_FIRST = sorted(_FORMS, key=lambda form: "Y" not in form)
 _LONGEST = 200  # characters of an action that can be one
 _SMALL = frozenset(("a", "an", "the", "in", "of", "on", "to"))
 
@@ -58,10 +56,21 @@ def explain(action: str, observation: str, first: str, seen: Sequence[Exchange])
 
 def _names(wanted: str) -> tuple[str, ...] | None:
     """Return what an action names; None where it has the form of none."""
-    for _, pattern in _PATTERNS:
-        if match := pattern.fullmatch(wanted):
-            return match.groups()
-    return None
+    return next((names for form in _LONG_FIRST if (names := _fit(form, wanted)) is not None), None)
+
+
+def _fit(form: str, wanted: str) -> tuple[str, ...] | None:
+    head, named, rest = form.partition("X")
+    if not named:
+        return () if wanted == form else None
+    inner = wanted.removeprefix(head)
+    joint, second, _ = rest.partition("Y")
+    if inner == wanted or not inner:
+        return None
+    if not second:
+        return (inner,)
+    thing, _, place = inner.partition(joint)
+    return (thing, place) if thing and place else None
 
 
 def _seen(name: str, words: set[str]) -> bool:

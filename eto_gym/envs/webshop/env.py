@@ -23,9 +23,8 @@ from eto_gym.envs.webshop.tasks import SPLITS, goal_index, split_rule
 from eto_gym.envs.webshop.why import explain
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Expert
-from eto_gym.feedback import Feedback
 from eto_gym.history import Exchange, StateWriter, no_state
-from eto_gym.prompt import Prompt
+from eto_gym.prompt import Feedback, Prompt
 from eto_gym.tasks import Task
 
 ObservationMode = Literal["text", "text_rich", "html", "url"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eto_gym.envs.webshop.pages import BUY, PREV, SEPARATOR, SUB_PAGES, parse_action
-from eto_gym.feedback import without_reason
 from eto_gym.history import Exchange
+from eto_gym.prompt import without_reason
 
 _INSTRUCTION = re.compile(r"Instruction: ?{0}(.*?){0}".format(re.escape(SEPARATOR)))
 _RESULTS = re.compile(re.escape(SEPARATOR) + r"Page (\d+) \(Total results: \d+\)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eto_gym.envs.webshop.pages import parse_action
-from eto_gym.feedback import nearest, shown
+from eto_gym.prompt import nearest, shown
 
 _NAMED = 10  # targets that are named at most
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from eto_gym.agents.policy import Conversation
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.prompt import Message
-from eto_gym.testing.fake_endpoint import FakeEndpoint
+from eto_gym.testing.fake_endpoint import STATUS, FakeEndpoint
 from tests.agents.endpoint.endpoints import once, talk
 
 pytest.importorskip("openai")
 
+from eto_gym.agents.endpoint.client import NOTHING_SAID
 from eto_gym.agents.endpoint.policy import EndpointPolicy
 from eto_gym.agents.endpoint.pool import normalize_urls
 
@@ -66,6 +68,82 @@ def test_seeds_are_the_episodes_and_the_turns(fake: FakeEndpoint, connect: Any) 
     assert "max_completion_tokens" in fake.requests[-1]
 
 
+def test_what_says_nothing_or_is_refused_is_left_out(fake: FakeEndpoint, connect: Any) -> None:
+    connect(fake).act([talk()])
+    connect(fake, temperature=0.5).act([talk()])
+    refused = "temperature, max_tokens,stop"
+    policy = connect(fake, temperature=0.5, top_p=0.9, stop=["!"], leave_out=refused)
+    fake.answer = lambda body: "Action: go!"
+    assert policy.act([talk()])[0].text == "Action: go", "a stop holds where it is not sent"
+    fields = [body.keys() - {"model", "messages"} for body in fake.requests]
+    assert fields == [
+        {"temperature", "max_tokens"},
+        {"temperature", "max_tokens", "seed"},
+        {"top_p", "seed"},
+    ]
+    with pytest.raises(UnknownNameError, match="leave_out"):
+        connect(fake, leave_out=["top-p"])
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("`temperature` and `top_p` cannot both be specified", "leave_out=temperature,top_p"),
+        ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'", "limit_field=max_com"),
+        ("'stop' is not supported with this model", "leave_out=stop"),
+    ],
+)
+def test_a_refused_field_is_named_with_its_remedy(
+    fake: FakeEndpoint, connect: Any, monkeypatch: pytest.MonkeyPatch, message: str, remedy: str
+) -> None:
+    monkeypatch.setitem(STATUS, "field", (400, {}, {"error": {"message": message}}))
+    fake.choose = lambda body: "field"
+    policy = connect(fake, temperature=0.5, top_p=0.9, stop=["!"])
+    with pytest.raises(EtoGymError, match=re.escape(remedy)):
+        policy.act([talk(i) for i in range(3)])
+
+
+def test_an_empty_reply_leaves_the_rest_of_the_episode_playable(
+    fake: FakeEndpoint, connect: Any
+) -> None:
+    """Servers that take empty messages get them; those that refuse get words instead, for good."""
+    messages = [Message("user", "Task"), Message("assistant", " \n"), Message("user", "Hm")]
+    talks = [Conversation(f"e{i}", messages, seed=0) for i in range(2)]
+    connect(fake).act(talks[:1])
+    assert [m["content"] for m in fake.requests.pop()["messages"]] == ["Task", " \n", "Hm"]
+    fake.choose = lambda body: (
+        None if all(m["content"].strip() for m in body["messages"]) else "refused"
+    )
+    policy = connect(fake)
+    for conversation in talks:
+        assert policy.act([conversation])[0].error is None
+    contents = [body["messages"][1]["content"] for body in fake.requests]
+    assert contents == [" \n", NOTHING_SAID, NOTHING_SAID]
+    fake.choose = lambda body: "refused"
+    assert connect(fake).act(talks[:1])[0].error == "policy"
+
+
+def test_the_clients_own_streams_read_the_fake_endpoint(fake: FakeEndpoint) -> None:
+    import openai
+
+    client = openai.OpenAI(base_url=fake.url, api_key="none", max_retries=0)
+    asked: Any = {"model": "m", "messages": [{"role": "user", "content": "Hm"}], "temperature": 0}
+    whole = client.chat.completions.create(**asked)
+    fake.answer = lambda body: "Action: go to  desk 1"
+    chunks = list(
+        client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    )
+    client.close()
+    assert whole.id
+    assert whole.created
+    assert whole.model == "m"
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == "Action: go to  desk 1"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage.completion_tokens == 3
+    assert len({(c.id, c.created, c.model) for c in chunks}) == 1
+
+
 def test_counts_tokens_per_reply_and_in_total(fake: FakeEndpoint, connect: Any) -> None:
     policy = connect(fake)
     fake.usage = {
@@ -97,6 +175,13 @@ def test_counts_tokens_per_reply_and_in_total(fake: FakeEndpoint, connect: Any) 
         ({"content": None, "refusal": "I will not"}, "I will not"),
         ({"content": None, "tool_calls": []}, ""),
         ({"content": "Action: \ud800"}, "Action: \ud800"),
+        (
+            {"content": [{"type": "text", "text": "Action"}, {"type": "text", "text": ": go"}]},
+            "Action: go",
+        ),
+        ({"content": ["Action: ", {"type": "refusal", "refusal": "no"}]}, "Action: no"),
+        ({"content": [{"type": "image_url", "image_url": {}}]}, ""),
+        ({"content": []}, ""),
     ],
 )
 def test_any_reply_is_a_reply(
@@ -111,6 +196,8 @@ def test_any_reply_is_a_reply(
     [
         ({"reasoning": "Hm", "reasoning_content": None}, "Hm"),
         ({"reasoning_content": "Hm"}, "Hm"),
+        ({"content": [{"type": "thinking", "thinking": "Hm"}]}, "Hm"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]}, "Hm"),
         ({"reasoning": {"effort": "low"}}, ""),
         ({}, ""),
     ],

@@ -30,7 +30,8 @@ from tests.toy import CORRIDOR
 
 pytest.importorskip("openai")
 
-from eto_gym.agents.endpoint.faults import from_status, retry_after
+from eto_gym.agents.endpoint.answers import read_completion
+from eto_gym.agents.endpoint.faults import FaultError, from_status, retry_after
 
 PASSING = ["429", "429 after 300 ms", "500", "503", "disconnect", "reset", "close"]
 
@@ -135,6 +136,30 @@ def test_refusals_before_any_reply_are_the_set_up(fake: FakeEndpoint, connect: A
         "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000",
         "The input token count (1049000) exceeds the maximum number of tokens allowed (1048576).",
         "prompt is too long: 200100 tokens > 200000 maximum",
+        "Your input exceeds the context window of this model. Please adjust your input",
+        "Input tokens exceed the configured limit of 272000 tokens. Your messages had 300000",
+        "The prompt (total length 5000) is too long to fit into the model (context length 4096)",
+        "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens)",
+        "Context size has been exceeded.",
+        "the input length exceeds the context length",
+        "Trying to keep the first 5000 tokens when context overflows. However, the model is loaded",
+        "The number of tokens to keep from the initial prompt is greater than the context length",
+        "Input validation error: `inputs` must have less than 1024 tokens. Given: 1500",
+        "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+        "Input is too long for requested model.",
+        "Prompt contains 40000 tokens, too large for model with 32768 maximum context length",
+        "too many tokens: total number of tokens in the prompt cannot exceed 4081",
+        "Please reduce the length of the messages or completion.",
+        "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
+        "Range of input length should be [1, 30720]",
+        "Prompt exceeds max length",
+        "Your request exceeded model token limit: 8192 (requested: 9000)",
+        "Prompt length (5000) exceeds maximum input length (4096)",
+        "The sum of prompt length (5000), query length (0) should not exceed max_num_tokens (4096)",
+        "Request prompt has 5000 tokens in total, larger than the model input length limit 4096.",
+        "context window exceeds limit (2013)",
+        "prompt token count of 70000 exceeds the limit of 64000",
+        "Prompt length 5000 is greater than max_seq_len 4096",
     ],
 )
 def test_knows_a_full_context_in_every_servers_words(message: str) -> None:
@@ -145,6 +170,49 @@ def test_knows_a_full_context_in_every_servers_words(message: str) -> None:
     assert (
         from_status(400, '{"error": {"message": "top_p must be in (0, 1]"}}', {}).kind == "refused"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("`max_tokens` is too large: 5000. This model supports at most 4096 completion tokens", 0),
+        ("Rate limit reached: tokens per minute (TPM) limit 6000, requested 9000", 0),
+        ("stop: too many sequences", 0),
+    ],
+)
+def test_takes_nothing_else_for_a_full_context(words: str, kind: int) -> None:
+    body = json.dumps({"error": {"message": words}})
+    assert from_status(400, body, {}).kind == "refused"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_reply_that_the_server_broke_off_is_asked_for_again(
+    fake: FakeEndpoint, connect: Any, reason: str
+) -> None:
+    def whole(body: dict[str, Any]) -> str:
+        fake.finish_reason = reason if len(fake.requests) < 3 else "stop"
+        return "Action: go"
+
+    fake.answer = whole
+    reply = connect(fake, attempts=3).act([talk()])[0]
+    assert (reply.text, reply.error, reply.usage["requests"]) == ("Action: go", None, 3)
+    fake.answer, fake.finish_reason = (lambda body: "Acti"), reason
+    assert connect(fake, attempts=2).act([talk()])[0].error == "policy"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"code": 429, "message": "slow down"}, "rate limit"),
+        ({"code": "400", "message": "maximum context length is 4096"}, "context"),
+        ({"code": "bad", "message": "Provider returned error"}, "server"),
+        ("overloaded", "server"),
+    ],
+)
+def test_an_error_that_comes_as_a_success_is_its_kind(error: Any, kind: str) -> None:
+    with pytest.raises(FaultError) as caught:
+        read_completion(json.dumps({"error": error}).encode())
+    assert caught.value.fault.kind == kind
 
 
 def test_the_key_is_sent_and_never_logged(

@@ -85,6 +85,39 @@ def test_a_password_reaches_the_server_and_no_file(
     assert main([*again, "--limit", "2", "--slots", "1"]) == 0
 
 
+def test_a_server_that_sends_us_on_to_another_does_not_hand_on_the_key(
+    guarded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Other(Guarded):
+        def do_POST(self) -> None:
+            told.append(str(self.headers))
+            self.answer(500, {})
+
+    class Leading(Guarded):
+        def do_POST(self) -> None:
+            self.send_response(307)
+            self.send_header("Location", f"http://127.0.0.1:{other.server_port}/v1/x")
+            self.end_headers()
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-precious")
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Other) as other,
+        ThreadingHTTPServer(("127.0.0.1", 0), Leading) as leading,
+    ):
+        for server in (other, leading):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        for who in ("", "me:hunt%20er%3A2@"):
+            url = f"http://{who}127.0.0.1:{leading.server_port}/v1"
+            policy = EndpointPolicy(url, "m", attempts=1, dialect="openai")
+            policy.act([talk()])
+            policy.close()
+        for server in (other, leading):
+            server.shutdown()
+    assert not any(secret in line for line in told for secret in (*SECRETS, "sk-precious"))
+
+
 def test_a_server_that_echoes_what_it_was_told_is_not_quoted(
     guarded: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

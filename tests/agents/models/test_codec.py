@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
-from eto_gym.agents.models.codec import ChatCodec, RewrittenHistoryError
+from eto_gym.agents.models.codec import ChatCodec, RewrittenHistoryError, _unstable
 from eto_gym.agents.models.tiny import CHAT_TEMPLATE, train_tokenizer
 
 CHATML = (
@@ -217,6 +217,9 @@ def test_refuses_templates_that_change_words_and_knows_those_that_rewrite() -> N
     assert codec_of(REWRITES).rewrites
     with pytest.raises(RewrittenHistoryError):
         codec_of(REWRITES).encode([*TALK[:2], *TALK])
+    assert "drops the thinking" in str(_unstable("a<think>b</think>c", "ac"))
+    for before, after in (("a b", "a c"), ("a<think>", "a"), ("<think></think>", "c</think>")):
+        assert "That is the template's own" in str(_unstable(before, after))
     with pytest.raises(EtoGymError, match="without a special token"):
         codec_of(NO_END)
     with pytest.raises(EtoGymError, match="changes the assistant's words"):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import builtins
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from eto_gym.agents.models import loading
+from eto_gym.agents.models.codec import ChatCodec
 from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
 from eto_gym.trainers.model import models
 from eto_gym.trainers.settings.base import TrainSettings
@@ -54,6 +56,47 @@ def test_a_known_architecture_is_loaded_without_its_own_code(folder: Path) -> No
     assert loading.load_tokenizer(str(folder))("go")["input_ids"]
     assert models.load_tokenizer(folder)("go")["input_ids"]
     assert not (folder.parent / "ran").exists()
+
+
+class Mark:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
+def test_a_pickle_in_the_place_of_weights_is_not_run(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps({"lm_head.weight": Mark(folder.parent / "ran")}))
+    for load in (
+        lambda: loading.load_model(str(folder)),
+        lambda: models.load_for_training(folder, TrainSettings()),
+    ):
+        with pytest.raises(DataError):
+            load()
+    assert not (folder.parent / "ran").exists()
+
+
+HOSTILE = (
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ messages.__init__.__globals__ }}",
+    "{% for a in range(10**9) %}{% endfor %}x",
+    "{{ raise_exception('no') }}",
+    "{{ messages[99].content }}",
+    "{% if %}",
+)
+
+
+@pytest.mark.parametrize("template", HOSTILE)
+def test_a_hostile_chat_template_is_refused_in_one_line(folder: Path, template: str) -> None:
+    tokenizer = loading.load_tokenizer(str(folder))
+    with pytest.raises(EtoGymError) as caught:
+        ChatCodec(tokenizer, chat_template=template)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_needs_its_own_code_is_refused_in_one_line(folder: Path) -> None:

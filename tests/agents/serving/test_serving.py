@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import os
@@ -180,6 +181,36 @@ def test_the_command_leaves_no_process(tmp_path: Path, number: int, status: int)
     assert until(lambda: not any(map(alive, pids)), seconds=30)
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_streams_end_with_the_line_that_strict_clients_wait_for(ended: bool) -> None:
+    """It is added where it is missing, once, and to nothing else."""
+    from eto_gym.agents.serving.transformers_server import EndStreams
+
+    pieces = [b"data: {}\n\n", b"data: [DO", b"NE]\n\n", b""] if ended else [b"data: {}\n\n", b""]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        kind = b"text/event-stream; charset=utf-8" if scope["stream"] else b"application/json"
+        headers = [(b"content-type", kind)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number, piece in enumerate(pieces, start=1):
+            more = number < len(pieces)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    def body(path: str, *, stream: bool) -> bytes:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": path, "stream": stream}
+        asyncio.run(EndStreams(app)(scope, None, send))  # type: ignore[arg-type]
+        return b"".join(message.get("body", b"") for message in sent)
+
+    assert body("/v1/chat/completions", stream=True) == b"data: {}\n\ndata: [DONE]\n\n"
+    assert body("/v1/chat/completions", stream=False) == b"".join(pieces)
+    assert body("/v1/responses", stream=True) == b"".join(pieces)
+
+
 # --- transformers serve --------------------------------------------------------------------------
 
 
@@ -257,6 +288,25 @@ def test_says_what_the_local_policy_says(model: Any, connect: Any) -> None:
     counts = [{**reply.usage, "requests": 1} for reply in local]
     assert [reply.usage for reply in remote] == counts
     assert len({usage["decoded_tokens"] for usage in counts}) > 1
+
+
+def test_transformers_ends_its_streams(served: ModelServers) -> None:
+    body = {
+        "model": served.model,
+        "messages": [{"role": "user", "content": "a"}],
+        "max_tokens": 2,
+        "stream": True,
+    }
+    request = urllib.request.Request(
+        f"{served.base_urls[0]}/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        events = answer.read()
+    assert events.endswith(b"data: [DONE]\n\n")
+    assert events.count(b"[DONE]") == 1
+    assert b'"finish_reason"' in events
 
 
 def test_an_adapter_is_served_on_its_base_without_a_copy(

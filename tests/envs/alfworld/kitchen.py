@@ -7,7 +7,7 @@ from typing import Any
 
 from eto_gym.envs.alfworld.builtin.grammar import grammar
 from eto_gym.envs.alfworld.builtin.pddl import domain
-from eto_gym.envs.alfworld.engine.engine import Episode, Game, parse_game
+from eto_gym.envs.alfworld.engine.engine import Game, Playthrough, parse_game
 
 HOT_POTATO = """
     (and (exists (?r - receptacle) (exists (?o - object) (and
@@ -107,7 +107,7 @@ def kitchen(goal: str = "hot potato", **kwargs: Any) -> Game:
     return parse_game(json.dumps(kitchen_data(goal, **kwargs)))
 
 
-def play(episode: Episode, *commands: str) -> list[str]:
+def play(episode: Playthrough, *commands: str) -> list[str]:
     """Take commands, which must all be admissible, and return the answers."""
     answers = []
     for command in commands:

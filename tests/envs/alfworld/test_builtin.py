@@ -19,7 +19,7 @@ from eto_gym.envs.alfworld import builtin
 from eto_gym.envs.alfworld.builtin.houses import SIZES, SPLITS, Dice, house, scenes
 from eto_gym.envs.alfworld.builtin.tasks import TRIALS, find_spec, start
 from eto_gym.envs.alfworld.builtin.world import CAN_CONTAIN, PLACES, RECEPTACLE_COUNTS, TASK_TYPES
-from eto_gym.envs.alfworld.engine.engine import Episode, parse_game
+from eto_gym.envs.alfworld.engine.engine import Playthrough, parse_game
 from eto_gym.envs.alfworld.env import ALFWorldEnv
 from eto_gym.envs.alfworld.players.expert import ALFWorldExpert
 from eto_gym.errors import UnknownNameError
@@ -100,7 +100,7 @@ def test_ids_stand_for_the_same_games_in_every_version() -> None:
 @settings(max_examples=60, deadline=None)
 def test_games_start_unsolved_and_can_be_solved(task_id: str) -> None:
     game = parse_game(builtin.game_text(task_id))
-    episode = Episode(game)
+    episode = Playthrough(game)
     assert not episode.won
     expert = ALFWorldExpert()
     observation = game.intro
@@ -172,7 +172,7 @@ def test_the_move_variant_differs_in_wording_alone() -> None:
     observations = {}
     for verb in ("put", "move"):
         game = parse_game(builtin.game_text(task_id, action_grammar=verb))
-        episode, expert = Episode(game), ALFWorldExpert(verb="put" if verb == "put" else "move")
+        episode, expert = Playthrough(game), ALFWorldExpert(verb="put" if verb == "put" else "move")
         texts = [game.intro]
         while not episode.won:
             reply = expert.act(texts[-1], {})

@@ -14,7 +14,7 @@ from eto_gym.envs.alfworld.engine.distance import (
     read_goal,
     steps_to_goal,
 )
-from eto_gym.envs.alfworld.engine.engine import Episode, Game, parse_game
+from eto_gym.envs.alfworld.engine.engine import Game, Playthrough, parse_game
 from eto_gym.envs.alfworld.engine.state_key import state_parts
 from eto_gym.envs.alfworld.env import ALFWorldEnv
 from tests.envs.alfworld import kitchen as kt
@@ -22,7 +22,7 @@ from tests.envs.alfworld import kitchen as kt
 Edge = tuple[str, str, int]
 
 
-def raw(episode: Episode) -> tuple[object, ...]:
+def raw(episode: Playthrough) -> tuple[object, ...]:
     """Everything that an episode consists of."""
     return (
         episode.location,
@@ -39,7 +39,7 @@ class Graph:
     """All states that can be reached from some, up to a number of them, and where each leads."""
 
     def __init__(self, game: Game, *, limit: int) -> None:
-        self.episodes = [Episode(game)]
+        self.episodes = [Playthrough(game)]
         numbers = {raw(self.episodes[0]): 0}
         self.edges: list[list[Edge]] = []
         queue = deque([0])

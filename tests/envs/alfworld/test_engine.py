@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eto_gym.envs.alfworld import builtin
-from eto_gym.envs.alfworld.engine.engine import NOTHING_HAPPENS, Episode, parse_game
+from eto_gym.envs.alfworld.engine.engine import NOTHING_HAPPENS, Playthrough, parse_game
 from eto_gym.envs.alfworld.engine.wording import HELP_TEXT
 from eto_gym.errors import DataError, EngineError, UnknownNameError
 from tests.envs.alfworld.kitchen import GOALS, kitchen, kitchen_data, play
@@ -27,7 +27,7 @@ def test_intro_names_the_receptacles_and_the_task() -> None:
 
 
 def test_commands_at_the_start() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     assert episode.admissible() == [
         "go to cabinet 1",
         "go to countertop 1",
@@ -46,7 +46,7 @@ def test_commands_at_the_start() -> None:
 
 
 def test_a_shared_location_offers_both_receptacles_and_no_way_between_them() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     # Numbers run downward in the order of ids: CounterTop_bar_1 is countertop 2.
     assert play(episode, "go to countertop 2", "look", "examine sinkbasin 1") == [
         "You arrive at loc 7. On the countertop 2, you see a cup 1.",
@@ -58,7 +58,7 @@ def test_a_shared_location_offers_both_receptacles_and_no_way_between_them() -> 
 
 
 def test_look_lists_what_moved_between_neighbours() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     play(episode, "go to sinkbasin 1", "take potato 1 from sinkbasin 1")
     play(episode, "put potato 1 in/on countertop 2")
     facing = "You are facing the countertop 2, and sinkbasin 1. Next to it, you see "
@@ -71,7 +71,7 @@ def test_look_lists_what_moved_between_neighbours() -> None:
 
 
 def test_doors() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     answers = play(episode, "go to fridge 1", "open fridge 1", "close fridge 1", "open fridge 1")
     inside = "In it, you see a cup 1, a lettuce 1, and a plate 1."
     assert answers == [
@@ -84,7 +84,7 @@ def test_doors() -> None:
 
 
 def test_an_object_in_two_receptacles_stays_in_the_other_one() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     play(episode, "go to countertop 2", "take cup 1 from countertop 2", "go to fridge 1")
     (answer,) = play(episode, "open fridge 1")
     assert "a cup 1" in answer
@@ -95,7 +95,7 @@ def test_an_object_in_two_receptacles_stays_in_the_other_one() -> None:
 
 
 def test_one_object_in_hand() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     play(episode, "go to sinkbasin 1", "take potato 1 from sinkbasin 1")
     assert not [c for c in episode.admissible() if c.startswith("take")]
     assert play(episode, "inventory") == ["You are carrying: a potato 1."]
@@ -103,7 +103,7 @@ def test_one_object_in_hand() -> None:
 
 
 def test_treatments_and_what_examining_tells() -> None:
-    episode = Episode(GAMES["two cups"])
+    episode = Playthrough(GAMES["two cups"])
     play(episode, "go to sinkbasin 1", "take potato 1 from sinkbasin 1")
     assert play(episode, "examine potato 1") == ["There's nothing special about potato 1."]
     assert play(episode, "clean potato 1 with sinkbasin 1", "examine potato 1") == [
@@ -140,14 +140,14 @@ def test_treatments_and_what_examining_tells() -> None:
 
 
 def test_only_cool_is_cold() -> None:
-    episode = Episode(GAMES["two cups"])
+    episode = Playthrough(GAMES["two cups"])
     play(episode, "go to sinkbasin 1", "take potato 1 from sinkbasin 1", "go to fridge 1")
     play(episode, "cool potato 1 with fridge 1")
     assert play(episode, "examine potato 1") == ["This is a cold potato 1."]
 
 
 def test_plates_list_what_was_inside_them_at_the_start() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     play(episode, "go to fridge 1", "open fridge 1", "take plate 1 from fridge 1")
     assert play(episode, "examine plate 1") == [
         "This is a normal plate 1. In it, you see a knife 1."
@@ -155,7 +155,7 @@ def test_plates_list_what_was_inside_them_at_the_start() -> None:
 
 
 def test_what_is_switched_on_stays_on() -> None:
-    episode = Episode(GAMES["cup by lamp"])
+    episode = Playthrough(GAMES["cup by lamp"])
     answers = play(episode, "go to countertop 1", "use desklamp 1", "use desklamp 1")
     assert answers[1:] == ["You turn on the desklamp 1."] * 2
     assert "desklamp 1" in answers[0]
@@ -163,7 +163,7 @@ def test_what_is_switched_on_stays_on() -> None:
 
 
 def test_putting_needs_a_receptacle_that_takes_the_type() -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     play(episode, "go to fridge 1", "open fridge 1", "take lettuce 1 from fridge 1")
     play(episode, "go to garbagecan 1")
     assert not [c for c in episode.admissible() if c.startswith("put")]
@@ -188,7 +188,7 @@ def test_putting_needs_a_receptacle_that_takes_the_type() -> None:
     ],
 )
 def test_winning(goal: str, commands: str) -> None:
-    episode = Episode(GAMES[goal])
+    episode = Playthrough(GAMES[goal])
     *before, last = commands.split("; ")
     play(episode, *before)
     assert not episode.won
@@ -197,7 +197,7 @@ def test_winning(goal: str, commands: str) -> None:
 
 
 def test_a_won_goal_can_be_undone_and_reached_again() -> None:
-    episode = Episode(GAMES["cup by lamp"])
+    episode = Playthrough(GAMES["cup by lamp"])
     play(episode, "go to sinkbasin 1", "take cup 2 from sinkbasin 1", "go to countertop 1")
     play(episode, "use desklamp 1")
     play(episode, "go to fridge 1")
@@ -208,7 +208,7 @@ def test_a_won_goal_can_be_undone_and_reached_again() -> None:
 
 def test_move_wording() -> None:
     game = kitchen(verb="move")
-    episode = Episode(game)
+    episode = Playthrough(game)
     assert play(episode, "help") == [HELP_TEXT]
     assert play(episode, "go to sinkbasin 1")[0].startswith("You arrive at sinkbasin 1. On the")
     play(episode, "take potato 1 from sinkbasin 1")
@@ -238,10 +238,10 @@ _tasks = st.integers(0, 499).map(lambda i: builtin.task_set("dev")[i].id)
 _choices = st.lists(st.integers(0, 10**6), max_size=40)
 
 
-def _start(task: str | None, verb: str) -> Episode:
+def _start(task: str | None, verb: str) -> Playthrough:
     if task is None:
-        return Episode(kitchen(verb=verb))
-    return Episode(parse_game(builtin.game_text(task, action_grammar=verb)))
+        return Playthrough(kitchen(verb=verb))
+    return Playthrough(parse_game(builtin.game_text(task, action_grammar=verb)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -262,7 +262,7 @@ def test_play_is_lawful(task: str | None, verb: str, choices: list[int]) -> None
         assert twin.step(command) == answer
         # A snapshot knows all that matters for the future.
         saved = json.loads(json.dumps(episode.get_state()))
-        twin = Episode.from_state(twin.game, saved)
+        twin = Playthrough.from_state(twin.game, saved)
         assert twin.get_state() == saved
         assert twin.won == episode.won
         assert twin.admissible() == episode.admissible()
@@ -278,7 +278,7 @@ def test_play_is_lawful(task: str | None, verb: str, choices: list[int]) -> None
 @settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_any_text_is_a_command(text: str) -> None:
-    episode = Episode(GAMES["hot potato"])
+    episode = Playthrough(GAMES["hot potato"])
     commands = episode.admissible()
     answer = episode.step(text)
     assert (answer == NOTHING_HAPPENS) == (text.strip() not in commands)
@@ -295,9 +295,9 @@ def test_any_text_is_a_command(text: str) -> None:
     ],
 )
 def test_a_foreign_snapshot_is_refused(change: dict[str, Any]) -> None:
-    state = Episode(GAMES["hot potato"]).get_state()
+    state = Playthrough(GAMES["hot potato"]).get_state()
     with pytest.raises(EngineError, match="does not fit"):
-        Episode.from_state(GAMES["hot potato"], state | change)
+        Playthrough.from_state(GAMES["hot potato"], state | change)
 
 
 # --- malformed games -----------------------------------------------------------------------------

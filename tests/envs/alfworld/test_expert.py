@@ -14,7 +14,7 @@ from eto_gym.envs.alfworld import builtin
 from eto_gym.envs.alfworld.builtin.world import TASK_TEXTS
 from eto_gym.envs.alfworld.env import ALFWorldEnv
 from eto_gym.envs.alfworld.players.beliefs import Beliefs
-from eto_gym.envs.alfworld.players.expert import ALFWorldExpert, Goal, parse_goal
+from eto_gym.envs.alfworld.players.expert import ALFWorldExpert, Instruction, parse_goal
 
 SHARED = Path(__file__).parents[3].parent / "shared"
 STEP_LIMIT = 40
@@ -43,23 +43,26 @@ def play(env: ALFWorldEnv, task: str | int, limit: int = STEP_LIMIT) -> tuple[bo
 @pytest.mark.parametrize(
     ("task", "goal"),
     [
-        ("put a mug in shelf.", Goal("move", "mug", "shelf")),
-        ("put some mug on shelf.", Goal("move", "mug", "shelf")),
-        ("look at cd under the desklamp.", Goal("light", "cd", "desklamp")),
-        ("examine the cd with the desklamp.", Goal("light", "cd", "desklamp")),
-        ("put a clean fork in drawer.", Goal("treat", "fork", "drawer", "clean")),
-        ("clean some fork and put it in drawer.", Goal("treat", "fork", "drawer", "clean")),
-        ("put a hot egg in fridge.", Goal("treat", "egg", "fridge", "heat")),
-        ("heat some egg and put it in fridge.", Goal("treat", "egg", "fridge", "heat")),
-        ("put a cool pan in stoveburner.", Goal("treat", "pan", "stoveburner", "cool")),
-        ("cool some pan and put it in stoveburner.", Goal("treat", "pan", "stoveburner", "cool")),
-        ("put two book in bed.", Goal("two", "book", "bed")),
-        ("find two book and put them in bed.", Goal("two", "book", "bed")),
+        ("put a mug in shelf.", Instruction("move", "mug", "shelf")),
+        ("put some mug on shelf.", Instruction("move", "mug", "shelf")),
+        ("look at cd under the desklamp.", Instruction("light", "cd", "desklamp")),
+        ("examine the cd with the desklamp.", Instruction("light", "cd", "desklamp")),
+        ("put a clean fork in drawer.", Instruction("treat", "fork", "drawer", "clean")),
+        ("clean some fork and put it in drawer.", Instruction("treat", "fork", "drawer", "clean")),
+        ("put a hot egg in fridge.", Instruction("treat", "egg", "fridge", "heat")),
+        ("heat some egg and put it in fridge.", Instruction("treat", "egg", "fridge", "heat")),
+        ("put a cool pan in stoveburner.", Instruction("treat", "pan", "stoveburner", "cool")),
+        (
+            "cool some pan and put it in stoveburner.",
+            Instruction("treat", "pan", "stoveburner", "cool"),
+        ),
+        ("put two book in bed.", Instruction("two", "book", "bed")),
+        ("find two book and put them in bed.", Instruction("two", "book", "bed")),
         ("paint the wall.", None),
         ("", None),
     ],
 )
-def test_every_way_to_state_a_task_is_read(task: str, goal: Goal | None) -> None:
+def test_every_way_to_state_a_task_is_read(task: str, goal: Instruction | None) -> None:
     assert parse_goal(task) == goal
 
 

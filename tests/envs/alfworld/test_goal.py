@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eto_gym.envs.alfworld.engine.engine import Episode
+from eto_gym.envs.alfworld.engine.engine import Playthrough
 from eto_gym.envs.alfworld.engine.goal import compile_goal
 from eto_gym.envs.alfworld.engine.pddl import Expression, parse_problem, read_expressions
 from eto_gym.errors import DataError
@@ -23,7 +23,7 @@ _choices = st.lists(st.integers(0, 10**6), max_size=60)
 @given(choices=_choices)
 def test_the_search_agrees_with_a_plain_reading(name: str, choices: list[int]) -> None:
     problem = parse_problem(kitchen_data(name)["pddl_problem"])
-    episode = Episode(kitchen(name))
+    episode = Playthrough(kitchen(name))
     for choice in choices:
         # Going around leads nowhere, so it is chosen one time in three only.
         commands = episode.admissible()
@@ -36,7 +36,7 @@ def test_the_search_agrees_with_a_plain_reading(name: str, choices: list[int]) -
 
 
 def _facts(
-    episode: Episode, start: dict[str, list[tuple[str, ...]]]
+    episode: Playthrough, start: dict[str, list[tuple[str, ...]]]
 ) -> dict[str, set[tuple[str, ...]]]:
     """State the whole world as PDDL would, from the snapshot and the names of the ids."""
     ids: dict[str, str] = {}

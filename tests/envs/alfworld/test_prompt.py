@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from eto_gym.envs.alfworld.engine.engine import Episode
+from eto_gym.envs.alfworld.engine.engine import Playthrough
 from eto_gym.envs.alfworld.prompt import make_prompt
 from tests.envs.alfworld.kitchen import kitchen
 
@@ -16,7 +16,7 @@ Verb = Literal["put", "move"]
 @pytest.mark.parametrize("verb", ["put", "move"])
 def test_the_example_wins_and_its_answers_have_the_engines_form(verb: Verb) -> None:
     game = kitchen(verb=verb)
-    episode = Episode(game)
+    episode = Playthrough(game)
     example = make_prompt(verb, "full").example
     first, *turns = example
     assert first == game.intro

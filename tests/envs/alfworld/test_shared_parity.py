@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eto_gym.envs.alfworld.engine.engine import Episode, Game, parse_game
+from eto_gym.envs.alfworld.engine.engine import Game, Playthrough, parse_game
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 ARCHIVES = {"valid_seen": "games_seen", "train100": "games_train100"}
@@ -47,7 +47,7 @@ def test_every_step_equals_the_official_engines(name: str) -> None:
     steps = 0
     for transcript in _transcripts(name):
         game = games[transcript["game"]]
-        episode = Episode(game)
+        episode = Playthrough(game)
         start = (transcript["obs0"], transcript["adm0"], transcript["won0"])
         assert (game.intro, episode.admissible(), episode.won) == start
         for step in transcript["steps"]:

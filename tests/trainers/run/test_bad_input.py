@@ -173,7 +173,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_a_run_that_resumes(
         else:
             modeling: Any = importlib.import_module("transformers.modeling_utils")
             patch.setattr(modeling, "safe_save_file", refuse(modeling.safe_save_file, 1))
-        with pytest.raises(DiskFullError, match="start again with resume"):
+        with pytest.raises(DiskFullError, match="the same command again, without --restart"):
             sft(make_play, tiny, tmp_path / "out")
     assert any("checkpoint-4" in path for path in written)
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import permutations
 from typing import NamedTuple
 
-from eto_gym.envs.alfworld.engine.engine import Episode
+from eto_gym.envs.alfworld.engine.engine import Playthrough
 from eto_gym.envs.alfworld.engine.game import Game
 from eto_gym.envs.alfworld.engine.goal import Literal
 
@@ -58,7 +58,7 @@ class Inspection:
     stands: frozenset[int]
 
 
-def steps_to_goal(episode: Episode) -> int | None:
+def steps_to_goal(episode: Playthrough) -> int | None:
     """Return the least number of steps that reach the goal; None where none do, or is not known.
 
     The goals of all six official types of tasks are known.
@@ -73,7 +73,7 @@ def steps_to_goal(episode: Episode) -> int | None:
     return None
 
 
-def goal_share(episode: Episode) -> float:
+def goal_share(episode: Playthrough) -> float:
     """Return which share of the goal's parts is reached, in 0..1; 1.0 only when it is reached.
 
     The parts are, of each thing: it was obtained (it is held, treated or delivered), it is treated
@@ -149,15 +149,15 @@ def _lamp(game: Game, facts: set[Literal], objects: Sequence[str], target: str) 
 # --- whether things are done --------------------------------------------------------------------
 
 
-def _is_treated(episode: Episode, treatment: str | None, o: int) -> bool:
+def _is_treated(episode: Playthrough, treatment: str | None, o: int) -> bool:
     return treatment is None or o in getattr(episode, _CONDITIONS[treatment])
 
 
-def _is_done(episode: Episode, errand: Errand, o: int, r: int) -> bool:
+def _is_done(episode: Playthrough, errand: Errand, o: int, r: int) -> bool:
     return r in episode.inside[o] and _is_treated(episode, errand.treatment, o)
 
 
-def _parts(episode: Episode, errand: Errand, o: int, r: int) -> int:
+def _parts(episode: Playthrough, errand: Errand, o: int, r: int) -> int:
     if _is_done(episode, errand, o, r):
         return 3 if errand.treatment else 2
     treated = errand.treatment is not None and _is_treated(episode, errand.treatment, o)
@@ -184,7 +184,7 @@ class _Search:
     of the things, and are both open or both closed.
     """
 
-    def __init__(self, episode: Episode, things: Iterable[int], treatment: str | None) -> None:
+    def __init__(self, episode: Playthrough, things: Iterable[int], treatment: str | None) -> None:
         self.episode = episode
         self.game = episode.game
         self.treatment = treatment

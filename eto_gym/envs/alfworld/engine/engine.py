@@ -16,7 +16,7 @@ from typing import Any
 from eto_gym.envs.alfworld.engine.game import Action, Game, enumerate_names, list_things, parse_game
 from eto_gym.errors import EngineError
 
-__all__ = ["ENGINE_VERSION", "NOTHING_HAPPENS", "Episode", "Game", "parse_game"]
+__all__ = ["ENGINE_VERSION", "NOTHING_HAPPENS", "Game", "Playthrough", "parse_game"]
 
 ENGINE_VERSION = "1"
 """Changes whenever the engine plays differently; recorded in cards."""
@@ -30,7 +30,7 @@ _CHANGES_COMMANDS = frozenset({"go", "open", "close", "take", "put"})
 """Kinds of actions that change which commands are admissible."""
 
 
-class Episode:
+class Playthrough:
     """One play of a game.
 
     The attributes are the state, in numbers of `Game`: `location`, `held` (-1: nothing), the sets
@@ -310,7 +310,7 @@ class Episode:
 
     # --- snapshots -----------------------------------------------------------------------------
 
-    def copy(self) -> Episode:
+    def copy(self) -> Playthrough:
         """Return another play that goes on from here."""
         other = copy.copy(self)
         other.contents = list(map(list, self.contents))
@@ -350,7 +350,7 @@ class Episode:
         }
 
     @classmethod
-    def from_state(cls, game: Game, state: Mapping[str, Any]) -> Episode:
+    def from_state(cls, game: Game, state: Mapping[str, Any]) -> Playthrough:
         """Continue from a snapshot of the same game.
 
         Raises:

@@ -23,7 +23,6 @@ BANNER = "-= Welcome to TextWorld, ALFRED! =-"
 Action: TypeAlias = tuple[str, int, int]
 """What a command does: its kind and up to two indices (-1 where there is none)."""
 
-_KNIVES = {"knifetype", "butterknifetype"}
 _KNOWN_FACTS = frozenset(
     {
         "atlocation",

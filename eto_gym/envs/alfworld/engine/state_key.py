@@ -7,13 +7,13 @@ only be put back.
 
 from __future__ import annotations
 
-from eto_gym.envs.alfworld.engine.engine import Episode
+from eto_gym.envs.alfworld.engine.engine import Playthrough
 
 _SHOWN = ("clean", "hot", "cool", "sliced", "toggled")
 _CHANGED_BY = {"clean": "clean", "hot": "heat", "cool": "cool", "sliced": "slice", "toggled": "use"}
 
 
-def state_parts(episode: Episode) -> tuple[object, ...]:
+def state_parts(episode: Playthrough) -> tuple[object, ...]:
     """Return what the future of an episode depends on; equal parts of one game, equal futures."""
     game, goal = episode.game, episode.game.goal
     removed = [(o, r) for o, r in episode.removed if _can_be_shown(episode, o, r)]
@@ -46,7 +46,7 @@ def state_parts(episode: Episode) -> tuple[object, ...]:
     )
 
 
-def _can_be_shown(episode: Episode, o: int, receptacle: int) -> bool:
+def _can_be_shown(episode: Playthrough, o: int, receptacle: int) -> bool:
     """Tell whether `look` lists, or may come to list, an object beside where it was taken from."""
     game = episode.game
     place = game.place[receptacle]

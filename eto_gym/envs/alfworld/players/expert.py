@@ -31,7 +31,7 @@ _MAX_FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class Instruction:
     """What a task's sentence asks for, in the words of the observations ("mug", "shelf")."""
 
     kind: Literal["move", "two", "treat", "light"]
@@ -40,13 +40,13 @@ class Goal:
     treatment: Treatment | None = None
 
 
-def parse_goal(task: str) -> Goal | None:
+def parse_goal(task: str) -> Instruction | None:
     """Read the sentence that states a task, or return None if it is not one of the games'."""
     for pattern, kind in _GOALS:
         if match := pattern.match(task):
             found = match.groupdict()
             treatment = _VERBS[found["state"]] if "state" in found else None
-            return Goal(kind, found["obj"], found["to"], treatment)  # type: ignore[arg-type]
+            return Instruction(kind, found["obj"], found["to"], treatment)  # type: ignore[arg-type]
     return None
 
 
@@ -66,7 +66,7 @@ class ALFWorldExpert:
         """
         self.beliefs = Beliefs()
         self._verb: Verb = verb
-        self._goal: Goal | None = None
+        self._goal: Instruction | None = None
         self._started = False
         self._action: str | None = None
         self._home: str | None = None
@@ -108,7 +108,7 @@ class ALFWorldExpert:
 
     # --- with an empty hand ------------------------------------------------------------
 
-    def _get(self, goal: Goal) -> Reply | None:
+    def _get(self, goal: Instruction) -> Reply | None:
         """Take a wanted object whose place is known, or look for one."""
         delivered = self._delivered(goal)
         if len(delivered) >= (2 if goal.kind == "two" else 1):
@@ -128,7 +128,7 @@ class ALFWorldExpert:
             "take", f"take {obj} from {place}", words
         )
 
-    def _delivered(self, goal: Goal) -> list[str]:
+    def _delivered(self, goal: Instruction) -> list[str]:
         """List the objects that are where and as the task wants them."""
         if goal.kind == "light":
             return []
@@ -181,7 +181,7 @@ class ALFWorldExpert:
             return self._say("treat", f"{treatment} {held} with {place}", words)
         return self._say("bring to tool", f"go to {place}", words)
 
-    def _bring(self, goal: Goal, held: str) -> Reply | None:
+    def _bring(self, goal: Instruction, held: str) -> Reply | None:
         targets = self.beliefs.of_kind(goal.target)
         if not targets:
             return None
@@ -194,7 +194,7 @@ class ALFWorldExpert:
             purpose, words["state"] = "bring treated", _STATES[goal.treatment]
         return self._put(held, place, purpose, words)
 
-    def _light(self, goal: Goal, held: str) -> Reply | None:
+    def _light(self, goal: Instruction, held: str) -> Reply | None:
         lamps = self.beliefs.where(goal.target)
         words = {"item": held, "kind": goal.target}
         if not lamps:

@@ -1,0 +1,1 @@
+"""Commands between eto-gym and other programs."""

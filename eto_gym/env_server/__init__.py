@@ -1,0 +1,1 @@
+"""Environments served to other programs: sessions, OpenEnv's WebSocket protocol, and MCP."""

@@ -1,0 +1,210 @@
+"""Exported files, read back by what they are for."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eto_gym import Message
+from eto_gym.cli.main import main
+from eto_gym.export.atif import from_atif
+from eto_gym.export.datasets import trajectory_of
+from eto_gym.export.rows import preference_rows
+from eto_gym.files import write_json
+from eto_gym.trajectories import PreferencePair, Step, Trajectory, TrajectoryStore
+from eto_gym.trajectories.formats import read_demonstrations, read_pairs, to_paper_dpo
+
+
+def episode(task: str = "t1", **changes: Any) -> Trajectory:
+    fields: dict[str, Any] = {
+        "task_type": "kind",
+        "messages": (
+            Message("user", "Rules"),
+            Message("assistant", "OK"),
+            Message("user", "Task"),
+            Message("assistant", "Thought: a\nAction: go", train=True),
+            Message("user", "Seen \ud83c\udf0d".encode("utf-16", "surrogatepass").decode("utf-16")),
+            Message("assistant", "nothing", train=True),
+        ),
+        "steps": (Step("go", "Seen", 0.25), Step(None, "End", 0.5)),
+        "outcome": "terminated",
+        "reward": 0.75,
+        "success": True,
+        "policy": "some/model",
+        "env": {"benchmark": "WebShop", "catalog": {"products": 3}},
+        "usage": {"prompt_tokens": 5, "decoded_tokens": 2},
+    }
+    return Trajectory(task_id=task, **{**fields, **changes})
+
+
+EPISODES = [
+    episode(),
+    episode("t2", env={"benchmark": "ALFWorld", "backend": "own"}, reasoning=("hm", ""), usage={}),
+    episode("t2", sample=1, success=False, facts=({"finish": "stop"}, {"decoded_tokens": 3})),
+    episode("t3", outcome="error", error="policy", success=False, env={}),
+]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    path = tmp_path / "episodes.jsonl"
+    store = TrajectoryStore(path)
+    for item in EPISODES:
+        store.add(item)
+    return path
+
+
+def by_key(items: Any) -> dict[Any, Any]:
+    return {(item.key, str(item.env)): item.to_json() for item in items}
+
+
+def test_a_folder_of_datasets_holds_all_benchmarks_at_once(stored: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / "hub"
+    assert main(["export", str(stored), "--to", "hf", "--out", str(out)]) == 0
+    cache = str(tmp_path / "cache")
+    loaded = datasets.load_dataset(str(out), split="train", cache_dir=cache)
+    assert by_key(map(trajectory_of, loaded)) == by_key(EPISODES)
+    only = datasets.load_dataset(str(out), "alfworld", split="train", cache_dir=cache)
+    assert only["task_id"] == ["t2"]
+    assert "2 with success" not in (out / "README.md").read_text()
+    assert main(["export", str(stored), "--to", "hf", "--out", str(out)]) == 2
+
+
+def test_atif_loses_nothing(stored: Path, tmp_path: Path) -> None:
+    assert main(["export", str(stored), "--to", "atif", "--out", str(tmp_path / "atif")]) == 0
+    values = [json.loads(path.read_bytes()) for path in sorted((tmp_path / "atif").iterdir())]
+    assert [from_atif(value).to_json() for value in values] == [e.to_json() for e in EPISODES]
+    steps = values[0]["steps"]
+    assert [step["source"] for step in steps] == ["user", "agent", "user", "agent", "agent"]
+    assert [step["step_id"] for step in steps] == [1, 2, 3, 4, 5]
+    call = steps[3]["tool_calls"][0]
+    assert call["arguments"] == {"action": "go"}
+    assert steps[3]["observation"]["results"] == [
+        {"source_call_id": call["tool_call_id"], "content": "Seen"}
+    ]
+    assert "tool_calls" not in steps[4], "no action was found"
+
+
+@pytest.mark.parametrize("failures", [False, True])
+def test_conversations_for_imitation(stored: Path, tmp_path: Path, failures: bool) -> None:
+    more = ["--failures"] if failures else []
+    out = tmp_path / "sharegpt.json"
+    assert main(["export", str(stored), "--to", "sharegpt", "--out", str(out), *more]) == 0
+    back, skipped = read_demonstrations(out)
+    assert [item.messages for item in back] == [EPISODES[0].messages] * (3 if failures else 2)
+    assert not skipped
+    out = tmp_path / "trl.json"
+    assert main(["export", str(stored), "--to", "trl", "--out", str(out), *more]) == 0
+    rows = json.loads(out.read_bytes())
+    assert len(rows) == (6 if failures else 4), "one for each reply of the agent's own"
+    assert [turn["content"] for turn in rows[0]["prompt"]] == ["Rules", "OK", "Task"]
+    assert rows[1]["completion"] == [{"role": "assistant", "content": "nothing"}]
+
+
+def pair(chosen: list[str], rejected: list[str]) -> PreferencePair:
+    """Replies and answers in turn."""
+
+    def side(texts: list[str]) -> tuple[Message, ...]:
+        return tuple(
+            Message("user", text) if i % 2 else Message("assistant", text, train=True)
+            for i, text in enumerate(texts)
+        )
+
+    return PreferencePair("t", (Message("user", "Task"),), side(chosen), side(rejected))
+
+
+PAIRS = [
+    pair(["a", "seen", "b", "won", "c"], ["a", "seen", "x", "lost", "y"]),
+    pair(["a"], ["b", "lost", "c"]),
+    pair(["a", "seen", "b"], ["a"]),
+    pair(["a", "seen", "b"], ["a", "other", "c"]),
+]
+
+
+def test_a_preference_is_where_the_sides_part() -> None:
+    left: Counter[str] = Counter()
+    rows = preference_rows(PAIRS, left)
+    said = [[turn["content"] for turn in row["prompt"]] for row in rows]
+    assert said == [["Task", "a", "seen"], ["Task"]]
+    sides = [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
+    assert sides == [("b", "x"), ("a", "b")]
+    assert left.total() == 2
+
+
+def test_preferences_round_trip(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    source = tmp_path / "pairs.json"
+    write_json(source, [to_paper_dpo(each) for each in PAIRS])
+    for form in ("trl", "sharegpt"):
+        out = tmp_path / f"{form}.json"
+        assert main(["export", str(source), "--to", form, "--out", str(out)]) == 0
+        back, _ = read_pairs(out)
+        assert [(p.prompt[-1].content, p.chosen[0].content) for p in back] == [
+            ("seen", "b"),
+            ("Task", "a"),
+        ]
+    out = tmp_path / "hub"
+    assert main(["export", str(source), "--to", "hf", "--out", str(out)]) == 0
+    loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [len(row["chosen"]) for row in loaded] == [5, 1, 3, 3]
+    assert main(["export", str(source), "--to", "atif", "--out", str(tmp_path / "a")]) == 2
+
+
+def test_trls_own_trainer_masks_all_but_the_agents_words(tmp_path: Path) -> None:
+    """What its DPOTrainer trains on is the two replies, and nothing of the environment."""
+    datasets = pytest.importorskip("datasets")
+    trl = pytest.importorskip("trl")
+    pytest.importorskip("torch")
+    from tests.agents.models.test_local import TOKENIZER, make_model
+
+    rows = preference_rows(PAIRS[:2], Counter())
+    for row in rows:
+        del row["id"]
+    config = trl.DPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=2,
+        max_steps=1,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        max_length=None,
+    )
+    trainer = trl.DPOTrainer(
+        make_model("llama"),
+        ref_model=make_model("llama"),
+        args=config,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=TOKENIZER,
+    )
+    (batch,) = list(trainer.get_train_dataloader())
+    trained = [
+        TOKENIZER.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    assert len(trained) == 4
+    for text, word in zip(sorted(trained), sorted("baxb"), strict=True):
+        assert word in text
+        assert "seen" not in text
+        assert "Task" not in text
+
+
+@pytest.mark.interop
+def test_inspect_reads_its_log(stored: Path, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    from eto_gym.export.inspect_log import trajectory_of as read
+
+    out = tmp_path / "logs"
+    assert main(["export", str(stored), "--to", "inspect", "--out", str(out)]) == 0
+    logs = [read_eval_log(info) for info in list_eval_logs(str(out))]
+    samples = [sample for log in logs for sample in log.samples or ()]
+    assert by_key(map(read, samples)) == by_key(EPISODES)
+    scored = {s.id: s.scores["success"].value for s in samples if s.scores and s.epoch == 1}
+    assert scored == {"t1": 1.0, "t2": 1.0}
+    assert [s.error is not None for s in samples if s.id == "t3"] == [True]
