@@ -92,6 +92,20 @@ def test_help_says_nothing_about_empty_defaults(capsys: pytest.CaptureFixture[st
     assert "default: quickstart" in shown or "(default" in shown
 
 
+@pytest.mark.parametrize("command", ["rollout", "eval", "train sft", "train eto"])
+def test_help_shows_percent_signs_as_they_are(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("jsonargparse")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help-all" if command.startswith("train") else "--help"])
+    shown = capsys.readouterr().out
+    assert "%%" not in shown
+    assert "%(" not in shown
+    if command == "train sft":
+        assert "30% more time" in " ".join(shown.split())
+
+
 def test_a_hint_is_given_only_where_something_is_close() -> None:
     assert "mean" not in worded("unrecognized arguments: --bogus 2", ["--out", "--limit"])
     assert worded("a\n  b", []) == "a b (see --help)"

@@ -20,8 +20,6 @@ from eto_gym.trajectories import formats as f
 from eto_gym.trajectories.text_files import read_text, split_lines
 from eto_gym.trajectories.turns import Notes
 
-CASES = Path(__file__).parents[3] / "shared" / "cases"
-
 
 def talk(n: int, *, speaker: str = "from", words: str = "value") -> list[dict[str, Any]]:
     """Return the turns of an episode: an acknowledgement, then two replies with actions."""
@@ -540,39 +538,3 @@ def test_lines_of_any_text_come_back(texts: list[str]) -> None:
 def test_text_is_read_in_every_encoding(encoding: str, tmp_path: Path) -> None:
     text = "first é\r\nsecond 日本 😀\n"
     assert read_text(write(tmp_path / "x.txt", text.encode(encoding))) == text
-
-
-# --- the collected cases -------------------------------------------------------------------------
-
-_SKIPPED = {  # name -> numbers of the records that are skipped, where they are not none
-    "deep.jsonl": [1],
-    "float_big.jsonl": [1],
-    "from_list.json": [1],
-    "hugeint.json": [1],
-    "hugeint.jsonl": [1],
-    "no_action_only.json": [1],
-    "observation_roles.json": [1, 2, 3],
-    "role_dict.json": [1],
-    "starts_gpt.json": [1],
-    "tool_roles.jsonl": [1, 2, 3],
-    "two_gpts.json": [1],
-    "prompt_ends_assistant.json": [1],
-}
-_WHOLE_REFUSED = {"deep.json", "empty.json", "empty.jsonl"}
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="the collected cases are not here")
-@pytest.mark.parametrize("kind", ["data", "pairs"])
-def test_the_collected_cases_are_read_or_named(kind: str) -> None:
-    reader: Callable[..., Any] = f.read_demonstrations if kind == "data" else f.read_pairs
-    paths = sorted((CASES / kind).iterdir())
-    assert paths
-    for path in paths:
-        if path.name in _WHOLE_REFUSED:
-            with pytest.raises(DataError, match=path.name):
-                reader(path)
-            continue
-        report = f.ReadReport()
-        items, skipped = reader(path, report=report)
-        assert skipped == _SKIPPED.get(path.name, []), path.name
-        assert len(items) + len(skipped) == report.records

@@ -337,6 +337,8 @@ def caller(tmp_path: Path) -> Path:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if loss < 0.015:  # nearly every call is right by then
+            break
     assert loss < 0.02
     return save_tiny(model, tokenizer, tmp_path / "caller")
 
