@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eto_gym.benchmarks.methods import PANEL, Outcome, settings_of, show
+from eto_gym.benchmarks.methods.panel import PANEL, Outcome, settings_of, show
 from eto_gym.trajectories import Step, Trajectory
 
 
