@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -199,8 +200,13 @@ def test_the_rows_of_a_long_list_come_while_it_is_scrolled(reader: Reader, tmp_p
     seen = len(reader.all(".row"))
     while seen < 650:
         reader.run("document.querySelector('.more').scrollIntoView()")
-        reader.wait(lambda _, seen=seen: len(reader.all(".row")) > seen)
+        count = f"return document.querySelectorAll('.row').length > {seen}"
+        reader.wait(functools.partial(_holds, count))
         seen = len(reader.all(".row"))
+
+
+def _holds(script: str, driver: Any) -> Any:
+    return driver.execute_script(script)
 
 
 def test_an_end_that_stays_in_sight_brings_all_rows(reader: Reader, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -35,9 +37,8 @@ def test_muon_equals_its_equation_and_nearly_pytorchs(shape: tuple[int, int]) ->
     gradients = [torch.randn(shape) for _ in range(3)]
     ours, beside, stock = (torch.nn.Parameter(x.clone()) for x in (start, other, start))
     idle = torch.nn.Parameter(torch.ones(4, 4))
-    options = {"lr": 0.02, "weight_decay": 0.1}
-    muon = Muon([ours, idle, beside], **options)
-    original = torch.optim.Muon([stock], **options)
+    muon = Muon([ours, idle, beside], lr=0.02, weight_decay=0.1)
+    original = torch.optim.Muon([stock], lr=0.02, weight_decay=0.1)
     for gradient in gradients:
         ours.grad, beside.grad, stock.grad = gradient.clone(), -gradient, gradient.clone()
         muon.step()
@@ -59,13 +60,14 @@ def test_a_state_of_pytorchs_muon_is_taken_up() -> None:
     first, second = (torch.nn.Parameter(torch.eye(3)) for _ in range(2))
     stock, muon = torch.optim.Muon([first]), Muon([second])
     gradient = torch.randn(3, 3)
-    for parameter, optimizer in ((first, stock), (second, muon)):
+    pairs: tuple[tuple[Any, Any], ...] = ((first, stock), (second, muon))
+    for parameter, optimizer in pairs:
         parameter.grad = gradient.clone()
         optimizer.step()
     second.data.copy_(first.data)
     muon.load_state_dict(stock.state_dict())
     assert muon.state_dict()["state"].keys() == stock.state_dict()["state"].keys()
-    for parameter, optimizer in ((first, stock), (second, muon)):
+    for parameter, optimizer in pairs:
         parameter.grad = -2 * gradient
         optimizer.step()
     torch.testing.assert_close(first, second, rtol=0, atol=1e-3)
