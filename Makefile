@@ -75,12 +75,12 @@ $(DEEPSPEED)/.installed: $(VENV)/.installed-dev
 deepspeed: $(DEEPSPEED)/.installed
 	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers $(ARGS)
 
-# OpenEnv wants an MCP below 2, verifiers wants 2.0.0, and both bring much that nothing here needs: two
-# environments on top of the other.
+# OpenEnv wants an MCP below 2 and verifiers 2.0.0, verifiers an openai below 3 and Inspect one from 3.4
+# on, and all bring much that nothing here needs: two environments on top of the other.
 INTEROP := .venv-interop
-INTEROP_PACKAGES := inspect-ai==0.3.285 verifiers==0.4.0
+INTEROP_PACKAGES := verifiers==0.4.0
 OPENENV := .venv-openenv
-OPENENV_PACKAGES := openenv==0.10.0
+OPENENV_PACKAGES := openenv==0.10.0 inspect-ai==0.3.285
 
 define overlay
 	test -x $(1)/bin/python || $(BIN)/python -m venv --without-pip $(1)
@@ -97,8 +97,8 @@ $(OPENENV)/.installed: $(VENV)/.installed-dev
 	$(call overlay,$(OPENENV),$(OPENENV_PACKAGES))
 
 interop: $(INTEROP)/.installed $(OPENENV)/.installed
-	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest -m interop tests $(ARGS)
-	OMP_NUM_THREADS=1 $(OPENENV)/bin/python -m pytest -m interop tests/env_server $(ARGS)
+	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest -m interop tests/adapters $(ARGS)
+	OMP_NUM_THREADS=1 $(OPENENV)/bin/python -m pytest -m interop tests/adapters tests/env_server tests/export $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -148,7 +148,8 @@ class FakeEndpoint:
     def completion(self, body: dict[str, Any]) -> bytes:
         """Return the body of a whole answer."""
         reply = {"role": "assistant", "content": self.answer(body), **self.message}
-        usage = {"prompt_tokens": 10, "completion_tokens": 3} if self.usage is None else self.usage
+        counts = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+        usage = counts if self.usage is None else self.usage
         choice = {"index": 0, "message": reply, "finish_reason": self.finish_reason, **self.choice}
         head = self._head(body, "chat.completion")
         answer = {**head, "choices": [choice], "usage": usage, **self.more}

@@ -27,6 +27,7 @@ from eto_gym.agents.models.template import settle_template
 from eto_gym.errors import DataError, EtoGymError, require
 from eto_gym.files import DIGESTS_FILE, strict, write_digests, write_json
 from eto_gym.trainers.errors import disk_errors
+from eto_gym.trainers.model.cards import CARD, model_card
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings
 
 if TYPE_CHECKING:
@@ -190,26 +191,37 @@ def write_model(
             shutil.rmtree(staging, ignore_errors=True)
         settle_generation(model, tokenizer)
         _save(model, staging, weights)
-        write_folder(staging, tokenizer, report)
+        write_folder(staging, tokenizer, report, base=_name_of(model))
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     replace_folder(staging, output)
 
 
-def write_folder(staging: Path, tokenizer: Any, report: dict[str, Any]) -> None:
+def write_folder(
+    staging: Path, tokenizer: Any, report: dict[str, Any], *, base: str | None
+) -> None:
     """Write what goes with the weights in `staging`, and have all of it on disk."""
     tokenizer.save_pretrained(staging)
-    (staging / "README.md").unlink(missing_ok=True)  # PEFT's model card, an empty form
+    # In place of PEFT's, which is an empty form.
+    card = model_card(report, base=base, adapter=is_adapter(staging))
+    (staging / CARD).write_text(card, encoding="utf-8")
     if metrics := report.get("metrics"):
         lines = [json.dumps(strict(entry), allow_nan=False) + "\n" for entry in metrics]
         (staging / METRICS_FILE).write_text("".join(lines), encoding="utf-8")
     write_json(staging / REPORT_FILE, report)
     # Reports and metrics are read as text, and hold times.
-    write_digests(staging / DIGESTS_FILE, leave_out=(REPORT_FILE, METRICS_FILE))
+    write_digests(staging / DIGESTS_FILE, leave_out=(REPORT_FILE, METRICS_FILE, CARD))
     for path in staging.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _name_of(model: Any) -> str | None:
+    """Return what a model was loaded from, of an adapter the base; None where nothing tells."""
+    if hasattr(model, "peft_config"):
+        return model.peft_config["default"].base_model_name_or_path or None
+    return getattr(model.config, "_name_or_path", None) or None
 
 
 def replace_folder(staging: Path, output: Path) -> None:
@@ -257,7 +269,8 @@ def merge_adapter(adapter: str | Path, output: str | Path) -> None:
             tokenizer = load_tokenizer(adapter)
             settle_generation(merged, tokenizer)
             merged.save_pretrained(staging)
-            write_folder(staging, tokenizer, {"method": "merge", "adapter": str(adapter)})
+            told = {"method": "merge", "adapter": str(adapter)}
+            write_folder(staging, tokenizer, told, base=base_of(adapter))
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

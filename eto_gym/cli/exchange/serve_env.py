@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     )
     serving = uvicorn.Server(config)
     listening = config.bind_socket()
+    listening.listen(2048)  # who reads the address may connect at once
     port = listening.getsockname()[1]
     print(f"http://{args.host}:{port}", flush=True)
     if token is not None and not given:

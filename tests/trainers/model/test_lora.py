@@ -69,6 +69,7 @@ def test_adapter_is_trained_written_loaded_and_merged(
     assert not torch.allclose(_logits(tmp_path / "adapter"), _logits(tiny), atol=1e-3)
 
     merged = _train(method, make_play, tiny, tmp_path / "merged", merge_adapter=True)
+    assert f"trained by {method}" in (tmp_path / "merged" / "README.md").read_text()
     assert [e["loss"] for e in merged.metrics] == [e["loss"] for e in report.metrics]
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert torch.allclose(_logits(tmp_path / "merged"), _logits(tmp_path / "adapter"), atol=1e-4)

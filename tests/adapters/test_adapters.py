@@ -1,0 +1,78 @@
+"""The adapters, played by the frameworks themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eto_gym.testing.fake_endpoint import FakeEndpoint
+from tests.toy import CORRIDOR
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.mark.parametrize("success", [False, True])
+def test_inspect_plays_and_scores(tmp_path: Any, *, success: bool) -> None:
+    """With a model behind a local endpoint, which opens the right door or the next one."""
+    inspect_ai = pytest.importorskip("inspect_ai")
+    from inspect_ai.model import get_model
+
+    from eto_gym.adapters.inspect import eto_gym
+
+    words = ["no action at all", "Thought: on\nAction: go", "Thought: here\nAction: open"]
+    if success:
+        del words[1]
+    with FakeEndpoint() as fake:
+        fake.answer = lambda body: words[len(fake.requests) - 1]
+        (log,) = inspect_ai.eval(
+            eto_gym(CORRIDOR, split="test", limit=1),
+            model=get_model("openai-api/fake/m", base_url=fake.url, api_key="none"),
+            log_dir=str(tmp_path),
+            display="none",
+        )
+    assert log.status == "success", log.error
+    (sample,) = log.samples
+    reward = 1.0 if success else -0.5
+    assert sample.scores["engine"].value == {"success": float(success), "reward": reward}
+    assert sample.id == "door-0/0"
+    assert [m.role for m in sample.messages][-2:] == ["assistant", "user"]
+    assert len(fake.requests) == len(words)
+
+
+def test_verifiers_loads_and_its_environment_plays() -> None:
+    """The model is played by a stand-in; taskset, tasks and environment are verifiers' own."""
+    pytest.importorskip("verifiers.v1")
+    from eto_gym.adapters.verifiers import EtoGymConfig, EtoGymEnv, EtoGymTaskset
+
+    taskset = EtoGymTaskset(EtoGymConfig(env=CORRIDOR, split="test", limit=3))
+    tasks = list(taskset)
+    assert [task.data.id for task in tasks] == ["door-0/0", "door-1/1", "door-2/2"]
+    assert [task.data.idx for task in tasks] == [0, 1, 2]
+    assert "open door 1" in tasks[1].data.prompt_text
+    recorded: dict[str, float] = {}
+    heard: list[str | None] = []
+
+    @asynccontextmanager
+    async def interaction(task: Any) -> AsyncIterator[Any]:
+        replies = iter(["Thought: on\nAction: go", "Thought: here\nAction: open"])
+
+        async def turn(text: str | None = None) -> Any:
+            heard.append(text)
+            return SimpleNamespace(terminated=False, last_reply=next(replies))
+
+        trace = SimpleNamespace(
+            record_reward=lambda name, value, weight: recorded.update({name: value}),
+            record_metric=lambda name, value: recorded.update({name: value}),
+        )
+        yield SimpleNamespace(turn=turn, trace=trace)
+
+    agents = SimpleNamespace(player=SimpleNamespace(interaction=interaction))
+    asyncio.run(EtoGymEnv.run(SimpleNamespace(), tasks[1], agents))  # type: ignore[arg-type]
+    assert recorded == {"reward": 1.0, "success": 1.0, "steps": 2.0}
+    assert heard[0] is None
+    assert "at door 1" in str(heard[1])
