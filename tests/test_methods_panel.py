@@ -23,7 +23,7 @@ def test_every_row_is_a_method_with_settings_of_its_own(name: str) -> None:
 
 def _episode(task: str, success: bool) -> Trajectory:
     return Trajectory(
-        task_id=task, task_type="t", messages=(), steps=(Step("go", float(success)),),
+        task_id=task, task_type="t", messages=(), steps=(Step("go", "Hm.", float(success)),),
         outcome="terminated", reward=float(success), success=success, error=None, policy="p",
         env={}, sample=0, seed=0,
     )  # fmt: skip

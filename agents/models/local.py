@@ -163,7 +163,8 @@ class LocalPolicy:
             model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
         )
         tokenizer = load_tokenizer(model)
-        check_vocabulary(tokenizer, loaded.get_input_embeddings().weight.shape[0], model)
+        embedding: Any = loaded.get_input_embeddings()
+        check_vocabulary(tokenizer, embedding.weight.shape[0], model)
         own = getattr(tokenizer, "chat_template", None)
         template = own if chat_template is None else read_template(chat_template)
         if isinstance(template, str):

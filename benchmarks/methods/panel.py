@@ -225,14 +225,16 @@ def _played(result: Any, settings: Any) -> int:
     """Count the steps of rounds that a model in training played, from their metrics."""
     metrics = result.get("metrics", []) if isinstance(result, dict) else []
     if hasattr(settings, "ppo"):
-        return round(sum(m.get("turns", 0.0) for m in metrics) * settings.ppo.episodes)
-    return round(sum(m.get("env_steps", 0.0) for m in metrics))
+        turns: float = sum(m.get("turns", 0.0) for m in metrics)
+        return round(turns * int(settings.ppo.episodes))
+    steps: float = sum(m.get("env_steps", 0.0) for m in metrics)
+    return round(steps)
 
 
 def _tokens(result: Any) -> int:
     if not isinstance(result, dict) or "tokens_per_second" not in result:
         return 0
-    return round(result["tokens_per_second"] * result["seconds"])
+    return round(float(result["tokens_per_second"]) * float(result["seconds"]))
 
 
 def _load(folder: Path) -> list[Trajectory]:

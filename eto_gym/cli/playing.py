@@ -217,9 +217,9 @@ def plan(
     out = args.out or Path("runs") / command / f"{stem}.jsonl"
     if "date" in policy and (recorded := _recorded_date(out)):
         # The run began on another day, and goes on with the prompts of that day.
-        policy["date"] = policy["date"] if "date" in parse_pairs(args.policy_arg) else recorded
-        make_policy = functools.partial(make_policy, date=policy["date"])
-        spec = replace(spec, make_policy=make_policy)
+        if "date" not in parse_pairs(args.policy_arg):
+            policy["date"] = recorded
+        spec = replace(spec, make_policy=functools.partial(make_policy, date=policy["date"]))
     return Plan(
         spec=spec,
         episodes=plan_episodes(chosen.ids, samples=samples, seed=args.seed),

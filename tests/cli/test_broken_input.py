@@ -91,10 +91,10 @@ def files(folder: Path, model: Path) -> Iterator[Case]:
         gguf.write_bytes(content)
         yield case(f"eval {CORRIDOR} --policy", gguf)
     for command in ("show", "view", "compare", "eval --from", f"rollout {PLAY} --task-file"):
-        for path in ("/nowhere/x.json", str(folder), "x" * 300, "a\0b"):
-            if command == "view" and path == str(folder):
+        for place in ("/nowhere/x.json", str(folder), "x" * 300, "a\0b"):
+            if command == "view" and place == str(folder):
                 continue  # it holds one file that can be shown
-            yield case(command, *([path, path] if command == "compare" else [path]))
+            yield case(command, *([place, place] if command == "compare" else [place]))
 
 
 def models(folder: Path, model: Path, data: Path) -> Iterator[Case]:

@@ -160,7 +160,7 @@ def test_only_who_has_the_token_comes_in(serve: Serve) -> None:
     open_to_all = serve(token=None)
     url = open_to_all.url.replace("http", "ws") + "/ws"
     with pytest.raises(InvalidStatus, match="403"):
-        connect(url, origin="http://evil.example", proxy=None)  # type: ignore[arg-type]
+        connect(url, origin=Origin("http://evil.example"), proxy=None)
     with open_to_all.talk() as ask:
         assert ask(reset())["type"] == "observation"
 

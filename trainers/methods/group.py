@@ -324,7 +324,8 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         TRL's own method scores its completions (B, C) after its prompts; this one fills the same
         places from the rows of the episodes that `self._numbers` names, with zeros elsewhere.
         """
-        end = self.processing_class.pad_token_id
+        tokenizer: Any = self.processing_class
+        end = tokenizer.pad_token_id
         # An episode without a token to learn from keeps its place, and processes keep in step.
         filler = [TokenRow([end, end], [False, False])]
         parts = [self._source.episodes[number].rows or filler for number in self._numbers]

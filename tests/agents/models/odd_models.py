@@ -77,7 +77,7 @@ def resized_adapter(folder: Path) -> Path:
     model.resize_token_embeddings(len(tokenizer))
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     adapted = peft.get_peft_model(model, config)
-    adapted.save_pretrained(folder / "adapter", save_embedding_layers=True)
+    adapted.save_pretrained(str(folder / "adapter"), save_embedding_layers=True)
     tokenizer.save_pretrained(folder / "adapter")
     return folder / "adapter"
 

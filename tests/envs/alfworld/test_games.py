@@ -244,7 +244,7 @@ def test_environments_share_parsed_games() -> None:
     one, other = ALFWorldEnv(), ALFWorldEnv()
     for env in (one, other):
         env.reset(options={"task": 0})
-    assert one._backend.episode.game is other._backend.episode.game  # type: ignore[attr-defined]
+    assert one._backend.episode.game is other._backend.episode.game
 
 
 def test_the_cache_forgets_the_game_used_longest_ago() -> None:

@@ -75,9 +75,15 @@ def test_what_was_sampled_is_learnt_from_after_what_was_read(
     """The loss is the methods' own, of log-probabilities of single tokens after their prompts."""
     settings = dataclasses.replace(QUICK, max_length=512)
     trainer = _trainer(algorithm, babbler, tmp_path, settings, history)
-    source, played = trainer._source, []
+    source = trainer._source
+    played: list[Any] = []
     play = source.player.play
-    source.player.play = lambda *args: played.append(play(*args)) or played[-1]
+
+    def remember(*args: Any) -> Any:
+        played.append(play(*args))
+        return played[-1]
+
+    source.player.play = remember
     names = list(source.player.task_ids[:2])
     inputs = [{"prompt": name} for name in names for _ in range(4)]
     trainer.model.train()
@@ -96,7 +102,8 @@ def test_what_was_sampled_is_learnt_from_after_what_was_read(
 
     model, sums, means = trainer.model, [], []
     for trajectory, ids in zip(trajectories, batch["completion_ids"], strict=True):
-        logps, sampled, known = [], [], []
+        known: list[int] = []
+        logps, sampled = [], []
         for link in trajectory.tokens:
             prompt = [*known[: link.kept], *link.prompt]
             known = [*prompt, *link.reply]
