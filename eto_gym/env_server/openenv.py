@@ -333,7 +333,8 @@ def _metadata(arena: Arena) -> dict[str, Any]:
 
 
 def _openapi() -> dict[str, Any]:
-    get, post = {"get": {"responses": {}}}, {"post": {"responses": {}}}
+    get: dict[str, Any] = {"get": {"responses": {}}}
+    post: dict[str, Any] = {"post": {"responses": {}}}
     pages = dict.fromkeys(sorted(_OPEN_PAGES), get)
     tasks = {f"/{{env_name}}/{name}": post for name in ("tasks", "num_tasks", "task", "task_range")}
     return {

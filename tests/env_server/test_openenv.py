@@ -148,6 +148,7 @@ def test_sessions_are_limited_and_expire_and_leave_nothing(serve: Serve) -> None
 def test_only_who_has_the_token_comes_in(serve: Serve) -> None:
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
+    from websockets.typing import Origin
 
     served = serve()
     for token in ("", "T", "tt"):
@@ -160,7 +161,7 @@ def test_only_who_has_the_token_comes_in(serve: Serve) -> None:
     open_to_all = serve(token=None)
     url = open_to_all.url.replace("http", "ws") + "/ws"
     with pytest.raises(InvalidStatus, match="403"):
-        connect(url, origin="http://evil.example", proxy=None)  # type: ignore[arg-type]
+        connect(url, origin=Origin("http://evil.example"), proxy=None)
     with open_to_all.talk() as ask:
         assert ask(reset())["type"] == "observation"
 
