@@ -85,6 +85,12 @@ class LocksEnv(TextEnv):
         success = self.opened == LOCKS
         return {"score": float(success), "success": success}
 
+    def cost_to_go(self) -> int | None:
+        return None if self.jammed else LOCKS - self.opened
+
+    def milestones(self) -> float:
+        return self.opened / LOCKS
+
     def _admissible_actions(self) -> list[str]:
         return [f"use {key}" for key in sorted(set(KEYS.values()))]
 

@@ -83,14 +83,14 @@ class Loop(ABC, Generic[S]):
         play.evaluated = []
         play.open()
         ended = None
-        try:
-            with self._dated():
+        with self._dated():
+            try:
                 self._run_stages()
-        except NothingToLearn as err:
-            if not play.evaluated:
-                raise
-            ended = str(err)
-        return play.processes.first(lambda: self._report(ended))
+            except NothingToLearn as err:
+                if not play.evaluated:
+                    raise
+                ended = str(err)
+            return play.processes.first(lambda: self._report(ended))
 
     @contextlib.contextmanager
     def _dated(self) -> Iterator[None]:

@@ -23,10 +23,13 @@ from datasets import Dataset
 from transformers import set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
+from eto_gym.conversation import episode_step_limit
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import TokenReport, TokenRow
 from eto_gym.trainers.data.sampled import EpisodeRows, encode_sampled
+from eto_gym.trainers.methods.advantages import Mark, Play, assign, horizon, mark_states
 from eto_gym.trainers.methods.player import EpisodePlayer
+from eto_gym.trainers.methods.ppo import turns_of
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
@@ -36,6 +39,7 @@ from eto_gym.trainers.run.trl import QuietTRL, check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import GroupSettings
+from eto_gym.trajectories import Trajectory
 
 check_trl("GRPO and RLOO")
 
@@ -83,6 +87,11 @@ def run_group(
             `truncation` is "refuse".
         MissingDependencyError: The installed TRL is not the version that this code was made for.
     """
+    if algorithm == "rloo" and settings.advantage != "episode":
+        raise SettingsError(
+            "rloo weighs whole episodes, so its turns have no advantage of their own: expected "
+            f"advantage 'episode', got {settings.advantage!r}; grpo takes it"
+        )
     if algorithm not in ALGORITHMS:
         raise SettingsError(f"expected algorithm 'grpo' or 'rloo', got {algorithm!r}")
     if settings.beta and not settings.lora_r and is_adapter(model):
@@ -129,7 +138,9 @@ class EpisodeSource:
         self.data = TokenReport()
         self.episodes: list[EpisodeRows] = []
         self.rewards: list[float | None] = []
+        self.advantages: list[list[float]] = []
         self.tokens_seen = 0
+        self._limit: int | None = None
         self._codec = codec
         self._settings = settings
 
@@ -144,8 +155,10 @@ class EpisodeSource:
         model = models.bare_model(wrapped)
         place = trainer.accelerator.process_index * len(task_ids)
         first = trainer.state.global_step * s.batch_size + place
+        turns = self._most_turns(trainer)
+        shorter = {} if turns is None else {"most_turns": turns}
         with without_dropout(wrapped):
-            played = self.player.play(model, self._codec, task_ids, first)
+            played = self.player.play(model, self._codec, task_ids, first, **shorter)
         self.episodes, report = encode_sampled(
             self._codec, played, max_length=s.max_length, truncation=s.truncation
         )
@@ -155,11 +168,66 @@ class EpisodeSource:
         ]
         tokens = sum(episode.tokens for episode in self.episodes)
         self.tokens_seen += tokens
-        successes = []
-        for other, succeeded in gather_object([(report, [t.success for t in played])]):
+        results = [(t.success, len(t.steps)) for t in played]
+        together: list[tuple[bool, int]] = []
+        for other, some in gather_object([(report, results)]):
             self.data.include(other)
-            successes += succeeded
-        trainer._metrics["train"]["success"].append(sum(successes) / len(successes))
+            together += some
+        notes = trainer._metrics["train"]
+        notes["success"].append(sum(success for success, _ in together) / len(together))
+        notes["env_steps"].append(float(sum(steps for _, steps in together)))
+        self._give_credit(played, trainer)
+
+    def _most_turns(self, trainer: Any) -> int | None:
+        s = self._settings
+        if not s.horizon_start:
+            return None
+        if self._limit is None:
+            env = self.player.conversation()
+            self._limit = episode_step_limit(env) or 0
+            env.close()
+        step = trainer.state.global_step
+        turns = horizon(
+            step, first=s.horizon_start, growth=s.horizon_growth, most=self._limit or None
+        )
+        trainer._metrics["train"]["horizon"].append(float(turns or self._limit))
+        return turns
+
+    def _give_credit(self, played: Sequence[Trajectory], trainer: Any) -> None:
+        """Credit every turn of the batch's episodes, those of all processes compared."""
+        s = self._settings
+        marks: list[tuple[Mark, ...]] = [() for _ in played]
+        if s.advantage != "episode":
+            env = self.player.conversation()
+            try:
+                marks = [
+                    () if t.failed_to_run else mark_states(env, t, s.advantage) for t in played
+                ]
+            finally:
+                env.close()
+        own = [
+            Play(t.task_id, reward, tuple(step.reward for step in t.steps), mark)
+            for t, reward, mark in zip(played, self.rewards, marks, strict=True)
+        ]
+        plays = gather_object(own)
+        credit = assign(
+            plays, s.advantage, weight=s.advantage_weight, discount=s.advantage_discount
+        )
+        start = trainer.accelerator.process_index * len(own)
+        self.advantages = credit.advantages[start : start + len(own)]
+        notes = trainer._metrics["train"]
+        notes["groups/without_contrast"].append(float(credit.dropped))
+        if s.advantage != "episode":
+            notes["turns/with_own_credit"].append(credit.known)
+
+    def spread(self, like: torch.Tensor) -> torch.Tensor:
+        """Return the advantage of every sampled token, laid out as completions are: (B, C)."""
+        found = torch.zeros(like.shape)
+        for i, (episode, turns) in enumerate(zip(self.episodes, self.advantages, strict=True)):
+            if episode.rows and turns:
+                numbers = turns_of(episode.rows)
+                found[i, : len(numbers)] = torch.tensor(turns)[numbers]
+        return found.to(like.device)
 
     def laid_out(self) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
         """Return the prompts and the completions for TRL, and which of the latter were sampled.
@@ -220,7 +288,20 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         scored: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         # What episodes these are; is shuffled and split with the rest.
         scored["episode"] = torch.arange(len(inputs))
+        if self._settings.advantage != "episode":
+            self._credit_turns(scored)
         return scored
+
+    def _credit_turns(self, scored: dict[str, Any]) -> None:
+        """Give each token its turn's advantage; leave out episodes that nothing is learnt from."""
+        mask = scored["completion_mask"]
+        advantages = self._source.spread(mask)
+        scored["advantages"] = advantages
+        kept = (advantages != 0).any(dim=1, keepdim=True)
+        name = "tool_mask" if "tool_mask" in scored else "completion_mask"
+        scored[name] = scored[name] * kept
+        counted = scored["completion_mask"] * scored.get("tool_mask", 1)
+        scored["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._numbers = inputs["episode"].tolist()

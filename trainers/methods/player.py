@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.conversation import ConversationEnv
 from eto_gym.history import FULL
 from eto_gym.trajectories import Trajectory
 
@@ -60,8 +62,19 @@ class EpisodePlayer:
         tasks = [self._task(first + i) for i in part]
         return self.play(model, codec, tasks, first + part.start)
 
-    def play(self, model: Any, codec: Any, task_ids: Sequence[str], first: int) -> list[Trajectory]:
-        """Play one episode of every task named, in order; `first` numbers the first of them."""
+    def play(
+        self,
+        model: Any,
+        codec: Any,
+        task_ids: Sequence[str],
+        first: int,
+        *,
+        most_turns: int | None = None,
+    ) -> list[Trajectory]:
+        """Play one episode of every task named, in order; `first` numbers the first of them.
+
+        `most_turns` ends episodes earlier than the environment does.
+        """
         from eto_gym.agents.models.local import LocalPolicy
         from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
 
@@ -70,7 +83,7 @@ class EpisodePlayer:
             for i, task in enumerate(task_ids)
         ]
         rollout = Rollout(
-            self._spec.make_env,
+            self._spec.make_env if most_turns is None else self._shorter(most_turns).make_env,
             LocalPolicy(model, codec, name=f"from-{first}", **self._options),
             slots=self._spec.slots,
             prompt_style=self._spec.prompt_style,
@@ -78,6 +91,16 @@ class EpisodePlayer:
         )
         played = {trajectory.sample: trajectory for trajectory in rollout.play(episodes)}
         return [played[i] for i in range(len(episodes))]
+
+    def conversation(self) -> ConversationEnv:
+        """Return an environment of the same making, to repeat episodes in; the caller closes it."""
+        return ConversationEnv(
+            self._spec.make_env(), prompt_style=self._spec.prompt_style, history=self._history
+        )
+
+    def _shorter(self, turns: int) -> RolloutSpec:
+        kwargs = {**self._spec.env_kwargs, "max_episode_steps": turns}
+        return dataclasses.replace(self._spec, env_kwargs=kwargs)
 
     def _task(self, index: int) -> str:
         """Return the task at a place of the endless sequence of shuffled passes over all tasks."""

@@ -15,7 +15,7 @@ import dataclasses
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,9 @@ from eto_gym.errors import EtoGymError
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import Codec, TokenReport, TokenRow
 from eto_gym.trainers.data.sampled import encode_sampled
-from eto_gym.trainers.methods.player import Play
+from eto_gym.trainers.methods.advantages import Mark, mark_states, own_credit
+from eto_gym.trainers.methods.advantages import Play as Credited
+from eto_gym.trainers.methods.player import EpisodePlayer, Play
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.optimizers import build_optimizer
@@ -41,6 +43,7 @@ from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.callbacks import checkpoint_folder
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import PPOSettings
 from eto_gym.trajectories import Trajectory
 
@@ -247,13 +250,14 @@ class PPOTrainer(base_trainer.BaseTrainer):
         encoded, report = encode_sampled(
             self._codec, whole, max_length=s.max_length, truncation=s.truncation
         )
+        marked = self._marked(whole)
         kept = [
-            (episode.rows, turn_rewards(trajectory, episode.turns))
-            for trajectory, episode in zip(whole, encoded, strict=True)
+            (episode.rows, turn_rewards(trajectory, episode.turns), seen)
+            for trajectory, episode, seen in zip(whole, encoded, marked, strict=True)
             if episode.rows
         ]
-        flat = iter(self.score([row for rows, _ in kept for row in rows]))
-        scores = [joined([next(flat) for _ in rows]) for rows, _ in kept]
+        flat = iter(self.score([row for rows, *_ in kept for row in rows]))
+        scores = [joined([next(flat) for _ in rows]) for rows, *_ in kept]
         # What every process has, in their order.
         failed = Counter(gather_object([str(t.error) for t in trajectories if t.failed_to_run]))
         results = gather_object([(t.success, t.reward, len(t.steps)) for t in whole])
@@ -262,8 +266,9 @@ class PPOTrainer(base_trainer.BaseTrainer):
             self.data.include(other)
         if not episodes:
             raise EtoGymError(f"round {self.done + 1} has no episode to learn from: {dict(failed)}")
-        rows, rewards, said = ([episode[i] for episode in episodes] for i in range(3))
-        played, moved = estimate(rows, rewards, said, s)
+        rows, rewards, seen, said = ([episode[i] for episode in episodes] for i in range(4))
+        credit = own_credit(seen, s.advantage, discount=s.advantage_discount)
+        played, moved = estimate(rows, rewards, said, s, credit)
         means = [sum(column) / len(results) for column in zip(*results, strict=True)]
         self._round = {
             **dict(zip(("success", "reward", "turns"), means, strict=True)),
@@ -271,6 +276,26 @@ class PPOTrainer(base_trainer.BaseTrainer):
             "kl_reference": moved,
         }
         return played
+
+    def _marked(self, episodes: Sequence[Trajectory]) -> list[Credited]:
+        """Return episodes as credit sees them, with marks of their states where it reads any."""
+        method = self._settings.advantage
+        marks: list[tuple[Mark, ...]] = [() for _ in episodes]
+        if method != "turn":
+            if not isinstance(self._play, EpisodePlayer):
+                raise SettingsError(
+                    f"advantage {method!r} repeats episodes to see their states: expected play to "
+                    f"be an EpisodePlayer, got {type(self._play).__name__}"
+                )
+            env = self._play.conversation()
+            try:
+                marks = [mark_states(env, t, method) for t in episodes]
+            finally:
+                env.close()
+        return [
+            Credited(t.task_id, t.reward, tuple(step.reward for step in t.steps), mark)
+            for t, mark in zip(episodes, marks, strict=True)
+        ]
 
     def _deal(self, batch: list[Played]) -> Iterator[dict[str, Any]]:
         """Yield this process's micro-batches of an optimizer batch, for every process as many.
@@ -519,6 +544,7 @@ def estimate(
     rewards: Sequence[Sequence[float]],
     scores: Sequence[Scores],
     settings: PPOSettings,
+    credit: Mapping[tuple[int, int], float] | None = None,
 ) -> tuple[list[Played], float]:
     """Estimate the advantages of a round's episodes.
 
@@ -527,13 +553,14 @@ def estimate(
         rewards: The rewards of their turns.
         scores: What the models say of them.
         settings: The price of the divergence from the reference, the discounts, the scaling.
+        credit: (episode, turn) -> what the simulator adds to the critic's estimate.
 
     Returns:
         The episodes, and the mean log-ratio to the reference per token.
     """
     moved, tokens = 0.0, 0
     played = []
-    for rows, earned, scored in zip(episodes, rewards, scores, strict=True):
+    for number, (rows, earned, scored) in enumerate(zip(episodes, rewards, scores, strict=True)):
         reward = torch.tensor(earned, dtype=torch.float32)
         if scored.reference is not None:
             ratio = scored.logps - scored.reference
@@ -542,7 +569,11 @@ def estimate(
         advantages = advantages_of(
             reward, scored.values, gamma=settings.gamma, gae_lambda=settings.gae_lambda
         )
-        played.append(Played(rows, reward, scored, advantages, advantages + scored.values))
+        returns = advantages + scored.values
+        if credit:
+            more = [credit.get((number, turn), 0.0) for turn in range(len(advantages))]
+            advantages = advantages + settings.advantage_weight * torch.tensor(more)
+        played.append(Played(rows, reward, scored, advantages, returns))
     if settings.normalize_advantages:
         everything = torch.cat([episode.advantages for episode in played])
         spread = everything.std(correction=0) + 1e-8

@@ -218,6 +218,19 @@ class PPOSettings(TrainSettings):
         "leave the remaining passes of a round out once the policy moved this many nats per token "
         "from the one that played; 0: never",
     )
+    advantage: str = option(
+        "turn",
+        "'turn': the critic's estimate for each turn; 'gigpo', 'cost-to-go' and 'milestones' add "
+        "what the simulator credits the turn with, see docs/methods/advantages.md",
+        choices=("turn", "gigpo", "cost-to-go", "milestones", "episode"),
+        added=True,
+    )
+    advantage_weight: float = option(
+        0.1, "weight of what the simulator adds, before advantages are scaled", added=True
+    )
+    advantage_discount: float = option(
+        0.95, "per turn, of what follows, for 'gigpo' and 'milestones'", added=True
+    )
     normalize_advantages: bool = option(
         True, "scale the advantages of a round to mean 0 and deviation 1"
     )
@@ -243,6 +256,10 @@ class PPOSettings(TrainSettings):
                 raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
         if self.clip <= 0:
             raise SettingsError(f"expected clip > 0, got {self.clip}")
+        if self.advantage == "episode":
+            raise SettingsError("'episode' compares a task's episodes, as grpo and rloo do")
+        if self.advantage_weight < 0 or not 0 <= self.advantage_discount <= 1:
+            raise SettingsError("expected advantage_weight >= 0 and advantage_discount in 0..1")
         if self.optimizer not in ("adamw", "adamw8bit", "paged_adamw8bit"):
             raise SettingsError("PPO takes many small noisy steps: use adamw, not muon")
 
@@ -272,6 +289,28 @@ class GroupSettings(TrainSettings):
         choices=("cosine", "linear", "constant"),
     )
 
+    advantage: str = option(
+        "episode",
+        "what a turn is credited with beside its episode's advantage: 'episode', nothing; 'gigpo', "
+        "how its return compares with those of turns taken in the same state; 'cost-to-go', the "
+        "steps to success that it saved; 'milestones', the sub-goals that it and later turns "
+        "reached. All but 'episode' need grpo, and leave tasks without any contrast out",
+        choices=("episode", "gigpo", "cost-to-go", "milestones", "turn"),
+        added=True,
+    )
+    advantage_weight: float = option(
+        1.0, "weight of a turn's own advantage: 1 in GiGPO; 0.1 suits 'cost-to-go'", added=True
+    )
+    advantage_discount: float = option(
+        0.95, "per turn, of what follows, for 'gigpo' and 'milestones'", added=True
+    )
+    horizon_start: int = option(
+        0, "turns of an episode at first, where they are to grow; 0: the environment's", added=True
+    )
+    horizon_growth: float = option(
+        0.5, "turns that each optimizer step adds, up to the environment's limit", added=True
+    )
+
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
@@ -290,3 +329,9 @@ class GroupSettings(TrainSettings):
             )
         if self.beta < 0 or self.epsilon <= 0:
             raise SettingsError("expected beta >= 0 and epsilon > 0")
+        if self.advantage == "turn":
+            raise SettingsError("'turn' needs a critic: ppo has one, and takes no other by default")
+        if self.advantage_weight < 0 or not 0 <= self.advantage_discount <= 1:
+            raise SettingsError("expected advantage_weight >= 0 and advantage_discount in 0..1")
+        if self.horizon_start < 0 or self.horizon_growth < 0:
+            raise SettingsError("expected horizon_start >= 0 and horizon_growth >= 0")

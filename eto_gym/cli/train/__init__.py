@@ -90,6 +90,9 @@ LOOPS = {
 """Methods that play; each evaluates what it trains."""
 
 SHORT_NAMES = {
+    "grpo": {"group.advantage": "advantage"},
+    "ppo": {"ppo.advantage": "advantage"},
+    "rloo": {"group.advantage": "advantage"},
     "step-dpo": {"steps.reward": "step-reward"},
     "mixture": {"steps.reward": "step-reward"},
 }

@@ -150,6 +150,67 @@ def test_it_learns_from_rewards_alone(
     assert_learnt(report, loop.method.upper())
 
 
+@pytest.mark.parametrize("advantage", ["gigpo", "cost-to-go"])
+def test_it_learns_from_the_credit_of_turns(
+    locksmith: Path, tmp_path: Path, advantage: str
+) -> None:
+    settings = GroupLoopSettings(
+        **PLAY,
+        model=str(locksmith),
+        train_tasks=192,
+        sft=SFTSettings(**MUON, max_steps=3),
+        group=GroupSettings(
+            learning_rate=1e-3, max_steps=14, batch_size=64, micro_batch_size=64, generations=8,
+            max_length=256, warmup_ratio=0, advantage=advantage, horizon_start=1,
+        ),
+    )  # fmt: skip
+    assert_learnt(GRPOLoop(settings, tmp_path).run(), "GRPO")
+
+
+def test_tokens_have_the_advantage_of_their_turn(locksmith: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(QUICK, advantage="cost-to-go", advantage_weight=0.5)
+    trainer = _trainer("grpo", locksmith, tmp_path, settings)
+    source = trainer._source
+    names = list(source.player.task_ids[:2])
+    trainer.current_gradient_accumulation_steps = 2
+    batch = trainer._generate_and_score_completions(
+        [{"prompt": name} for name in names for _ in range(4)]
+    )
+    found = batch["advantages"]
+    assert found.shape == batch["completion_ids"].shape
+    several = 0
+    for row, episode, turns in zip(found, source.episodes, source.advantages, strict=True):
+        said = iter(row.tolist())
+        for number, part in enumerate(_replies(episode)):
+            assert [next(said) for _ in part] == pytest.approx([turns[number]] * len(part))
+        assert set(said) <= {0.0}
+        several += len(set(turns)) > 1
+    assert several, "some episode has turns of different worth"
+    kept = (batch["completion_mask"] * batch["tool_mask"]).sum()
+    assert batch["num_items_in_batch"] == kept
+    assert trainer._metrics["train"]["turns/with_own_credit"]
+
+
+def _replies(episode: Any) -> list[list[int]]:
+    """The sampled tokens of an episode, turn by turn."""
+    turns: list[list[int]] = []
+    for row in episode.rows:
+        before = False
+        for token, kept in zip(row.ids, row.mask, strict=True):
+            if kept and not before:
+                turns.append([])
+            if kept:
+                turns[-1].append(token)
+            before = kept
+    return turns
+
+
+def test_rloo_refuses_advantages_of_turns(locksmith: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(QUICK, advantage="gigpo")
+    with pytest.raises(SettingsError, match="rloo weighs whole episodes"):
+        run_group("rloo", settings, None, model=locksmith, output=tmp_path / "out")  # type: ignore[arg-type]
+
+
 def _run(algorithm: str, model: Path, output: Path, **options: Any) -> Any:
     spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=128)  # type: ignore[arg-type,return-value]
     player = EpisodePlayer(

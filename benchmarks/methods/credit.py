@@ -1,7 +1,7 @@
 """Measures `state_key`, `cost_to_go` and `milestones`, and ALFWorld's counts against a search.
 
-    python -m eto_gym.benchmarks.credit --states 1000
-    python -m eto_gym.benchmarks.credit --env ETO/WebShop-v0 --states 300 --no-search
+    python -m eto_gym.benchmarks.methods.credit --states 1000
+    python -m eto_gym.benchmarks.methods.credit --env ETO/WebShop-v0 --states 300 --no-search
 
 States are those of play in which the expert and chance take turns. The search goes through all
 plays in order of length; what changes nothing, closing doors, and taking things that the goal does

@@ -1,0 +1,6 @@
+"""`python -m eto_gym.benchmarks.methods` runs the panel."""
+
+from eto_gym.benchmarks.methods.panel import main
+
+if __name__ == "__main__":
+    main()
