@@ -45,9 +45,10 @@ def test_variables_are_set_in_the_template_as_if_they_were_given() -> None:
     assert rendered(settle_template(QWEN3, {"enable_thinking": False})) == rendered(
         QWEN3, enable_thinking=False
     )
-    for name, value in (("not a name", 1), ("x", object()), ("x", float("nan"))):
+    wrong: list[tuple[str, Any]] = [("not a name", 1), ("x", object()), ("x", float("nan"))]
+    for name, bad in wrong:
         with pytest.raises(EtoGymError):
-            settle_template(QWEN3, {name: value})
+            settle_template(QWEN3, {name: bad})
 
 
 def test_a_template_that_reads_the_clock_has_one_date(monkeypatch: pytest.MonkeyPatch) -> None:
