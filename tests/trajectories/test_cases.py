@@ -9,9 +9,9 @@ import pytest
 
 from eto_gym.cli.main import main
 from eto_gym.errors import DataError
-from eto_gym.text_files import read_text, split_lines
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories import formats as f
+from eto_gym.trajectories.text_files import read_text, split_lines
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 
