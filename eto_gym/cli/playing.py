@@ -219,7 +219,8 @@ def plan(
         # The run began on another day, and goes on with the prompts of that day.
         if "date" not in parse_pairs(args.policy_arg):
             policy["date"] = recorded
-        spec = replace(spec, make_policy=functools.partial(make_policy, date=policy["date"]))
+        make_dated: Any = make_policy
+        spec = replace(spec, make_policy=functools.partial(make_dated, date=policy["date"]))
     return Plan(
         spec=spec,
         episodes=plan_episodes(chosen.ids, samples=samples, seed=args.seed),

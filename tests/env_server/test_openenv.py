@@ -148,6 +148,7 @@ def test_sessions_are_limited_and_expire_and_leave_nothing(serve: Serve) -> None
 def test_only_who_has_the_token_comes_in(serve: Serve) -> None:
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
+    from websockets.typing import Origin
 
     served = serve()
     for token in ("", "T", "tt"):

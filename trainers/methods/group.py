@@ -263,6 +263,7 @@ def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
 class _Played(QuietTRL, base_trainer.BaseTrainer):
     """What both trainers share; the tasks are the prompts."""
 
+    _settings: GroupSettings
     _source: EpisodeSource
     _numbers: Sequence[int]
 

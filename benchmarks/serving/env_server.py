@@ -1,6 +1,6 @@
 """Steps per second over OpenEnv's WebSocket, beside the same steps in process.
 
-    python -m eto_gym.benchmarks.env_server alfworld --sessions 64 --steps 3000 --opened 1000
+    python -m eto_gym.benchmarks.serving.env_server alfworld --sessions 64 --opened 1000
 
 The server is a process of its own, `eto-gym serve-env`; the client holds all sessions in one event
 loop. Play is random among the admissible actions, with the same seed in both.
