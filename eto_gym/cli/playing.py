@@ -215,10 +215,10 @@ def plan(
     if args.shard:
         stem += "-shard-" + args.shard.replace("/", "-of-")
     out = args.out or Path("runs") / command / f"{stem}.jsonl"
-    if "date" in policy and (recorded := _recorded_date(out)):
+    if "date" in policy and (begun := _recorded_date(out)):
         # The run began on another day, and goes on with the prompts of that day.
         if "date" not in parse_pairs(args.policy_arg):
-            policy["date"] = recorded
+            policy["date"] = begun
         make_dated: Any = make_policy
         spec = replace(spec, make_policy=functools.partial(make_dated, date=policy["date"]))
     return Plan(
