@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
+import stat
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from eto_gym.errors import DataError
 
@@ -45,7 +48,10 @@ def read_text(path: str | Path, *, lenient: bool = False) -> str:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            if _is_endless(file):
+                raise DataError(f"{path} is a device: expected a file")
+            data = file.read()
     except FileNotFoundError as err:
         raise DataError(f"there is no file {path}") from err
     except (OSError, ValueError) as err:  # a name with a NUL is a ValueError
@@ -53,6 +59,15 @@ def read_text(path: str | Path, *, lenient: bool = False) -> str:
     if data.startswith(_GZIP):
         data = _unzipped(data, path)
     return decode_text(data, name=str(path), lenient=lenient)
+
+
+def _is_endless(file: BinaryIO) -> bool:
+    """Whether a file is a device that may never end, as /dev/zero does; a terminal ends by hand."""
+    found = os.fstat(file.fileno())
+    null = Path(os.devnull)
+    return stat.S_ISCHR(found.st_mode) and not (
+        file.isatty() or (null.exists() and os.path.samestat(found, null.stat()))
+    )
 
 
 def decode_text(data: bytes, *, name: str, lenient: bool = False) -> str:

@@ -6,6 +6,7 @@ import codecs
 import copy
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -538,3 +539,12 @@ def test_lines_of_any_text_come_back(texts: list[str]) -> None:
 def test_text_is_read_in_every_encoding(encoding: str, tmp_path: Path) -> None:
     text = "first é\r\nsecond 日本 😀\n"
     assert read_text(write(tmp_path / "x.txt", text.encode(encoding))) == text
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom"])
+def test_a_device_without_an_end_is_refused(device: str) -> None:
+    if not Path(device).is_char_device():
+        pytest.skip(f"there is no {device}")
+    with pytest.raises(DataError, match=f"{device} is a device: expected a file"):
+        read_text(device)
+    assert read_text(os.devnull) == ""
