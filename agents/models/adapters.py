@@ -40,6 +40,18 @@ def base_of(adapter: str | Path) -> str:
     return name
 
 
+def base_with_weights(adapter: str | Path) -> Path:
+    """Return the folder of an adapter's base.
+
+    Raises:
+        DataError: The base is not there, or has no weights as safetensors.
+    """
+    base = _local(base_of(adapter), Path(adapter))
+    if not any(base.glob("*.safetensors")):
+        raise DataError(f"expected the base's weights as safetensors in {base}, found none")
+    return base
+
+
 def link_whole(adapter: str | Path, folder: str | Path) -> None:
     """Make a folder that programs of transformers load as the base with the adapter on top.
 
@@ -54,9 +66,7 @@ def link_whole(adapter: str | Path, folder: str | Path) -> None:
         DataError: The base is not there, or has no weights as safetensors.
     """
     adapter, folder = Path(adapter), Path(folder)
-    base = _local(base_of(adapter), adapter)
-    if not any(base.glob("*.safetensors")):
-        raise DataError(f"expected the base's weights as safetensors in {base}, found none")
+    base = base_with_weights(adapter)
     folder.mkdir(parents=True)
     for path in adapter.iterdir():
         if path.is_file() and path.name != "config.json":

@@ -19,7 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from eto_gym.agents.models.adapters import base_of, is_adapter, link_whole
+from eto_gym.agents.models.adapters import (
+    base_of,
+    base_with_weights,
+    is_adapter,
+    link_whole,
+)
 from eto_gym.agents.models.loading import embedding_rows, load_tokenizer
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.agents.models.sizes import adapter_rows, check_vocabulary
@@ -324,6 +329,8 @@ def _check(model: str) -> None:
             f"the adapter in {model} brings an embedding of its own, which `transformers serve` "
             f"cannot load: make a whole model of it first, by `eto-gym merge {model} OUT`"
         )
+    if is_adapter(model):
+        base_with_weights(model)  # tells what is missing, where its tokenizer would not
     check_vocabulary(load_tokenizer(model), embedding_rows(model), model)
 
 

@@ -38,6 +38,7 @@ def write_view(paths: Sequence[str | Path], out: str | Path, *, title: str = "")
         DataError: There is nothing to show, or a file cannot be read.
     """
     out = Path(out)
+    find([Path(path) for path in paths])  # before a folder is made for the page
     with replacing(out) as partial, partial.open("w", encoding="ascii") as file:
         write_page(file, paths, title=title)
     return out

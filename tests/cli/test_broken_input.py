@@ -181,7 +181,6 @@ def variables(folder: Path, model: Path, data: Path) -> Iterator[Case]:
             yield case(sft, **{name: value})
     yield case("eval x --policy smollm2", ETO_GYM_DATA=str(file))
     yield case(f"eval {CORRIDOR} --policy smollm2", ETO_GYM_DATA=str(file))
-    yield case(f"rollout {PLAY} --launcher ray --out {folder}/r.jsonl", RAY_ADDRESS="127.0.0.1:1")
 
 
 def places(folder: Path, model: Path, data: Path) -> Iterator[Case]:

@@ -321,7 +321,7 @@ def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
     settings = replace(QUICK, rounds=2, save_every=1)
     with monkeypatch.context() as patch:
         patch.setattr(ppo_trainer, "save_weights", refuse)
-        with pytest.raises(DiskFullError, match="start again with resume"):
+        with pytest.raises(DiskFullError, match="run the same command again, without --restart"):
             _run(locksmith, tmp_path / "out", settings)
     with noted_checkpoints() as starts:
         assert _run(locksmith, tmp_path / "out", settings, resume=True).steps == 8

@@ -187,7 +187,7 @@ def test_a_full_disk_at_the_end_leaves_no_half_model(
 ) -> None:
     from eto_gym.trainers.model import models
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
