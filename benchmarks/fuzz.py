@@ -189,13 +189,13 @@ def _check_marks(path: Path, items: list[Trajectory], skipped: set[int]) -> None
             return  # a list, or lines that are counted otherwise
         for value, item in zip(kept, items, strict=True):
             turns = value.get("conversations") or value.get("messages") or ()
-            unmarked = {
+            unmarked = [
                 turn.get("value", turn.get("content"))
                 for turn in turns
                 if isinstance(turn, dict) and (turn.get("loss") is False or turn.get("weight") == 0)
-            }
+            ]
             trained = {message.content for message in item.messages if message.train}
-            assert not {text for text in unmarked if isinstance(text, str)} & trained, "a mark"
+            assert not trained.intersection(t for t in unmarked if isinstance(t, str)), "a mark"
             if isinstance(value.get("reward"), int | float):
                 assert value["reward"] == item.reward, "a reward"
 
