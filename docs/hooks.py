@@ -80,8 +80,8 @@ def on_page_markdown(markdown: str, *, page: SitePage, config: MkDocsConfig, fil
     # The README names the folder of the methods.
     pages["docs/methods"] = "methods/eto.md"
     source = next((file for file, where in TAKEN.items() if where == path), f"docs/{path}")
-    if path.startswith("methods/"):
-        command = f"train-{Path(path).stem}.md"
+    command = f"train-{Path(path).stem}.md"
+    if path.startswith("methods/") and f"commands/{command}" in pages.values():
         markdown += f"\n\nAll options: [eto-gym train {Path(path).stem}](../commands/{command}).\n"
     return links.between_pages(markdown, source, path, pages)
 
