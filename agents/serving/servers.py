@@ -324,12 +324,12 @@ def _check(model: str) -> None:
         DataError: Its tokenizer has tokens for which its embedding has no row; or it is an adapter
             with an embedding of its own, which `transformers serve` cannot put on the base.
     """
-    if is_adapter(model) and adapter_rows(model) is not None:
-        raise DataError(
-            f"the adapter in {model} brings an embedding of its own, which `transformers serve` "
-            f"cannot load: make a whole model of it first, by `eto-gym merge {model} OUT`"
-        )
     if is_adapter(model):
+        if adapter_rows(model) is not None:
+            raise DataError(
+                f"the adapter in {model} brings an embedding of its own, which `transformers serve`"
+                f" cannot load: make a whole model of it first, by `eto-gym merge {model} OUT`"
+            )
         base_with_weights(model)  # tells what is missing, where its tokenizer would not
     check_vocabulary(load_tokenizer(model), embedding_rows(model), model)
 

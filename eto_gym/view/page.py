@@ -14,7 +14,7 @@ from typing import IO
 import eto_gym
 from eto_gym.files import replacing
 from eto_gym.view.packing import Packer, encode
-from eto_gym.view.sources import find
+from eto_gym.view.sources import Found, find
 
 SCRIPTS = ("base.js", "statistics.js", "episode.js", "lists.js", "plots.js", "run.js", "main.js")
 """Files of the page's one script, in order."""
@@ -38,18 +38,23 @@ def write_view(paths: Sequence[str | Path], out: str | Path, *, title: str = "")
         DataError: There is nothing to show, or a file cannot be read.
     """
     out = Path(out)
-    find([Path(path) for path in paths])  # before a folder is made for the page
+    found = find([Path(path) for path in paths])  # before a folder is made for the page
     with replacing(out) as partial, partial.open("w", encoding="ascii") as file:
-        write_page(file, paths, title=title)
+        write_page(file, paths, title=title, found=found)
     return out
 
 
 def write_page(
-    file: IO[str], paths: Sequence[str | Path], *, title: str = "", live: str = ""
+    file: IO[str],
+    paths: Sequence[str | Path],
+    *,
+    title: str = "",
+    live: str = "",
+    found: Found | None = None,
 ) -> None:
     """Write the page into an open file; with `live` it asks that address whether to reload."""
     given = [Path(path) for path in paths]
-    found = find(given)
+    found = found or find(given)
     packer = Packer()
     chunks = list(packer.pack(found.sources))
     index = {
