@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -67,6 +68,44 @@ def launch(
             process.terminate()
             raise
     assert process.returncode == 0, errors[-5000:]
+
+
+def fork(work: Callable[..., None], *arguments: str) -> None:
+    """Run a function in two copies of this process, with all that it has imported.
+
+    The way for tests whose subject is what the processes do; `launch` is how users start them,
+    where each imports everything anew.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: One of the processes failed.
+        torch.multiprocessing.ProcessExitedException: One of them was killed.
+    """
+    from torch.multiprocessing import start_processes
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_processes(_work_afresh, (port, work, arguments), nprocs=2, start_method="fork")
+
+
+def _work_afresh(
+    rank: int, port: int, work: Callable[..., None], arguments: tuple[str, ...]
+) -> None:
+    """Be one of two processes as `accelerate launch` starts them."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    from eto_gym.trainers.run.process_group import launched
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # what tests before left behind
+    GradientState._reset_state()
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_MIXED_PRECISION": "no",
+    }  # fmt: skip
+    group = launched()
+    assert (group.index, group.count) == (rank, 2)
+    work(*arguments)
 
 
 def compare(

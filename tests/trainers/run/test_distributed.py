@@ -11,7 +11,7 @@ from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_
 from eto_gym.trainers.data.batching import BucketSampler
 from eto_gym.trainers.run.training import Watch
 from tests.trainers.conftest import play
-from tests.trainers.processes import compare, launch
+from tests.trainers.processes import compare, fork
 
 pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -94,7 +94,7 @@ def run_locks(algorithm: str, model: str, out: Path) -> None:
 def test_two_processes_equal_one(tiny: Path, locksmith: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     words = (str(tiny), str(locksmith))
-    launch(run_all, *words, str(two), folder=tmp_path)
+    fork(run_all, *words, str(two))
     run_all(*words, str(one))
     for name in ("sft", "shared", "dpo", "lora"):
         first, second = compare(one / name, two / name, entries=6, near=1e-4)
