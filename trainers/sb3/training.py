@@ -77,11 +77,12 @@ def train(
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise EtoGymError(f"{folder} is not empty: name a new folder for a new run")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder is not None})
-    curve = LearningCurve(folder / "curve.csv", every=max(1, settings.steps // CURVE_ROWS))
     with _global_generators_kept():
         model = _make_model(settings, embedder)
+        # From here on there is a run; settings that do not work leave no folder.
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder is not None})
+        curve = LearningCurve(folder / "curve.csv", every=max(1, settings.steps // CURVE_ROWS))
         try:
             model.learn(settings.steps, callback=curve)
         finally:
