@@ -75,7 +75,9 @@ def test_a_start_that_failed_does_not_block_the_corrected_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run.jsonl"
-    failed = Trajectory(task_id="door-1/1", outcome="error", error="policy", policy="endpoint")
+    failed = Trajectory(
+        "door-1/1", "", (), (), "error", 0.0, False, error="policy", policy="endpoint"
+    )
     TrajectoryStore(out).add(failed)
     before = {"env": CORRIDOR, "policy": "endpoint:http://127.0.0.1:1/v1"}
     (tmp_path / "run.settings.json").write_text(json.dumps(before))
