@@ -98,7 +98,7 @@ class _Split(nn.Module):
         return features[:, self.latent_dim_pi :]
 
 
-class MaskableCandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc]
+class MaskableCandidatePolicy(MaskableActorCriticPolicy):
     """MaskablePPO's policy: a categorical distribution over the candidates.
 
     A place without a candidate has a probability of exactly 0, also where no `action_masks` are
@@ -121,7 +121,7 @@ class MaskableCandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc]
         scorer = self.features_extractor
         assert isinstance(scorer, CandidateScorer)
         width = scorer.features_dim - scorer.places
-        self.mlp_extractor = _Split(scorer.places, width)
+        self.mlp_extractor = _Split(scorer.places, width)  # type: ignore[assignment]
         self.action_net = nn.Identity()
         self.value_net = nn.Linear(width, 1)
         self.optimizer = self.optimizer_class(

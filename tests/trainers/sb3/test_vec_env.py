@@ -227,7 +227,7 @@ def test_maskable_ppo_takes_only_candidates(make: Any, policy: Any) -> None:
     from sb3_contrib import MaskablePPO
 
     env = make()
-    model = MaskablePPO(policy, env, n_steps=16, batch_size=16, seed=0)
+    model: Any = MaskablePPO(policy, env, n_steps=16, batch_size=16, seed=0)
     model.learn(64)
     invalid = [info["invalid_choice"] for info in model.ep_info_buffer if "invalid_choice" in info]
     assert not any(invalid)
@@ -248,8 +248,8 @@ def test_masks_that_are_given_or_not_make_one_distribution() -> None:
     tensors, _ = policy.obs_to_tensor(observation(env))
     masks = np.stack(env.env_method("action_masks"))
     with torch.no_grad():
-        told = policy.get_distribution(tensors, action_masks=masks).distribution
-        untold = policy.get_distribution(tensors).distribution
+        told: Any = policy.get_distribution(tensors, action_masks=masks).distribution
+        untold: Any = policy.get_distribution(tensors).distribution
     torch.testing.assert_close(told.probs, untold.probs)
     torch.testing.assert_close(told.entropy(), untold.entropy())
     assert (told.probs[~torch.as_tensor(masks)] == 0).all()
