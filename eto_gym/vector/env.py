@@ -42,8 +42,8 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
     actions are tuples of strings, infos are those of Gymnasium's vector environments, and all three
     autoreset modes are as in `SyncVectorEnv`.
 
-    Wrappers may make something else of an observation than a text (`FrameStackObservation`); `reset`
-    and `step` then batch it as Gymnasium does for its space.
+    Wrappers may make something else of an observation than a text (`FrameStackObservation`);
+    `reset` and `step` then batch it as Gymnasium does for its space.
 
     Slots of one process share catalogs and games. ScienceWorld's slots share its lanes, and run on
     all of them at once.
@@ -374,7 +374,8 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
             create_zero_array(space) if gone else one
             for gone, one in zip(lost, observations, strict=True)
         ]
-        return concatenate(space, whole, create_empty_array(space, self.num_envs))
+        empty: Any = create_empty_array(space, self.num_envs)
+        return concatenate(space, whole, empty)
 
     def _check_open(self) -> None:
         if self.closed:
