@@ -247,6 +247,14 @@ class PPOSettings(TrainSettings):
         "leave the remaining passes of a round out once the policy moved this many nats per token "
         "from the one that played; 0: never",
     )
+    share_prefix: str = option(
+        "auto",
+        "compute what the rows of an episode share at their beginnings once, where a bounded "
+        "history or a template gives it several: same result, less memory and time; 'auto': where "
+        "the model's attention allows it and enough is saved; 'on': always; 'off': never",
+        choices=("auto", "on", "off"),
+        added=True,
+    )
     advantage: str = option(
         "turn",
         "'turn': the critic's estimate for each turn; 'gigpo', 'cost-to-go' and 'milestones' add "
