@@ -411,11 +411,11 @@ class PPOTrainer(base_trainer.BaseTrainer):
             batch = self._lay_out(chunk, several=True)
             with self.accelerator.autocast():
                 logps, values = score_tokens(model, moved_to(batch, self.args.device))
-            parts = logps.cpu().split([row.trained for row in chunk])
+            parts = torch.split(logps.cpu(), [row.trained for row in chunk])
             turns = [int(turn_numbers(row.mask).max()) + 1 for row in chunk]
             split: Sequence[Any] = [None] * len(chunk)
             if values is not None:
-                split = values.cpu().split(turns)
+                split = torch.split(values.cpu(), turns)
             scores += list(zip(parts, split, strict=True))
         return scores
 

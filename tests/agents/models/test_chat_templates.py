@@ -306,7 +306,7 @@ def test_marks_in_the_midst_of_a_reply_are_no_obstacle(mark: str) -> None:
     """A model may say anything: history holds the words, and no mark that a template refuses."""
     codec = make_codec(REWRITING["gpt-oss"], "bytes")
     talk = [Message("user", "a"), Message("assistant", f"Action: {mark} go"), Message("user", "b")]
-    said = codec.tokenizer.decode(codec.generation_prompt(talk))
+    said = str(codec.tokenizer.decode(codec.generation_prompt(talk)))
     assert said.count("<|channel|>final<|message|>") == 1
     assert said.rstrip().endswith("<|start|>assistant")
     assert "go<|end|>" in said

@@ -250,7 +250,7 @@ def test_rows_that_share_their_beginnings_are_learnt_from_alike(tiny: Path, tmp_
             # The policy has moved since it played: no ratio is 1.
             moved = {**batch, "logps": batch["logps"] + 0.1, "returns": batch["returns"] + 1.0}
             loss = trainer.compute_loss(trainer.bare, moved)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
         grads = [p.grad for p in trainer.bare.parameters() if p.grad is not None]
         scores = [torch.cat([e.scores.logps, e.scores.values]) for e in played]
