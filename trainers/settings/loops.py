@@ -80,6 +80,9 @@ class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSet
         "successes so far, as RFT does; 'current', the policy that explored last",
         choices=("start", "current"),
     )
+    later_tokens: int = option(
+        0, "tokens that each fine-tuning after the first trains on; 0: as sft says"
+    )
     keep: RejectionSettings = field(default_factory=RejectionSettings)
     sft: SFTSettings = field(default_factory=SFTSettings)
 

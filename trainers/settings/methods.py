@@ -11,6 +11,10 @@ LOSSES = ("sigmoid", "hinge", "ipo", "dpop", "dmpo", "kto", "simpo", "orpo")
 
 def _refuse_mask(settings: TrainSettings) -> None:
     """Refuse what has no meaning for methods that learn from all that was sampled."""
+    if settings.train_tokens:
+        raise SettingsError(
+            "train_tokens is for sft and dpo: what a model in training plays is as long as it is"
+        )
     if settings.mask_thoughts:
         raise SettingsError("rewards are earned by thoughts too: mask_thoughts is for sft and dpo")
 
