@@ -99,12 +99,13 @@ def _pairs(part: str, *, steps: bool, episodes: bool) -> Callable[..., dict[str,
 
 def _cost_of_steps(steps: Any, lengths: Lengths) -> float:
     """Return the steps in the environment that one demonstration costs to explore."""
-    moments = lengths.expert / steps.size
+    moments = lengths.expert / int(steps.size)
     if steps.reward == "exact":
-        return moments * steps.size * (1 + steps.alternatives)
+        return lengths.expert * (1 + int(steps.alternatives))
     ahead = max(lengths.episode - lengths.expert / 2, lengths.expert / 2)
     # From every moment, and again after every alternative, less the episode that found it.
-    return moments * ahead * (steps.rollouts + steps.alternatives * (steps.rollouts - 1))
+    rollouts, alternatives = int(steps.rollouts), int(steps.alternatives)
+    return moments * ahead * (rollouts + alternatives * (rollouts - 1))
 
 
 def _rft(budget: Budget, settings: Any, lengths: Lengths) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from eto_gym.trainers.settings.methods import (
     MixtureSettings,
     PPOSettings,
     SFTSettings,
+    refuse_turns,
 )
 from eto_gym.trainers.settings.world import (
     ControlSettings,
@@ -203,3 +204,15 @@ class GroupLoopSettings(OnPolicySettings):
     method: ClassVar[str] = "grpo"
 
     group: GroupSettings = field(default_factory=GroupSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLOOLoopSettings(GroupLoopSettings):
+    """What one run of RLOO does: as GRPO's, and only with advantages of whole episodes."""
+
+    method: ClassVar[str] = "rloo"
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        refuse_turns(self.group)
