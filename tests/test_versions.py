@@ -1,4 +1,4 @@
-"""The versions that are tested are those that pyproject.toml allows, and the ends of what it does."""
+"""The versions that are tested are those that pyproject.toml allows, and it ends where they do."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ def run_mixture(
                 steps=rows[1],
                 tokenizer=tokenizer,
                 workspace=workspace,
+                source=model,
             )
 
         return train(
@@ -118,6 +119,7 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         steps: Sequence[TokenPair],
         tokenizer: Any,
         workspace: Path,
+        source: str | Path | None = None,
     ) -> None:
         """Prepare; see `TrajectoryDPOTrainer`."""
         rows = [*outcomes, *steps]
@@ -125,7 +127,14 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         # An epoch's mean over all pairs is then the weighted sum of the means of each kind.
         self._outcome_share = len(rows) / max(1, len(outcomes))
         self._step_share = len(rows) / max(1, len(steps))
-        super().__init__(settings, model=model, rows=rows, tokenizer=tokenizer, workspace=workspace)
+        super().__init__(
+            settings,
+            model=model,
+            rows=rows,
+            tokenizer=tokenizer,
+            workspace=workspace,
+            source=source,
+        )
 
     def _collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = super()._collate(items)

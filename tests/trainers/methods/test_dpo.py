@@ -22,7 +22,7 @@ from eto_gym.trajectories.formats import read_pair, to_hf_preference, to_paper_d
 from eto_gym.trajectories.pairs import PreferencePair
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
+pytest.importorskip("transformers")
 
 Play = Callable[..., Trajectory]
 
