@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -424,11 +425,27 @@ def _check_settings(plan: Plan) -> None:
         names = sorted({*before, *now})
         changed = [name for name in names if before.get(name) != now.get(name)]
         if changed and plan.out.stat().st_size:  # else nothing was played with them
-            told = ", ".join(f"{n} {before.get(n)!r} there, {now.get(n)!r} here" for n in changed)
-            raise EtoGymError(f"{plan.out} belongs to another run ({told}): choose another --out")
+            if any(not played.failed_to_run for played in TrajectoryStore(plan.out).load()):
+                told = ", ".join(
+                    f"{n} {before.get(n)!r} there, {now.get(n)!r} here" for n in changed
+                )
+                raise EtoGymError(
+                    f"{plan.out} belongs to another run ({told}): choose another --out"
+                )
+            _set_aside(plan.out)
     elif plan.out.stat().st_size:
         raise EtoGymError(
             f"{plan.out} holds trajectories but {path.name}, which says how they were made, is "
             "missing: choose another --out"
         )
     write_json(path, now)
+
+
+def _set_aside(out: Path) -> None:
+    """Move episodes that all failed to a file beside: a start that failed blocks no other."""
+    aside = out.with_name(f"{out.stem}.failed.jsonl")
+    with aside.open("ab") as file:
+        file.write(out.read_bytes())
+    os.truncate(out, 0)
+    told = f"every episode of an earlier run in {out} failed: they are in {aside} now"
+    print(f"eto-gym: {told}", file=sys.stderr)
