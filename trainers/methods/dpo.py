@@ -286,7 +286,7 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
         with (
             torch.no_grad(),
             reference_model.without_checkpointing(
-                self.model, self.args.gradient_checkpointing_kwargs
+                self.model, getattr(self.args, f"{base_trainer.CHECKPOINTING}_kwargs")
             ),
             self.accelerator.autocast(),
             without_dropout(self.model),
@@ -386,9 +386,9 @@ def _prepared(model: Any, settings: DPOSettings, args: TrainingArguments) -> Any
     model = with_adapters(model, settings, **options)
     if adapted:
         reference_model.copy_adapter(model)
-    if hasattr(model, "peft_config") and args.gradient_checkpointing and sharding.is_zero3(args):
+    if settings.gradient_checkpointing and settings.lora_r and sharding.is_zero3(args):
         # The other kind fails where adapters are all that is trained.
-        args.gradient_checkpointing_kwargs = {"use_reentrant": True}
+        setattr(args, f"{base_trainer.CHECKPOINTING}_kwargs", {"use_reentrant": True})
     if settings.qlora:
         for weight in model.parameters():
             if weight.requires_grad:  # as QLoRA's authors train adapters, and as TRL does

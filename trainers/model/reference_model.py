@@ -77,11 +77,13 @@ def without_checkpointing(model: Any, options: Any) -> Iterator[None]:
         model: The model, or PEFT's wrapper around it.
         options: How to switch it on again.
     """
-    on = model.is_gradient_checkpointing
+    # Until transformers 5.23 it had the other name alone, which goes in 6.
+    kind = "activation" if hasattr(model, "is_activation_checkpointing") else "gradient"
+    on = getattr(model, f"is_{kind}_checkpointing")
     if on:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{kind}_checkpointing_disable")()
     try:
         yield
     finally:
         if on:
-            model.gradient_checkpointing_enable(options)
+            getattr(model, f"{kind}_checkpointing_enable")(options)
