@@ -25,7 +25,7 @@ from eto_gym.cli.arguments import (
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
-from eto_gym.history import FULL, check_history
+from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
@@ -179,6 +179,7 @@ def plan(
         raise EtoGymError(f"expected --samples >= 1, got {samples}")
     if args.step_timeout is not None and args.step_timeout <= 0:
         raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
+    check_room(args.history, args.max_context)
     make_policy, policy = read_policy(args)
     env_id = panel.env if panel else resolve_env_id(args.env)
     env_kwargs = env_arguments(args, env_id)
@@ -205,7 +206,7 @@ def plan(
         retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
-        history=check_history(args.history),
+        history=args.history,
         record_admissible=args.record_admissible,
         record_seconds=True,
         policy_name=args.policy if args.policy in SCRIPTED else None,
@@ -231,6 +232,7 @@ def plan(
             "env_kwargs": env_kwargs,
             "prompt_style": args.prompt_style,
             **({"history": args.history} if args.history != FULL else {}),
+            **({"state_text": STATE_VERSION} if args.history.startswith("state") else {}),
             **({"panel": panel.panel} if panel else {}),
             "seed": args.seed,
             **policy,
