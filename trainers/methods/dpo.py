@@ -78,6 +78,7 @@ def run_dpo(
             max_length=settings.max_length,
             truncation=settings.truncation,
         )
+        settings = settings.for_data(data.rows, data.tokens)
 
         def build(loaded: Any, workspace: Path) -> TrajectoryDPOTrainer:
             return TrajectoryDPOTrainer(

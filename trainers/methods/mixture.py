@@ -85,6 +85,7 @@ def run_mixture(
                 )
                 data.include(report)
             rows.append(encoded)
+        settings = settings.for_data(data.rows, data.tokens)
         begins = phases_of(groups) if settings.curriculum and rows[2] else []
         phases = [begins[row.source] for row in rows[2]] if begins else []
 
@@ -155,6 +156,9 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         self._shares = [len(rows) / max(1, count) for count in counts]
         self._phases = phases
         self._passes = int(settings.epochs)
+        if settings.max_steps:  # a third of the steps, in whole passes
+            passes = settings.max_steps * settings.batch_size / len(rows)
+            self._passes = max(1, round(passes / PHASES))
         if phases:
             settings = replace(settings, epochs=PHASES * settings.epochs)
         super().__init__(
