@@ -99,6 +99,7 @@ def run_mixture(
                 phases=phases,
                 tokenizer=tokenizer,
                 workspace=workspace,
+                source=model,
             )
 
         more = {"steps": len(rows[1]), "phases": phases} if rows[2] else {}
@@ -133,6 +134,7 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         phases: Sequence[int] = (),
         tokenizer: Any,
         workspace: Path,
+        source: str | Path | None = None,
     ) -> None:
         """Prepare; see `TrajectoryDPOTrainer`.
 
@@ -145,6 +147,7 @@ class MixtureTrainer(TrajectoryDPOTrainer):
             phases: First phase of each of these; none: they are all there from the beginning.
             tokenizer: Its tokenizer.
             workspace: Folder for checkpoints.
+            source: Where the model was loaded from.
         """
         rows = [*outcomes, *steps, *groups]
         counts = [len(outcomes), len(steps), len(groups)]
@@ -158,7 +161,14 @@ class MixtureTrainer(TrajectoryDPOTrainer):
             self._passes = max(1, round(passes / PHASES))
         if phases:
             settings = replace(settings, epochs=PHASES * settings.epochs)
-        super().__init__(settings, model=model, rows=rows, tokenizer=tokenizer, workspace=workspace)
+        super().__init__(
+            settings,
+            model=model,
+            rows=rows,
+            tokenizer=tokenizer,
+            workspace=workspace,
+            source=source,
+        )
 
     def _sampler(self, lengths: list[int], **keywords: Any) -> BucketSampler:
         if not self._phases:
