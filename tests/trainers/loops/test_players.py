@@ -186,8 +186,8 @@ def test_a_stage_that_servers_failed_at_is_played_again(
     bad = {"on": True}
 
     def choose(body: dict[str, Any]) -> str | None:
-        lost = "open door 3" in body["messages"][0]["content"] and bad["on"]
-        return "refused" if lost and len(endpoint.requests) > 1 else None
+        first = endpoint.requests[0]["messages"][0]
+        return "refused" if bad["on"] and body["messages"][0] != first else None
 
     endpoint.choose = choose
     play = play_in(tmp_path / "run", **followed(endpoint, slots=1))
@@ -204,7 +204,6 @@ def test_a_stage_that_servers_failed_at_is_played_again(
     stage = play.explore("explore-1", start, play.settings, tasks=4)
     after = stored(stage)
     assert [t.error for t in after] == [None] * 4
-    assert {len(r["messages"]) for r in endpoint.requests} >= {1}
     assert sum(len(r["messages"]) == 1 for r in endpoint.requests) == lost
     kept = {t.key: t for t in before if t.error is None}
     assert all(kept.get(t.key, t) == t for t in after)
@@ -231,10 +230,9 @@ def test_servers_run_while_a_stage_plays_and_only_then(model: Path, tmp_path: Pa
         assert served == str(tmp_path / "run/served/model")  # its template is a local player's
         assert more == ["--dtype", "float 32"]
     assert not (tmp_path / "run/served").exists()
-    # What is finished starts nothing, and neither does what no model plays.
+    # What is finished starts nothing.
     again = play.explore("explore-1", model_stage(play, model), play.settings, tasks=4)
     assert again.reused
-    play.spec(play.settings.play_kind.__class__, "train")
     assert len(started(log)) == 2
 
 
@@ -333,7 +331,8 @@ def test_transformers_serve_plays_what_the_local_player_plays(
     for package in ("openai", "fastapi", "uvicorn"):
         pytest.importorskip(package)
     adapter = folders[1]
-    served = play_in(tmp_path / "run", play="serve", play_arguments="--device cpu")
+    options = {"play": "serve", "play_arguments": "--device cpu", "play_timeout": 250.0}
+    served = play_in(tmp_path / "run", **options)
     local = play_in(tmp_path / "local")
     stages = [p.explore("e", model_stage(p, adapter), p.settings, tasks=4) for p in (served, local)]
     behind, here = map(stored, stages)
