@@ -23,10 +23,12 @@ from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.loops.step_stage import step_pairs
 from eto_gym.trainers.settings.data import StepSettings
 from eto_gym.trainers.settings.loops import ETOSettings, PPOLoopSettings
+from eto_gym.trainers.settings.world import ExplorationSettings
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from tests.agents.serving.test_serving import alive, folders, until  # noqa: F401
 from tests.toy import CORRIDOR
 
+EXPLORE = ExplorationSettings()
 SERVER = Path(__file__).with_name("fake_server.py")
 
 
@@ -135,7 +137,7 @@ def test_servers_of_others_are_told_the_weights_and_play_the_stage(
     log = tmp_path / "told"
     hook = f"sh -c 'echo \"$1 $2\" >> {log}' hook {{model}} {{name}}"
     play = play_in(tmp_path / "run", **followed(endpoint, hook, template_kwargs={"think": False}))
-    stage = play.explore("explore-1", model_stage(play, model), play.settings, tasks=4)
+    stage = play.explore("explore-1", model_stage(play, model), EXPLORE, tasks=4)
     assert log.read_text() == f"{model} explore-1\n"
     asked = endpoint.requests[0]
     assert asked["model"] == "policy"
@@ -144,7 +146,7 @@ def test_servers_of_others_are_told_the_weights_and_play_the_stage(
     assert [t.error for t in stored(stage)] == [None] * 4
     # The stage's name does not tell where it was played: a local run goes on from it.
     local = play_in(tmp_path / "run", template_kwargs={"think": False})
-    again = local.explore("explore-1", model_stage(local, model), local.settings, tasks=4)
+    again = local.explore("explore-1", model_stage(local, model), EXPLORE, tasks=4)
     assert again.reused
     assert again.key == stage.key
     # The next stage with the same weights does not tell them again; others are told.
@@ -193,7 +195,7 @@ def test_a_stage_that_servers_failed_at_is_played_again(
     play = play_in(tmp_path / "run", **followed(endpoint, slots=1))
     start = model_stage(play, model)
     with pytest.raises(EtoGymError, match=r"no reply in \d of 4 episodes.*plays these anew"):
-        play.explore("explore-1", start, play.settings, tasks=4)
+        play.explore("explore-1", start, EXPLORE, tasks=4)
     (folder,) = (tmp_path / "run/stages").glob("explore-1-*")
     assert not (folder / FINISHED).exists()
     before = TrajectoryStore(folder / TRAJECTORIES).load()
@@ -201,7 +203,7 @@ def test_a_stage_that_servers_failed_at_is_played_again(
     assert 0 < lost < 4
     bad["on"] = False
     endpoint.requests.clear()
-    stage = play.explore("explore-1", start, play.settings, tasks=4)
+    stage = play.explore("explore-1", start, EXPLORE, tasks=4)
     after = stored(stage)
     assert [t.error for t in after] == [None] * 4
     assert sum(len(r["messages"]) == 1 for r in endpoint.requests) == lost
@@ -222,7 +224,7 @@ def test_servers_run_while_a_stage_plays_and_only_then(model: Path, tmp_path: Pa
         servers=2,
         template_kwargs={"think": False, "date_string": "2025-07-26"},
     )
-    stage = play.explore("explore-1", model_stage(play, model), play.settings, tasks=4)
+    stage = play.explore("explore-1", model_stage(play, model), EXPLORE, tasks=4)
     assert [t.error for t in stored(stage)] == [None] * 4
     assert len(started(log)) == 2
     for pid, served, *more in started(log):
@@ -231,7 +233,7 @@ def test_servers_run_while_a_stage_plays_and_only_then(model: Path, tmp_path: Pa
         assert more == ["--dtype", "float 32"]
     assert not (tmp_path / "run/served").exists()
     # What is finished starts nothing.
-    again = play.explore("explore-1", model_stage(play, model), play.settings, tasks=4)
+    again = play.explore("explore-1", model_stage(play, model), EXPLORE, tasks=4)
     assert again.reused
     assert len(started(log)) == 2
 
@@ -296,7 +298,7 @@ def test_exact_steps_ask_servers_too(model: Path, tmp_path: Path) -> None:
 
 def _explore(folder: Path, model: Path, log: Path) -> None:
     play = play_in(folder, play_command=own_server(log, delay=0.2), servers=2)
-    play.explore("explore-1", model_stage(play, model), play.settings, tasks=4)
+    play.explore("explore-1", model_stage(play, model), EXPLORE, tasks=4)
 
 
 def test_kill_9_leaves_no_server_and_the_stage_goes_on(model: Path, tmp_path: Path) -> None:
@@ -334,7 +336,7 @@ def test_transformers_serve_plays_what_the_local_player_plays(
     options = {"play": "serve", "play_arguments": "--device cpu", "play_timeout": 250.0}
     served = play_in(tmp_path / "run", **options)
     local = play_in(tmp_path / "local")
-    stages = [p.explore("e", model_stage(p, adapter), p.settings, tasks=4) for p in (served, local)]
+    stages = [p.explore("e", model_stage(p, adapter), EXPLORE, tasks=4) for p in (served, local)]
     behind, here = map(stored, stages)
     assert said(behind) == said(here)
     assert len({m.content for t in here for m in t.messages if m.train}) > 4
