@@ -25,7 +25,7 @@ TAKEN = {
 
 FIRST = ["getting-started.md"]
 HOW_TO = [
-    *["python.md", "viewer.md", "scores.md", "own-environment.md", "own-policy.md"],
+    *["python.md", "gymnasium.md", "viewer.md", "scores.md", "own-environment.md", "own-policy.md"],
     *["own-method.md", "models.md", "data.md", "serving.md", "serving-environments.md"],
     *["gpu.md", "cluster.md"],
     *["training-at-scale.md", "cli.md", "examples.md"],

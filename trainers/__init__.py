@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from eto_gym.trainers.loops.eto import ETOLoop as ETOLoop
     from eto_gym.trainers.loops.group import GRPOLoop as GRPOLoop
     from eto_gym.trainers.loops.group import RLOOLoop as RLOOLoop
+    from eto_gym.trainers.loops.mixture import HPLLoop as HPLLoop
     from eto_gym.trainers.loops.mixture import MixtureLoop as MixtureLoop
     from eto_gym.trainers.loops.ppo import PPOLoop as PPOLoop
     from eto_gym.trainers.loops.rft import RFTLoop as RFTLoop
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from eto_gym.trainers.settings.data import StepSettings as StepSettings
     from eto_gym.trainers.settings.loops import ETOSettings as ETOSettings
     from eto_gym.trainers.settings.loops import GroupLoopSettings as GroupLoopSettings
+    from eto_gym.trainers.settings.loops import HPLLoopSettings as HPLLoopSettings
     from eto_gym.trainers.settings.loops import MixtureLoopSettings as MixtureLoopSettings
     from eto_gym.trainers.settings.loops import PPOLoopSettings as PPOLoopSettings
     from eto_gym.trainers.settings.loops import RFTSettings as RFTSettings
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from eto_gym.trainers.settings.loops import StepDPOSettings as StepDPOSettings
     from eto_gym.trainers.settings.methods import DPOSettings as DPOSettings
     from eto_gym.trainers.settings.methods import GroupSettings as GroupSettings
+    from eto_gym.trainers.settings.methods import HPLSettings as HPLSettings
     from eto_gym.trainers.settings.methods import MixtureSettings as MixtureSettings
     from eto_gym.trainers.settings.methods import PPOSettings as PPOSettings
     from eto_gym.trainers.settings.methods import SFTSettings as SFTSettings
@@ -52,6 +55,9 @@ __all__ = [
     "GRPOLoop",
     "GroupLoopSettings",
     "GroupSettings",
+    "HPLLoop",
+    "HPLLoopSettings",
+    "HPLSettings",
     "MixtureLoop",
     "MixtureLoopSettings",
     "MixtureSettings",
@@ -88,7 +94,7 @@ __getattr__, __dir__ = lazy_exports(
         "data.pairing": ["PairingReport", "make_pairs"],
         "loops.eto": ["ETOLoop"],
         "loops.group": ["GRPOLoop", "RLOOLoop"],
-        "loops.mixture": ["MixtureLoop"],
+        "loops.mixture": ["HPLLoop", "MixtureLoop"],
         "loops.ppo": ["PPOLoop"],
         "loops.rft": ["RFTLoop"],
         "loops.self_play": ["SelfPlayLoop"],
@@ -106,6 +112,7 @@ __getattr__, __dir__ = lazy_exports(
         "settings.loops": [
             "ETOSettings",
             "GroupLoopSettings",
+            "HPLLoopSettings",
             "MixtureLoopSettings",
             "PPOLoopSettings",
             "RFTSettings",
@@ -115,6 +122,7 @@ __getattr__, __dir__ = lazy_exports(
         "settings.methods": [
             "DPOSettings",
             "GroupSettings",
+            "HPLSettings",
             "MixtureSettings",
             "PPOSettings",
             "SFTSettings",

@@ -122,18 +122,32 @@ def to_hf_messages(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def to_paper_dpo(pair: PreferencePair) -> dict[str, Any]:
-    """Write a pair as one record of the paper's DPO file."""
+    """Write a pair as one record of the paper's DPO file; a single side as a completion."""
+    if not (pair.chosen and pair.rejected):
+        return to_hf_preference(pair)
     return {
         "id": pair.task_id,
         "prompt": [{"from": _TO_PAPER[m.role], "value": m.content} for m in pair.prompt],
         "chosen": to_paper_turns(pair.chosen, after_prompt=True),
         "rejected": to_paper_turns(pair.rejected, after_prompt=True),
+        **_values(pair),
         **_bounded_history(pair),
     }
 
 
 def to_hf_preference(pair: PreferencePair) -> dict[str, Any]:
-    """Write a pair as one record of the Hugging Face preference form."""
+    """Write a pair as one record of the Hugging Face preference form.
+
+    A side that stands by itself becomes a completion with a label, as TRL's KTO has it.
+    """
+    if not (pair.chosen and pair.rejected):
+        return {
+            "id": pair.task_id,
+            "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
+            "completion": to_hf_turns(pair.chosen or pair.rejected, after_prompt=True),
+            "label": bool(pair.chosen),
+            **_bounded_history(pair),
+        }
     return {
         "id": pair.task_id,
         "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
@@ -141,6 +155,12 @@ def to_hf_preference(pair: PreferencePair) -> dict[str, Any]:
         "rejected": to_hf_turns(pair.rejected, after_prompt=True),
         **_bounded_history(pair),
     }
+
+
+def _values(pair: PreferencePair) -> dict[str, float]:
+    """Write what the sides of a pair of steps are worth; read back, these are their rewards."""
+    known = [side for side in ("chosen", "rejected") if f"{side}_value" in pair.info]
+    return {f"score_{side}": pair.info[f"{side}_value"] for side in known}
 
 
 def _bounded_history(pair: PreferencePair) -> dict[str, Any]:

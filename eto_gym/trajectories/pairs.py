@@ -18,7 +18,8 @@ class PreferencePair:
         prompt: Messages that both share, up to and including the first observation that the two
             continuations answer.
         chosen: Continuation with the higher reward: assistant and user messages in turn.
-        rejected: Continuation with the lower reward.
+        rejected: Continuation with the lower reward. One of the two may be empty: the other then
+            stands by itself, as good or as bad.
         info: Where the pair comes from (rewards, policies, whether a side was cut).
         history: How much of the conversation each reply was given to; see `eto_gym.history`.
         head: Messages that precede the first observation; told only for a bounded history.

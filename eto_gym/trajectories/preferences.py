@@ -10,12 +10,14 @@ from eto_gym.errors import DataError, EtoGymError
 from eto_gym.history import FULL, check_history
 from eto_gym.prompt import Message
 from eto_gym.trajectories.demonstrations import CONVERSATION_KEYS, identity, number
+from eto_gym.trajectories.other_forms import from_alpaca, is_alpaca
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.trajectories.turns import Notes, Turn, read_turns, to_messages, without_nulls
 
 SIDES = ("chosen", "rejected")
 _SCORES = {"chosen": "score_chosen", "rejected": "score_rejected"}
 _KNOWN = {*CONVERSATION_KEYS, *SIDES, *_SCORES.values(), "prompt", "system", "id", "task_id"}
+_ALONE = {"completion", "label"}
 _OWN = {"history", "head", "chosen_states", "rejected_states", "item_id"}
 
 
@@ -23,9 +25,13 @@ def read_pair(record: Any, *, notes: Notes | None = None) -> PreferencePair:
     """Read a pair.
 
     `chosen` and `rejected` are lists of turns, one turn, or a text. `prompt` (or the turns of
-    `conversations`, as LLaMA-Factory has it) is a list of turns or a text, or missing: then it is
+    `conversations`, as LLaMA-Factory has it, or `messages`, as axolotl; `question`; or alpaca's
+    `instruction`, `input` and `history`) is a list of turns or a text, or missing: then it is
     what both sides begin with, as in TRL. Sides that repeat the prompt are read without it.
     `score_chosen` and `score_rejected` become rewards; they may not contradict the choice.
+
+    A `completion` with a `label` (true: good) in place of the sides, as TRL's KTO has it, becomes a
+    pair with that side alone.
 
     Args:
         record: The parsed JSON.
@@ -37,13 +43,22 @@ def read_pair(record: Any, *, notes: Notes | None = None) -> PreferencePair:
     notes = Notes() if notes is None else notes
     if not isinstance(record, dict):
         raise DataError(f"expected an object, got {type(record).__name__}")
-    fields = without_nulls(record)
+    fields = _asked(without_nulls(record))
     name = f"record {record.get('id')!r:.80}"
-    missing = [key for key in SIDES if key not in fields]
+    alone = "completion" in fields and not any(key in fields for key in SIDES)
+    if alone:
+        if not isinstance(fields.get("label"), bool):
+            raise DataError(f"{name}: expected label true or false beside the completion")
+        good = fields["label"]
+        fields[SIDES[not good]] = fields["completion"]
+    wanted = SIDES if not alone else (SIDES[not good],)
+    missing = [key for key in wanted if key not in fields]
     if missing:
         raise DataError(f"{name} lacks {missing}")
-    sides = {key: _side(fields, key, notes) for key in SIDES}
+    sides = {key: _side(fields, key, notes) for key in wanted}
     prompt = _prompt(fields, notes)
+    if prompt is None and alone:
+        raise DataError(f"{name} lacks ['prompt']")
     if prompt is None:
         prompt = _common(sides["chosen"], sides["rejected"])
         if not prompt:
@@ -58,15 +73,15 @@ def read_pair(record: Any, *, notes: Notes | None = None) -> PreferencePair:
         raise DataError(f"{name}: the prompt ends with a reply, and the sides begin with one")
     if not prompt:
         raise DataError(f"{name}: the prompt is empty")
-    for key in fields.keys() - _KNOWN - _OWN:
+    for key in fields.keys() - _KNOWN - _OWN - (_ALONE if alone else set()):
         notes[f"the key {key!r:.60}, which is not read"] += 1
     plain = [replace(turn, mark=None) for turn in prompt]
     continuations = {key: to_messages(side, after_prompt=True) for key, side in sides.items()}
     return PreferencePair(
         task_id=identity(fields),
         prompt=tuple(Message(m.role, m.content) for m in to_messages(plain)),
-        chosen=continuations["chosen"],
-        rejected=continuations["rejected"],
+        chosen=continuations.get("chosen", ()),
+        rejected=continuations.get("rejected", ()),
         info=_scores(fields, name),
         **_history(fields, len(prompt), continuations),
     )
@@ -74,7 +89,24 @@ def read_pair(record: Any, *, notes: Notes | None = None) -> PreferencePair:
 
 def is_pair(record: Any) -> bool:
     """Whether a record has the sides of a pair."""
-    return isinstance(record, dict) and any(record.get(key) is not None for key in SIDES)
+    if not isinstance(record, dict):
+        return False
+    alone = all(record.get(key) is not None for key in _ALONE)
+    return alone or any(record.get(key) is not None for key in SIDES)
+
+
+def _asked(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a record whose prompt stands under the name that others have for it as `prompt`."""
+    if any(key in fields for key in ("prompt", *CONVERSATION_KEYS)):
+        return fields
+    if is_alpaca(fields):
+        return from_alpaca(fields, pair=True)
+    if "question" in fields:
+        return {
+            **{k: v for k, v in fields.items() if k != "question"},
+            "prompt": fields["question"],
+        }
+    return fields
 
 
 def _side(fields: dict[str, Any], key: str, notes: Notes) -> tuple[Turn, ...]:

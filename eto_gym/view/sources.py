@@ -155,7 +155,8 @@ def kind_of(path: Path) -> Kind | None:
         return None
     for record in records(path):
         if isinstance(record, dict):
-            if {"prompt", "chosen", "rejected"} <= set(record):
+            sides = ({"chosen", "rejected"}, {"completion", "label"})
+            if "prompt" in record and any(names <= set(record) for names in sides):
                 return "pairs"
             if {"messages", "conversations"} & set(record):
                 return "episodes"

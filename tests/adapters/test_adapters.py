@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,3 +81,42 @@ def test_verifiers_loads_and_its_environment_plays() -> None:
     assert recorded == {"reward": 1.0, "success": 1.0, "steps": 2.0}
     assert heard[0] is None
     assert "at door 1" in str(heard[1])
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("success", [False, True])
+def test_verifiers_own_command_and_harness_play(tmp_path: Path, *, success: bool) -> None:
+    """`vf-eval` with its chat program in its local runtime, and a model behind a local endpoint.
+
+    The program's packages come with verifiers, so that what stands for `uv` here only names Python.
+    """
+    pytest.importorskip("verifiers.v1")
+    (tmp_path / "bin").mkdir()
+    uv = tmp_path / "bin" / "uv"
+    uv.write_text(f'#!/bin/sh\n[ "$1" = python ] && echo "{sys.executable}"\nexit 0\n')
+    uv.chmod(0o755)
+    words = ["Thought: on\nAction: go", "Thought: here\nAction: open"][success:]
+    with FakeEndpoint() as fake:
+        fake.answer = lambda body: words[len(fake.requests) - 1]
+        main = "from verifiers.v1.cli.eval.main import main; main()"
+        taskset = ["--env.taskset.env", CORRIDOR, "--env.taskset.split", "test"]
+        client = ["-m", "m", "--client.base-url", fake.url, "-n", "1"]
+        out = ["--no-rich", "--no-push", "-o", str(tmp_path / "out")]
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-c", main, "eto-gym-verifiers", *taskset, *client, *out]
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (traces,) = (tmp_path / "out").rglob("traces.jsonl")
+    (trace,) = json.loads(traces.read_text())["traces"]
+    assert trace["rewards"]["reward"]["score"] == (1.0 if success else -0.5)
+    assert trace["metrics"] == {"success": float(success), "steps": float(len(words))}
+    assert len(fake.requests) == len(words)
+    assert fake.requests[-1]["messages"][-1]["role"] == "user"

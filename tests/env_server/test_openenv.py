@@ -234,3 +234,33 @@ def test_openenvs_own_client_and_checks(serve: Serve) -> None:
         assert client.state()["step_count"] == 2
         assert client.reset(fork=fork).observation["text"] == "You are at door 1."
     assert served.settled(0)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("env_id", ["ETO/WebShop-v0", "ETO/ScienceWorld-v0", "ETO/ALFWorld-v0"])
+def test_every_benchmark_plays_over_the_wire_as_here(serve: Serve, env_id: str) -> None:
+    """With OpenEnv's own client: the same texts, rewards and ends as in this process."""
+    pytest.importorskip("openenv.core")
+    if "ScienceWorld" in env_id:
+        pytest.importorskip("scienceworld")
+    from openenv.core.generic_client import GenericEnvClient
+
+    served = serve(env_id)
+    env = gym.make(env_id, split="test", admissible_actions=True)
+    text, info = env.reset(options={"task": 3})
+    headers = {"Authorization": "Bearer t"}
+    with GenericEnvClient(base_url=served.url, headers=headers).sync() as client:
+        told = client.reset(split="test", task=3, admissible_actions=True)
+        assert (told.observation["text"], told.observation["task_id"]) == (text, info["task_id"])
+        for turn in range(6):
+            listed = info["admissible_actions"]
+            assert told.observation["admissible_actions"] == listed
+            action = "no such action" if turn == 2 else listed[turn % len(listed)]
+            text, reward, terminated, truncated, info = env.step(action)
+            told = client.step({"action": action})
+            assert told.observation["text"] == text
+            assert (told.reward, told.done) == (reward, terminated or truncated)
+            if told.done:
+                break
+    env.close()
+    assert served.settled(0)

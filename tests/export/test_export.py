@@ -90,6 +90,23 @@ def test_atif_loses_nothing(stored: Path, tmp_path: Path) -> None:
     assert "tool_calls" not in steps[4], "no action was found"
 
 
+def test_what_fails_half_way_leaves_nothing(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eto_gym.export import atif
+
+    def written(path: Path, value: Any) -> None:
+        path.write_text("x")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(atif, "write_json", written)
+    command = ["export", str(stored), "--to", "atif", "--out", str(tmp_path / "out")]
+    assert main(command) != 0
+    assert {path.name for path in tmp_path.iterdir()} == {"episodes.jsonl"}
+    monkeypatch.undo()
+    assert main(command) == 0
+
+
 @pytest.mark.parametrize("failures", [False, True])
 def test_conversations_for_imitation(stored: Path, tmp_path: Path, failures: bool) -> None:
     more = ["--failures"] if failures else []

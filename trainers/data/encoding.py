@@ -57,20 +57,25 @@ class TokenPair:
     Attributes:
         chosen: The chosen side, a conversation that begins as the other one does; of a bounded
             history, the first of the side's rows.
-        rejected: The rejected side.
+        rejected: The rejected side; a side without tokens is missing, see `PreferencePair`.
         more_chosen: The side's other rows; the log-probability of a side is the sum over its rows.
         more_rejected: The same of the rejected side.
+        source: Its place among the pairs that were tokenised, those included that were dropped.
     """
 
     chosen: TokenRow
     rejected: TokenRow
     more_chosen: tuple[TokenRow, ...] = ()
     more_rejected: tuple[TokenRow, ...] = ()
+    source: int = 0
 
     @property
     def sides(self) -> tuple[tuple[TokenRow, ...], tuple[TokenRow, ...]]:
-        """All rows of the chosen side, and of the rejected one."""
-        return (self.chosen, *self.more_chosen), (self.rejected, *self.more_rejected)
+        """All rows of the chosen side, and of the rejected one; none of a side that is missing."""
+        return (
+            (self.chosen, *self.more_chosen) if self.chosen.ids else (),
+            (self.rejected, *self.more_rejected) if self.rejected.ids else (),
+        )
 
 
 class Loss(NamedTuple):
@@ -247,7 +252,7 @@ def encode_pairs(
     report = TokenReport()
     rows: list[TokenPair] = []
     too_long: list[tuple[str, int]] = []
-    for pair in pairs:
+    for place, pair in enumerate(pairs):
         prompt = len(pair.prompt) if pair.history == FULL else None
         sides = [
             _fit_side(codec, conversations, max_length, truncation, prompt=prompt)
@@ -260,7 +265,7 @@ def encode_pairs(
         for name, side in zip(SIDES, sides, strict=True):
             report._note_cut(pair.task_id, name, side)
         chosen, rejected = ([row for row in side.rows or () if row.trained] for side in sides)
-        if not chosen or not rejected:
+        if (pair.chosen and not chosen) or (pair.rejected and not rejected):
             report.dropped += 1
             continue
         if [row.ids for row in chosen] == [row.ids for row in rejected]:
@@ -268,7 +273,9 @@ def encode_pairs(
             continue
         for row in (*chosen, *rejected):
             report._add(row)
-        rows.append(TokenPair(chosen[0], rejected[0], tuple(chosen[1:]), tuple(rejected[1:])))
+        none = TokenRow([], [])
+        good, bad = (next(iter(side), none) for side in (chosen, rejected))
+        rows.append(TokenPair(good, bad, tuple(chosen[1:]), tuple(rejected[1:]), source=place))
     refuse_long(too_long, max_length)
     report.rows = len(rows)
     if not rows:
@@ -283,6 +290,8 @@ def fingerprint(rows: Sequence[TokenRow] | Sequence[TokenPair]) -> str:
     """Return a hash of every id and mark, in order."""
     digest = hashlib.sha256()
     for item in rows:
+        if isinstance(item, TokenPair) and not all(item.sides):
+            digest.update(b"chosen:" if item.sides[0] else b"rejected:")
         for row in (item,) if isinstance(item, TokenRow) else itertools.chain(*item.sides):
             digest.update(f"{len(row.ids)}:{row.ids}:".encode())
             digest.update(bytes(row.mask))

@@ -3,23 +3,28 @@
 The moments and the replies are those of `trainers.data.steps`: the agent is asked at each step of
 an expert's episode. But where rollouts play on to the end, several times, to estimate what a step
 is worth, here the environment counts the steps that are then left to success. The agent replies
-once for each try, and nothing is played on.
+once for each try (or as often as a group of steps has replies), and nothing is played on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eto_gym.agents.policy import Conversation, Policy
-from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.agents.rollout.policy_caller import PolicyCaller
 from eto_gym.conversation import ConversationEnv, parse_reply
 from eto_gym.env import text_env
-from eto_gym.prompt import Message
-from eto_gym.snapshot import set_state
-from eto_gym.trainers.data.steps import Candidate, ExpertPath, Rest, StepReport, pairs_of_step
+from eto_gym.snapshot import get_state, set_state
+from eto_gym.trainers.data.steps import (
+    Candidate,
+    ExpertPath,
+    Rest,
+    StepReport,
+    pairs_of_step,
+    plan_branches,
+)
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import StepSettings
 from eto_gym.trajectories.pairs import PreferencePair
@@ -59,21 +64,23 @@ def exact_step_pairs(
     """
     report = StepReport(experts=len(paths))
     settings = replace(settings, extent="step")
+    size = settings.size
     pairs: list[PreferencePair] = []
     known = False
     for path in paths:
-        left = [*(_left(env, state) for state in path.states), 0]  # an expert's ends with success
+        starts = range(0, len(path.states), size)
+        left = [*(_left(env, path.states[step]) for step in starts), 0]  # it ends with success
         known = known or any(steps is not None for steps in left[:-1])
-        tried = _replies(env, path, policy, settings, seed=seed, batch=batch)
-        for step, replies in enumerate(tried):
+        tried = _tries(env, path, policy, settings, seed=seed, batch=batch)
+        for number, step in enumerate(starts):
             report.steps += 1
             others = []
-            for reply in _others(path.actions[step], replies, settings.alternatives):
+            for replies in _others(path.actions[step : step + size], tried[step], settings):
                 report.alternatives += 1
-                others.append(_of_agent(env, path, step, reply))
+                others.append(_of_agent(env, path, step, replies))
             if others:
-                after = left[step + 1]
-                expert = None if after is None else _candidate(-after, path, step, None)
+                after = left[number + 1]
+                expert = None if after is None else _of_expert(-after, path, step, size)
                 pairs += pairs_of_step(path, step, expert, others, settings, report)
     if paths and not known:
         raise SettingsError(
@@ -88,7 +95,20 @@ def _left(env: ConversationEnv, state: dict[str, Any]) -> int | None:
     return text_env(env).cost_to_go()
 
 
-def _replies(
+@dataclass(slots=True)
+class _Try:
+    """The agent's replies from a step on, and where they have led."""
+
+    step: int
+    seed: int
+    sample: int
+    state: dict[str, Any]
+    replies: list[str]
+    failed: bool = False
+    ended: bool = False
+
+
+def _tries(
     env: ConversationEnv,
     path: ExpertPath,
     policy: Policy,
@@ -96,61 +116,85 @@ def _replies(
     *,
     seed: int,
     batch: int,
-) -> list[list[str]]:
-    """Return the agent's replies at every step; those that failed are left out."""
-    caller = PolicyCaller(policy)
+) -> dict[int, list[tuple[str, ...]]]:
+    """Ask for `rollouts` tries of `size` replies before every step; errors are left out."""
     count = settings.rollouts
-    episodes = plan_episodes([path.task_id], samples=len(path.states) * count, seed=seed)
-    replies: list[list[str]] = [[] for _ in path.states]
-    for start in range(0, len(episodes), batch):
-        some = episodes[start : start + batch]
-        asked = [
-            _conversation(env, path, episode.sample // count, episode.seed, episode.sample)
-            for episode in some
-        ]
-        for episode, conversation, reply in zip(some, asked, caller.ask(asked), strict=True):
-            policy.release(conversation.key)
-            if reply.error is None:
-                replies[episode.sample // count].append(reply.text)
-    return replies
+    tries = [
+        _Try(step, episode.seed, episode.sample, path.states[step], [])
+        for episode in plan_branches([path], settings, seed=seed)
+        for step in [episode.sample // count]
+    ]
+    caller = PolicyCaller(policy)
+    for start in range(0, len(tries), batch):
+        some = tries[start : start + batch]
+        for turn in range(settings.size):
+            going = [one for one in some if not (one.failed or one.ended)]
+            asked = [_conversation(env, path, one) for one in going]
+            for one, conversation, reply in zip(going, asked, caller.ask(asked), strict=True):
+                policy.release(conversation.key)
+                one.failed = reply.error is not None
+                if not one.failed:
+                    one.replies.append(reply.text)
+                    if turn + 1 < settings.size:
+                        _go_on(env, one)
+    found: dict[int, list[tuple[str, ...]]] = {one.step: [] for one in tries}
+    for one in tries:
+        if not one.failed:
+            found[one.step].append(tuple(one.replies))
+    return found
 
 
-def _conversation(
-    env: ConversationEnv, path: ExpertPath, step: int, seed: int, sample: int
-) -> Conversation:
-    set_state(env, path.states[step])
+def _go_on(env: ConversationEnv, one: _Try) -> None:
+    set_state(env, one.state)
+    *_, terminated, truncated, _ = env.step(one.replies[-1])
+    one.ended = terminated or truncated
+    one.state = get_state(env)
+
+
+def _conversation(env: ConversationEnv, path: ExpertPath, one: _Try) -> Conversation:
+    set_state(env, one.state)
     return Conversation(
-        key=f"{path.task_id}#{sample}",
+        key=f"{path.task_id}#{one.sample}",
         messages=env.prompt,
-        seed=seed,
+        seed=one.seed,
         info=env.info,
         whole=env.conversation,
     )
 
 
-def _others(known: str | None, replies: Iterable[str], most: int) -> Iterator[str]:
-    """Yield the first replies with other actions."""
+def _others(
+    known: tuple[str | None, ...], tries: Iterable[tuple[str, ...]], settings: StepSettings
+) -> Iterator[tuple[str, ...]]:
+    """Yield the first tries with other actions."""
     seen = {known}
-    for text in replies:
-        parsed = parse_reply(text)
-        action = None if parsed is None else parsed.action
-        if action not in seen and len(seen) <= most:
-            seen.add(action)
-            yield text
+    for replies in tries:
+        parsed = [parse_reply(text) for text in replies]
+        actions = tuple(None if one is None else one.action for one in parsed)
+        if actions not in seen and len(seen) <= settings.alternatives:
+            seen.add(actions)
+            yield replies
 
 
-def _of_agent(env: ConversationEnv, path: ExpertPath, step: int, reply: str) -> Candidate | None:
+def _of_agent(
+    env: ConversationEnv, path: ExpertPath, step: int, replies: Sequence[str]
+) -> Candidate | None:
     set_state(env, path.states[step])
-    *_, terminated, truncated, _ = env.step(reply)
+    ended = False
+    for reply in replies:
+        *_, terminated, truncated, _ = env.step(reply)
+        ended = terminated or truncated
     left = text_env(env).cost_to_go()
-    if left is None and not (terminated or truncated):
+    if left is None and not ended:
         return None
-    return _candidate(_LOST if left is None else -left, path, step, reply)
+    start = path.turns[step]
+    messages = env.conversation[start : start + 2 * len(replies) - 1]
+    rest = Rest(tuple(messages), tuple(env.states[step : step + len(replies)]))
+    value = _LOST if left is None else -float(left)
+    return Candidate(value, False, rest, value, rest, value)
 
 
-def _candidate(value: float, path: ExpertPath, step: int, reply: str | None) -> Candidate:
-    """Return a candidate: the expert's where there is no reply of the agent."""
-    said = path.messages[path.turns[step]]
-    message = said if reply is None else Message("assistant", reply, train=True)
-    rest = Rest((message,), tuple(path.blocks[step : step + 1]))
-    return Candidate(value, reply is None, rest, value, rest, value)
+def _of_expert(value: float, path: ExpertPath, step: int, size: int) -> Candidate:
+    start = path.turns[step]
+    messages = path.messages[start : start + 2 * size - 1]
+    rest = Rest(tuple(messages), tuple(path.blocks[step : step + size]))
+    return Candidate(value, True, rest, value, rest, value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from eto_gym.conversation import parse_reply
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
+from eto_gym.trainers.data.first_error import Errors
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
@@ -27,12 +28,15 @@ class PairingReport:
         agent_chosen: Pairs whose chosen side is the agent's.
         cut_length: Pairs whose rejected side was cut for its length.
         cut_divergence: Pairs whose rejected side was cut after the first divergence.
+        cut_error: Pairs, and failures by themselves, that were cut after their error.
+        unknown_error: Those that were to be, and whose error is not known.
+        unpaired: Successes and failures that stand by themselves, among `pairs`.
         skipped: Reason -> how often nothing was paired for it: "agent_error", "expert_error",
             "no_expert", "tie", "identical" (both sides say the same, after any cut), "duplicate"
             (the same pair again), "different_prompt", "different_history" (one side was played
             with another history setting), "nothing_trained" (a side without a turn
-            marked for training), "single_sample" ('self' with fewer than two usable samples), and
-            "over_task_limit".
+            marked for training), "single_sample" ('self' with fewer than two usable samples),
+            "over_task_limit", and "nothing_earned" ('unpaired': an expert's episode).
     """
 
     trajectories: int = 0
@@ -41,6 +45,9 @@ class PairingReport:
     agent_chosen: int = 0
     cut_length: int = 0
     cut_divergence: int = 0
+    cut_error: int = 0
+    unknown_error: int = 0
+    unpaired: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -57,26 +64,40 @@ def make_pairs(
     agent: Iterable[Trajectory],
     expert: Iterable[Trajectory] = (),
     settings: PairingSettings | None = None,
+    *,
+    errors: Mapping[tuple[str, int], Errors | None] | None = None,
 ) -> tuple[list[PreferencePair], PairingReport]:
     """Pair trajectories of the same task whose rewards differ.
 
     With the contrast "expert" every sample of the agent meets the expert's trajectory of its task
     (the best one where there are several): the side with the higher reward is chosen. With "self"
     the agent's best sample meets its worst, then the second best the second worst, up to
-    `max_pairs_per_task`; among equal rewards the shorter sample counts as better.
+    `max_pairs_per_task`; among equal rewards the shorter sample counts as better. With "unpaired"
+    nothing is paired: of each distinct episode there is a "pair" with one side, the chosen one of
+    the experts' and the agent's successes, and the rejected one of failures.
 
     Args:
         agent: The agent's trajectories, any number of samples per task.
         expert: The expert's trajectories; not looked at for "self".
         settings: How to pair; the paper's way by default.
+        errors: Where failures left the path (`find_errors`), for `cut`.
 
     Returns:
         The pairs, in the order in which their tasks first appear, and the report.
 
     Raises:
-        SettingsError: The contrast is "correction" (see `correct_failures`).
+        SettingsError: The contrast is "correction" (see `correct_failures`), or errors are to be
+            cut at and none are given.
     """
     settings = settings or PairingSettings()
+    if settings.cut != "none" and errors is None:
+        raise SettingsError(
+            f"cut {settings.cut!r} asks the environment: it is for loops, such as "
+            "`eto-gym train eto`; in Python give `errors`"
+        )
+    which = 0 if settings.cut == "first-error" else 1
+    known = errors if errors is not None and settings.cut != "none" else {}
+    cuts = {key: None if found is None else found[which] for key, found in known.items()}
     if settings.contrast == "correction":
         raise SettingsError(
             "contrast 'correction' asks the expert in the environment: it is for loops, such as "
@@ -86,6 +107,8 @@ def make_pairs(
     agent = list(agent)
     report.trajectories = len(agent)
     samples = _by_task(agent, "agent_error", report)
+    if settings.contrast == "unpaired":
+        return _alone(samples, expert, cuts, report), report
     if settings.contrast == "self":
         candidates = _self_candidates(samples, settings, report)
     else:
@@ -95,7 +118,11 @@ def make_pairs(
     per_task: Counter[str] = Counter()
     limit = settings.max_pairs_per_task
     for chosen, rejected, agent_won in candidates:
-        pair = _pair(chosen, rejected, settings, report)
+        theirs = (
+            agent_won and settings.contrast == "expert"
+        )  # an expert's errors are not looked for
+        own_cuts = {} if theirs else cuts
+        pair = _pair(chosen, rejected, settings, own_cuts, report)
         if pair is None:
             continue
         if limit is not None and per_task[pair.task_id] >= limit:
@@ -112,8 +139,75 @@ def make_pairs(
         report.expert_chosen += not agent_won
         report.cut_length += pair.info["cut"] == "length"
         report.cut_divergence += pair.info["cut"] == "divergence"
+        report.cut_error += pair.info["cut"] == "error"
+        report.unknown_error += own_cuts.get(rejected.source.key, 0) is None
     report.pairs = len(pairs)
     return pairs, report
+
+
+def _alone(
+    samples: dict[str, list[_Side]],
+    expert: Iterable[Trajectory],
+    cuts: Mapping[tuple[str, int], int | None],
+    report: PairingReport,
+) -> list[PreferencePair]:
+    """Return each distinct episode as a side by itself: successes chosen, failures rejected."""
+    experts = _by_task(expert, "expert_error", report)
+    pairs: list[PreferencePair] = []
+    seen: set[tuple[str, tuple[Message, ...]]] = set()
+    sides = [(side, True) for part in experts.values() for side in part]
+    sides += [(side, False) for part in samples.values() for side in part]
+    for side, by_expert in sides:
+        if by_expert and side.source.reward <= 0:
+            report.skipped["nothing_earned"] += 1
+            continue
+        good = by_expert or side.source.success
+        cut = None if good else _cut_at(side, cuts)
+        limit = _rounds(side.turns) if cut is None else cut
+        turns = _first_rounds(side.turns, limit)
+        if (side.source.task_id, turns) in seen:
+            report.skipped["duplicate"] += 1
+            continue
+        seen.add((side.source.task_id, turns))
+        report.expert_chosen += by_expert
+        report.agent_chosen += good and not by_expert
+        report.cut_error += cut is not None
+        report.unknown_error += not good and cuts.get(side.source.key, 0) is None
+        pairs.append(_single(side, turns, good=good))
+    report.pairs = report.unpaired = len(pairs)
+    return pairs
+
+
+def _single(side: _Side, turns: tuple[Message, ...], *, good: bool) -> PreferencePair:
+    name = "chosen" if good else "rejected"
+    history = side.source.history
+    read: dict[str, Any] = {}
+    if history != FULL:
+        states = side.states[: _rounds(turns)]
+        read = {"history": history, "head": side.source.head, f"{name}_states": states}
+    return PreferencePair(
+        task_id=side.source.task_id,
+        prompt=side.prompt,
+        chosen=turns if good else (),
+        rejected=() if good else turns,
+        info={
+            "contrast": "unpaired",
+            f"{name}_policy": side.source.policy,
+            f"{name}_reward": side.source.reward,
+            f"{name}_sample": side.source.sample,
+        },
+        **read,
+    )
+
+
+def _cut_at(side: _Side, cuts: Mapping[tuple[str, int], int | None]) -> int | None:
+    """Return the rounds of a failure up to its error, where that is known and not the last."""
+    error = cuts.get(side.source.key)
+    if error is None:
+        return None
+    rounds = _rounds(side.turns)
+    kept = error + 1 - (len(side.source.steps) - rounds)  # untrained replies may precede
+    return kept if 0 < kept < rounds else None
 
 
 _Candidate = tuple[_Side, _Side, bool]
@@ -190,7 +284,11 @@ def _split(trajectory: Trajectory) -> _Side | None:
 
 
 def _pair(
-    chosen: _Side, rejected: _Side, settings: PairingSettings, report: PairingReport
+    chosen: _Side,
+    rejected: _Side,
+    settings: PairingSettings,
+    cuts: Mapping[tuple[str, int], int | None],
+    report: PairingReport,
 ) -> PreferencePair | None:
     history = chosen.source.history
     if rejected.source.history != history:
@@ -210,6 +308,9 @@ def _pair(
         most = divergence + 1 + settings.cut_after_divergence
         if most < limit:
             limit, cut = most, "divergence"
+    most_right = _cut_at(rejected, cuts)
+    if most_right is not None and most_right < limit:
+        limit, cut = most_right, "error"
     turns = _first_rounds(rejected.turns, limit)
     if _texts(turns) == _texts(chosen.turns):
         report.skipped["identical"] += 1

@@ -2,10 +2,11 @@
 
 A step is worth what episodes earn on average that go on from it (Monte-Carlo value). The moments
 are those of the experts' episodes: the environment is put back to each of them by a snapshot, and
-the agent plays on from there.
+the agent plays on from there. A step may be several replies in a row: an action group.
 
-Source: Xiong et al., "Watch Every Step! LLM Agent Learning via Iterative Step-Level Process
-Refinement" (IPR), EMNLP 2024 (https://arxiv.org/abs/2406.11176).
+Sources: Xiong et al., "Watch Every Step! LLM Agent Learning via Iterative Step-Level Process
+Refinement" (IPR), EMNLP 2024 (https://arxiv.org/abs/2406.11176); groups: Gao et al., "Hierarchical
+Preference Learning for Long-Horizon LLM Agents" (HPL), 2025 (https://arxiv.org/abs/2510.03253).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class StepReport:
     Attributes:
         experts: Experts' episodes that could be repeated.
         not_repeated: Those that the environment answered otherwise than when they were recorded.
-        steps: Steps of the experts.
+        steps: Steps of the experts, or groups of them.
         alternatives: Other actions that were valued.
         pairs: Number of pairs.
         expert_chosen: Pairs whose chosen side is the expert's.
@@ -120,7 +121,7 @@ def repeat_expert(env: ConversationEnv, expert: Trajectory) -> ExpertPath | None
 def plan_branches(
     paths: Iterable[ExpertPath], settings: StepSettings, *, seed: int
 ) -> list[Episode]:
-    """List the episodes that leave each path before each of its steps.
+    """List the episodes that leave each path before each of its steps, or groups of steps.
 
     Sample `n` of a task leaves before step `n // settings.rollouts`.
     """
@@ -130,6 +131,7 @@ def plan_branches(
         for episode in plan_episodes(
             [path.task_id], samples=len(path.states) * settings.rollouts, seed=seed
         )
+        if episode.sample // settings.rollouts % settings.size == 0
     ]
 
 
@@ -140,10 +142,11 @@ def find_alternatives(
     groups = _group(branches, settings)
     found = []
     for path in paths:
-        for step, action in enumerate(path.actions):
-            known = {action}
+        for step in range(0, len(path.actions), settings.size):
+            end = step + settings.size
+            known = {path.actions[step:end]}
             for trajectory in groups[path.task_id, step]:
-                taken = trajectory.steps[step].action
+                taken = tuple(done.action for done in trajectory.steps[step:end])
                 if taken not in known and len(known) <= settings.alternatives:
                     known.add(taken)
                     found.append(Alternative(path, step, trajectory))
@@ -169,10 +172,12 @@ def plan_values(
     for path, step, first in alternatives:
         number = counts[path.task_id]
         counts[path.task_id] += 1
-        if step + 1 == len(first.steps) or not more:
+        if step + settings.size >= len(first.steps) or not more:
             continue
         set_state(env, path.states[step])
-        env.step(first.messages[path.turns[step]].content)
+        start = path.turns[step]
+        for message in first.messages[start : start + 2 * settings.size : 2]:
+            env.step(message.content)
         state = get_state(env)
         planned = plan_episodes([path.task_id], samples=(number + 1) * more, seed=seed + 1)
         episodes += [replace(episode, state=state) for episode in planned[-more:]]
@@ -234,8 +239,8 @@ def make_step_pairs(
         tried[path.task_id, step].append(_of_agent(path, step, played, settings))
     pairs: list[PreferencePair] = []
     for path in paths:
-        report.steps += len(path.states)
-        for step in range(len(path.states)):
+        for step in range(0, len(path.states), settings.size):
+            report.steps += 1
             others = tried[path.task_id, step]
             if not others:
                 continue
@@ -304,10 +309,11 @@ def _of_expert(
     groups: dict[tuple[str, int], list[Trajectory]],
     settings: StepSettings,
 ) -> Candidate | None:
-    if step + 1 == len(path.states):
+    after = step + settings.size
+    if after >= len(path.states):
         rewards = [path.reward]
     else:
-        rewards = [trajectory.reward for trajectory in groups[path.task_id, step + 1]]
+        rewards = [trajectory.reward for trajectory in groups[path.task_id, after]]
     if not rewards:
         return None
     rest = _from_step(path, step, path.messages, path.blocks, settings)
@@ -342,7 +348,8 @@ def _from_step(
 ) -> Rest:
     start = path.turns[step]
     if settings.extent == "step":
-        return Rest(tuple(messages[start : start + 1]), tuple(blocks[step : step + 1]))
+        end = start + 2 * settings.size - 1  # replies, and the observations between them
+        return Rest(tuple(messages[start:end]), tuple(blocks[step : step + settings.size]))
     return Rest(tuple(messages[start:]), tuple(blocks[step:]))
 
 

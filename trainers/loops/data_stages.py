@@ -19,12 +19,14 @@ from eto_gym.errors import DataError
 from eto_gym.history import FULL
 from eto_gym.registration import make_text_env
 from eto_gym.trainers.data.corrections import correct_failures
+from eto_gym.trainers.data.first_error import Errors, find_errors
 from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.data.rejection import keep_best
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import load_trajectories, write_pairs, write_trajectories
+from eto_gym.trainers.settings.base import deciding
 from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings
 from eto_gym.trainers.settings.world import ExpertSettings
 from eto_gym.trajectories import Trajectory
@@ -141,14 +143,25 @@ class DataStages:
         def work(folder: Path) -> Any:
             agent = load_trajectories(explored)
             expert = load_trajectories(experts) if experts else ()
-            pairs, report = make_pairs(agent, expert, settings)
+            errors = None if settings.cut == "none" else self._errors(agent)
+            pairs, report = make_pairs(agent, expert, settings, errors=errors)
             write_pairs(folder, pairs)
             return {**asdict(report), "skipped": dict(report.skipped)}
 
         inputs = (explored,) if experts is None else (experts, explored)
         return self._play.folder.run(
-            name, work, settings=asdict(settings), inputs=inputs, by_first=True
+            name, work, settings=deciding(settings), inputs=inputs, by_first=True
         )
+
+    def _errors(self, agent: Sequence[Trajectory]) -> dict[tuple[str, int], Errors | None]:
+        """Repeat the agent's failures in the environment, to see where they left the path."""
+        s = self._play.settings
+        spec = self._play.spec(expert_policy, s.train_split)
+        env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
+        try:
+            return find_errors(env, agent)
+        finally:
+            env.close()
 
     def _correct(self, name: str, settings: PairingSettings, explored: Stage) -> Stage:
         """Pair a model's replies in its failures with what the environment's expert would say."""
@@ -169,7 +182,7 @@ class DataStages:
             "env_kwargs": s.env_kwargs(),
             "prompt_style": s.prompt_style,
             "version": eto_gym.__version__,
-            **asdict(settings),
+            **deciding(settings),
         }
         return self._play.folder.run(
             name, work, settings=depends_on, inputs=(explored,), by_first=True

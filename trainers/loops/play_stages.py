@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import eto_gym
 from eto_gym.agents.evaluation.measures import summarise
+from eto_gym.agents.models.loading import read_template
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
@@ -55,6 +57,9 @@ class PlayStages:
             out: The run folder; one that holds finished stages of the same settings is continued.
         """
         self.given = settings
+        if settings.chat_template:  # its text, and not where it lies, decides what is played
+            text = read_template(settings.chat_template)
+            settings = replace(settings, chat_template=text)
         self.settings = settings.seeded()
         self.processes = launched()
         self.folder = RunFolder(out, self.processes)
@@ -236,4 +241,5 @@ class PlayStages:
             context=s.max_context,
             device=self.processes.device,
             template_kwargs=s.template_kwargs,
+            chat_template=s.chat_template,
         )

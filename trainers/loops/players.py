@@ -24,13 +24,12 @@ from typing import Any, NamedTuple
 from eto_gym.agents.models.adapters import base_of, is_adapter
 from eto_gym.agents.models.model_names import folder_of_model, resolve_model
 from eto_gym.agents.models.sizes import adapter_rows
-from eto_gym.agents.models.template import reads_clock, settle_template, template_of
+from eto_gym.agents.models.template import reads_clock, template_of
 from eto_gym.agents.policies import endpoint_policy, local_policy
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.command_lines import fill
 from eto_gym.errors import EtoGymError
-from eto_gym.files import read_object, write_json
 from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trainers.settings.playing import PlayerSettings
 from eto_gym.trajectories import Trajectory
@@ -54,6 +53,7 @@ class StagePolicy:
         context: Longest conversation in tokens.
         device: Where a local policy puts the model.
         template_kwargs: Variables of the chat template.
+        chat_template: Replaces the model's own template; "" for none.
     """
 
     model: str
@@ -63,6 +63,7 @@ class StagePolicy:
     context: int
     device: str
     template_kwargs: Mapping[str, Any]
+    chat_template: str = ""
 
     def __call__(self) -> Policy:
         """Build the local policy."""
@@ -71,6 +72,7 @@ class StagePolicy:
             device=self.device,
             **self._options(),
             **({"template_kwargs": self.template_kwargs} if self.template_kwargs else {}),
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
         )
 
     def behind(self, served: Served, *, concurrency: int) -> functools.partial[Policy]:
@@ -177,19 +179,20 @@ class Players:
         stack.callback(self._clear)
         weights = resolve_model(policy.model)
         whole, more, name = self._whole(weights, policy.name)
-        model, settled = self._settled(whole, weights, policy)
         gpus = s.gpus.split() or None
         servers = stack.enter_context(
             ModelServers(
-                model,
+                whole,
                 workers=s.servers or len(gpus or ("",)),
                 command=s.play_command or None,
                 arguments=[*shlex.split(s.play_arguments), *more],
                 gpus=gpus,
                 startup_timeout=s.play_timeout,
+                chat_template=_template(whole, weights, policy),
+                template_kwargs=policy.template_kwargs,
             )
         )
-        return Served(servers.base_urls, name or servers.model, settled)
+        return Served(servers.base_urls, name or servers.model, settled=True)
 
     def _whole(self, model: str, stage: str) -> tuple[str, list[str], str]:
         """Return what to serve, further arguments, and the name to ask for ("": the served one)."""
@@ -209,30 +212,6 @@ class Players:
             merge_adapter(model, merged)
         return str(merged), [], ""
 
-    def _settled(self, model: str, weights: str, policy: StagePolicy) -> tuple[str, bool]:
-        """Return a model whose chat template says what it says to a local policy.
-
-        Where it needs variables or reads the clock, or is not that of the trained `weights` (an
-        adapter's may differ from its base's), that is a folder of links with a template of its own.
-        """
-        source = folder_of_model(model)
-        own = template_of(source)
-        template = template_of(folder_of_model(weights)) or own
-        settled = settle_template(template, policy.template_kwargs) if template else template
-        if settled == own:
-            return model, bool(own) or not policy.template_kwargs
-        folder = self._scratch / "model"
-        folder.mkdir(parents=True)
-        for path in source.iterdir():
-            if path.name not in ("chat_template.jinja", "tokenizer_config.json"):
-                (folder / path.name).symlink_to(path.resolve())
-        (folder / "chat_template.jinja").write_text(settled, encoding="utf-8")
-        if (config := source / "tokenizer_config.json").is_file():
-            kept = read_object(config, remedy="get the model again")
-            kept.pop("chat_template", None)
-            write_json(folder / config.name, kept)
-        return str(folder), True
-
     def _clear(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -248,8 +227,11 @@ class Players:
         if s.play_hook and self._told != model:
             run_hook(s.play_hook, {"{model}": model, "{name}": policy.name}, s.play_timeout)
             self._told = model
-        if reads_clock(template_of(folder_of_model(model))):
-            logger.warning("the chat template of %s reads the server's clock", model)
+        if policy.chat_template or reads_clock(template_of(folder_of_model(model))):
+            logger.warning(
+                "%s: the servers must be given the run's chat template, and its date, themselves",
+                policy.name,
+            )
         name = s.play_model or model
         remedy = (
             ": a play_hook has the servers take the weights of each stage, and play_model says by "
@@ -257,6 +239,19 @@ class Players:
         )
         await_model(s.play_urls, name, timeout=s.play_timeout, remedy=remedy)
         return Served(s.play_urls, name, settled=False)
+
+
+def _template(served: str, weights: str, policy: StagePolicy) -> str:
+    """Return the template that servers must be given to read as a local policy does; "" for none.
+
+    Args:
+        served: What they are to load.
+        weights: What a local policy would load; the template of an adapter may not be its base's.
+        policy: The local policy.
+    """
+    own = template_of(folder_of_model(served))
+    template = policy.chat_template or template_of(folder_of_model(weights)) or own
+    return template if template != own or reads_clock(template) else ""
 
 
 def run_hook(command: str, values: Mapping[str, str], timeout: float) -> None:

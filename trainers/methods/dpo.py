@@ -18,10 +18,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from eto_gym.trainers.data.batching import BucketSampler
 from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenRow, encode_pairs
 from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.methods.kto_origin import Origin
-from eto_gym.trainers.methods.preference_losses import preference_losses, turn_weights
+from eto_gym.trainers.methods.preference_losses import check_sides, preference_losses, turn_weights
 from eto_gym.trainers.model import reference
 from eto_gym.trainers.model.layout import choose_layout, lay_out
 from eto_gym.trainers.model.models import bare_model, lora_config, uses_bf16
@@ -58,7 +59,7 @@ def run_dpo(
 
     Args:
         settings: How to train.
-        pairs: What to prefer to what.
+        pairs: What to prefer to what; for the loss "kto" also single sides.
         model: Folder or hub name of a causal language model, or folder of an adapter;
             it is the reference too.
         output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
@@ -78,6 +79,7 @@ def run_dpo(
         DataError: The data, or the folders, cannot be used; the message says why.
         MissingDependencyError: The installed TRL is not the version that this code was made for.
     """
+    check_sides(pairs, settings.loss)
     with prepared(settings, model, output, codec) as (tokenizer, codec):
         rows, data = encode_pairs(
             codec,
@@ -181,10 +183,13 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         return batch
 
     def _batch(self, sides: Sequence[tuple[TokenRow, ...]]) -> dict[str, Any]:
-        """Lay out the rows of some sides; "owners" names the side of each row, if not its own."""
+        """Lay out the rows of some sides; "owners" names the side of each row, if not its own.
+
+        A side that is missing has no rows.
+        """
         rows = [row for side in sides for row in side]
         batch = lay_out(rows, trees=self._trees, pad_id=self._tokenizer.pad_token_id)
-        if len(rows) > len(sides):
+        if any(len(side) != 1 for side in sides):
             owners = torch.tensor([i for i, side in enumerate(sides) for _ in side])
             batch["owners"] = owners
         if self._settings.loss == "dmpo":
@@ -203,7 +208,11 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
     def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return batches of pairs of similar length."""
         lengths = [max(sum(len(r.ids) for r in side) for side in row.sides) for row in self._rows]
-        return base_trainer.bucket_loader(self, lengths, self._settings)
+        return base_trainer.bucket_loader(self, lengths, self._settings, make=self._sampler)
+
+    def _sampler(self, lengths: list[int], **keywords: Any) -> BucketSampler:
+        """Return what deals the rows."""
+        return BucketSampler(lengths, **keywords)
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -248,7 +257,7 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         """Score sides in an order in which neighbours share most, or are of similar length."""
         scores = torch.zeros(len(sides))
         order = sorted(
-            range(len(sides)),
+            (i for i, side in enumerate(sides) if side),
             key=lambda i: sides[i][0].ids if self._trees else [sum(len(r.ids) for r in sides[i])],
         )
         with self._on_device():
@@ -320,8 +329,9 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         if "filler" in inputs:
             losses = 0.0 * sums  # keeps this process in step with the others, and adds nothing
         elif self._origin is not None:
-            self._origin.note(sums.detach() - scores)
-        self._note(sums.detach(), scores, real="filler" not in inputs)
+            self._origin.note((sums.detach() - scores)[inputs["side_tokens"] > 0])
+        there = inputs["side_tokens"] > 0
+        self._note(sums.detach(), scores, there, real="filler" not in inputs)
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size
         return loss
@@ -341,17 +351,23 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         """The log-ratio that KTO compares sides with; 0 for other losses."""
         return 0.0 if self._origin is None else self._origin.value
 
-    def _note(self, sums: torch.Tensor, reference: torch.Tensor, *, real: bool) -> None:
+    def _note(
+        self, sums: torch.Tensor, reference: torch.Tensor, there: torch.Tensor, *, real: bool
+    ) -> None:
         rewards = self._settings.beta * (sums - reference)
         names = ("logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected")
-        columns = [*sums.chunk(2), *rewards.chunk(2)]
+        columns = [*sums.chunk(2), *rewards.chunk(2), *there.chunk(2)]  # each (P,)
         rows = torch.stack(columns, dim=1).tolist() if real else []
         if self.args.world_size > 1:
             rows = gather_object(rows)  # processes may hold different numbers of pairs
         notes = self._metrics["train"]
         for row in rows:
-            for name, value in zip(names, row, strict=True):
-                notes[name].append(value)
+            both = row[4:]
+            for name, value, known in zip(names, row, both * 2, strict=False):
+                if known:
+                    notes[name].append(value)
+            if not all(both):
+                continue
             margin = row[2] - row[3]
             notes["rewards/margins"].append(margin)
             notes["rewards/accuracies"].append(float(margin > 0))

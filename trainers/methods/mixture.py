@@ -1,12 +1,15 @@
-"""Mixture training: whole episodes and single steps as preferences, and the experts imitated.
+"""Mixture training: episodes, steps and groups of steps as preferences, and the experts imitated.
 
-Source: Xiong et al., "Watch Every Step! LLM Agent Learning via Iterative Step-Level Process
+Sources: Xiong et al., "Watch Every Step! LLM Agent Learning via Iterative Step-Level Process
 Refinement" (IPR), EMNLP 2024 (https://arxiv.org/abs/2406.11176): outcome DPO, step DPO and SFT in
-one loss.
+one loss. Gao et al., "Hierarchical Preference Learning for Long-Horizon LLM Agents" (HPL), 2025
+(https://arxiv.org/abs/2510.03253): action groups beside them, with a curriculum.
 """
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +18,11 @@ from typing import Any
 import torch
 
 from eto_gym.errors import DataError
+from eto_gym.trainers.data.batching import BucketSampler
+from eto_gym.trainers.data.curriculum import PHASES, PhasedSampler, phases_of
 from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenReport, encode_pairs
 from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
-from eto_gym.trainers.methods.preference_losses import preference_losses
+from eto_gym.trainers.methods.preference_losses import check_sides, preference_losses
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import MixtureSettings
@@ -28,6 +33,7 @@ def run_mixture(
     settings: MixtureSettings,
     outcomes: Sequence[PreferencePair],
     steps: Sequence[PreferencePair],
+    groups: Sequence[PreferencePair] = (),
     *,
     model: str | Path,
     output: str | Path,
@@ -37,14 +43,15 @@ def run_mixture(
 ) -> TrainReport:
     """Train a model on pairs of whole episodes and of steps at once, with itself as the reference.
 
-    A batch is drawn from both kinds of pairs. Each pair's loss is weighted so that an epoch's mean
+    A batch is drawn from all kinds of pairs. Each pair's loss is weighted so that an epoch's mean
     is `outcome_weight` times the mean over the whole episodes plus `step_weight` times the mean
-    over the steps, however many there are of each.
+    over the steps, and so for groups, however many there are of each.
 
     Args:
         settings: How to train.
         outcomes: Pairs of whole episodes.
         steps: Pairs of steps; their prompts end where the sides part.
+        groups: Pairs of action groups, likewise; for a curriculum, with what they are worth.
         model: Folder or hub name of a causal language model, or folder of an adapter;
             it is the reference too.
         output: Folder of the new model: safetensors, tokenizer, and the report as `training.json`.
@@ -58,19 +65,19 @@ def run_mixture(
         DataError: One kind of pairs is missing though it has a weight, or the data or the folders
             cannot be used.
     """
-    for name, pairs, weight in (
+    kinds = (
         ("whole episodes", outcomes, settings.outcome_weight + settings.sft_weight),
         ("steps", steps, settings.step_weight),
-    ):
+        ("action groups", groups, settings.group_weight),
+    )
+    for name, pairs, weight in kinds:
         if weight and not pairs:
             raise DataError(f"there is no pair of {name}: find some, or set their weight to 0")
+        check_sides(pairs, "mixture")
     with prepared(settings, model, output, codec) as (tokenizer, codec):
         rows: list[list[TokenPair]] = []
         data = TokenReport()
-        for pairs, weight in (
-            (outcomes, settings.outcome_weight + settings.sft_weight),
-            (steps, settings.step_weight),
-        ):
+        for _, pairs, weight in kinds:
             encoded: list[TokenPair] = []
             if weight:
                 encoded, report = encode_pairs(
@@ -78,6 +85,8 @@ def run_mixture(
                 )
                 data.include(report)
             rows.append(encoded)
+        begins = phases_of(groups) if settings.curriculum and rows[2] else []
+        phases = [begins[row.source] for row in rows[2]] if begins else []
 
         def build(loaded: Any, workspace: Path) -> MixtureTrainer:
             return MixtureTrainer(
@@ -85,14 +94,17 @@ def run_mixture(
                 model=loaded,
                 outcomes=rows[0],
                 steps=rows[1],
+                groups=rows[2],
+                phases=phases,
                 tokenizer=tokenizer,
                 workspace=workspace,
             )
 
+        more = {"steps": len(rows[1]), "phases": phases} if rows[2] else {}
         return train(
             "mixture",
             settings,
-            rows[0] + rows[1],
+            [*rows[0], *rows[1], *rows[2]],
             data,
             build=build,
             tokenizer=tokenizer,
@@ -100,12 +112,12 @@ def run_mixture(
             output=output,
             resume=resume,
             watch=watch,
-            plan={"outcomes": len(rows[0])},
+            plan={"outcomes": len(rows[0]), **more},
         )
 
 
 class MixtureTrainer(TrajectoryDPOTrainer):
-    """Minimises the weighted sum of outcome DPO, step DPO and SFT."""
+    """Minimises the weighted sum of the DPO losses of each kind of pairs, and SFT."""
 
     _settings: MixtureSettings
 
@@ -116,20 +128,42 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         model: Any,
         outcomes: Sequence[TokenPair],
         steps: Sequence[TokenPair],
+        groups: Sequence[TokenPair] = (),
+        phases: Sequence[int] = (),
         tokenizer: Any,
         workspace: Path,
     ) -> None:
-        """Prepare; see `TrajectoryDPOTrainer`."""
-        rows = [*outcomes, *steps]
-        self._outcomes = len(outcomes)
+        """Prepare; see `TrajectoryDPOTrainer`.
+
+        Args:
+            settings: How to train.
+            model: The model.
+            outcomes: Pairs of whole episodes.
+            steps: Pairs of steps.
+            groups: Pairs of action groups.
+            phases: First phase of each of these; none: they are all there from the beginning.
+            tokenizer: Its tokenizer.
+            workspace: Folder for checkpoints.
+        """
+        rows = [*outcomes, *steps, *groups]
+        counts = [len(outcomes), len(steps), len(groups)]
+        self._ends = list(itertools.accumulate(counts))
         # An epoch's mean over all pairs is then the weighted sum of the means of each kind.
-        self._outcome_share = len(rows) / max(1, len(outcomes))
-        self._step_share = len(rows) / max(1, len(steps))
+        self._shares = [len(rows) / max(1, count) for count in counts]
+        self._phases = phases
+        self._passes = int(settings.epochs)
+        if phases:
+            settings = replace(settings, epochs=PHASES * settings.epochs)
         super().__init__(settings, model=model, rows=rows, tokenizer=tokenizer, workspace=workspace)
+
+    def _sampler(self, lengths: list[int], **keywords: Any) -> BucketSampler:
+        if not self._phases:
+            return super()._sampler(lengths, **keywords)
+        return PhasedSampler(lengths, phases=self._phases, passes=self._passes, **keywords)
 
     def _collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = super()._collate(items)
-        batch["is_step"] = torch.tensor([item["index"] >= self._outcomes for item in items])
+        batch["kinds"] = torch.tensor([bisect_right(self._ends, item["index"]) for item in items])
         return batch
 
     def _losses(
@@ -140,8 +174,10 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         inputs: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         s = self._settings
-        is_step = inputs["is_step"].to(sums.device)
+        kinds = inputs["kinds"].to(sums.device)  # (P,): 0 whole episode, 1 step, 2 action group
+        weights = [s.outcome_weight, s.step_weight, s.group_weight]
+        scaled = [w * share for w, share in zip(weights, self._shares, strict=True)]
         losses = preference_losses(sums, reference, tokens, replace(s, sft_weight=0.0), self.origin)
+        losses = losses * sums.new_tensor(scaled)[kinds]
         likelihood = (sums / tokens).chunk(2)[0]
-        outcome = self._outcome_share * (s.outcome_weight * losses - s.sft_weight * likelihood)
-        return torch.where(is_step, self._step_share * s.step_weight * losses, outcome)
+        return losses - self._shares[0] * s.sft_weight * likelihood * (kinds == 0)

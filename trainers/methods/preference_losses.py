@@ -10,13 +10,15 @@ SimPO, Meng et al. 2024 (https://arxiv.org/abs/2405.14734); ORPO, Hong et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.nn import functional
 
+from eto_gym.errors import DataError
 from eto_gym.trainers.data.encoding import TokenRow
 from eto_gym.trainers.settings.methods import DPOSettings
+from eto_gym.trajectories.pairs import PreferencePair
 
 
 def preference_losses(
@@ -26,7 +28,7 @@ def preference_losses(
     settings: DPOSettings,
     origin: float = 0.0,
 ) -> torch.Tensor:
-    """Return the loss of every pair, (P,).
+    """Return the loss of every pair, (P,); for "kto" a side without tokens is missing.
 
     Args:
         sums: Log-probability of each side under the policy, (2P,); chosen sides first, then
@@ -36,6 +38,8 @@ def preference_losses(
         settings: Loss, beta, and the terms that are added.
         origin: For "kto": the log-ratio that sides are compared with, not below 0.
     """
+    there = (tokens > 0).chunk(2)
+    tokens = tokens.clamp(min=1)
     ratios = sums - reference
     if settings.length_normalization:
         ratios = ratios / tokens
@@ -53,7 +57,8 @@ def preference_losses(
     elif settings.loss == "kto":
         good = 1 - torch.sigmoid(beta * (chosen - origin))
         bad = 1 - torch.sigmoid(beta * (origin - rejected))
-        losses = (good + settings.undesirable_weight * bad) / 2  # each side is an example
+        losses = good * there[0] + settings.undesirable_weight * bad * there[1]
+        losses = losses / (there[0].int() + there[1].int())  # each side is an example
     elif settings.loss == "simpo":
         losses = -functional.logsigmoid(beta * (means[0] - means[1]) - settings.target_margin)
     elif settings.loss == "orpo":
@@ -66,6 +71,20 @@ def preference_losses(
     if settings.sft_weight:
         losses = losses - settings.sft_weight * means[0]
     return losses
+
+
+def check_sides(pairs: Iterable[PreferencePair], loss: str) -> None:
+    """Refuse sides that stand by themselves, unless the loss takes each by itself.
+
+    Raises:
+        DataError: There are some, and it does not.
+    """
+    alone = 0 if loss == "kto" else sum(not (p.chosen and p.rejected) for p in pairs)
+    if alone:
+        raise DataError(
+            f"{alone} successes or failures stand by themselves, and the loss {loss!r} compares "
+            "two sides: set the loss to 'kto', or pair them (pairing.contrast)"
+        )
 
 
 def turn_weights(side: Sequence[TokenRow], discount: float) -> torch.Tensor:

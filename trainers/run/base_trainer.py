@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -127,10 +128,15 @@ def _world() -> int:
 
 
 def bucket_sampler(
-    lengths: list[int], settings: TrainSettings, *, rank: int = 0, world: int = 1
+    lengths: list[int],
+    settings: TrainSettings,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    make: Callable[..., BucketSampler] = BucketSampler,
 ) -> BucketSampler:
     """Return what decides which rows are in each micro-batch of a process."""
-    return BucketSampler(
+    return make(
         lengths,
         batch_size=settings.batch_size,
         micro_batch_size=micro_batch(settings),
@@ -141,7 +147,11 @@ def bucket_sampler(
 
 
 def bucket_loader(
-    trainer: Any, lengths: list[int], settings: TrainSettings
+    trainer: Any,
+    lengths: list[int],
+    settings: TrainSettings,
+    *,
+    make: Callable[..., BucketSampler] = BucketSampler,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Build the training loader: rows of similar length together, the order set by the seed.
 
@@ -149,7 +159,7 @@ def bucket_loader(
     they see what one process sees.
     """
     rank, world = trainer.args.process_index, trainer.args.world_size
-    sampler = bucket_sampler(lengths, settings, rank=rank, world=world)
+    sampler = bucket_sampler(lengths, settings, rank=rank, world=world, make=make)
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
         FillerDataset(trainer.train_dataset),
         batch_sampler=sampler,

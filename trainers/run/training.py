@@ -196,5 +196,5 @@ def settle(report: TrainReport, watchers: AttachedCallbacks, model: Any, method:
 
 def _chosen_tokens(rows: list[TokenRow] | list[TokenPair]) -> float:
     pairs = [row for row in rows if isinstance(row, TokenPair)]
-    chosen = [sum(row.trained for row in pair.sides[0]) for pair in pairs]
+    chosen = [sum(row.trained for row in pair.sides[0]) for pair in pairs if pair.sides[0]]
     return sum(chosen) / len(chosen) if chosen else 0.0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from eto_gym.errors import unknown_name
 from eto_gym.trainers.settings.base import SettingsError, option
 
-CONTRASTS = ("expert", "self", "correction")
+CONTRASTS = ("expert", "self", "correction", "unpaired")
+CUTS = ("none", "first-error", "final-error")
 EXTENTS = ("rest", "step")
 STEP_REWARDS = ("rollouts", "exact")
 
@@ -23,7 +24,8 @@ class PairingSettings:
         "expert",
         "'expert': each sample of the agent against the expert; 'self': the agent's best sample "
         "of a task against its worst; 'correction': at each step of the agent's failures, the "
-        "expert's reply against the agent's, both to the same conversation",
+        "expert's reply against the agent's, both to the same conversation; 'unpaired': no pairs, "
+        "every success and every failure by itself, for the loss 'kto'",
         paper="expert",
         choices=CONTRASTS,
     )
@@ -45,13 +47,26 @@ class PairingSettings:
     max_pairs_per_task: int | None = option(
         None,
         "at most this many pairs of one task; None: one per sample ('self': one; 'correction': as "
-        "many as there are)",
+        "many as there are); not for 'unpaired'",
+    )
+    cut: str = option(
+        "none",
+        "end the agent's failure with the step that left the path to success, which the "
+        "environment's cost_to_go tells: 'first-error', the first that brought success no nearer; "
+        "'final-error', the one after which the episode never came as near again; 'none': do not "
+        "look",
+        choices=CUTS,
+        added=True,
     )
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         if self.contrast not in CONTRASTS:
             raise unknown_name("contrast", self.contrast, CONTRASTS)
+        if self.cut not in CUTS:
+            raise unknown_name("cut", self.cut, CUTS)
+        if self.cut != "none" and self.contrast == "correction":
+            raise SettingsError("corrections compare single replies: there is nothing to cut")
         for name in ("max_extra_rounds", "cut_after_divergence"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -111,6 +126,12 @@ class StepSettings:
         choices=STEP_REWARDS,
         added=True,
     )
+    size: int = option(
+        1,
+        "replies in a row that are tried and compared as one, from every such number of steps on: "
+        "1, single steps; 3, HPL's fixed action groups, with the extent 'step'",
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
@@ -118,9 +139,21 @@ class StepSettings:
             raise unknown_name("reward", self.reward, STEP_REWARDS)
         if self.extent not in EXTENTS:
             raise unknown_name("extent", self.extent, EXTENTS)
-        for name in ("rollouts", "alternatives"):
+        for name in ("rollouts", "alternatives", "size"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
         for name in ("temperature", "threshold"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionGroupSettings(StepSettings):
+    """How groups of steps are tried, valued and paired."""
+
+    size: int = option(3, "steps of an action group; the last one of an episode may have fewer")
+    extent: str = option(
+        "step",
+        "what is compared: 'step', the replies of the group; 'rest', the episode from there on",
+        choices=EXTENTS,
+    )

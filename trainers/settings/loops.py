@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from eto_gym.trainers.settings.base import SettingsError, option
-from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings, StepSettings
+from eto_gym.trainers.settings.data import (
+    ActionGroupSettings,
+    PairingSettings,
+    RejectionSettings,
+    StepSettings,
+)
 from eto_gym.trainers.settings.methods import (
     DPOSettings,
     GroupSettings,
+    HPLSettings,
     MixtureSettings,
     PPOSettings,
     SFTSettings,
@@ -40,7 +46,13 @@ class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSet
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
-        self.dpo_of(2)  # refuses unknown names and values now, not hours later
+        for i in (1, 2):  # refuses unknown names and values now, not hours later
+            loss = self.dpo_of(i).loss
+            if self.pairing.contrast == "unpaired" and loss != "kto":
+                raise SettingsError(
+                    f"the loss {loss!r} compares pairs: pairing.contrast 'unpaired' is for "
+                    "dpo.loss 'kto'"
+                )
 
     def dpo_of(self, iteration: int) -> DPOSettings:
         """Return the settings of preference training in an iteration, counted from 1."""
@@ -139,6 +151,24 @@ class MixtureLoopSettings(WorldSettings, ExpertSettings, ExplorationSettings, Co
     step_tasks: int = option(0, "demonstrated tasks whose steps are explored; 0: all")
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
 
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.pairing.contrast == "unpaired":
+            raise SettingsError(
+                f"{self.method} prefers one side of a pair: pairing.contrast 'unpaired' is for eto"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HPLLoopSettings(MixtureLoopSettings):
+    """What one run of hierarchical preference learning does."""
+
+    method: ClassVar[str] = "hpl"
+
+    groups: ActionGroupSettings = field(default_factory=ActionGroupSettings)
+    mixture: HPLSettings = field(default_factory=HPLSettings)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicySettings(WorldSettings, ExpertSettings):
@@ -156,7 +186,7 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
             raise SettingsError(
                 "the model in training plays itself, and no server has its weights: expected play "
                 f"'local', got {self.play_command or self.play!r}. Servers play for eto, rft, "
-                "self-play, step-dpo and mixture"
+                "self-play, step-dpo, mixture and hpl"
             )
 
 

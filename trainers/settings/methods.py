@@ -156,15 +156,44 @@ class MixtureSettings(DPOSettings):
         "weight of the mean negative log-likelihood per token of the chosen whole episodes",
         paper="1 in IPR",
     )
+    group_weight: float = option(
+        0.0, "weight of the mean preference loss of action groups, which `hpl` makes", added=True
+    )
+    curriculum: bool = option(
+        False,
+        "let action groups in by three phases of `epochs` passes each, short and clear ones first",
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
-        for name in ("outcome_weight", "step_weight"):
+        for name in ("outcome_weight", "step_weight", "group_weight"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
-        if not self.outcome_weight + self.step_weight:
-            raise SettingsError("expected outcome_weight > 0 or step_weight > 0")
+        if not self.outcome_weight + self.step_weight + self.group_weight:
+            raise SettingsError("expected outcome_weight, step_weight or group_weight > 0")
+        if self.curriculum and (self.epochs != int(self.epochs) or self.epochs < 1):
+            raise SettingsError(
+                f"a phase of the curriculum is a whole number of epochs >= 1, got {self.epochs}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HPLSettings(MixtureSettings):
+    """Settings of hierarchical preference learning; the defaults are its paper's.
+
+    Whole episodes, action groups, steps and the experts' likelihood, each with weight 1.
+    """
+
+    learning_rate: float = option(3e-6, "peak learning rate; 3e-6 on ALFWorld, 1e-6 elsewhere")
+    epochs: float = option(1.0, "passes over the data in each phase of the curriculum")
+    beta: float = option(0.3, "pull towards the reference model: higher stays closer")
+    group_weight: float = option(1.0, "weight of the mean preference loss of action groups")
+    curriculum: bool = option(
+        True,
+        "let action groups in by three phases of `epochs` passes each, short and clear ones first",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

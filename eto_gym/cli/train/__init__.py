@@ -68,6 +68,12 @@ LOOPS = {
         "MixtureLoop",
         "Outcome DPO, step DPO and SFT in one loss, as in IPR.",
     ),
+    "hpl": LoopMethod(
+        "eto_gym.trainers.loops.mixture",
+        "HPLLoopSettings",
+        "HPLLoop",
+        "Hierarchical preference learning: DPO on episodes, action groups and steps, by phases.",
+    ),
     "ppo": LoopMethod(
         "eto_gym.trainers.loops.ppo",
         "PPOLoopSettings",
@@ -95,6 +101,7 @@ SHORT_NAMES = {
     "rloo": {"group.advantage": "advantage"},
     "step-dpo": {"steps.reward": "step-reward"},
     "mixture": {"steps.reward": "step-reward"},
+    "hpl": {"steps.reward": "step-reward"},
 }
 """Method -> setting -> its option, where that is another word."""
 

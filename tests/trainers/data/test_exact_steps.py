@@ -14,7 +14,14 @@ from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import UnknownNameError
 from eto_gym.trainers.data.exact_steps import exact_step_pairs
-from eto_gym.trainers.data.steps import ExpertPath, make_step_pairs, plan_branches, repeat_expert
+from eto_gym.trainers.data.steps import (
+    ExpertPath,
+    find_alternatives,
+    make_step_pairs,
+    plan_branches,
+    plan_values,
+    repeat_expert,
+)
 from eto_gym.trainers.settings.base import SettingsError, deciding
 from eto_gym.trainers.settings.data import StepSettings
 from tests.toy import CORRIDOR, CorridorEnv, make_corridor
@@ -64,6 +71,37 @@ def test_the_better_step_is_the_one_that_leaves_fewer(env: ConversationEnv) -> N
             assert pair.info["chosen_value"] - pair.info["rejected_value"] == 1
         else:
             assert lost
+
+
+def test_a_group_of_steps_is_compared_as_one(env: ConversationEnv) -> None:
+    """Exactly and by rollouts: the same moments, and the replies of two steps on each side."""
+    paths = [path for path in paths_of(env, 8) if len(path.states) >= 3]
+    settings = StepSettings(rollouts=12, alternatives=3, size=2, extent="step", reward="exact")
+    exact, report = exact_step_pairs(env, paths, Guesser(), settings, seed=0)
+    assert report.steps == sum(-(-len(path.states) // 2) for path in paths)
+    rollouts = RolloutSpec(CORRIDOR, Guesser, prompt_style="none")
+    plan = plan_branches(paths, settings, seed=0)
+    assert {episode.sample // 12 % 2 for episode in plan} == {0}
+    branches = collect(rollouts, plan)
+    values = collect(rollouts, plan_values(env, find_alternatives(paths, branches, settings),
+                                           settings, seed=0))  # fmt: skip
+    estimated, _ = make_step_pairs(paths, branches, values, settings)
+    for pairs in (exact, estimated):
+        assert {p.info["step"] % 2 for p in pairs} == {0}
+        for pair in pairs:
+            place = next(path for path in paths if path.task_id == pair.task_id)
+            left = len(place.states) - pair.info["step"]
+            sides = [pair.chosen, pair.rejected]
+            said = [sum(m.role == "assistant" for m in side) for side in sides]
+            by_expert = sides[pair.info["chosen_policy"] != "expert"]
+            assert sum(m.role == "assistant" for m in by_expert) == min(2, left)
+            assert max(said) <= 2
+            assert all(m.train for side in sides for m in side if m.role == "assistant")
+            assert all(side[-1].role == "assistant" for side in sides)
+    assert any(len(p.rejected) == 3 for p in exact)
+    by_key = {(p.task_id, p.info["step"], p.rejected): p for p in exact}
+    both = [p for p in estimated if (p.task_id, p.info["step"], p.rejected) in by_key]
+    assert both, "one and the same group is found by both"
 
 
 def test_they_are_the_pairs_of_many_rollouts(env: ConversationEnv) -> None:

@@ -33,6 +33,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "base": {"tasks": 4, "steps": 3, "vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2,
              "kv_heads": 1, "mlp_size": 16},
     "steps": {"rollouts": 2},
+    "groups": {"rollouts": 2},
     "pairing": {"contrast": "expert"},  # so that a model that only fails makes pairs
     "ppo": {"rounds": 1, "episodes": 4, "max_steps": 0},
     "group": {"max_steps": 1, "batch_size": 4, "micro_batch_size": 4, "generations": 2},

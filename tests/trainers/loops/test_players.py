@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from eto_gym.cli import train
 from eto_gym.errors import EtoGymError
 from eto_gym.testing.fake_endpoint import FakeEndpoint
 from eto_gym.trainers.loops.play_stages import PlayStages
+from eto_gym.trainers.loops.players import _template
 from eto_gym.trainers.loops.run_folder import FINISHED, Stage
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.loops.step_stage import step_pairs
@@ -216,20 +218,18 @@ def test_a_stage_that_servers_failed_at_is_played_again(
 
 def test_servers_run_while_a_stage_plays_and_only_then(model: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    (model / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}{{ think }}")
     play = play_in(
         tmp_path / "run",
         play_command=own_server(log),
         play_arguments="--dtype 'float 32'",
         servers=2,
-        template_kwargs={"think": False, "date_string": "2025-07-26"},
     )
     stage = play.explore("explore-1", model_stage(play, model), EXPLORE, tasks=4)
     assert [t.error for t in stored(stage)] == [None] * 4
     assert len(started(log)) == 2
     for pid, served, *more in started(log):
         assert not alive(pid)
-        assert served == str(tmp_path / "run/served/model")  # its template is a local player's
+        assert served == str(model)
         assert more == ["--dtype", "float 32"]
     assert not (tmp_path / "run/served").exists()
     # What is finished starts nothing.
@@ -245,21 +245,19 @@ def test_a_server_that_does_not_come_up_tells_its_last_lines(model: Path, tmp_pa
         play.evaluate("it", "it", model_stage(play, model))
 
 
-def test_settled_templates(model: Path, tmp_path: Path) -> None:
-    (model / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}{{ think }}")
-    (model / "tokenizer_config.json").write_text('{"chat_template": "old", "bos_token": "<s>"}')
-    play = play_in(tmp_path / "run", play="serve", template_kwargs={"think": False})
+def test_servers_are_given_the_template_that_a_local_player_reads(
+    model: Path, tmp_path: Path
+) -> None:
+    (model / "chat_template.jinja").write_text("{{ plain }}")
+    play = play_in(tmp_path / "run", play="serve")
     policy = play.policy_maker(model_stage(play, model), "it", temperature=0.0)
-    os.environ["ETO_GYM_DATE"] = "2024-01-02"
-    try:
-        folder, settled = play._players._settled(str(model), str(model), policy)
-    finally:
-        del os.environ["ETO_GYM_DATE"]
-    assert settled
-    text = (Path(folder) / "chat_template.jinja").read_text()
-    assert text == "{% set think = false %}{{ '' }}{{ '2024' }}{{ think }}"
-    assert json.loads((Path(folder) / "tokenizer_config.json").read_text()) == {"bos_token": "<s>"}
-    assert (Path(folder) / "config.json").resolve() == model / "config.json"
+    (base := tmp_path / "base").mkdir()
+    assert not _template(str(model), str(model), policy), "its own will do"
+    assert _template(str(base), str(model), policy) == "{{ plain }}", "a base has not its adapter's"
+    other = dataclasses.replace(policy, chat_template="{{ other }}")
+    assert _template(str(model), str(model), other) == "{{ other }}"
+    (model / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}")
+    assert _template(str(model), str(model), policy), "the date is the run's"
 
 
 def test_adapters_for_other_programs(

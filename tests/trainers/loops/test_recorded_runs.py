@@ -21,8 +21,12 @@ RUNS: dict[str, dict[str, str]] = json.loads(
 )
 
 
+LATER = {"hpl"}
+"""Loops that there were none of in that version."""
+
+
 def test_every_loop_is_recorded() -> None:
-    assert set(RUNS) == set(LOOPS)
+    assert set(RUNS) == set(LOOPS) - LATER
 
 
 @pytest.mark.parametrize("method", sorted(RUNS))

@@ -13,7 +13,13 @@ import pytest
 from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
-from eto_gym.trainers.data.encoding import TokenPair, TokenReport, TokenRow, encode_pairs
+from eto_gym.trainers.data.encoding import (
+    TokenPair,
+    TokenReport,
+    TokenRow,
+    encode_pairs,
+    fingerprint,
+)
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import PairingSettings
@@ -186,6 +192,64 @@ def test_loss_and_gradient_equal_hand_computed_doubles(
     for name, parameter in trainer.model.named_parameters():
         exact = policy.get_parameter(name).grad
         assert torch.allclose(parameter.grad.double(), exact, rtol=1e-3, atol=3e-5), name
+
+
+@pytest.mark.parametrize("share_prefix", ["on", "off"])
+def test_kto_takes_sides_that_stand_by_themselves(
+    tiny: Path, pairs: list[PreferencePair], tmp_path: Path, share_prefix: str
+) -> None:
+    """A success alone, two failures alone, and a pair, against float64 values."""
+    single = [replace(pairs[0], rejected=())]
+    single += [replace(pair, chosen=()) for pair in pairs[1:3]]
+    rows = _rows(tiny, [*single, pairs[3]])
+    settings = replace(QUICK, loss="kto", undesirable_weight=1.5, share_prefix=share_prefix)
+    trainer = _trainer(tiny, rows, settings, tmp_path)
+    _perturb(trainer.model, 0.01)
+    trainer._origin.value = 0.25
+    batch = trainer._collate(list(trainer.train_dataset))
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(4))
+    loss.backward()
+
+    policy, reference = _double_model(tiny, 0.01), _double_model(tiny)
+    expected = torch.zeros((), dtype=torch.float64)
+    ratios = []
+    for row in rows:
+        terms = []
+        for side, sign, weight in ((row.sides[0], 1, 1.0), (row.sides[1], -1, 1.5)):
+            for part in side:
+                ratio = _double_logps(policy, part.ids, part.mask)
+                ratio = ratio - _double_logps(reference, part.ids, part.mask).detach()
+                ratios.append(float(ratio))
+                gap = sign * settings.beta * (ratio - 0.25)
+                terms.append(weight * (1 - torch.sigmoid(gap)))
+        expected = expected + sum(terms) / len(terms) / len(rows)
+    expected.backward()
+    assert len(ratios) == 5
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in trainer.model.named_parameters():
+        exact = policy.get_parameter(name).grad
+        assert torch.allclose(parameter.grad.double(), exact, rtol=1e-3, atol=3e-5), name
+    trainer._origin.begin_batch(trainer.accelerator)
+    mean = sum(ratios) / 5
+    assert trainer._origin.value == pytest.approx(max(0.0, mean), abs=1e-5)
+    noted = {name: len(values) for name, values in trainer._metrics["train"].items()}
+    assert (noted["logps/chosen"], noted["logps/rejected"]) == (2, 3)
+    assert (noted["rewards/chosen"], noted["rewards/rejected"], noted["rewards/margins"]) == (
+        2,
+        3,
+        1,
+    )
+
+
+def test_sides_by_themselves_are_for_kto_alone(
+    tiny: Path, pairs: list[PreferencePair], tmp_path: Path
+) -> None:
+    single = [replace(pairs[0], rejected=()), replace(pairs[1], chosen=())]
+    with pytest.raises(DataError, match="2 successes or failures stand by themselves"):
+        run_dpo(QUICK, single, model=tiny, output=tmp_path / "out")
+    rows = _rows(tiny, single)
+    swapped = _rows(tiny, [replace(p, chosen=p.rejected, rejected=p.chosen) for p in single])
+    assert fingerprint(rows) != fingerprint(swapped)
 
 
 @pytest.mark.parametrize("share_prefix", ["on", "off"])
