@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
+from eto_gym.env import text_env
 from eto_gym.env_server.sessions import Arena
 from eto_gym.errors import EtoGymError, UnknownNameError
 from tests.env_server.conftest import Served
@@ -247,10 +248,11 @@ def test_every_benchmark_plays_over_the_wire_as_here(serve: Serve, env_id: str) 
 
     served = serve(env_id)
     env = gym.make(env_id, split="test", admissible_actions=True)
-    text, info = env.reset(options={"task": 3})
+    task = text_env(env).task_set[3].id
+    text, info = env.reset(options={"task": task})
     headers = {"Authorization": "Bearer t"}
     with GenericEnvClient(base_url=served.url, headers=headers).sync() as client:
-        told = client.reset(split="test", task=3, admissible_actions=True)
+        told = client.reset(split="test", task=task, admissible_actions=True)
         assert (told.observation["text"], told.observation["task_id"]) == (text, info["task_id"])
         for turn in range(6):
             listed = info["admissible_actions"]

@@ -213,15 +213,27 @@ def test_trls_own_trainer_masks_all_but_the_agents_words(tmp_path: Path) -> None
 @pytest.mark.interop
 def test_inspect_reads_its_log(stored: Path, tmp_path: Path) -> None:
     pytest.importorskip("inspect_ai")
-    from inspect_ai.log import list_eval_logs, read_eval_log
+    from inspect_ai.log import list_eval_logs, read_eval_log, read_eval_log_sample
 
     from eto_gym.export.inspect_log import trajectory_of as read
 
     out = tmp_path / "logs"
     assert main(["export", str(stored), "--to", "inspect", "--out", str(out)]) == 0
-    logs = [read_eval_log(info) for info in list_eval_logs(str(out))]
+    infos = list_eval_logs(str(out))
+    logs = [read_eval_log(info) for info in infos]
     samples = [sample for log in logs for sample in log.samples or ()]
     assert by_key(map(read, samples)) == by_key(EPISODES)
     scored = {s.id: s.scores["success"].value for s in samples if s.scores and s.epoch == 1}
     assert scored == {"t1": 1.0, "t2": 1.0}
     assert [s.error is not None for s in samples if s.id == "t3"] == [True]
+    # As its viewer opens them: heads first, without the samples, and then a sample alone.
+    heads = [read_eval_log(info, header_only=True) for info in infos]
+    assert not any(head.samples for head in heads)
+    assert [head.results.total_samples for head in heads if head.results] == [
+        len(log.samples or ()) for log in logs
+    ]
+    assert {head.eval.task for head in heads} == {log.eval.task for log in logs}
+    for info, log in zip(infos, logs, strict=True):
+        for sample in log.samples or ():
+            alone = read_eval_log_sample(info, id=sample.id, epoch=sample.epoch)
+            assert [m.text for m in alone.messages] == [m.text for m in sample.messages]

@@ -156,7 +156,8 @@ class Loop(ABC, Generic[S]):
         """Continue SFT on the demonstrations alone, where a control is wanted, and evaluate it."""
         if control.control:
             epochs = control.control_epochs or settings.epochs
-            longer = replace(settings, epochs=epochs)
+            tokens = control.control_tokens or settings.train_tokens
+            longer = replace(settings, epochs=epochs, train_tokens=tokens)
             stage = self.train.sft("control", longer, first.sft, first.experts)
             self.play.evaluate(CONTROL, "control", stage)
 

@@ -267,6 +267,9 @@ class ControlSettings:
     control_epochs: float = option(
         0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
     )
+    control_tokens: int = option(
+        0, "tokens that the control trains on, in place of epochs; 0: as control_epochs says"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import gymnasium as gym
 
@@ -33,7 +34,7 @@ WORDS = {*_SAID.split(), *re.findall(r"\w+", " ".join(why._FORMS).lower())}
 
 
 def test_every_failure_has_a_reason_made_of_what_was_seen(warm_lane: EngineSession) -> None:
-    options = {"lanes": 1, "simplification": "none"}
+    options: dict[str, Any] = {"lanes": 1, "simplification": "none"}
     plain = gym.make("ETO/ScienceWorld-v0", **options)
     env = gym.make("ETO/ScienceWorld-v0", feedback="helpful", **options)
     first, _ = env.reset(options={"task": "boil/0"})
