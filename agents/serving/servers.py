@@ -29,6 +29,7 @@ from eto_gym.agents.models.loading import embedding_rows, load_tokenizer
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.agents.models.sizes import adapter_rows, check_vocabulary
 from eto_gym.agents.serving.templated import link_with_template, settled
+from eto_gym.command_lines import fill, split_server_command
 from eto_gym.errors import DataError, EtoGymError, require
 
 logger = logging.getLogger(__name__)
@@ -128,11 +129,11 @@ class ModelServers:
             self._template = settled(model, chat_template, template_kwargs or {})
         # Of a folder of links the model's own name does not matter.
         linked = self._adapter is not None or self._template is not None
-        self._command = [
-            *(_transformers("" if linked else model) if command is None else _split(command))
-        ]
         if command is None:
+            self._command = _transformers("" if linked else model)
             _check(model)
+        else:
+            self._command = split_server_command(command)
         self._command += arguments
         self._host = host
         self._first_port = port
@@ -195,7 +196,7 @@ class ModelServers:
 
     def _filled(self, port: int) -> list[str]:
         values = {"{model}": self.model, "{host}": self._host, "{port}": str(port)}
-        return [_fill(word, values) for word in self._command]
+        return fill(self._command, values)
 
     def _env(self, index: int) -> dict[str, str]:
         env = dict(os.environ)
@@ -346,26 +347,6 @@ def _check(model: str) -> None:
             )
         base_with_weights(model)  # tells what is missing, where its tokenizer would not
     check_vocabulary(load_tokenizer(model), embedding_rows(model), model)
-
-
-def _split(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as err:
-        raise EtoGymError(f"cannot read the command {command!r}: {err}") from err
-    missing = [p for p in ("{model}", "{host}", "{port}") if not any(p in word for word in words)]
-    if missing:
-        raise EtoGymError(
-            f"expected {' and '.join(missing)} in the command {command!r}, as in "
-            "'vllm serve {model} --host {host} --port {port}'"
-        )
-    return words
-
-
-def _fill(word: str, values: dict[str, str]) -> str:
-    for name, value in values.items():
-        word = word.replace(name, value)
-    return word
 
 
 def _free_ports(host: str, count: int) -> list[int]:

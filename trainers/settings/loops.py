@@ -186,6 +186,12 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
         super().__post_init__()
         if self.workers != 1:
             raise SettingsError("the model in training plays itself: expected workers 1")
+        if self.play_kind != "local":
+            raise SettingsError(
+                "the model in training plays itself, and no server has its weights: expected play "
+                f"'local', got {self.play_command or self.play!r}. Servers play for eto, rft, "
+                "self-play, step-dpo, mixture and hpl"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

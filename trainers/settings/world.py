@@ -13,6 +13,7 @@ from eto_gym.prompt import Feedback
 from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.methods import SFTSettings
+from eto_gym.trainers.settings.playing import PlayerSettings
 
 _LEAST = {
     "max_steps": 0,
@@ -68,7 +69,7 @@ class BaseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldSettings:
+class WorldSettings(PlayerSettings):
     """What every loop needs: an environment, a model, and how episodes are played and scored."""
 
     env: str = option(
@@ -150,8 +151,8 @@ class WorldSettings:
     )
     workers: int = option(
         1,
-        "processes that play; each loads the model. Under `accelerate launch` each process that it "
-        "starts plays its part, with so many workers of its own on its device",
+        "processes that play; each loads the model, unless servers do. Under `accelerate launch` "
+        "each process that it starts plays its part, with so many workers of its own on its device",
     )
     seed: int = option(
         0,
@@ -164,6 +165,7 @@ class WorldSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
+        super().__post_init__()
         check_room(self.history, self.max_context or None)
         check_choice("feedback", self.feedback, get_args(Feedback))
         for name, least in _LEAST.items():
