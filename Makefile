@@ -5,8 +5,10 @@
 # make parity compare with the original engines (installs them: 450 MB)
 # make docs   build the documentation into build/site, and check its links
 # make deepspeed  train under DeepSpeed on two CPU processes (needs a C++ compiler; see below)
+# make test-oldest, make test-newest  test with the oldest and with the newest libraries that
+#             pyproject.toml allows, in environments of their own (1.5 GB each)
 # make interop  test with OpenEnv, verifiers and Inspect, in environments of their own (1 GB)
-# Everything else is installed into .venv; versions are pinned in constraints.txt.
+# Everything else is installed into .venv; versions are pinned in constraints*.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: smoke run test browser docs parity deepspeed interop lint typecheck bench install install-dev clean
+.PHONY: smoke run test test-oldest test-newest browser docs parity deepspeed interop lint typecheck bench install install-dev clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -100,6 +102,25 @@ interop: $(INTEROP)/.installed $(OPENENV)/.installed
 	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest -m interop tests/adapters $(ARGS)
 	OMP_NUM_THREADS=1 $(OPENENV)/bin/python -m pytest -m interop tests/adapters tests/env_server tests/export $(ARGS)
 
+# What touches the libraries whose versions differ: local models and training (transformers, TRL, peft,
+# accelerate, datasets), endpoints (openai), environments and vectors (gymnasium), and Stable-Baselines3.
+# The engines, the shop, the command line beyond its options, and what starts processes of its own do not.
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+VERSION_TESTS := tests/test_versions.py tests/test_contract.py tests/vector tests/agents/endpoint \
+	tests/agents/models tests/agents/sb3 tests/trainers/methods tests/trainers/model \
+	tests/trainers/sb3 tests/cli/test_options.py
+
+$(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml setup.cfg constraints-%.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints-$*.txt \
+		--editable ".[train,openai,sb3]" pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+test-oldest test-newest: test-%: .venv-%/.installed
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest --numprocesses 2 --dist loadfile \
+		-m "not browser and not shared" $(VERSION_TESTS) $(ARGS)
+
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -112,4 +133,4 @@ bench: install-dev
 	$(BIN)/python -m eto_gym.benchmarks.policy
 
 clean:
-	rm -rf $(VENV) $(DEEPSPEED) $(INTEROP) $(OPENENV) build dist *.egg-info
+	rm -rf $(VENV) $(DEEPSPEED) $(INTEROP) $(OPENENV) $(OLDEST) $(NEWEST) build dist *.egg-info

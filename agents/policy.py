@@ -82,6 +82,10 @@ class PolicyReply:
 class Policy(Protocol):
     """Whatever can act: a model, a script, a person.
 
+    A policy with a method `check_prompt(head, history)` is asked before a rollout begins whether it
+    can read conversations that begin with these messages, and so much of them; it raises an
+    `EtoGymError` where it cannot.
+
     Attributes:
         name: Recorded with every trajectory.
     """

@@ -24,8 +24,9 @@ TAKEN = {
 """Files outside this folder that are pages of the site -> where they stand in it."""
 
 FIRST = ["getting-started.md"]
+PROJECT = ["decisions.md", "versions.md"]
 HOW_TO = [
-    *["python.md", "viewer.md", "scores.md", "own-environment.md", "own-policy.md"],
+    *["python.md", "gymnasium.md", "viewer.md", "scores.md", "own-environment.md", "own-policy.md"],
     *["own-method.md", "models.md", "data.md", "serving.md", "serving-environments.md"],
     *["gpu.md", "cluster.md"],
     *["training-at-scale.md", "cli.md", "examples.md"],
@@ -38,7 +39,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     docs = Path(config.docs_dir)
     there = {path.name for path in docs.glob("*.md")}
     how_to = [name for name in HOW_TO if name in there]
-    how_to += sorted(there - {*how_to, *FIRST})
+    how_to += sorted(there - {*how_to, *FIRST, *PROJECT})
     methods = sorted(f"methods/{path.name}" for path in (docs / "methods").glob("*.md"))
     generated = {
         "environments": environments.pages(ROOT),
@@ -55,7 +56,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Commands": [{page.title: page.path} for page in generated["commands"]]},
         {"Reference": [{page.title: page.path} for page in generated["reference"]]},
         {"Figures": figures},
-        {"Project": ["contributing.md", "changelog.md"]},
+        {"Project": ["contributing.md", *PROJECT, "changelog.md"]},
     ]
     return config
 

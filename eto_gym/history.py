@@ -6,7 +6,8 @@ Three settings, the same for play and for training:
 - "last:K": what precedes the first observation, the first observation (which tells the task), and
   the last K exchanges of a reply and what came of it.
 - "state", or "state:K": the same with K exchanges (2 by default), and after the last observation a
-  block that the environment writes: where the agent is, what it holds, what was found where.
+  block that the environment writes: where the agent is, what it holds, what was found where. Where
+  the block tells all of the first observation, that is not read a second time.
 
 With "-thoughts" after any of them ("full-thoughts", "last:4-thoughts"), earlier replies are read
 without their reasoning blocks (see `eto_gym.reasoning`), as the templates of many reasoning models
@@ -29,9 +30,20 @@ FULL = "full"
 OMISSION = "\n\n(What happened between this and what follows is left out.)"
 """Ends the task's message where exchanges after it are left out."""
 
+STATE_VERSION = 2
+"""Version of the text of state blocks: recorded with settings, and raised when it changes."""
+
+WHOLE = "All so far:"
+"""Begins a state block that tells all of the first observation too, the task included."""
+
+TOLD_BELOW = "(The task and the earlier steps are told below.)"
+"""Stands for the first observation where exchanges are left out and such a block tells it."""
+
 _STATE_EXCHANGES = 2
 
 _NO_THOUGHTS = "-thoughts"
+
+_LEAST_TOKENS = 3  # of an exchange: a word and its end, and a word of what came of it
 
 
 class Exchange(NamedTuple):
@@ -63,6 +75,46 @@ def check_history(history: str) -> str:
     """
     _exchanges(history)
     return history
+
+
+def exchanges_of(history: str) -> int | None:
+    """Return how many exchanges a history setting leaves; None where it leaves all.
+
+    Raises:
+        EtoGymError: It is no setting.
+    """
+    return _exchanges(history)
+
+
+def check_room(
+    history: str, context: int | None, *, before: int = 0, exchange: int = _LEAST_TOKENS
+) -> str:
+    """Return a history setting if its exchanges, however short, leave room for a reply.
+
+    Args:
+        history: The setting.
+        context: Longest conversation in tokens; None where it is not known.
+        before: Tokens of what is read before the exchanges.
+        exchange: Tokens of the shortest exchange.
+
+    Raises:
+        EtoGymError: It is no setting, or so many exchanges cannot be read together.
+
+    Example:
+        >>> check_room("last:4", 4096)
+        'last:4'
+    """
+    count = _exchanges(history)
+    if count is None or context is None or before + count * exchange < context:
+        return history
+    most = (context - before - 1) // exchange
+    told = f"after the {before:,} of the prompt, " if before else ""
+    raise EtoGymError(
+        f"history {history!r} leaves no room for a reply: {told}{count:,} exchanges take "
+        f"{exchange} tokens each at the very least, and a conversation may have {context:,}. "
+        + (f"Take a K of {most:,} or, with words in them, far less" if most > 0 else "")
+        + ("" if most > 0 else "Give it a longer context (--max-context)")
+    )
 
 
 def _words(message: Message) -> Message:
@@ -116,7 +168,8 @@ def bounded(
         read = list(messages)
     else:
         task = messages[head]
-        shortened = Message(task.role, task.content + OMISSION, task.train)
+        words = TOLD_BELOW if state.startswith(WHOLE) else task.content + OMISSION
+        shortened = Message(task.role, words, task.train)
         read = [*messages[:head], shortened, *messages[-2 * exchanges :]]
     if history.endswith(_NO_THOUGHTS):
         read = [*read[:head], *map(_words, read[head:])]

@@ -68,14 +68,22 @@ def without_reason(observation: str) -> str:
     return observation.partition(_MARK)[0]
 
 
-def nearest(action: str, offered: Iterable[str], *, count: int = 3) -> list[str]:
+def nearest(
+    action: str, offered: Iterable[str], *, count: int = 3, likeness: float = 0.5
+) -> list[str]:
     """Return the names or actions most like what was asked for, best first.
+
+    Args:
+        action: What was asked for.
+        offered: What there is.
+        count: How many at most.
+        likeness: How alike they must be, from 0 to 1.
 
     Example:
         >>> nearest("mug", ["mug 1", "desk 1"])
         ['mug 1']
     """
-    return difflib.get_close_matches(action[:_SHOWN], list(offered), n=count, cutoff=0.5)
+    return difflib.get_close_matches(action[:_SHOWN], list(offered), n=count, cutoff=likeness)
 
 
 def shown(action: str) -> str:

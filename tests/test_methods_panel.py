@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from eto_gym.benchmarks.methods.budget import Budget, Lengths, within
 from eto_gym.benchmarks.methods.panel import PANEL, Outcome, settings_of, show
+from eto_gym.trainers.settings.base import SettingsError, deciding, known_before
+from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
 from eto_gym.trajectories import Step, Trajectory
 
 
@@ -17,8 +21,49 @@ def test_every_row_is_a_method_with_settings_of_its_own(name: str) -> None:
     settings = settings_of(PANEL[name], "ETO/ALFWorld-v0", "quickstart", values)
     assert (settings.train_tasks, settings.seed) == (700, 3)
     for path, value in PANEL[name].changes.items():
-        part, field = path.split(".")
-        assert getattr(getattr(settings, part), field) == value
+        place = settings
+        for part in path.split("."):
+            place = getattr(place, part)
+        assert place == value
+
+
+@pytest.mark.parametrize("name", PANEL)
+def test_a_budget_becomes_sizes_of_each_method(name: str) -> None:
+    """Twice the budget is about twice the tasks, rounds or steps, and the tokens exactly."""
+    method, lengths = PANEL[name], Lengths(episode=10.0, expert=8.0, tokens=50.0)
+    settings = settings_of(method, "ETO/ALFWorld-v0", "quickstart", {"train_tasks": 5000})
+    one, two = (
+        within(Budget(20_000 * n, 1_000_000 * n), method.loop, settings, lengths) for n in (1, 2)
+    )
+
+    def counts(found: Any) -> list[int]:
+        parts = [getattr(found, part, None) for part in ("dpo", "mixture", "group", "ppo")]
+        names = ("train_tokens", "max_steps", "rounds")
+        sizes = [getattr(part, n, 0) for part in parts if part is not None for n in names]
+        online = method.loop in ("grpo", "ppo")  # plays rounds, on as many tasks as ever
+        own = () if online else ("explore_tasks", "step_tasks", "later_tokens")
+        return [*sizes, *(getattr(found, n, 0) for n in own)]
+
+    for a, b in zip(counts(one), counts(two), strict=True):
+        assert b == pytest.approx(2 * a, rel=0.05, abs=1)
+    if method.loop in ("grpo", "ppo"):
+        part = getattr(one, "ppo" if method.loop == "ppo" else "group")
+        rounds = part.rounds if method.loop == "ppo" else part.max_steps
+        each = part.episodes if method.loop == "ppo" else part.batch_size
+        assert rounds * each * 10 <= 20_000 * 1.05
+    elif method.loop == "eto":
+        assert one.explore_tasks * one.explore_samples * 10 == pytest.approx(20_000, rel=0.05)
+        assert one.dpo.train_tokens == 1_000_000
+
+
+def test_tokens_are_turned_into_steps_whatever_the_epochs() -> None:
+    settings = SFTSettings(batch_size=8, train_tokens=10_000, epochs=7.0)
+    assert settings.for_data(rows=80, tokens=8_000).max_steps == 12  # 800 tokens a step
+    assert settings.for_data(rows=4, tokens=500).max_steps == 20  # fewer rows than a batch
+    assert SFTSettings().for_data(rows=80, tokens=8_000) == SFTSettings()
+    assert "train_tokens" not in {**deciding(SFTSettings()), **known_before(SFTSettings())}
+    with pytest.raises(SettingsError, match="train_tokens is for sft and dpo"):
+        GroupSettings(train_tokens=1)
 
 
 def _episode(task: str, success: bool) -> Trajectory:

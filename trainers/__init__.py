@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from eto_gym.trainers.settings.loops import MixtureLoopSettings as MixtureLoopSettings
     from eto_gym.trainers.settings.loops import PPOLoopSettings as PPOLoopSettings
     from eto_gym.trainers.settings.loops import RFTSettings as RFTSettings
+    from eto_gym.trainers.settings.loops import RLOOLoopSettings as RLOOLoopSettings
     from eto_gym.trainers.settings.loops import SelfPlaySettings as SelfPlaySettings
     from eto_gym.trainers.settings.loops import StepDPOSettings as StepDPOSettings
     from eto_gym.trainers.settings.methods import DPOSettings as DPOSettings
@@ -69,6 +70,7 @@ __all__ = [
     "RFTLoop",
     "RFTSettings",
     "RLOOLoop",
+    "RLOOLoopSettings",
     "RejectionSettings",
     "SFTSettings",
     "SelfPlayLoop",
@@ -116,6 +118,7 @@ __getattr__, __dir__ = lazy_exports(
             "MixtureLoopSettings",
             "PPOLoopSettings",
             "RFTSettings",
+            "RLOOLoopSettings",
             "SelfPlaySettings",
             "StepDPOSettings",
         ],

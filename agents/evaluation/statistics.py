@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from eto_gym.trajectories import Trajectory
+
+_NORMAL = NormalDist().inv_cdf(0.975)
+"""The 0.975 quantile of the normal distribution."""
+
+_MANY = 500
+"""Degrees of freedom from which on Student's quantile is an expansion around the normal one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +38,59 @@ def proportion(successes: float, n: float) -> Estimate:
     """Estimate a success rate from `n` independent trials, by Wilson's score interval."""
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    z = float(stats.norm.ppf(0.975))
+    z = _NORMAL
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
     # At 0 and 1 the bound is exact, but for rounding.
     return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
+
+
+@functools.lru_cache(maxsize=4096)
+def student_quantile(freedom: int) -> float:
+    """Return the 0.975 quantile of Student's t with so many degrees of freedom.
+
+    Beyond `_MANY` by Fisher's expansion, below by Newton's method on the distribution function,
+    which is a finite sum for whole degrees of freedom; right to 12 digits.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 to 26.7.5.
+    """
+    if freedom < 1:
+        raise ValueError(f"expected at least 1 degree of freedom, got {freedom}")
+    x, n = _NORMAL, float(freedom)
+    if freedom > _MANY:
+        first = (x**3 + x) / 4
+        second = (5 * x**5 + 16 * x**3 + 3 * x) / 96
+        third = (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384
+        fourth = (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160
+        return x + first / n + second / n**2 + third / n**3 + fourth / n**4
+    # Within +-tan(angle) * sqrt(n) lies 0.95. In the angle the distribution function is concave, so
+    # that Newton's steps from below (the normal quantile) go up to the root and never past it.
+    angle = math.atan(x / math.sqrt(n))
+    log_scale = math.lgamma((n + 1) / 2) - math.lgamma(n / 2) - math.log(math.pi) / 2
+    for _ in range(60):
+        density = 2 * math.exp(log_scale + (n - 1) * math.log(math.cos(angle)))
+        change = (0.95 - _within(angle, freedom)) / density
+        angle += change
+        if abs(change) < 1e-15:
+            break
+    return math.tan(angle) * math.sqrt(n)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """Return the chance that Student's t lies within +-tan(angle) * sqrt(freedom)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    if freedom % 2:
+        term, total = cosine, 0.0
+        for k in range(2, freedom, 2):
+            total += term
+            term *= cosine**2 * k / (k + 1)
+        return (2 / math.pi) * (angle + sine * total)
+    term = total = 1.0
+    for k in range(1, freedom - 2, 2):
+        term *= cosine**2 * k / (k + 1)
+        total += term
+    return sine * total
 
 
 def mean(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
@@ -59,7 +114,7 @@ def mean(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> E
         return Estimate(centre, float("-inf"), float("inf"))
     squares = sum(residual**2 for residual in residuals.values())
     error = np.sqrt(squares * count / (count - 1)) / n
-    half = float(stats.t.ppf(0.975, count - 1) * error)
+    half = float(student_quantile(count - 1) * error)
     return Estimate(centre, centre - half, centre + half)
 
 
@@ -76,7 +131,7 @@ def success_rate(successes: Sequence[bool], groups: Sequence[Hashable]) -> Estim
     effective = float(count)
     if 0 < wins < n and count > 1:
         half = mean(successes, groups).high - p
-        error = half / float(stats.t.ppf(0.975, count - 1))
+        error = half / student_quantile(count - 1)
         effective = min(n, p * (1 - p) / error**2) if error > 0 else float(n)
     return proportion(p * effective, effective)
 

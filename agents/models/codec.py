@@ -401,7 +401,8 @@ class ChatCodec:
     def _shown(self, message: Message) -> str:
         """Return what a template is given of a message: of a reply with channels, its words."""
         if self._channels and message.role == "assistant":
-            return _valid(split_reasoning(message.content).spoken)
+            # Marks that a model put where none belongs are no words; templates refuse them there.
+            return self._special.sub("", _valid(split_reasoning(message.content).spoken))
         return _valid(message.content)
 
     def _tokenize_raw(self, text: str, *, plain: bool = False) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from eto_gym.agents.models.kv import KVBatch, KVRow
+from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
 
 
 @dataclass(slots=True)
@@ -96,6 +96,7 @@ class Decoder:
         """
         self._model = model
         self.batch = KVBatch(model)
+        self._cache: dict[str, Any] = {cache_argument(model): self.batch}
         self._sampler = sampler
         self._stop_ids = stop_ids
         self._stopped = stopped
@@ -235,9 +236,9 @@ class Decoder:
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=self.batch,
             use_cache=True,
             logits_to_keep=1,
+            **self._cache,
         )
         logits: torch.Tensor = output.logits[:, -1]  # (B, 1, vocabulary) -> (B, vocabulary)
         return logits

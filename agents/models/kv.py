@@ -9,6 +9,7 @@ distances.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -171,6 +172,19 @@ class KVBatch(Cache):
             tensor[target, :, start : self.column] = tensor[source, :, start : self.column]
 
 
+def cache_argument(model: Any) -> str:
+    """Return the name of the argument in which a model takes its cache.
+
+    It is "cache" from transformers 5.24 on, which takes the name before, "past_key_values", until
+    5.40; a model with code of its own may keep that for longer. PEFT's wrapper hands on what it is
+    given.
+    """
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    # Of the class: an instance's own `forward` may be one that takes anything.
+    named = inspect.signature(type(inner).forward).parameters
+    return "cache" if "cache" in named else "past_key_values"
+
+
 def _keys_and_values(
     model: torch.nn.Module, output: Any
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -179,7 +193,8 @@ def _keys_and_values(
     Keys and values of any tokens can be kept, put elsewhere and dropped. The states of other layers
     (Mamba, linear attention, convolutions) stand for all that was read, and cannot.
     """
-    layers = getattr(getattr(output, "past_key_values", None), "layers", None)
+    cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
+    layers = getattr(cache, "layers", None)
     if not layers:
         kept = "no layers of keys and values"
     elif odd := {type(x).__name__ for x in layers} - {x.__name__ for x in _PLAIN}:

@@ -103,14 +103,21 @@ def read_template(template: str) -> str:
     """Return a chat template that is given by a file, or as it is.
 
     Raises:
-        DataError: It has no Jinja in it, and is no file that can be read as text.
+        DataError: It has no Jinja in it, and is no file that can be read as text, or one without.
     """
-    if "{{" in template or "{%" in template:
+    if _is_jinja(template):
         return template
     try:
-        return Path(template).expanduser().read_text(encoding="utf-8")
+        text = Path(template).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as err:
-        raise DataError(f"cannot read the chat template {template}: {err}") from err
+        raise DataError(f"cannot read the chat template {template[:200]!r}: {err}") from err
+    if not _is_jinja(text):
+        raise DataError(f"{template} holds no chat template: expected Jinja, and there is none")
+    return text
+
+
+def _is_jinja(text: str) -> bool:
+    return "{{" in text or "{%" in text
 
 
 def load_model(

@@ -12,10 +12,12 @@ from eto_gym.agents.models.codec import ChatCodec, Transcript
 from eto_gym.agents.models.decoding import Decoder, Job, Sampler
 from eto_gym.agents.models.kv import KVRow
 from eto_gym.agents.models.loading import load_model, load_tokenizer, read_template
+from eto_gym.agents.models.room import check_prompt
 from eto_gym.agents.models.sizes import check_positions, check_vocabulary, longest_of
 from eto_gym.agents.models.template import settle_template
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError, check_choice
+from eto_gym.prompt import Message
 from eto_gym.trajectories import ErrorKind
 
 if TYPE_CHECKING:
@@ -213,6 +215,10 @@ class LocalPolicy:
             replies.append(PolicyReply(text, usage, error=error, truncated=truncated, **told))
         self._evict()
         return replies
+
+    def check_prompt(self, head: Sequence[Message], history: str) -> None:
+        """Refuse conversations that begin so, where the template or the context has no room."""
+        check_prompt(self.codec, head, history, context=self.context)
 
     def release(self, key: str) -> None:
         """Forget an episode that has ended."""

@@ -17,6 +17,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from eto_gym.agents.policy import Conversation, Policy, PolicyReply, StreamingPolicy
+from eto_gym.agents.rollout.notices import Notices
 from eto_gym.agents.rollout.policy_caller import PolicyCaller
 from eto_gym.agents.rollout.slot import Episode, EpisodeEnv, Slot, plan_episodes
 from eto_gym.conversation import Dialogue, PromptStyle
@@ -138,10 +139,10 @@ class Rollout:
         self.retry = retry or RetryPolicy()
         self.step_timeout = step_timeout
         self.env_workers = env_workers if step_timeout is None else max(1, env_workers)
-        self._told_of_cuts = False
         self._make_env = make_env
         self._prompt_style: PromptStyle = prompt_style
         self._history = check_history(history)
+        self.notices = Notices(history)
         self._prompt = prompt
         self._record_admissible = record_admissible
         self._record_seconds = record_seconds
@@ -182,6 +183,8 @@ class Rollout:
             Dialogue(prompt, self._prompt_style, history=self._history, state_writer=writer)
             for _ in range(vector.num_envs)
         ]
+        if (check := getattr(self.policy, "check_prompt", None)) is not None:
+            check(dialogues[0].head, self._history)
         return [
             Slot(
                 i,
@@ -193,18 +196,6 @@ class Rollout:
             )
             for i, dialogue in enumerate(dialogues)
         ]
-
-    def tell_of_cuts(self, trajectory: Trajectory) -> None:
-        """Warn, once, where replies ended inside their reasoning, or else before any action."""
-        counts = [n for n in ("cut_in_reasoning", "cut_before_action") if trajectory.usage.get(n)]
-        if counts and not self._told_of_cuts:
-            self._told_of_cuts = True
-            logger.warning(
-                "%s#%d: a reply was cut before its action: a larger max_new_tokens gives it room "
-                "(usage counts these as %s; this is said once)",
-                *trajectory.key,
-                " and ".join(counts),
-            )
 
     def _new_vector(self, count: int) -> TextVectorEnv:
         options: dict[str, Any] = {}
@@ -343,7 +334,7 @@ class _Play:
 
     def _end(self, slot: Slot, trajectory: Trajectory) -> Trajectory | None:
         """Free the slot; return the trajectory unless the episode is to be played again."""
-        self._rollout.tell_of_cuts(trajectory)
+        self._rollout.notices.look_at(trajectory)
         del self._busy[slot]
         self._idle.append(slot)
         self._release(slot)

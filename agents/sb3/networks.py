@@ -1,4 +1,4 @@
-"""A pointer-like network that scores candidates, and the policies of PPO and DQN around it."""
+"""A pointer-like network that scores candidates, and policies of MaskablePPO and DQN around it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3 import DQN
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
@@ -98,11 +98,22 @@ class _Split(nn.Module):
         return features[:, self.latent_dim_pi :]
 
 
-class CandidateActorCriticPolicy(ActorCriticPolicy):
-    """PPO's policy: a categorical distribution over the candidates, without the masked places."""
+class MaskableCandidatePolicy(MaskableActorCriticPolicy):
+    """MaskablePPO's policy: a categorical distribution over the candidates.
+
+    A place without a candidate has a probability of exactly 0, also where no `action_masks` are
+    given: the observation holds the mask.
+
+    Example:
+        >>> from sb3_contrib import MaskablePPO
+        >>> import eto_gym, gymnasium as gym
+        >>> from eto_gym.agents.sb3 import CandidatesEnv
+        >>> env = CandidatesEnv(gym.make("ETO/ALFWorld-v0", admissible_actions=True))
+        >>> model = MaskablePPO(MaskableCandidatePolicy, env, n_steps=16, batch_size=16)
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take the arguments of SB3's policy; the extractor is `CandidateScorer`."""
+        """Take the arguments of MaskablePPO's policies; the extractor is `CandidateScorer`."""
         kwargs.setdefault("features_extractor_class", CandidateScorer)
         super().__init__(*args, **kwargs)
 
@@ -118,6 +129,15 @@ class CandidateActorCriticPolicy(ActorCriticPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CandidateActorCriticPolicy":
+        raise ImportError(
+            "CandidateActorCriticPolicy is gone: use MaskableCandidatePolicy, and MaskablePPO of "
+            "sb3-contrib in place of PPO"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class CandidateQNetwork(QNetwork):

@@ -32,7 +32,7 @@ class SB3Policy:
         """Create the policy; `load_sb3_policy` does so from a run folder.
 
         Args:
-            network: `CandidateActorCriticPolicy` or `CandidateDQNPolicy`.
+            network: `MaskableCandidatePolicy` or `CandidateDQNPolicy`.
             make_state: Makes the state of an episode; all must share their features.
             play: "greedy" takes the best candidate; "sampled" draws from PPO's distribution.
             name: Recorded with every trajectory.
@@ -99,8 +99,8 @@ def load_sb3_policy(
 
     Only `settings.json` and the weights inside `model.zip` are read, the latter by torch's
     `weights_only`. The pickled objects that Stable-Baselines3 puts into the same file are never
-    opened, so a folder from elsewhere can hold wrong weights but no code. (`PPO.load` of SB3 itself
-    does open them.)
+    opened, so a folder from elsewhere can hold wrong weights but no code. (`MaskablePPO.load`
+    itself does open them.)
 
     Args:
         folder: What `train` wrote.
@@ -111,7 +111,8 @@ def load_sb3_policy(
         DataError: The folder does not hold a trained model.
         EtoGymError: The embedder is missing, or "sampled" is asked of DQN.
     """
-    require("stable_baselines3", feature="a Stable-Baselines3 policy", extra="sb3")
+    for package in ("stable_baselines3", "sb3_contrib"):
+        require(package, feature="a Stable-Baselines3 policy", extra="sb3")
     check_choice("play", play, get_args(Play))
     path = Path(folder)
     try:
@@ -154,9 +155,9 @@ def _build_network(algo: str, state: Candidates, width: int) -> Any:
     import torch
     from gymnasium.spaces import Discrete
 
-    from eto_gym.agents.sb3.networks import CandidateActorCriticPolicy, CandidateDQNPolicy
+    from eto_gym.agents.sb3.networks import CandidateDQNPolicy, MaskableCandidatePolicy
 
-    kinds = {"ppo": CandidateActorCriticPolicy, "dqn": CandidateDQNPolicy}
+    kinds = {"ppo": MaskableCandidatePolicy, "dqn": CandidateDQNPolicy}
     check_choice("algo", algo, kinds)
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
         return kinds[algo](

@@ -15,9 +15,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from eto_gym.agents.models.adapters import (
     base_of,
@@ -28,6 +28,8 @@ from eto_gym.agents.models.adapters import (
 from eto_gym.agents.models.loading import embedding_rows, load_tokenizer
 from eto_gym.agents.models.model_names import resolve_model
 from eto_gym.agents.models.sizes import adapter_rows, check_vocabulary
+from eto_gym.agents.serving.templated import link_with_template, settled
+from eto_gym.command_lines import fill, split_server_command
 from eto_gym.errors import DataError, EtoGymError, require
 
 logger = logging.getLogger(__name__)
@@ -55,8 +57,8 @@ class ModelServers:
             policy = EndpointPolicy(servers.base_urls, servers.model)
 
     Attributes:
-        model: Name by which requests must call the model; for an adapter it is known once the
-            context is entered.
+        model: Name by which requests must call the model; for an adapter, and with a template of
+            its own, it is known once the context is entered.
         base_urls: Where the servers answer, for `EndpointPolicy`; known once the context is
             entered.
     """
@@ -73,6 +75,8 @@ class ModelServers:
         gpus: Sequence[str] | None = None,
         startup_timeout: float = 900.0,
         log_folder: str | Path | None = None,
+        chat_template: str = "",
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Choose what to start; nothing runs yet.
 
@@ -91,6 +95,10 @@ class ModelServers:
             startup_timeout: Seconds until all must answer; large models load for minutes.
             log_folder: Where the processes' output is kept, `server-0.log` and so on. None keeps
                 it in a temporary folder until the context is left.
+            chat_template: File of a chat template that replaces the model's own, or the template.
+                The servers then get a temporary folder of links to the model, with this template.
+            template_kwargs: Variables that are set in the template, as in training and in play; a
+                template that reads the clock has the date of the run.
 
         Raises:
             EtoGymError: An option has no meaning, or the command lacks a placeholder.
@@ -116,12 +124,16 @@ class ModelServers:
         if self._adapter is not None:
             require("peft", feature="LoRA adapters", extra="train")
             base_of(self._adapter)
-        linked = self._adapter is not None  # so the folder's own name does not matter
-        self._command = [
-            *(_transformers("" if linked else model) if command is None else _split(command))
-        ]
+        self._template: str | None = None
+        if chat_template or template_kwargs:
+            self._template = settled(model, chat_template, template_kwargs or {})
+        # Of a folder of links the model's own name does not matter.
+        linked = self._adapter is not None or self._template is not None
         if command is None:
+            self._command = _transformers("" if linked else model)
             _check(model)
+        else:
+            self._command = split_server_command(command)
         self._command += arguments
         self._host = host
         self._first_port = port
@@ -147,10 +159,13 @@ class ModelServers:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="eto-gym-serve-"))
             )
             folder.mkdir(parents=True, exist_ok=True)
-            if self._adapter is not None:
+            if self._adapter is not None or self._template is not None:
                 links = stack.enter_context(tempfile.TemporaryDirectory(prefix="eto-gym-adapter-"))
-                self.model = str(Path(links) / "model")
-                link_whole(self._adapter, self.model)
+                given, self.model = self.model, str(Path(links) / "model")
+                if self._template is not None:
+                    link_with_template(given, self.model, self._template)
+                else:
+                    link_whole(given, self.model)
             stack.callback(self._stop)
             ports = self._ports()
             for i, port in enumerate(ports):
@@ -181,7 +196,7 @@ class ModelServers:
 
     def _filled(self, port: int) -> list[str]:
         values = {"{model}": self.model, "{host}": self._host, "{port}": str(port)}
-        return [_fill(word, values) for word in self._command]
+        return fill(self._command, values)
 
     def _env(self, index: int) -> dict[str, str]:
         env = dict(os.environ)
@@ -332,26 +347,6 @@ def _check(model: str) -> None:
             )
         base_with_weights(model)  # tells what is missing, where its tokenizer would not
     check_vocabulary(load_tokenizer(model), embedding_rows(model), model)
-
-
-def _split(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as err:
-        raise EtoGymError(f"cannot read the command {command!r}: {err}") from err
-    missing = [p for p in ("{model}", "{host}", "{port}") if not any(p in word for word in words)]
-    if missing:
-        raise EtoGymError(
-            f"expected {' and '.join(missing)} in the command {command!r}, as in "
-            "'vllm serve {model} --host {host} --port {port}'"
-        )
-    return words
-
-
-def _fill(word: str, values: dict[str, str]) -> str:
-    for name, value in values.items():
-        word = word.replace(name, value)
-    return word
 
 
 def _free_ports(host: str, count: int) -> list[int]:

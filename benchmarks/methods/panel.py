@@ -3,12 +3,20 @@
     python -m eto_gym.benchmarks.methods --env alfworld --preset quickstart --seeds 0 1 2
     python -m eto_gym.benchmarks.methods --env webshop --methods eto kto grpo --set iterations=2
 
+    python -m eto_gym.benchmarks.methods --env alfworld --env-steps 40000 --tokens 1500000
+    python -m eto_gym.benchmarks.methods --env scienceworld --size tiny --seeds 0
+
 All methods of a seed share a run folder: the start model, the demonstrations, SFT and what they
 explore alike are made once. What is finished is not done again, so a run that was killed goes on.
 Every method trains on the same demonstrated tasks and is evaluated on the same held-out ones. What
 each spent beyond SFT stands beside it: steps in the environment, and tokens trained on (those of
-every pass). `--set` gives all methods one value of a setting, and so equal budgets, where they have
-it. A row compares a method with SFT, task by task, over all seeds.
+every pass). A row compares a method with SFT, task by task, over all seeds.
+
+`--env-steps` and `--tokens` give every method the same budget beyond SFT: the number of tasks,
+rounds or optimizer steps that it makes of these is told by the lengths of SFT's episodes and of the
+demonstrations (`budget.py`). What was really spent is in the table. `--set` gives all methods one
+value of a setting, where they have it. `--size tiny` makes everything small, to see that it runs:
+it shows nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +32,7 @@ from typing import Any, NamedTuple
 from eto_gym.agents.evaluation.measures import measure
 from eto_gym.agents.evaluation.report import table, words
 from eto_gym.agents.evaluation.statistics import compare
+from eto_gym.benchmarks.methods.budget import Budget, lengths_of, within
 from eto_gym.cli.train import LOOPS
 from eto_gym.errors import check_choice
 from eto_gym.files import write_json, write_text
@@ -48,23 +57,46 @@ class Method(NamedTuple):
 
 
 PANEL = {
+    "sft": Method("eto", {"iterations": 0}),
     "rft": Method("rft", {}),
     "eto": Method("eto", {}),
     "eto-dpop": Method("eto", {"dpo.loss": "dpop"}),
     "dmpo": Method("eto", {"dpo.loss": "dmpo"}),
-    "kto": Method("eto", {"dpo.loss": "kto"}),
+    "kto": Method("eto", {"dpo.loss": "kto", "pairing.contrast": "unpaired"}),
+    "kto-pairs": Method("eto", {"dpo.loss": "kto"}),
+    "eto-first-error": Method("eto", {"pairing.cut": "first-error"}),
+    "eto-final-error": Method("eto", {"pairing.cut": "final-error"}),
     "simpo": Method("eto", {"dpo.loss": "simpo", "dpo.beta": 2.0}),
     "orpo": Method("eto", {"dpo.loss": "orpo"}),
     "step-dpo": Method("step-dpo", {}),
     "step-dpo-exact": Method("step-dpo", {"steps.reward": "exact"}),
     "mixture": Method("mixture", {}),
+    "hpl": Method("hpl", {}),
+    "hpl-exact": Method("hpl", {"steps.reward": "exact", "groups.reward": "exact"}),
     "grpo": Method("grpo", {}),
     "gigpo": Method("grpo", {"group.advantage": "gigpo"}),
     "cost-to-go": Method("grpo", {"group.advantage": "cost-to-go", "group.advantage_weight": 0.1}),
     "milestones": Method("grpo", {"group.advantage": "milestones"}),
     "ppo": Method("ppo", {}),
 }
-"""Name in the table -> what is run. SFT and the control, of ETO, are there of themselves."""
+"""Name in the table -> what is run. "sft" makes SFT and the control, which is more SFT."""
+
+MAIN = ["sft", "rft", "eto", "step-dpo", "hpl", "kto", "dmpo", "grpo", "gigpo", "cost-to-go", "ppo"]
+"""What is run where no methods are named."""
+
+TINY: dict[str, Any] = {
+    "train_tasks": 12, "explore_tasks": 6, "explore_samples": 2, "step_tasks": 2, "eval_tasks": 8,
+    "dev_tasks": 0, "max_steps": 8, "max_new_tokens": 24, "slots": 16,
+    "base.tasks": 12, "base.steps": 4, "base.vocab_size": 400, "base.hidden_size": 32,
+    "base.layers": 1, "base.heads": 2, "base.kv_heads": 1, "base.mlp_size": 64,
+    "base.context": 8192, "base.train.max_length": 8192, "sft.max_length": 8192, "sft.epochs": 1.0,
+    "dpo.max_length": 8192, "dpo.epochs": 1.0, "mixture.max_length": 8192, "mixture.epochs": 1.0,
+    "group.max_length": 8192, "ppo.max_length": 8192, "max_context": 8192,
+    "pairing.contrast": "expert", "steps.rollouts": 2, "groups.rollouts": 2, "ppo.rounds": 1,
+    "ppo.episodes": 8, "group.max_steps": 1, "group.batch_size": 8, "group.micro_batch_size": 8,
+    "group.generations": 4, "workers": 1,
+}  # fmt: skip
+"""Settings with which every method ends in a minute or two, having learnt nothing."""
 
 
 class Outcome(NamedTuple):
@@ -84,20 +116,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--env", default="ETO/ALFWorld-v0")
     parser.add_argument("--model", default="", help="model to start from; empty: the preset's")
     parser.add_argument("--preset", choices=PRESETS, default="quickstart")
-    parser.add_argument("--methods", nargs="+", choices=PANEL, default=list(PANEL), metavar="NAME")
+    parser.add_argument(
+        "--methods", nargs="+", choices=PANEL, default=MAIN, metavar="NAME", help=", ".join(PANEL)
+    )
+    parser.add_argument(
+        "--size", choices=("preset", "tiny"), default="preset", help="sizes of everything"
+    )
+    parser.add_argument("--env-steps", type=int, default=0, help="of each method; 0: the preset's")
+    parser.add_argument("--tokens", type=int, default=0, help="trained on; 0: the preset's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="values")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     args = parser.parse_args(argv)
     env = resolve_env_id(args.env)
-    values = _values(args.values)
+    values = {**(TINY if args.size == "tiny" else {}), **_values(args.values)}
+    budget = Budget(args.env_steps, args.tokens)
     if args.model:
         values["model"] = args.model
     found: dict[str, dict[int, Outcome]] = {}
     for seed in args.seeds:
-        for name in args.methods:
+        # SFT first, since the others' budgets are told by the lengths of its episodes.
+        for name in ["sft", *(name for name in args.methods if name != "sft")]:
             method = PANEL[check_choice("method", name, PANEL)]
-            run_one(method, name, env, args.preset, values, seed, args.out / f"s{seed}", found)
+            settings = settings_of(method, env, args.preset, {**values, "seed": seed})
+            run_one(method, name, settings, budget, args.out / f"s{seed}", found)
             show(found, args.out)
     print((args.out / "methods.md").read_text("utf-8"))
 
@@ -105,21 +147,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_one(
     method: Method,
     name: str,
-    env: str,
-    preset: str,
-    values: Mapping[str, Any],
-    seed: int,
+    settings: Any,
+    budget: Budget,
     out: Path,
     found: dict[str, dict[int, Outcome]],
 ) -> None:
     """Run a method with a seed, and add what it made, SFT and the control, to `found`."""
-    settings = settings_of(method, env, preset, {**values, "seed": seed})
+    seed = settings.seed
+    if name == "sft":
+        settings = dataclasses.replace(settings, control=True, control_tokens=budget.tokens)
+    elif budget.env_steps or budget.tokens:
+        settings = within(budget, method.loop, settings, lengths_of(out))
     entry = LOOPS[method.loop]
     loop: Loop[Any] = getattr(importlib.import_module(entry.module), entry.loop)(settings, out)
     report = loop.run()
     own = [row for row in loop.play.evaluated if row.label not in ("SFT", CONTROL)][1:]
     spent = _spent(loop)
-    if own:
+    if own and name != "sft":
         episodes = _load(own[-1].evaluation.path)
         found.setdefault(name, {})[seed] = Outcome(episodes, *spent, report["ended"] or "")
     for row in loop.play.evaluated:
@@ -143,8 +187,8 @@ def settings_of(method: Method, env: str, preset: str, values: Mapping[str, Any]
         preset_values(preset, env, kind, method=method.loop), nested({**changes, **method.changes})
     )
     settings = build(kind, {**merged, "env": env, "preset": preset})
-    if method.loop != "eto" and hasattr(settings, "control"):
-        settings = dataclasses.replace(settings, control=False)  # ETO's is every method's
+    if hasattr(settings, "control"):
+        settings = dataclasses.replace(settings, control=False)  # SFT's row has it
     return settings
 
 
@@ -218,6 +262,9 @@ def _spent(loop: Loop[Any]) -> tuple[int, int]:
             if path.stem in ("trajectories", "branches", "values"):
                 steps += sum(len(t.steps) for t in TrajectoryStore(path).load())
         steps += _played(stage.result, loop.settings)
+        if not any(stage.path.glob("*.jsonl")) and "alternatives" in (stage.result or {}):
+            # Exact steps: the experts' are repeated, and each alternative is tried.
+            steps += int(stage.result["steps"]) + int(stage.result["alternatives"])
     return steps, tokens
 
 

@@ -5,8 +5,11 @@
 
     taskset = EtoGymTaskset(EtoGymConfig(env="webshop", split="test", limit=100))
 
-The module is a plugin: its name, `eto_gym.adapters.verifiers`, is the id of the taskset and of the
-environment. The environment plays the user: it steps the engine in this process, every reply of the
+The plugin's id is `eto-gym-verifiers`:
+
+    vf-eval eto-gym-verifiers --env.taskset.env webshop -m MODEL --client.base-url URL
+
+The environment plays the user: it steps the engine in this process, every reply of the
 model is one step, and the observation is the next turn. It needs no container.
 
 Source: https://github.com/PrimeIntellect-ai/verifiers, as of its package `verifiers` 0.4.
@@ -98,9 +101,9 @@ class EtoGymTaskset(vf.Taskset[EtoGymTask, EtoGymConfig]):  # type: ignore[misc]
 
 
 class EtoGymEnvConfig(vf.EnvConfig):  # type: ignore[misc]
-    """The environment's agents: one, the player."""
+    """The environment's agents: one, the player, by default a plain chat on this machine."""
 
-    player: vf.AgentConfig = vf.AgentConfig()
+    player: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"}, runtime=vf.SubprocessConfig())
 
 
 class EtoGymEnv(vf.Env[EtoGymEnvConfig]):  # type: ignore[misc]

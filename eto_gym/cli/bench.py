@@ -150,6 +150,7 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
     from eto_gym.agents.rollout.spec import RolloutSpec
     from eto_gym.cli.throughput import in_own_process, measure_policy
 
+    check_history(args.history)
     make_policy, policy = read_policy(args)
     kwargs = env_arguments(args, env_id)
     if args.policy in SCRIPTED:
@@ -168,7 +169,7 @@ def _policies(args: argparse.Namespace, env_id: str) -> list[Throughput]:
         env_kwargs=kwargs,
         prompt_style=args.prompt_style,
         env_workers=args.env_workers,
-        history=check_history(args.history),
+        history=args.history,
     )
     rows = [
         measured(replace(spec, slots=num, workers=workers), episodes, "engine")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from eto_gym.errors import EtoGymError, require
+from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 
 
@@ -29,7 +29,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare; scores that are not comparable are refused unless they are to be marked."""
-    require("scipy", feature="eto-gym compare", extra="openai")
     from eto_gym.agents.evaluation.comparison import (
         compare_rows,
         difference_text,

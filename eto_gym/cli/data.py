@@ -1,4 +1,4 @@
-"""`eto-gym data`: download, build or check the data of a benchmark, or a model."""
+"""`eto-gym data`: download, build or check the data of a benchmark, or a model; find files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib
 
 from eto_gym.envs.webshop import check_command
+from eto_gym.trainers.settings import accelerate
 
 DATA_COMMANDS = {
     "download": {
@@ -42,6 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check_parser = actions.add_parser("check", help=summary, description=summary)
     check_command.configure(check_parser)
     check_parser.set_defaults(run_data_command=check_command.run)
+    summary = "name the configurations for accelerate launch, or print the path of one"
+    accelerate_parser = actions.add_parser("accelerate", help=summary, description=summary)
+    accelerate.configure(accelerate_parser)
+    accelerate_parser.set_defaults(run_data_command=accelerate.run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from eto_gym.cli.playing import (
     settings_file,
     slug_of,
 )
-from eto_gym.errors import EtoGymError, require
+from eto_gym.errors import EtoGymError
 from eto_gym.files import read_object, write_json
 from eto_gym.registration import resolve_env_id
 from eto_gym.trajectories import Trajectory, TrajectoryStore
@@ -73,7 +73,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
-    require("scipy", feature="eto-gym eval", extra="openai")
     n = _samples(args)
     if args.panel is not None:
         return _panel(args, n)

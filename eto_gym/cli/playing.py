@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from eto_gym.cli.arguments import (
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
-from eto_gym.history import FULL, check_history
+from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
@@ -178,6 +179,7 @@ def plan(
         raise EtoGymError(f"expected --samples >= 1, got {samples}")
     if args.step_timeout is not None and args.step_timeout <= 0:
         raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
+    check_room(args.history, args.max_context)
     make_policy, policy = read_policy(args)
     env_id = panel.env if panel else resolve_env_id(args.env)
     env_kwargs = env_arguments(args, env_id)
@@ -204,7 +206,7 @@ def plan(
         retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
-        history=check_history(args.history),
+        history=args.history,
         record_admissible=args.record_admissible,
         record_seconds=True,
         policy_name=args.policy if args.policy in SCRIPTED else None,
@@ -230,6 +232,7 @@ def plan(
             "env_kwargs": env_kwargs,
             "prompt_style": args.prompt_style,
             **({"history": args.history} if args.history != FULL else {}),
+            **({"state_text": STATE_VERSION} if args.history.startswith("state") else {}),
             **({"panel": panel.panel} if panel else {}),
             "seed": args.seed,
             **policy,
@@ -424,11 +427,27 @@ def _check_settings(plan: Plan) -> None:
         names = sorted({*before, *now})
         changed = [name for name in names if before.get(name) != now.get(name)]
         if changed and plan.out.stat().st_size:  # else nothing was played with them
-            told = ", ".join(f"{n} {before.get(n)!r} there, {now.get(n)!r} here" for n in changed)
-            raise EtoGymError(f"{plan.out} belongs to another run ({told}): choose another --out")
+            if any(not played.failed_to_run for played in TrajectoryStore(plan.out).load()):
+                told = ", ".join(
+                    f"{n} {before.get(n)!r} there, {now.get(n)!r} here" for n in changed
+                )
+                raise EtoGymError(
+                    f"{plan.out} belongs to another run ({told}): choose another --out"
+                )
+            _set_aside(plan.out)
     elif plan.out.stat().st_size:
         raise EtoGymError(
             f"{plan.out} holds trajectories but {path.name}, which says how they were made, is "
             "missing: choose another --out"
         )
     write_json(path, now)
+
+
+def _set_aside(out: Path) -> None:
+    """Move episodes that all failed to a file beside: a start that failed blocks no other."""
+    aside = out.with_name(f"{out.stem}.failed.jsonl")
+    with aside.open("ab") as file:
+        file.write(out.read_bytes())
+    os.truncate(out, 0)
+    told = f"every episode of an earlier run in {out} failed: they are in {aside} now"
+    print(f"eto-gym: {told}", file=sys.stderr)

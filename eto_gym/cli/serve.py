@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from eto_gym.agents.serving.servers import ModelServers
+from eto_gym.cli.arguments import parse_pairs
 from eto_gym.cli.parsing import Parser
 
 _DESCRIPTION = """\
@@ -58,6 +59,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-folder", metavar="FOLDER", help="keep the servers' output here (default: nowhere)"
     )
+    parser.add_argument(
+        "--chat-template",
+        default="",
+        metavar="FILE",
+        help="chat template (Jinja) in place of the model's own, as chat_template=FILE "
+        "for --policy-arg of `eval`",
+    )
+    parser.add_argument(
+        "--template-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="variable of the chat template, such as enable_thinking=false; repeatable",
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -87,6 +102,8 @@ def run(args: argparse.Namespace, *, arguments: Sequence[str] = ()) -> int:
         gpus=args.gpus,
         startup_timeout=args.startup_timeout,
         log_folder=args.log_folder,
+        chat_template=args.chat_template,
+        template_kwargs=parse_pairs(args.template_arg),
     )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)

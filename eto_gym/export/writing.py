@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +87,8 @@ def _export_pairs(pairs: Sequence[PreferencePair], form: str, out: Path) -> Expo
     if form in ("inspect", "atif"):
         raise EtoGymError(f"--to {form} takes trajectories, and these are pairs")
     if form == "hf":
-        write_pairs(pairs, out)
+        with _whole(out) as part:
+            write_pairs(pairs, part)
         return Exported(out, {"pairs": len(pairs)})
     left: Counter[str] = Counter()
     rows = preference_rows(pairs, left)
@@ -103,7 +107,8 @@ def _export_trajectories(
         "atif": write_atif,
     }
     if form in whole:
-        whole[form](episodes, out)
+        with _whole(out) as part:
+            whole[form](episodes, part)
         return Exported(out, {"trajectories": len(episodes)})
     left: Counter[str] = Counter()
     chosen = []
@@ -118,6 +123,18 @@ def _export_trajectories(
         rows = [sharegpt_turns(episode.messages, episode.task_id) for episode in chosen]
         return _rows(out, rows, "conversations", left)
     return _rows(out, reply_rows(chosen), "prompts with the reply to each", left)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Yield a name beside a folder's; what is made there becomes the folder, or is removed."""
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        yield part
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _rows(out: Path, rows: list[dict[str, object]], what: str, left: Counter[str]) -> Exported:

@@ -12,6 +12,7 @@ from eto_gym.conversation import parse_reply
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
 from eto_gym.trajectories.lines import check_seal
+from eto_gym.trajectories.other_forms import from_adp, from_alpaca, is_adp, is_alpaca
 from eto_gym.trajectories.record import ErrorKind, Outcome, Step, Trajectory
 from eto_gym.trajectories.turns import Notes, Turn, read_turns, to_messages, without_nulls
 
@@ -47,7 +48,8 @@ def read_demonstration(
 ) -> Trajectory:
     """Read a conversation of another tool as a trajectory.
 
-    It has turns (`messages`, `conversations` or `conversation`), perhaps a `system` text before
+    It has turns (`messages`, `conversations` or `conversation`; or the steps of the Agent Data
+    Protocol, or alpaca's `instruction` and `output`), perhaps a `system` text before
     them, an identity (`task_id`, `item_id` or `id`), and what an episode has: `reward`, `success`,
     `task_type`, `policy`, `sample`, `seed`, `outcome`, `error`. A record without reward and success
     is a demonstration: it is taken for a success with the given `reward`. With a reward alone it is
@@ -66,6 +68,11 @@ def read_demonstration(
     if not isinstance(record, dict):
         raise DataError(f"expected 'conversations' or 'messages', got {record!r:.200}")
     fields = without_nulls(record)
+    if not any(key in fields for key in CONVERSATION_KEYS):
+        if is_adp(fields):
+            fields = from_adp(fields, notes)
+        elif is_alpaca(fields):
+            fields = from_alpaca(fields)
     turns = _with_system(read_turns(_turns(fields), notes), fields)
     messages = to_messages(turns)
     for key in fields.keys() - _KNOWN:

@@ -10,6 +10,7 @@ from eto_gym.errors import DataError, EtoGymError
 from eto_gym.history import FULL, check_history
 from eto_gym.prompt import Message
 from eto_gym.trajectories.demonstrations import CONVERSATION_KEYS, identity, number
+from eto_gym.trajectories.other_forms import from_alpaca, is_alpaca
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.trajectories.turns import Notes, Turn, read_turns, to_messages, without_nulls
 
@@ -24,7 +25,8 @@ def read_pair(record: Any, *, notes: Notes | None = None) -> PreferencePair:
     """Read a pair.
 
     `chosen` and `rejected` are lists of turns, one turn, or a text. `prompt` (or the turns of
-    `conversations`, as LLaMA-Factory has it) is a list of turns or a text, or missing: then it is
+    `conversations`, as LLaMA-Factory has it, or `messages`, as axolotl; `question`; or alpaca's
+    `instruction`, `input` and `history`) is a list of turns or a text, or missing: then it is
     what both sides begin with, as in TRL. Sides that repeat the prompt are read without it.
     `score_chosen` and `score_rejected` become rewards; they may not contradict the choice.
 
@@ -41,7 +43,7 @@ def read_pair(record: Any, *, notes: Notes | None = None) -> PreferencePair:
     notes = Notes() if notes is None else notes
     if not isinstance(record, dict):
         raise DataError(f"expected an object, got {type(record).__name__}")
-    fields = without_nulls(record)
+    fields = _asked(without_nulls(record))
     name = f"record {record.get('id')!r:.80}"
     alone = "completion" in fields and not any(key in fields for key in SIDES)
     if alone:
@@ -91,6 +93,20 @@ def is_pair(record: Any) -> bool:
         return False
     alone = all(record.get(key) is not None for key in _ALONE)
     return alone or any(record.get(key) is not None for key in SIDES)
+
+
+def _asked(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a record whose prompt stands under the name that others have for it as `prompt`."""
+    if any(key in fields for key in ("prompt", *CONVERSATION_KEYS)):
+        return fields
+    if is_alpaca(fields):
+        return from_alpaca(fields, pair=True)
+    if "question" in fields:
+        return {
+            **{k: v for k, v in fields.items() if k != "question"},
+            "prompt": fields["question"],
+        }
+    return fields
 
 
 def _side(fields: dict[str, Any], key: str, notes: Notes) -> tuple[Turn, ...]:

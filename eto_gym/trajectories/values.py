@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from eto_gym.errors import DataError
+from eto_gym.trajectories.other_forms import is_adp
 from eto_gym.trajectories.text_files import damaged_byte, read_text, split_lines
 
 RECORD_KEYS = frozenset(
-    {"messages", "conversations", "conversation", "prompt", "chosen", "rejected", "steps"}
+    {
+        *("messages", "conversations", "conversation", "instruction"),
+        *("prompt", "chosen", "rejected", "steps"),
+    }
 )
 """Keys of which a record has at least one, and an object around records none."""
 
@@ -172,7 +176,7 @@ def _sequence(path: Path, text: str, start: int) -> Values:
 def _unwrapped(path: Path, value: Any) -> Values:
     """Take an object for a record, or for what stands around a list of records."""
     filled = {key: item for key, item in value.items() if item is not None}
-    if RECORD_KEYS & filled.keys():
+    if RECORD_KEYS & filled.keys() or is_adp(filled):
         return Values(path, "record", [Value(1, value)])
     lists = {key: item for key, item in filled.items() if isinstance(item, list)}
     if not lists and filled and _named_lines(path):

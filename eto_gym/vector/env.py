@@ -12,9 +12,11 @@ import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+from gymnasium.wrappers.utils import create_zero_array
 
 from eto_gym.errors import EngineError, check_choice
+from eto_gym.spaces import UnicodeText
 from eto_gym.vector.group import EnvMaker, Operation
 from eto_gym.vector.infos import batch_infos
 from eto_gym.vector.local import LocalBackend
@@ -39,6 +41,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
     seeds, options and actions each plays exactly as a single environment does. Observations and
     actions are tuples of strings, infos are those of Gymnasium's vector environments, and all three
     autoreset modes are as in `SyncVectorEnv`.
+
+    Wrappers may make something else of an observation than a text (`FrameStackObservation`);
+    `reset` and `step` then batch it as Gymnasium does for its space.
 
     Slots of one process share catalogs and games. ScienceWorld's slots share its lanes, and run on
     all of them at once.
@@ -171,7 +176,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
                     f"environment {result.slot} could not be reset: {result.info['error_detail']}"
                 )
         infos = batch_infos(((r.slot, r.info) for r in results), self.num_envs)
-        return tuple(self._slots.observations), infos
+        return self._batched(self._slots.observations), infos
 
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Flags, Flags, dict[str, Any]]:
         """Take one action in every slot.
@@ -191,7 +196,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         _, observations, rewards, terminated, truncated, _, _, _ = zip(*results, strict=True)
         infos = batch_infos(map(_full_info, results), self.num_envs)
         return (
-            observations,
+            self._batched(observations),
             np.array(rewards, dtype=np.float64),
             np.array(terminated, dtype=np.bool_),
             np.array(truncated, dtype=np.bool_),
@@ -355,6 +360,22 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         self._control("set_state", states, chosen)
         for slot, state in zip(chosen, states, strict=True):
             self._slots.restore(slot, state)
+
+    def _batched(self, observations: Sequence[Any]) -> Any:
+        """Return observations as Gymnasium batches them: texts as a tuple, one per slot.
+
+        Where wrappers make something else of text, an episode that was lost has that space's zero.
+        """
+        space = self.single_observation_space
+        if isinstance(space, UnicodeText | gym.spaces.Text):
+            return tuple(observations)
+        lost = [isinstance(one, str) for one in observations]
+        whole = [
+            create_zero_array(space) if gone else one
+            for gone, one in zip(lost, observations, strict=True)
+        ]
+        empty: Any = create_empty_array(space, self.num_envs)
+        return concatenate(space, whole, empty)
 
     def _check_open(self) -> None:
         if self.closed:

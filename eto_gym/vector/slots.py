@@ -88,6 +88,8 @@ class Slots:
     def send_steps(self, slots: Sequence[int], actions: Sequence[str]) -> None:
         """Take an action in some slots; see `TextVectorEnv.send_steps`."""
         self.check(slots)
+        if isinstance(actions, str):  # its letters are no actions
+            raise TypeError(f"expected a sequence of actions, one per slot, got {actions!r}")
         if len(actions) != len(slots):
             raise ValueError(f"expected {len(slots)} actions, got {len(actions)}")
         for slot, action in zip(slots, actions, strict=True):

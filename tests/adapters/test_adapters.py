@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,3 +81,47 @@ def test_verifiers_loads_and_its_environment_plays() -> None:
     assert recorded == {"reward": 1.0, "success": 1.0, "steps": 2.0}
     assert heard[0] is None
     assert "at door 1" in str(heard[1])
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_verifiers_own_command_and_harness_play(tmp_path: Path) -> None:
+    """`vf-eval` with its chat program in its local runtime, and a model behind a local endpoint.
+
+    The program's packages come with verifiers, so that what stands for `uv` here only names Python.
+    """
+    pytest.importorskip("verifiers.v1")
+    (tmp_path / "bin").mkdir()
+    uv = tmp_path / "bin" / "uv"
+    uv.write_text(f'#!/bin/sh\n[ "$1" = python ] && echo "{sys.executable}"\nexit 0\n')
+    uv.chmod(0o755)
+
+    def answer(body: dict[str, Any]) -> str:
+        there = "at door 1" in body["messages"][-1]["content"]  # right for the second task alone
+        return "Thought: here\nAction: open" if there else "Thought: on\nAction: go"
+
+    with FakeEndpoint() as fake:
+        fake.answer = answer
+        main = "from verifiers.v1.cli.eval.main import main; main()"
+        taskset = ["--env.taskset.env", CORRIDOR, "--env.taskset.split", "test"]
+        client = ["-m", "m", "--client.base-url", fake.url, "-n", "2"]
+        out = ["--no-rich", "--no-push", "-o", str(tmp_path / "out")]
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-c", main, "eto-gym-verifiers", *taskset, *client, *out]
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (traces,) = (tmp_path / "out").rglob("traces.jsonl")
+    played = [json.loads(line) for line in traces.read_text().splitlines()]
+    assert sorted(t["rewards"]["reward"]["score"] for p in played for t in p["traces"]) == [-0.5, 1]
+    metrics = [t["metrics"] for p in played for t in p["traces"]]
+    assert sorted(each["success"] for each in metrics) == [0.0, 1.0]
+    assert [each["steps"] for each in metrics] == [2.0, 2.0]
+    assert len(fake.requests) == 4
+    assert fake.requests[-1]["messages"][-1]["role"] == "user"

@@ -15,7 +15,7 @@ import pytest
 from eto_gym.cli.main import COMMANDS, main
 from tests.toy import CORRIDOR
 
-for package in ("torch", "transformers", "peft", "jsonargparse", "trl", "scipy"):
+for package in ("torch", "transformers", "peft", "jsonargparse", "trl"):
     pytest.importorskip(package)
 
 JUNK = {

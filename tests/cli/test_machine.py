@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from eto_gym.cli.main import main
+from eto_gym.trajectories import Trajectory, TrajectoryStore
 from tests.toy import CORRIDOR
 
 
@@ -52,7 +54,6 @@ def test_scores_of_damaged_files_are_refused_or_leave_out_what_is_damaged(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pytest.importorskip("scipy")
     out = tmp_path / "run.jsonl"
     assert main(f"rollout {CORRIDOR} --policy random --limit 2 --out {out}".split()) == 0
     words = command.format(out=out).split()
@@ -68,3 +69,37 @@ def test_scores_of_damaged_files_are_refused_or_leave_out_what_is_damaged(
         err = capsys.readouterr().err
         assert err.count("\n") == 1
         assert "run.settings.json" in err
+
+
+def test_a_start_that_failed_does_not_block_the_corrected_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run.jsonl"
+    failed = Trajectory(
+        "door-1/1", "", (), (), "error", 0.0, False, error="policy", policy="endpoint"
+    )
+    TrajectoryStore(out).add(failed)
+    before = {"env": CORRIDOR, "policy": "endpoint:http://127.0.0.1:1/v1"}
+    (tmp_path / "run.settings.json").write_text(json.dumps(before))
+    command = f"rollout {CORRIDOR} --policy expert --limit 2 --out {out}"
+    assert main(command.split()) == 0
+    assert "run.failed.jsonl" in capsys.readouterr().err
+    assert [t.success for t in TrajectoryStore(out).load()] == [True, True]
+    assert TrajectoryStore(tmp_path / "run.failed.jsonl").load() == [failed]
+    assert main(command.replace("expert", "random").split()) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+
+
+def test_the_configurations_for_accelerate_are_named_and_found(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    assert main(["data", "accelerate"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["cpu", "ddp", "fsdp", "zero2", "zero3"]
+    for name in names:
+        assert main(["data", "accelerate", name]) == 0
+        path = Path(capsys.readouterr().out.strip())
+        assert yaml.safe_load(path.read_text())["num_processes"] == 2
+    assert main(["data", "accelerate", "dpp"]) == 2
+    assert "ddp" in capsys.readouterr().err

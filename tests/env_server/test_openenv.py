@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
+from eto_gym.env import text_env
 from eto_gym.env_server.sessions import Arena
 from eto_gym.errors import EtoGymError, UnknownNameError
 from tests.env_server.conftest import Served
@@ -233,4 +234,35 @@ def test_openenvs_own_client_and_checks(serve: Serve) -> None:
         assert (result.reward, result.done) == (1.0, True)
         assert client.state()["step_count"] == 2
         assert client.reset(fork=fork).observation["text"] == "You are at door 1."
+    assert served.settled(0)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("env_id", ["ETO/WebShop-v0", "ETO/ScienceWorld-v0", "ETO/ALFWorld-v0"])
+def test_every_benchmark_plays_over_the_wire_as_here(serve: Serve, env_id: str) -> None:
+    """With OpenEnv's own client: the same texts, rewards and ends as in this process."""
+    pytest.importorskip("openenv.core")
+    if "ScienceWorld" in env_id:
+        pytest.importorskip("scienceworld")
+    from openenv.core.generic_client import GenericEnvClient
+
+    served = serve(env_id)
+    env = gym.make(env_id, split="test", admissible_actions=True)
+    task = text_env(env).task_set[3].id
+    text, info = env.reset(options={"task": task})
+    headers = {"Authorization": "Bearer t"}
+    with GenericEnvClient(base_url=served.url, headers=headers).sync() as client:
+        told = client.reset(split="test", task=task, admissible_actions=True)
+        assert (told.observation["text"], told.observation["task_id"]) == (text, info["task_id"])
+        for turn in range(6):
+            listed = info["admissible_actions"]
+            assert told.observation["admissible_actions"] == listed
+            action = "no such action" if turn == 2 else listed[turn % len(listed)]
+            text, reward, terminated, truncated, info = env.step(action)
+            told = client.step({"action": action})
+            assert told.observation["text"] == text
+            assert (told.reward, told.done) == (reward, terminated or truncated)
+            if told.done:
+                break
+    env.close()
     assert served.settled(0)

@@ -90,6 +90,23 @@ def test_atif_loses_nothing(stored: Path, tmp_path: Path) -> None:
     assert "tool_calls" not in steps[4], "no action was found"
 
 
+def test_what_fails_half_way_leaves_nothing(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eto_gym.export import atif
+
+    def written(path: Path, value: Any) -> None:
+        path.write_text("x")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(atif, "write_json", written)
+    command = ["export", str(stored), "--to", "atif", "--out", str(tmp_path / "out")]
+    assert main(command) != 0
+    assert {path.name for path in tmp_path.iterdir()} == {"episodes.jsonl"}
+    monkeypatch.undo()
+    assert main(command) == 0
+
+
 @pytest.mark.parametrize("failures", [False, True])
 def test_conversations_for_imitation(stored: Path, tmp_path: Path, failures: bool) -> None:
     more = ["--failures"] if failures else []
@@ -196,15 +213,27 @@ def test_trls_own_trainer_masks_all_but_the_agents_words(tmp_path: Path) -> None
 @pytest.mark.interop
 def test_inspect_reads_its_log(stored: Path, tmp_path: Path) -> None:
     pytest.importorskip("inspect_ai")
-    from inspect_ai.log import list_eval_logs, read_eval_log
+    from inspect_ai.log import list_eval_logs, read_eval_log, read_eval_log_sample
 
     from eto_gym.export.inspect_log import trajectory_of as read
 
     out = tmp_path / "logs"
     assert main(["export", str(stored), "--to", "inspect", "--out", str(out)]) == 0
-    logs = [read_eval_log(info) for info in list_eval_logs(str(out))]
+    infos = list_eval_logs(str(out))
+    logs = [read_eval_log(info) for info in infos]
     samples = [sample for log in logs for sample in log.samples or ()]
     assert by_key(map(read, samples)) == by_key(EPISODES)
     scored = {s.id: s.scores["success"].value for s in samples if s.scores and s.epoch == 1}
     assert scored == {"t1": 1.0, "t2": 1.0}
     assert [s.error is not None for s in samples if s.id == "t3"] == [True]
+    # As its viewer opens them: heads first, without the samples, and then a sample alone.
+    heads = [read_eval_log(info, header_only=True) for info in infos]
+    assert not any(head.samples for head in heads)
+    assert [head.results.total_samples for head in heads if head.results] == [
+        len(log.samples or ()) for log in logs
+    ]
+    assert {head.eval.task for head in heads} == {log.eval.task for log in logs}
+    for info, log in zip(infos, logs, strict=True):
+        for sample in log.samples or ():
+            alone = read_eval_log_sample(info, id=sample.id, epoch=sample.epoch)
+            assert [m.text for m in alone.messages] == [m.text for m in sample.messages]

@@ -148,7 +148,21 @@ def score_tree(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
     A batch may have "weights", one for every trained token of every row.
     """
+    logps, _ = score_tokens(model, batch)
+    # (N,) -> (B,): a token that several rows share counts in each of them.
+    if "weights" in batch:
+        logps = logps * batch["weights"].to(logps.device)
+    return logps.new_zeros(len(batch["trained"])).index_add(0, batch["sides"], logps)
+
+
+def score_tokens(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the log-probability of every trained token of every row, row by row: (N,).
+
+    And the values before their turns, of a model with a value head, where the batch has their
+    "starts" (see `starts_of_turns`).
+    """
     ids = batch["input_ids"]
+    starts = (batch["starts"],) if "starts" in batch else ()
     outputs = model(
         input_ids=ids,
         position_ids=batch["position_ids"],
@@ -156,15 +170,24 @@ def score_tree(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         # uses it spoils the result, which the check of the model finds.
         attention_mask=torch.full((1, 1, 1, 1), torch.nan, device=ids.device),
         token_tree=batch["tree"],
-        score=(batch["states"], batch["targets"]),
+        score=(batch["states"], batch["targets"], *starts),
     )
     logps: torch.Tensor = outputs["token_logps"]  # (U,): one for each distinct trained token
-    # (U,) -> (N,) by row -> (B,): a token that several rows share counts in each of them.
-    sums = logps.new_zeros(len(batch["trained"]))
-    entries = logps[batch["entries"]]
-    if "weights" in batch:
-        entries = entries * batch["weights"].to(entries.device)
-    return sums.index_add(0, batch["sides"], entries)
+    return logps[batch["entries"]], outputs.get("values")
+
+
+def starts_of_turns(rows: Sequence[TokenRow], tree: dict[str, Any]) -> torch.Tensor:
+    """Return the places whose states predict the first tokens of turns, row by row.
+
+    A run of trained tokens is a turn.
+
+    Args:
+        rows: The rows of the tree.
+        tree: What `build_tree` made of them.
+    """
+    first = [not before for row in rows for before, kept in pairwise(row.mask) if kept]
+    starts: torch.Tensor = tree["states"][tree["entries"][torch.tensor(first, dtype=torch.bool)]]
+    return starts
 
 
 def common_length(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> int:

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from eto_gym.agents.models.template import DATE_VARIABLE, run_date
 from eto_gym.files import write_json
@@ -46,7 +46,8 @@ class Loop(ABC, Generic[S]):
     """One run of a method in a run folder; a method puts its stages in order.
 
     Attributes:
-        settings: What to run, with the run's seed added to the seeds of the parts.
+        settings: What to run, with the run's seed added to the seeds of the parts, and the text of
+            a chat template in place of its file.
         play: The stages that play.
         data: The stages that say what is learnt from.
         train: The stages that train.
@@ -64,8 +65,8 @@ class Loop(ABC, Generic[S]):
             settings: What to run.
             out: The run folder; one that holds finished stages of the same settings is continued.
         """
-        self.settings = settings.seeded()
         self.play = PlayStages(settings, out)
+        self.settings = cast(S, self.play.settings)
         self.data = DataStages(self.play)
         self.train = TrainStages(self.play)
 
@@ -155,7 +156,8 @@ class Loop(ABC, Generic[S]):
         """Continue SFT on the demonstrations alone, where a control is wanted, and evaluate it."""
         if control.control:
             epochs = control.control_epochs or settings.epochs
-            longer = replace(settings, epochs=epochs)
+            tokens = control.control_tokens or settings.train_tokens
+            longer = replace(settings, epochs=epochs, train_tokens=tokens)
             stage = self.train.sft("control", longer, first.sft, first.experts)
             self.play.evaluate(CONTROL, "control", stage)
 

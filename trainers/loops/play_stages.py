@@ -6,18 +6,20 @@ device.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import eto_gym
 from eto_gym.agents.evaluation.measures import summarise
-from eto_gym.agents.policies import local_policy
+from eto_gym.agents.models.loading import read_template
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.trainers.loops.players import Players, StagePolicy
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
 from eto_gym.trainers.loops.shared_play import play_shared
@@ -55,9 +57,13 @@ class PlayStages:
             out: The run folder; one that holds finished stages of the same settings is continued.
         """
         self.given = settings
+        if settings.chat_template:  # its text, and not where it lies, decides what is played
+            text = read_template(settings.chat_template)
+            settings = replace(settings, chat_template=text)
         self.settings = settings.seeded()
         self.processes = launched()
         self.folder = RunFolder(out, self.processes)
+        self._players = Players(self.settings, self.folder.path, self.processes)
         self.lists_actions = False
         self.evaluated: list[Evaluated] = []
         self.limits: dict[str, Any] = {}
@@ -142,8 +148,21 @@ class PlayStages:
         self, spec: RolloutSpec, episodes: Sequence[Episode], path: Path, label: str
     ) -> list[Trajectory]:
         """Play episodes, all processes together; `path` keeps them."""
-        shown = label if self.settings.progress else None
-        return play_shared(spec, episodes, path=path, processes=self.processes, progress=shown)
+        played = play_shared(
+            spec,
+            episodes,
+            path=path,
+            processes=self.processes,
+            progress=label if self.settings.progress else None,
+            playing=self.playing,
+        )
+        if isinstance(spec.make_policy, StagePolicy):
+            self._players.check(played, label)
+        return played
+
+    def playing(self, spec: RolloutSpec) -> AbstractContextManager[RolloutSpec]:
+        """Return a context with what plays, servers included; see `Players.playing`."""
+        return self._players.playing(spec)
 
     def spec(
         self,
@@ -211,16 +230,16 @@ class PlayStages:
         ids = self._tasks[split]
         return ids[:count] if count else ids
 
-    def policy_maker(self, model: Stage, name: str, *, temperature: float) -> Callable[[], Policy]:
+    def policy_maker(self, model: Stage, name: str, *, temperature: float) -> StagePolicy:
         """Return the factory of the policy that plays with the model of a stage."""
         s = self.settings
-        return functools.partial(
-            local_policy,
+        return StagePolicy(
             model_of(model),
             name=name,
             temperature=temperature,
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             device=self.processes.device,
-            **({"template_kwargs": s.template_kwargs} if s.template_kwargs else {}),
+            template_kwargs=s.template_kwargs,
+            chat_template=s.chat_template,
         )

@@ -7,6 +7,8 @@ Models", 2023 (https://arxiv.org/abs/2308.01825); for agents, the baseline of th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.settings.loops import RFTSettings
 
@@ -24,6 +26,7 @@ class RFTLoop(Loop[RFTSettings]):
             explored.append(self.play.explore(f"explore-{i}", current, s, tasks=s.train_tasks))
             kept = self.data.keep(f"kept-{i}", s.keep, *explored)
             model = start if s.start_from == "start" else current
-            current = self.train.sft(f"rft-{i}", s.sft, model, experts, kept)
+            settings = replace(s.sft, train_tokens=s.later_tokens or s.sft.train_tokens)
+            current = self.train.sft(f"rft-{i}", settings, model, experts, kept)
             self.play.evaluate(f"RFT, iteration {i}", f"rft-{i}", current)
         self._control(s, s.sft, first)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from eto_gym.agents.rollout.collect import RolloutSpec, gather, latest, played_out
@@ -21,6 +22,7 @@ def play_shared(
     path: Path,
     processes: ProcessGroup,
     progress: str | None = None,
+    playing: Callable[[RolloutSpec], AbstractContextManager[RolloutSpec]] = nullcontext,
 ) -> list[Trajectory]:
     """Play the episodes, each process its part; return all of them in the order of `episodes`.
 
@@ -36,6 +38,8 @@ def play_shared(
         path: Where the trajectories go; machines must share the folder.
         processes: The processes; all of them must call this.
         progress: Label of a progress bar, which shows the first process's part; None shows none.
+        playing: Returns a context in which what plays is ready, servers for instance, with the
+            specification that plays with it. Entered only where there is something to play.
 
     Raises:
         EtoGymError: A process cannot go on; raised in all of them.
@@ -46,12 +50,14 @@ def play_shared(
     if progress is not None and not alone:
         progress = f"{progress} (1/{processes.count})" if processes.is_first else None
 
-    def play() -> Path | None:
-        mine = episodes if alone else _of(episodes, processes.share(waiting))
-        gather(spec, mine, store=TrajectoryStore(part), progress=progress)
-        return part if mine else None
+    with playing(spec) if waiting else nullcontext(spec) as ready:
 
-    parts = [path for path in processes.each(play) if path is not None]
+        def play() -> Path | None:
+            mine = episodes if alone else _of(episodes, processes.share(waiting))
+            gather(ready, mine, store=TrajectoryStore(part), progress=progress)
+            return part if mine else None
+
+        parts = [path for path in processes.each(play) if path is not None]
 
     def join() -> None:
         for written in parts:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import eto_gym
+from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.conversation import ConversationEnv
 from eto_gym.trainers.data.exact_steps import exact_step_pairs
 from eto_gym.trainers.data.steps import (
+    ExpertPath,
     StepReport,
     find_alternatives,
     make_step_pairs,
@@ -64,6 +67,16 @@ def step_pairs(
         play.policy_maker(model, name, temperature=settings.temperature), s.train_split
     )
 
+    def exact(
+        ready: RolloutSpec, env: ConversationEnv, paths: Sequence[ExpertPath]
+    ) -> tuple[list[PreferencePair], StepReport]:
+        policy = ready.make_policy()
+        try:
+            return exact_step_pairs(env, paths, policy, settings, seed=s.seed)
+        finally:
+            if (close := getattr(policy, "close", None)) is not None:
+                close()
+
     def work(folder: Path) -> Any:
         env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
         try:
@@ -75,9 +88,8 @@ def step_pairs(
                     f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
                 )
             if settings.reward == "exact":
-                pairs, report = play.processes.first(
-                    lambda: exact_step_pairs(env, paths, spec.make_policy(), settings, seed=s.seed)
-                )
+                with play.playing(spec) as ready:
+                    pairs, report = play.processes.first(lambda: exact(ready, env, paths))
                 return _kept(folder, play, pairs, report, unlike=len(chosen) - len(paths))
             plan = plan_branches(paths, settings, seed=s.seed)
             branches = play.play_episodes(spec, plan, folder / BRANCHES, f"{name}: steps")

@@ -34,8 +34,8 @@ class TrainStages:
         """Work in the run folder of `play`, which plays what has to be played."""
         self._play = play
 
-    def start_model(self) -> Stage:
-        """Return the model that training starts from, evaluated."""
+    def start_model(self, *, evaluated: bool = True) -> Stage:
+        """Return the model that training starts from, by default evaluated."""
         s = self._play.settings
         if s.model != "tiny":
             settings = {"model": s.model}
@@ -44,7 +44,8 @@ class TrainStages:
         else:
             stage = self._base_model()
             label = "untrained (tiny, base stage only)"
-        self._play.evaluate(label, "untrained", stage)
+        if evaluated:
+            self._play.evaluate(label, "untrained", stage)
         return stage
 
     def _base_model(self) -> Stage:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from eto_gym.conversation import prompt_messages
 from eto_gym.env import TextEnv, text_env
 from eto_gym.errors import EtoGymError
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
+from eto_gym.trainers.loops.reading import check_reading
 from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
 
 
@@ -33,7 +35,8 @@ def open_world(settings: WorldSettings) -> World:
 
     Raises:
         UnknownNameError: There is no such environment, split or argument of the environment.
-        EtoGymError: The environment cannot be made, or lacks what the method needs.
+        EtoGymError: The environment cannot be made, or lacks what the method needs; or the model's
+            conversations cannot be rendered, or have no room.
     """
     splits = [settings.train_split, settings.eval_split]
     if settings.dev_tasks:
@@ -43,10 +46,12 @@ def open_world(settings: WorldSettings) -> World:
         env = make_text_env(settings.env, **{**settings.env_kwargs(), "split": split})
         inner = text_env(env)
         tasks[split] = inner.task_set
+        prompt = inner.prompt()
         env.close()
         lists = not _is_default(type(inner), TextEnv._admissible_actions)
         _check_helpers(type(inner), settings, lists_actions=lists)
         lists = lists and type(inner).player_reads_actions
+    check_reading(settings, prompt_messages(prompt, settings.prompt_style))
     return World(tasks, lists)
 
 

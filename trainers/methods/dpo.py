@@ -1,48 +1,40 @@
 """Trajectory DPO: whole episodes as preferences, and only the agent's own tokens count.
 
-Around TRL's DPOTrainer, which marks everything after the prompt as completion, observations
-included. Here rows come tokenised, with a mask; the loss is computed from the log-probabilities of
-masked tokens, and the reference is scored once, before training, with the model itself. What the
-sides of a micro-batch share at their beginnings is computed once, where the model allows it.
+Rows come tokenised, with a mask, so that observations do not count; the loss is computed from the
+log-probabilities of masked tokens, and the reference is scored once, before training, with the
+model itself. What the sides of a micro-batch share at their beginnings is computed once, where the
+model allows it. On transformers' Trainer, as SFT is: docs/decisions.md says why not on TRL's.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments, set_seed
 
 from eto_gym.trainers.data.batching import BucketSampler
 from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenRow, encode_pairs
 from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.methods.kto_origin import Origin
 from eto_gym.trainers.methods.preference_losses import check_sides, preference_losses, turn_weights
-from eto_gym.trainers.model import reference
+from eto_gym.trainers.model import reference, reference_model, sharding
 from eto_gym.trainers.model.layout import choose_layout, lay_out
-from eto_gym.trainers.model.models import bare_model, lora_config, uses_bf16
+from eto_gym.trainers.model.models import bare_model, uses_bf16, with_adapters
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.scoring import install_scorer, row_sums, without_dropout
-from eto_gym.trainers.model.tree_attention import install_trees
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
-from eto_gym.trainers.run.trl import QuietTRL, check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import DPOSettings
 from eto_gym.trajectories.pairs import PreferencePair
-
-check_trl("DPO")
-
-from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed  # noqa: E402
-from trl.trainer import dpo_trainer as trl_dpo  # noqa: E402
-from trl.trainer.dpo_config import DPOConfig  # noqa: E402
-from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
-from trl.trainer.utils import use_adapter  # noqa: E402
 
 
 def run_dpo(
@@ -77,7 +69,6 @@ def run_dpo(
 
     Raises:
         DataError: The data, or the folders, cannot be used; the message says why.
-        MissingDependencyError: The installed TRL is not the version that this code was made for.
     """
     check_sides(pairs, settings.loss)
     with prepared(settings, model, output, codec) as (tokenizer, codec):
@@ -87,10 +78,16 @@ def run_dpo(
             max_length=settings.max_length,
             truncation=settings.truncation,
         )
+        settings = settings.for_data(data.rows, data.tokens)
 
         def build(loaded: Any, workspace: Path) -> TrajectoryDPOTrainer:
             return TrajectoryDPOTrainer(
-                settings, model=loaded, rows=rows, tokenizer=tokenizer, workspace=workspace
+                settings,
+                model=loaded,
+                rows=rows,
+                tokenizer=tokenizer,
+                workspace=workspace,
+                source=model,
             )
 
         return train(
@@ -107,13 +104,12 @@ def run_dpo(
         )
 
 
-class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
+class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
     """Minimises the mean preference loss of the pairs of each optimizer batch."""
 
     # The loss below is already divided by the pairs of the whole optimizer batch.
     loss_is_scaled_for_ga = True
     _settings: DPOSettings
-    _signature_columns: Any
 
     def __init__(
         self,
@@ -123,54 +119,63 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         rows: Sequence[TokenPair],
         tokenizer: Any,
         workspace: Path,
+        source: str | Path | None = None,
     ) -> None:
-        """Prepare the model, the reference, and TRL's trainer around them."""
+        """Prepare the model, the reference, and transformers' Trainer around them.
+
+        Args:
+            settings: How to train.
+            model: The loaded model.
+            rows: The pairs.
+            tokenizer: The model's tokenizer.
+            workspace: Folder for checkpoints.
+            source: Where the model was loaded from, if that is not the name that it bears; a
+                reference that stays in memory is loaded from there.
+        """
         self._settings = settings
         self._rows = rows
         self._workspace = workspace
+        self._pad_id = tokenizer.pad_token_id
         self.tokens_seen = 0
         self._origin = Origin() if settings.loss == "kto" else None
+        self._noted: dict[str, list[float]] = defaultdict(list)
         adapted = hasattr(model, "peft_config")
         inner = bare_model(model)
         install_scorer(inner)
         self._trees, layout = choose_layout(inner, settings.share_prefix)
         self.notes = {"share_prefix": layout}
-        with _without_hash():
-            super().__init__(
-                model=model,
-                args=DPOConfig(
-                    **base_trainer.training_arguments(settings, workspace),
-                    beta=settings.beta,
-                    max_length=None,
-                    precompute_ref_log_probs=settings.precompute_reference,
-                ),
-                data_collator=self._collate,
-                train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
-                processing_class=tokenizer,
-                peft_config=lora_config(settings) if settings.lora_r and not adapted else None,
+        args = TrainingArguments(**base_trainer.training_arguments(settings, workspace))
+        super().__init__(
+            model=_prepared(model, settings, args),
+            args=args,
+            data_collator=self._collate,
+            train_dataset=[{"index": index} for index in range(len(rows))],
+            processing_class=tokenizer,
+        )
+        if args.n_gpu > 1:
+            raise SettingsError(
+                f"one process sees {args.n_gpu} GPUs: start one for each, by `accelerate launch`, "
+                "or let it see one, by CUDA_VISIBLE_DEVICES"
             )
         if self._origin is not None:
             self.add_callback(self._origin)
-        self._equip_reference()
+        self._prepare_reference(source or inner.config._name_or_path)
         if adapted:
-            self._settle_reference_adapter()
+            reference_model.settle_adapter(self.model, scored=settings.precompute_reference)
 
-    def _equip_reference(self) -> None:
-        """Let the reference model, where there is one, score as the policy does."""
-        if self.ref_model is not None:
-            inner = self.accelerator.unwrap_model(self.ref_model)  # of an engine of DeepSpeed
-            install_scorer(inner)
-            if self._trees:
-                install_trees(inner)
-
-    def _settle_reference_adapter(self) -> None:
-        """Free the copy of the adapter that TRL made as the reference, or keep it frozen."""
-        if self._settings.precompute_reference:
-            self.model.delete_adapter("ref")
-            return
-        for name, parameter in self.model.named_parameters():
-            if ".ref." in name:
-                parameter.requires_grad_(False)
+    def _prepare_reference(self, source: str | Path) -> None:
+        """Score the reference, or have it at hand while training."""
+        once = self._settings.precompute_reference
+        self.ref_model: Any = None
+        self._engine: Any = None
+        # FSDP spreads the policy only to train; before that, no device need be able to hold it.
+        if not hasattr(self.model, "peft_config") and (self.is_fsdp_enabled or not once):
+            self.ref_model = reference_model.second_model(self, source, self._settings)
+            # It may be within an engine of DeepSpeed.
+            install_scorer(self.accelerator.unwrap_model(self.ref_model))
+        if once:
+            self._score_all()
+            self.ref_model = None
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -188,7 +193,7 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         A side that is missing has no rows.
         """
         rows = [row for side in sides for row in side]
-        batch = lay_out(rows, trees=self._trees, pad_id=self._tokenizer.pad_token_id)
+        batch = lay_out(rows, trees=self._trees, pad_id=self._pad_id)
         if any(len(side) != 1 for side in sides):
             owners = torch.tensor([i for i, side in enumerate(sides) for _ in side])
             batch["owners"] = owners
@@ -197,13 +202,6 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
             batch["weights"] = torch.cat(weights)  # (N,), one for each trained token of each row
         batch["side_tokens"] = torch.tensor([sum(row.trained for row in side) for side in sides])
         return batch
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        """Leave the rows as they are: they are tokenised and masked."""
-        return dataset
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["index", "ref_chosen_logps", "ref_rejected_logps"]
 
     def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return batches of pairs of similar length."""
@@ -230,9 +228,8 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
 
     # --- the reference ---------------------------------------------------------------------------
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+    def _score_all(self) -> None:
         """Score every side once, or read the scores of an earlier run with this model and data."""
-        self._equip_reference()  # under FSDP, TRL loads one for these scores and then frees it
         sides = [side for row in self._rows for side in row.sides]
         precision = "bf16" if uses_bf16(self._settings) else "fp32"
         if self._settings.loss == "dmpo":
@@ -245,11 +242,14 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         scores = reference.load_scores(path, len(sides))
         self.notes["reference"] = "computed" if scores is None else "cached"
         if scores is None:
-            scores = self._reference_scores(sides, 4 * batch_size)
+            scores = self._reference_scores(sides, 4 * self.args.per_device_train_batch_size)
             if self.is_world_process_zero():
                 reference.save_scores(path, scores)
-        dataset = dataset.add_column("ref_chosen_logps", scores[0::2].tolist())
-        return dataset.add_column("ref_rejected_logps", scores[1::2].tolist())
+        pairs = zip(scores[0::2].tolist(), scores[1::2].tolist(), strict=True)
+        self.train_dataset = [
+            {"index": index, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+            for index, (chosen, rejected) in enumerate(pairs)
+        ]
 
     def _reference_scores(
         self, sides: Sequence[tuple[TokenRow, ...]], batch_size: int
@@ -271,9 +271,9 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
     def _on_device(self) -> Iterator[None]:
         """Have the policy on the device, where FSDP or DeepSpeed bring it only to train."""
         if self.is_deepspeed_enabled:
-            self._precompute_engine = prepare_deepspeed(self.model, self.accelerator)
+            self._engine = sharding.scoring_engine(self.model, self.accelerator)
             yield
-            self._precompute_engine = None
+            self._engine = None
             return
         home = next(self.model.parameters()).device
         if self.ref_model is not None or home == self.args.device:
@@ -286,15 +286,14 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
     def _score_reference(self, batch: dict[str, Any]) -> torch.Tensor:
         with (
             torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self._checkpointing_options()),
+            reference_model.without_checkpointing(
+                self.model, getattr(self.args, f"{base_trainer.CHECKPOINTING}_kwargs")
+            ),
             self.accelerator.autocast(),
             without_dropout(self.model),
             self._reference() as model,
         ):
             return _side_sums(model, batch)
-
-    def _checkpointing_options(self) -> Any:
-        return self.args.gradient_checkpointing_kwargs
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -302,11 +301,10 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         if self.ref_model is not None:
             yield self.ref_model
         elif hasattr(self.model, "peft_config"):
-            model = self.accelerator.unwrap_model(self.model)
-            with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-                yield self._precompute_engine or self.model
+            with reference_model.reference_adapters(self.accelerator.unwrap_model(self.model)):
+                yield self._engine or self.model
         else:
-            yield self._precompute_engine or self.model
+            yield self._engine or self.model
 
     # --- the loss --------------------------------------------------------------------------------
 
@@ -360,32 +358,46 @@ class TrajectoryDPOTrainer(QuietTRL, base_trainer.BaseTrainer, DPOTrainer):
         rows = torch.stack(columns, dim=1).tolist() if real else []
         if self.args.world_size > 1:
             rows = gather_object(rows)  # processes may hold different numbers of pairs
-        notes = self._metrics["train"]
         for row in rows:
             both = row[4:]
             for name, value, known in zip(names, row, both * 2, strict=False):
                 if known:
-                    notes[name].append(value)
+                    self._noted[name].append(value)
             if not all(both):
                 continue
             margin = row[2] - row[3]
-            notes["rewards/margins"].append(margin)
-            notes["rewards/accuracies"].append(float(margin > 0))
+            self._noted["rewards/margins"].append(margin)
+            self._noted["rewards/accuracies"].append(float(margin > 0))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the means over all pairs since the last entry."""
+        logs |= {name: sum(values) / len(values) for name, values in self._noted.items()}
+        super().log(logs, start_time)
+        self._noted.clear()
 
 
-@contextlib.contextmanager
-def _without_hash() -> Iterator[None]:
-    """Keep TRL from hashing the reference for its cache of scores, which ours stands in for.
-
-    It copies each weight into float32 on the host, twice: 4 GB for the output layer of a 7 B model.
-    """
-    module: Any = trl_dpo
-    hash_module = module.hash_module
-    module.hash_module = lambda _: ""
-    try:
-        yield
-    finally:
-        module.hash_module = hash_module
+def _prepared(model: Any, settings: DPOSettings, args: TrainingArguments) -> Any:
+    """Return the model as it is trained: with its adapters, and without dropout."""
+    set_seed(settings.seed)  # for new adapters
+    adapted = hasattr(model, "peft_config")
+    options: dict[str, Any] = {}
+    if sharding.is_zero3(args) and not settings.qlora:
+        # ZeRO 3 brings the weights of a layer together in one precision.
+        options["autocast_adapter_dtype"] = False
+    model = with_adapters(model, settings, **options)
+    if adapted:
+        reference_model.copy_adapter(model)
+    if settings.gradient_checkpointing and settings.lora_r and sharding.is_zero3(args):
+        # The other kind fails where adapters are all that is trained.
+        setattr(args, f"{base_trainer.CHECKPOINTING}_kwargs", {"use_reentrant": True})
+    if settings.qlora:
+        for weight in model.parameters():
+            if weight.requires_grad:  # as QLoRA's authors train adapters, and as TRL does
+                weight.data = weight.data.to(torch.bfloat16)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):  # policy and reference are to differ by learning
+            module.p = 0.0
+    return model
 
 
 def _side_sums(model: Any, batch: dict[str, Any]) -> torch.Tensor:

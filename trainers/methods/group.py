@@ -38,7 +38,7 @@ from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.trl import QuietTRL, check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
-from eto_gym.trainers.settings.methods import GroupSettings
+from eto_gym.trainers.settings.methods import GroupSettings, refuse_turns
 from eto_gym.trajectories import Trajectory
 
 check_trl("GRPO and RLOO")
@@ -87,11 +87,8 @@ def run_group(
             `truncation` is "refuse".
         MissingDependencyError: The installed TRL is not the version that this code was made for.
     """
-    if algorithm == "rloo" and settings.advantage != "episode":
-        raise SettingsError(
-            "rloo weighs whole episodes, so its turns have no advantage of their own: expected "
-            f"advantage 'episode', got {settings.advantage!r}; grpo takes it"
-        )
+    if algorithm == "rloo":
+        refuse_turns(settings)
     if algorithm not in ALGORITHMS:
         raise SettingsError(f"expected algorithm 'grpo' or 'rloo', got {algorithm!r}")
     if settings.beta and not settings.lora_r and is_adapter(model):

@@ -85,6 +85,7 @@ def run_mixture(
                 )
                 data.include(report)
             rows.append(encoded)
+        settings = settings.for_data(data.rows, data.tokens)
         begins = phases_of(groups) if settings.curriculum and rows[2] else []
         phases = [begins[row.source] for row in rows[2]] if begins else []
 
@@ -98,6 +99,7 @@ def run_mixture(
                 phases=phases,
                 tokenizer=tokenizer,
                 workspace=workspace,
+                source=model,
             )
 
         more = {"steps": len(rows[1]), "phases": phases} if rows[2] else {}
@@ -132,6 +134,7 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         phases: Sequence[int] = (),
         tokenizer: Any,
         workspace: Path,
+        source: str | Path | None = None,
     ) -> None:
         """Prepare; see `TrajectoryDPOTrainer`.
 
@@ -144,6 +147,7 @@ class MixtureTrainer(TrajectoryDPOTrainer):
             phases: First phase of each of these; none: they are all there from the beginning.
             tokenizer: Its tokenizer.
             workspace: Folder for checkpoints.
+            source: Where the model was loaded from.
         """
         rows = [*outcomes, *steps, *groups]
         counts = [len(outcomes), len(steps), len(groups)]
@@ -152,9 +156,19 @@ class MixtureTrainer(TrajectoryDPOTrainer):
         self._shares = [len(rows) / max(1, count) for count in counts]
         self._phases = phases
         self._passes = int(settings.epochs)
+        if settings.max_steps:  # a third of the steps, in whole passes
+            passes = settings.max_steps * settings.batch_size / len(rows)
+            self._passes = max(1, round(passes / PHASES))
         if phases:
             settings = replace(settings, epochs=PHASES * settings.epochs)
-        super().__init__(settings, model=model, rows=rows, tokenizer=tokenizer, workspace=workspace)
+        super().__init__(
+            settings,
+            model=model,
+            rows=rows,
+            tokenizer=tokenizer,
+            workspace=workspace,
+            source=source,
+        )
 
     def _sampler(self, lengths: list[int], **keywords: Any) -> BucketSampler:
         if not self._phases:

@@ -30,14 +30,17 @@ from eto_gym.errors import EtoGymError
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import Codec, TokenReport, TokenRow
 from eto_gym.trainers.data.sampled import encode_sampled
+from eto_gym.trainers.data.trees import build_tree, score_tokens, starts_of_turns
 from eto_gym.trainers.methods.advantages import Mark, mark_states, own_credit
 from eto_gym.trainers.methods.advantages import Play as Credited
 from eto_gym.trainers.methods.player import EpisodePlayer, Play
 from eto_gym.trainers.model import models
+from eto_gym.trainers.model.layout import choose_layout, saving_of_trees
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.optimizers import build_optimizer
-from eto_gym.trainers.model.scoring import VALUE_HEAD, install_scorer, without_dropout
+from eto_gym.trainers.model.scoring import VALUE_HEAD, Score, install_scorer, without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
+from eto_gym.trainers.model.tree_attention import install_trees
 from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.callbacks import checkpoint_folder
@@ -48,6 +51,8 @@ from eto_gym.trainers.settings.methods import PPOSettings
 from eto_gym.trajectories import Trajectory
 
 HEAD_FILE = "value_head.safetensors"
+TREE_ROWS = 32
+"""Rows that share their beginnings in one pass without gradients."""
 NOTES = ("loss", "value_loss", "kl", "clipped")
 """Means over an optimizer batch that are reported beside the norm of its gradient."""
 
@@ -196,6 +201,8 @@ class PPOTrainer(base_trainer.BaseTrainer):
         self._steps: list[dict[str, float]] = []  # how each of its optimizer steps went
         self._notes = torch.zeros(len(NOTES), device=self.args.device)  # of the step under way
         self._ends_pass = self._ends_round = self._over = False
+        self._trees: bool | None = None  # None: no episode had several rows yet
+        self.notes: dict[str, str] = {}
         if reference is not None:
             if not settings.qlora:
                 reference.to(self.args.device)
@@ -256,7 +263,8 @@ class PPOTrainer(base_trainer.BaseTrainer):
             for trajectory, episode, seen in zip(whole, encoded, marked, strict=True)
             if episode.rows
         ]
-        flat = iter(self.score([row for rows, *_ in kept for row in rows]))
+        several = any(len(rows) > 1 for rows, *_ in kept)
+        flat = iter(self.score([row for rows, *_ in kept for row in rows], several=several))
         scores = [joined([next(flat) for _ in rows]) for rows, *_ in kept]
         # What every process has, in their order.
         failed = Counter(gather_object([str(t.error) for t in trajectories if t.failed_to_run]))
@@ -311,11 +319,9 @@ class PPOTrainer(base_trainer.BaseTrainer):
         own = parts[args.process_index :: args.world_size]
         for part in own:
             rows = [row for episode in part for row in episode.rows]
-            padded = pad_rows(rows, self._pad_id)
             self.tokens_seen += sum(len(row.ids) for row in rows)
             yield {
-                "input_ids": padded["input_ids"],
-                "score": padded["labels"],
+                **self._lay_out(rows, several=any(len(e.rows) > 1 for e in part)),
                 "logps": torch.cat([e.scores.logps for e in part]),
                 "advantages": torch.cat([e.advantages[turns_of(e.rows)] for e in part]),
                 "values": torch.cat([e.scores.values for e in part]),
@@ -328,20 +334,48 @@ class PPOTrainer(base_trainer.BaseTrainer):
         for _ in range(args.gradient_accumulation_steps - len(own)):
             yield {"input_ids": filler["input_ids"], "score": filler["labels"], "filler": True}
 
+    def _shares(self, rows: Sequence[TokenRow], several: bool) -> bool:
+        """Whether rows become a tree; decided when an episode with several is first seen."""
+        wanted = self._settings.share_prefix
+        if not several or wanted == "off":
+            return False
+        if self._trees is None:
+            some = range(min(len(rows), TREE_ROWS))
+            saving = saving_of_trees(rows, [some]) if wanted == "auto" else None
+            self._trees, layout = choose_layout(self.bare, wanted, saving=saving)
+            if self._trees and self._reference is not None:
+                install_trees(models.bare_model(self._reference))
+            self.notes = {"share_prefix": layout}
+        return self._trees
+
+    def _lay_out(self, rows: Sequence[TokenRow], *, several: bool) -> dict[str, Any]:
+        """Return what the model is called with: padded rows, or a tree of them."""
+        if self._shares(rows, several):
+            tree = build_tree(rows)
+            return {**tree, "starts": starts_of_turns(rows, tree)}
+        padded = pad_rows(rows, self._pad_id)
+        return {"input_ids": padded["input_ids"], "score": padded["labels"]}
+
     # --- scoring ---------------------------------------------------------------------------------
 
-    def score(self, rows: Sequence[TokenRow]) -> list[Scores]:
-        """Score rows with the policy, its value head and the reference, without gradients."""
+    def score(self, rows: Sequence[TokenRow], *, several: bool = False) -> list[Scores]:
+        """Score rows with the policy, its value head and the reference, without gradients.
+
+        Args:
+            rows: The rows, those of an episode beside each other.
+            several: Whether an episode has more than one.
+        """
+        by = self._by_tree if self._shares(rows, several) else self._by_length
         with without_dropout(self.model):
-            own = self._by_length(self.model, rows)
+            own = by(self.model, rows)
             if not self._settings.kl_weight:
                 references: list[Any] = [(None, None)] * len(rows)
             elif self._reference is not None:
                 with without_dropout(self._reference):
-                    references = self._by_length(self._reference, rows)
+                    references = by(self._reference, rows)
             else:
                 with self.model.disable_adapter():
-                    references = self._by_length(self.model, rows)
+                    references = by(self.model, rows)
         return [
             Scores(logps, values, reference)
             for (logps, values), (reference, _) in zip(own, references, strict=True)
@@ -368,6 +402,23 @@ class PPOTrainer(base_trainer.BaseTrainer):
                 scores[i] = (one, value)
         return scores
 
+    @torch.no_grad()
+    def _by_tree(self, model: Any, rows: Sequence[TokenRow]) -> list[tuple[torch.Tensor, Any]]:
+        """Score rows that share their beginnings; return what `_by_length` does."""
+        scores: list[tuple[torch.Tensor, Any]] = []
+        for start in range(0, len(rows), TREE_ROWS):
+            chunk = rows[start : start + TREE_ROWS]
+            batch = self._lay_out(chunk, several=True)
+            with self.accelerator.autocast():
+                logps, values = score_tokens(model, moved_to(batch, self.args.device))
+            parts = torch.split(logps.cpu(), [row.trained for row in chunk])
+            turns = [int(turn_numbers(row.mask).max()) + 1 for row in chunk]
+            split: Sequence[Any] = [None] * len(chunk)
+            if values is not None:
+                split = torch.split(values.cpu(), turns)
+            scores += list(zip(parts, split, strict=True))
+        return scores
+
     # --- learning --------------------------------------------------------------------------------
 
     def compute_loss(
@@ -380,8 +431,7 @@ class PPOTrainer(base_trainer.BaseTrainer):
         """Return this micro-batch's share of the batch's loss, and note the metrics."""
         s = self._settings
         with activations_of(self.model, self.args.device, offload=s.activation_offload):
-            scores = model(input_ids=inputs["input_ids"], score=inputs["score"])
-        logps, values = scores["token_logps"], scores["values"]
+            logps, values = self._scores(model, inputs)
         if "filler" in inputs:  # keeps this process in step with the others, and adds nothing
             nothing: torch.Tensor = 0.0 * (logps.sum() + values.sum())
             return nothing
@@ -394,6 +444,12 @@ class PPOTrainer(base_trainer.BaseTrainer):
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = (policy + s.value_weight * value) * self.args.world_size
         return loss
+
+    def _scores(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        if "tree" in inputs:
+            return score_tokens(model, inputs)
+        scores = model(input_ids=inputs["input_ids"], score=inputs["score"])
+        return scores["token_logps"], scores["values"]
 
     def end_step(self) -> bool:
         """Take stock of an optimizer step; return whether it ends a round."""
@@ -498,17 +554,29 @@ class ValueHead(torch.nn.Module):
         torch.nn.init.zeros_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)
 
-    def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, score: Score) -> torch.Tensor:
         """Return one value per turn in float32, row by row.
 
         Args:
             hidden: The last hidden states of a batch, (B, T, width).
-            labels: Its labels, (B, T); a run of them is a turn, and none stands first in a row.
+            score: Its labels, (B, T); a run of them is a turn, and none stands first in a row. Of a
+                tree, the places of the states before its turns come third.
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            states = hidden[:, :-1][turn_starts(labels)].float()  # (turns of the batch, width)
+            # states: (turns of the batch, width)
+            if isinstance(score, torch.Tensor):
+                states = hidden[:, :-1][turn_starts(score)].to(self.linear.weight.dtype)
+            else:
+                starts = score[2] if len(score) > 2 else score[0][:0]
+                states = hidden[0].index_select(0, starts.to(hidden.device))
+                states = states.to(self.linear.weight.dtype)
             values: torch.Tensor = self.linear(states).squeeze(-1)
         return values
+
+
+def moved_to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch with its tensors on a device."""
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def turn_starts(labels: torch.Tensor) -> torch.Tensor:

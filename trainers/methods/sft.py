@@ -62,6 +62,7 @@ def run_sft(
             truncation=settings.truncation,
             train_on=settings.train_on,
         )
+        settings = settings.for_data(data.rows, data.tokens)
 
         def build(loaded: Any, workspace: Path) -> TurnSFTTrainer:
             return TurnSFTTrainer(

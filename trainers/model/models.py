@@ -119,14 +119,14 @@ def lora_config(settings: TrainSettings) -> LoraConfig:
     return config
 
 
-def with_adapters(model: Any, settings: TrainSettings) -> Any:
+def with_adapters(model: Any, settings: TrainSettings, **options: Any) -> Any:
     """Return the model with the adapters of the settings, for a Trainer that adds none itself.
 
-    A model that has adapters already keeps them.
+    A model that has adapters already keeps them. `options` are for PEFT's `get_peft_model`.
     """
     if settings.lora_r and not hasattr(model, "peft_config"):
         peft = require("peft", feature="LoRA adapters", extra="train")
-        model = peft.get_peft_model(model, lora_config(settings))
+        model = peft.get_peft_model(model, lora_config(settings), **options)
     if settings.gradient_checkpointing and hasattr(model, "peft_config"):
         model.enable_input_require_grads()
     return model

@@ -25,8 +25,9 @@ CHUNK_BYTES = 64 << 20
 """Largest tensor of logits that is held at once, in bytes; more rows are computed chunk by chunk,
 and computed again in the backward pass."""
 
-Score = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-"""Labels as transformers has them, or places of states and the tokens that they predict."""
+Score = torch.Tensor | tuple[torch.Tensor, ...]
+"""Labels as transformers has them; or places of states and the tokens that they predict, and for a
+value head the places of the states that it reads."""
 
 VALUE_HEAD = "value_head"
 """Name of the module of a model that predicts values, where it has one."""
@@ -112,7 +113,7 @@ def _score(model: Any, hidden: torch.Tensor, score: Score) -> torch.Tensor:
         keep = labels != IGNORED
         states, targets = hidden[:, :-1][keep], labels[keep]
     else:
-        places, targets = (part.to(hidden.device) for part in score)
+        places, targets = (part.to(hidden.device) for part in score[:2])
         states = hidden[0].index_select(0, places)
 
     def logps(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
 import torch
+from accelerate.utils import fsdp2_prepare_model
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -87,10 +89,8 @@ def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None
             "the trained weights could not be collected in the end: set zero3_save_16bit_model to "
             "true in the configuration of accelerate"
         )
-    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
-        raise SettingsError(
-            "this was made for FSDP 2: set fsdp_version to 2 in the configuration of accelerate"
-        )
+    if trainer.is_fsdp_enabled:
+        check_fsdp2(trainer)
     if settings.activation_offload and (trainer.is_fsdp_enabled or zero3):
         raise SettingsError(
             "activation_offload would copy weights too, which FSDP and ZeRO 3 bring together anew "
@@ -101,6 +101,48 @@ def check_spread(trainer: Any, settings: TrainSettings, *, scored: bool) -> None
             "scores during training need the whole model on each device: FSDP and DeepSpeed "
             "spread it; score the finished model, or train with LoRA on plain data parallelism"
         )
+
+
+def check_fsdp2(trainer: Any) -> None:
+    """Refuse the first FSDP.
+
+    Raises:
+        SettingsError: The configuration of accelerate names that.
+    """
+    if not trainer.accelerator.is_fsdp2:
+        raise SettingsError(
+            "this was made for FSDP 2: set fsdp_version to 2 in the configuration of accelerate"
+        )
+
+
+def is_zero3(args: Any) -> bool:
+    """Whether DeepSpeed spreads the weights themselves, under these `TrainingArguments`."""
+    plugin = args.deepspeed_plugin
+    return plugin is not None and plugin.zero_stage == 3
+
+
+def spread(model: Any, trainer: Any) -> Any:
+    """Spread a model that is scored and not trained over devices, by FSDP 2."""
+    check_fsdp2(trainer)
+    return fsdp2_prepare_model(trainer.accelerator, model)
+
+
+def scoring_engine(model: Any, accelerator: Any) -> Any:
+    """Return DeepSpeed's engine around a model that is scored and not trained.
+
+    Under ZeRO 3 its weights are spread, else each device holds all of them.
+    """
+    import deepspeed
+
+    plan = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
+    for training in ("optimizer", "scheduler"):  # there is nothing that they could step
+        plan.pop(training, None)
+    zero = plan["zero_optimization"]
+    zero.pop("offload_optimizer", None)
+    if zero["stage"] != 3:
+        zero["stage"] = 0
+    engine, *_ = deepspeed.initialize(model=model, config=plan)
+    return engine.eval()
 
 
 def keep_precise(accelerator: Any) -> None:

@@ -18,10 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers import (
-    Trainer,
-    TrainerState,
-)
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from eto_gym.errors import DataError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
@@ -33,6 +30,13 @@ from eto_gym.trainers.run.callbacks import COMPLETE, AlreadyTrainedError
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings, deciding
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in {field.name for field in dataclasses.fields(TrainingArguments)}
+    else "gradient_checkpointing"
+)
+"""What `TrainingArguments` call it: the newer name from transformers 5.23 on, the other until 6."""
 
 
 class BaseTrainer(Trainer):
@@ -102,7 +106,7 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
         "bf16": bf16,
         # Every trained weight is used in every pass, fillers included.
         "ddp_find_unused_parameters": False,
-        "gradient_checkpointing": settings.gradient_checkpointing,
+        CHECKPOINTING: settings.gradient_checkpointing,
         "save_strategy": "steps" if save_steps else "epoch",
         "save_steps": save_steps or 500,
         # Two, so that the one before is still there while the marker of the last is not.

@@ -27,7 +27,7 @@ class SB3Settings:
     env_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "arguments of gym.make, the split excluded"}
     )
-    algo: str = _option("ppo", "'ppo' or 'dqn'")
+    algo: str = _option("ppo", "'ppo' (sb3-contrib's MaskablePPO) or 'dqn'")
     steps: int = _option(100_000, "environment steps, over all environments")
     num_envs: int = _option(8, "environments that play at the same time")
     env_workers: int = _option(

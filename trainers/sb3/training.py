@@ -1,4 +1,4 @@
-"""Training PPO and DQN of Stable-Baselines3 on a text environment, and what came of it."""
+"""Training MaskablePPO and DQN on a text environment, and what came of it."""
 
 from __future__ import annotations
 
@@ -69,19 +69,21 @@ def train(
 
     Raises:
         EtoGymError: The folder is not empty, or the settings do not fit the environment.
-        MissingDependencyError: Stable-Baselines3 is not installed.
+        MissingDependencyError: Stable-Baselines3 or sb3-contrib is not installed.
     """
-    require("stable_baselines3", feature="eto-gym train sb3", extra="sb3")
+    for package in ("stable_baselines3", "sb3_contrib"):
+        require(package, feature="eto-gym train sb3", extra="sb3")
     from eto_gym.trainers.sb3.curve import LearningCurve, plot_curve
 
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise EtoGymError(f"{folder} is not empty: name a new folder for a new run")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder is not None})
-    curve = LearningCurve(folder / "curve.csv", every=max(1, settings.steps // CURVE_ROWS))
     with _global_generators_kept():
         model = _make_model(settings, embedder)
+        # From here on there is a run; settings that do not work leave no folder.
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder is not None})
+        curve = LearningCurve(folder / "curve.csv", every=max(1, settings.steps // CURVE_ROWS))
         try:
             model.learn(settings.steps, callback=curve)
         finally:
@@ -104,11 +106,11 @@ def _make_env(settings: SB3Settings, split: str) -> gym.Env[str, str]:
 
 
 def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
-    from stable_baselines3 import PPO
+    from sb3_contrib import MaskablePPO
 
     from eto_gym.agents.sb3.networks import (
-        CandidateActorCriticPolicy,
         CandidateDQNPolicy,
+        MaskableCandidatePolicy,
         MaskedDQN,
     )
     from eto_gym.trainers.sb3.vec_env import CandidatesVecEnv
@@ -128,8 +130,8 @@ def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
         "device": settings.device,
         "policy_kwargs": {"features_extractor_kwargs": {"width": settings.width}},
     }
-    kind: Callable[..., Any] = PPO if settings.algo == "ppo" else MaskedDQN
-    policy = CandidateActorCriticPolicy if settings.algo == "ppo" else CandidateDQNPolicy
+    kind: Callable[..., Any] = MaskablePPO if settings.algo == "ppo" else MaskedDQN
+    policy = MaskableCandidatePolicy if settings.algo == "ppo" else CandidateDQNPolicy
     chosen = _PPO if settings.algo == "ppo" else _DQN
     return kind(policy, env, **{**common, **chosen, **settings.algo_args})
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 from eto_gym.errors import EtoGymError, unknown_name
 
@@ -59,7 +59,8 @@ def known_before(settings: Any) -> dict[str, Any]:
     return {
         item.name: getattr(settings, item.name)
         for item in fields(settings)
-        if getattr(settings, item.name) or not item.metadata.get("later")
+        if (getattr(settings, item.name) or not item.metadata.get("later"))
+        and not (item.metadata.get("added") and getattr(settings, item.name) == item.default)
     }
 
 
@@ -75,6 +76,12 @@ class TrainSettings:
     learning_rate: float = option(1e-5, "peak learning rate of AdamW", paper="SFT 1e-5, DPO 1e-6")
     epochs: float = option(3.0, "passes over the data", paper="3")
     max_steps: int = option(0, "stop after this many optimizer steps; 0: run all epochs")
+    train_tokens: int = option(
+        0,
+        "train on about this many tokens, prompts included, however many passes that makes, in "
+        "place of epochs and max_steps; 0: as these say",
+        added=True,
+    )
     batch_size: int = option(
         64, "examples per optimizer step, over all devices", paper="SFT 64, DPO 32"
     )
@@ -190,7 +197,14 @@ class TrainSettings:
         for name in ("batch_size", "micro_batch_size", "max_length", "log_every"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
-        for name in ("max_steps", "lora_r", "lora_alpha", "save_every", "weight_decay"):
+        for name in (
+            "max_steps",
+            "train_tokens",
+            "lora_r",
+            "lora_alpha",
+            "save_every",
+            "weight_decay",
+        ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
         if not 0 <= self.lora_dropout < 1:
@@ -212,6 +226,18 @@ class TrainSettings:
                 f"expected batch_size ({self.batch_size}) to be a multiple of micro_batch_size "
                 f"({self.micro_batch_size})"
             )
+
+    def for_data(self, rows: int, tokens: int) -> Self:
+        """Return these settings with the optimizer steps that `train_tokens` makes of some data.
+
+        Args:
+            rows: Rows of a pass.
+            tokens: Tokens of a pass.
+        """
+        if not self.train_tokens:
+            return self
+        a_step = tokens / max(1.0, rows / self.batch_size)
+        return replace(self, max_steps=max(1, round(self.train_tokens / a_step)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from eto_gym.trainers.settings.methods import (
     MixtureSettings,
     PPOSettings,
     SFTSettings,
+    refuse_turns,
 )
 from eto_gym.trainers.settings.world import (
     ControlSettings,
@@ -79,6 +80,9 @@ class RFTSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSet
         "what each iteration fine-tunes: 'start', the model before any SFT, on experts and all own "
         "successes so far, as RFT does; 'current', the policy that explored last",
         choices=("start", "current"),
+    )
+    later_tokens: int = option(
+        0, "tokens that each fine-tuning after the first trains on; 0: as sft says"
     )
     keep: RejectionSettings = field(default_factory=RejectionSettings)
     sft: SFTSettings = field(default_factory=SFTSettings)
@@ -182,6 +186,12 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
         super().__post_init__()
         if self.workers != 1:
             raise SettingsError("the model in training plays itself: expected workers 1")
+        if self.play_kind != "local":
+            raise SettingsError(
+                "the model in training plays itself, and no server has its weights: expected play "
+                f"'local', got {self.play_command or self.play!r}. Servers play for eto, rft, "
+                "self-play, step-dpo, mixture and hpl"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,3 +210,15 @@ class GroupLoopSettings(OnPolicySettings):
     method: ClassVar[str] = "grpo"
 
     group: GroupSettings = field(default_factory=GroupSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLOOLoopSettings(GroupLoopSettings):
+    """What one run of RLOO does: as GRPO's, and only with advantages of whole episodes."""
+
+    method: ClassVar[str] = "rloo"
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        refuse_turns(self.group)

@@ -11,6 +11,10 @@ LOSSES = ("sigmoid", "hinge", "ipo", "dpop", "dmpo", "kto", "simpo", "orpo")
 
 def _refuse_mask(settings: TrainSettings) -> None:
     """Refuse what has no meaning for methods that learn from all that was sampled."""
+    if settings.train_tokens:
+        raise SettingsError(
+            "train_tokens is for sft and dpo: what a model in training plays is as long as it is"
+        )
     if settings.mask_thoughts:
         raise SettingsError("rewards are earned by thoughts too: mask_thoughts is for sft and dpo")
 
@@ -247,6 +251,14 @@ class PPOSettings(TrainSettings):
         "leave the remaining passes of a round out once the policy moved this many nats per token "
         "from the one that played; 0: never",
     )
+    share_prefix: str = option(
+        "auto",
+        "compute what the rows of an episode share at their beginnings once, where a bounded "
+        "history or a template gives it several: same result, less memory and time; 'auto': where "
+        "the model's attention allows it and enough is saved; 'on': always; 'off': never",
+        choices=("auto", "on", "off"),
+        added=True,
+    )
     advantage: str = option(
         "turn",
         "'turn': the critic's estimate for each turn; 'gigpo', 'cost-to-go' and 'milestones' add "
@@ -359,8 +371,21 @@ class GroupSettings(TrainSettings):
         if self.beta < 0 or self.epsilon <= 0:
             raise SettingsError("expected beta >= 0 and epsilon > 0")
         if self.advantage == "turn":
-            raise SettingsError("'turn' needs a critic: ppo has one, and takes no other by default")
+            raise SettingsError("'turn' needs a critic, which grpo and rloo have not: ppo has one")
         if self.advantage_weight < 0 or not 0 <= self.advantage_discount <= 1:
             raise SettingsError("expected advantage_weight >= 0 and advantage_discount in 0..1")
         if self.horizon_start < 0 or self.horizon_growth < 0:
             raise SettingsError("expected horizon_start >= 0 and horizon_growth >= 0")
+
+
+def refuse_turns(settings: GroupSettings) -> None:
+    """Refuse advantages of turns for RLOO.
+
+    Raises:
+        SettingsError: One is asked for.
+    """
+    if settings.advantage != "episode":
+        raise SettingsError(
+            "rloo weighs whole episodes, so its turns have no advantage of their own: expected "
+            f"advantage 'episode', got {settings.advantage!r}; grpo takes it"
+        )

@@ -8,11 +8,12 @@ from typing import Any, Self, get_args
 
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import check_choice
-from eto_gym.history import FULL, check_history
+from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.prompt import Feedback
 from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.methods import SFTSettings
+from eto_gym.trainers.settings.playing import PlayerSettings
 
 _LEAST = {
     "max_steps": 0,
@@ -68,7 +69,7 @@ class BaseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldSettings:
+class WorldSettings(PlayerSettings):
     """What every loop needs: an environment, a model, and how episodes are played and scored."""
 
     env: str = option(
@@ -138,6 +139,11 @@ class WorldSettings:
             "their template"
         },
     )
+    chat_template: str = option(
+        "",
+        "file with a chat template (Jinja) in place of the model's own, in play and in training "
+        "alike; models that are trained have it saved with them",
+    )
     max_new_tokens: int = option(256, "longest reply in tokens")
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
     slots: int = option(
@@ -145,8 +151,8 @@ class WorldSettings:
     )
     workers: int = option(
         1,
-        "processes that play; each loads the model. Under `accelerate launch` each process that it "
-        "starts plays its part, with so many workers of its own on its device",
+        "processes that play; each loads the model, unless servers do. Under `accelerate launch` "
+        "each process that it starts plays its part, with so many workers of its own on its device",
     )
     seed: int = option(
         0,
@@ -159,7 +165,8 @@ class WorldSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        check_history(self.history)
+        super().__post_init__()
+        check_room(self.history, self.max_context or None)
         check_choice("feedback", self.feedback, get_args(Feedback))
         for name, least in _LEAST.items():
             value = getattr(self, name, least)
@@ -196,7 +203,9 @@ class WorldSettings:
         """Return what a stage depends on by how conversations are read: nothing by default."""
         return {
             **({} if self.history == FULL else {"history": self.history}),
+            **({"state_text": STATE_VERSION} if self.history.startswith("state") else {}),
             **({"template_kwargs": self.template_kwargs} if self.template_kwargs else {}),
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -205,13 +214,17 @@ class WorldSettings:
 
     def seeded(self) -> Self:
         """Return these settings with the run's seed added to the seeds of all parts."""
-        return dataclasses.replace(self, **_parts_seeded(self, self.seed, self.template_kwargs))
+        shared = self.template_kwargs, self.chat_template
+        return dataclasses.replace(self, **_parts_seeded(self, self.seed, *shared))
 
 
-def _parts_seeded(settings: Any, seed: int, variables: dict[str, Any]) -> dict[str, Any]:
+def _parts_seeded(
+    settings: Any, seed: int, variables: dict[str, Any], template: str
+) -> dict[str, Any]:
     """Return the parts of a dataclass, with `seed` added to their seeds, at any depth.
 
-    Those that train have the `variables` of the chat template, beside their own.
+    Those that train have the `variables` of the chat template beside their own, and the `template`
+    where they have none.
     """
     found: dict[str, Any] = {}
     for part in dataclasses.fields(settings):
@@ -222,7 +235,9 @@ def _parts_seeded(settings: Any, seed: int, variables: dict[str, Any]) -> dict[s
                 own["seed"] = value.seed + seed
             if variables and hasattr(value, "template_kwargs"):
                 own["template_kwargs"] = {**variables, **value.template_kwargs}
-            parts = _parts_seeded(value, seed, variables)
+            if template and hasattr(value, "chat_template") and not value.chat_template:
+                own["chat_template"] = template
+            parts = _parts_seeded(value, seed, variables, template)
             found[part.name] = dataclasses.replace(value, **own, **parts)
     return found
 
@@ -251,6 +266,9 @@ class ControlSettings:
     )
     control_epochs: float = option(
         0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
+    )
+    control_tokens: int = option(
+        0, "tokens that the control trains on, in place of epochs; 0: as control_epochs says"
     )
 
 

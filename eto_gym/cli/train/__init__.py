@@ -88,7 +88,7 @@ LOOPS = {
     ),
     "rloo": LoopMethod(
         "eto_gym.trainers.loops.group",
-        "GroupLoopSettings",
+        "RLOOLoopSettings",
         "RLOOLoop",
         "RLOO after SFT, by TRL: each episode against the mean of the others of its task.",
     ),

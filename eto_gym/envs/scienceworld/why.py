@@ -18,6 +18,7 @@ _FORMS = (
 )
 _LONG_FIRST = sorted(_FORMS, key=lambda form: "Y" not in form)
 _LONGEST = 200  # characters of an action that can be one
+_ALIKE = 0.75  # what is less alike is another thing, not a slip
 _SMALL = frozenset(("a", "an", "the", "in", "of", "on", "to"))
 
 
@@ -42,11 +43,12 @@ def explain(action: str, observation: str, first: str, seen: Sequence[Exchange])
         return f"{shown(wanted)} is no action. The actions are: {', '.join(_FORMS)}."
     texts = [first, *(exchange.observation for exchange in seen)]
     words = set(re.findall(r"\w+", " ".join(texts).lower()))
-    unknown = [name for name in names if not _seen(name, words)]
-    if unknown:
-        near = nearest(unknown[0].lower(), sorted(words), count=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"You have seen no {unknown[0]} so far.{hint}"
+    for name in names:
+        unknown = _unseen(name, words)
+        if unknown:
+            near = nearest(unknown[0], sorted(words), count=1, likeness=_ALIKE)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            return f"You have seen no {name} so far.{hint}"
     known = Memory.of(first, seen)
     return (
         f"The form of the action is right, but not with {' and '.join(names)} in the {known.place}:"
@@ -73,6 +75,6 @@ def _fit(form: str, wanted: str) -> tuple[str, ...] | None:
     return (thing, place) if thing and place else None
 
 
-def _seen(name: str, words: set[str]) -> bool:
-    """Whether each word of a name was read somewhere."""
-    return all(word in words for word in re.findall(r"\w+", name.lower()) if word not in _SMALL)
+def _unseen(name: str, words: set[str]) -> list[str]:
+    """List the words of a name that were read nowhere."""
+    return [w for w in re.findall(r"\w+", name.lower()) if w not in _SMALL and w not in words]

@@ -31,5 +31,7 @@ def explain(action: str, offered: Sequence[str]) -> str:
     if wanted in map(str.lower, targets):
         return ""
     named = nearest(wanted, targets) or targets[:_NAMED]
-    listed = ", ".join(map(repr, named)) if named else "nothing"
-    return f"This page has no {shown(argument)} to click. It has: {listed}."
+    says = f"This page has no {shown(argument)} to click"
+    if not named:
+        return f"{says}, nor anything else. One can search here: search[words]."
+    return f"{says}. It has: {', '.join(map(repr, named))}."

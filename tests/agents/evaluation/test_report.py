@@ -12,7 +12,13 @@ from scipy import stats
 
 from eto_gym.agents.evaluation.measures import measure
 from eto_gym.agents.evaluation.report import _paired_line, best_of, evaluate, render
-from eto_gym.agents.evaluation.statistics import compare, mean, proportion, success_rate
+from eto_gym.agents.evaluation.statistics import (
+    compare,
+    mean,
+    proportion,
+    student_quantile,
+    success_rate,
+)
 from eto_gym.trajectories import Trajectory
 from tests.agents.evaluation.test_evaluation import episode
 
@@ -101,6 +107,14 @@ def test_paired_test_on_repeated_tasks_flips_whole_tasks() -> None:
     assert test.reward.mean == pytest.approx(8 / 12)
     once = compare(before[::2], after[::2])
     assert once.p == pytest.approx(stats.binomtest(6, 6).pvalue)
+
+
+def test_students_quantile_is_scipys() -> None:
+    freedoms = [*range(1, 40), 499, 500, 501, 502, 5_000, 10**6]
+    expected = stats.t.ppf(0.975, freedoms)
+    assert [student_quantile(n) for n in freedoms] == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="degree of freedom"):
+        student_quantile(0)
 
 
 def test_the_report_is_json_and_a_table() -> None:

@@ -299,3 +299,14 @@ def test_a_replaced_template_makes_a_rewriting_family_usable() -> None:
     ids, mask = codec.encode(talk)
     said = [i for i, kept in zip(ids, mask, strict=True) if kept]
     assert codec.decode_reply(said) == talk[1].content
+
+
+@pytest.mark.parametrize("mark", ["<|channel|>", "<|channel|>final<|message|>", "<|end|>"])
+def test_marks_in_the_midst_of_a_reply_are_no_obstacle(mark: str) -> None:
+    """A model may say anything: history holds the words, and no mark that a template refuses."""
+    codec = make_codec(REWRITING["gpt-oss"], "bytes")
+    talk = [Message("user", "a"), Message("assistant", f"Action: {mark} go"), Message("user", "b")]
+    said = str(codec.tokenizer.decode(codec.generation_prompt(talk)))
+    assert said.count("<|channel|>final<|message|>") == 1
+    assert said.rstrip().endswith("<|start|>assistant")
+    assert "go<|end|>" in said

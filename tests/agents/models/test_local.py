@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 # ruff: noqa: E402
 from eto_gym.agents.models.codec import ChatCodec
 from eto_gym.agents.models.decoding import Sampler
+from eto_gym.agents.models.kv import cache_argument
 from eto_gym.agents.models.loading import read_template
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.models.tiny import build_model, save_tiny, train_tokenizer
@@ -225,7 +226,8 @@ def test_says_what_generate_says_on_the_whole_conversation(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "kept"),
     [
-        ("mamba", "MambaForCausalLM .* no layers of keys and values"),
+        # Since transformers 5.24 its states come in a cache of layers.
+        ("mamba", "MambaForCausalLM .* (no layers of keys and values|LinearAttentionLayer)"),
         ("qwen3-next", "keeps: LinearAttentionLayer"),
         ("falcon-h1", "keeps: LinearAttentionAndFullAttentionLayer"),
     ],
@@ -233,6 +235,20 @@ def test_says_what_generate_says_on_the_whole_conversation(kind: str) -> None:
 def test_a_model_that_keeps_other_states_is_refused_at_once(kind: str, kept: str) -> None:
     with pytest.raises(EtoGymError, match=f"{kept}.*`eto-gym serve MODEL`"):
         policy(make_model(kind), context=512)
+
+
+def test_the_cache_goes_by_the_name_that_the_models_class_has() -> None:
+    class Older:
+        def forward(self, input_ids: Any, past_key_values: Any = None) -> None: ...
+
+    class Newer:
+        def forward(self, input_ids: Any, cache: Any = None) -> None: ...
+
+    for kind, name in ((Older, "past_key_values"), (Newer, "cache")):
+        model: Any = kind()
+        assert cache_argument(model) == name
+        model.forward = lambda *args, **kwargs: None  # as a scorer puts its own there
+        assert cache_argument(model) == name
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])

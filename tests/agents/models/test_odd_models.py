@@ -16,7 +16,7 @@ from tests.agents.models import odd_models as odd
 from tests.toy import CORRIDOR
 
 torch = pytest.importorskip("torch")
-for package in ("transformers", "peft", "jsonargparse", "trl", "scipy"):
+for package in ("transformers", "peft", "jsonargparse", "trl"):
     pytest.importorskip(package)
 
 Capture = pytest.CaptureFixture[str]

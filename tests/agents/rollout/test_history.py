@@ -18,7 +18,16 @@ from eto_gym.agents.rollout.engine import Rollout, plan_episodes
 from eto_gym.agents.rollout.slot import Episode
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import DataError
-from eto_gym.history import OMISSION, Exchange, StateWriter, as_sampled, bounded, check_history
+from eto_gym.history import (
+    OMISSION,
+    TOLD_BELOW,
+    WHOLE,
+    Exchange,
+    StateWriter,
+    as_sampled,
+    bounded,
+    check_history,
+)
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Trajectory
 from tests.agents.rollout.coin import TASKS, CoinPolicy
@@ -121,6 +130,15 @@ def test_a_bounded_history_changes_nothing_but_what_is_read(history: str) -> Non
             assert len(read) == 3 + 2 * min(turn, exchanges)
             assert read[2].content.endswith(OMISSION) == (turn > exchanges)
             assert not state or read[-1].content.endswith(f"\n\n{state}")
+
+
+def test_a_block_that_tells_the_first_observation_stands_for_it() -> None:
+    talk = [Message("user", "task")]
+    for turn in "abc":
+        talk += [Message("assistant", turn), Message("user", turn.upper())]
+    assert bounded(talk, 0, "state:1", f"{WHOLE} all")[0].content == TOLD_BELOW
+    assert bounded(talk, 0, "state:1", "So far: some")[0].content == "task" + OMISSION
+    assert bounded(talk, 0, "state:3", f"{WHOLE} all")[0] == talk[0]  # nothing is left out
 
 
 def check_kept(history: str) -> int:

@@ -10,10 +10,17 @@ import pytest
 
 from eto_gym.conversation import FORMAT_ERROR
 from eto_gym.envs.alfworld.recap import write_state
-from eto_gym.history import Exchange
+from eto_gym.history import WHOLE, Exchange
 from eto_gym.testing import text_env
 
 NAME = re.compile(r"[a-z]+ \d+")
+_LISTED = re.compile(r"([a-z]+) (\d+(?:, \d+)*)")
+
+
+def listed(text: str) -> list[str]:
+    """List the names in a text, in which a number alone belongs to the name before."""
+    found = _LISTED.findall(text)
+    return [f"{kind} {number}" for kind, numbers in found for number in numbers.split(", ")]
 
 
 @pytest.mark.parametrize("style", ["full", "eto"])
@@ -36,7 +43,11 @@ def test_it_names_nothing_that_was_not_read(style: str, grammar: str) -> None:
             exchanges.append(Exchange(chosen, observation))
             seen |= {*NAME.findall(observation)}
             block = write_state(first, exchanges)
-            assert {*NAME.findall(block)} <= seen
+            assert {*listed(block)} <= seen
+            # Nothing of the first observation is lost: the task, and every place of the room.
+            assert block.startswith(f"{WHOLE}\nTask: ")
+            assert first.partition("Your task is to: ")[2].strip() in block
+            assert {*listed(block)} >= {*NAME.findall(first.partition("Your task")[0])}
             if done:
                 break
     env.close()
@@ -58,16 +69,17 @@ def test_it_follows_the_expert() -> None:
             )
             kinds |= set(lines)
             if reply.action.startswith("go to "):
-                assert lines["You are at"] == reply.action.removeprefix("go to ")
+                assert lines["At"] == reply.action.removeprefix("go to ")
             if reply.action.startswith("take "):
                 thing = reply.action.removeprefix("take ").partition(" from ")[0]
-                assert lines["You hold"] == thing
-                assert thing not in lines.get("Found", "").replace(";", ",").split(", ")
+                assert lines["Held"] == thing
+                assert thing not in listed(lines.get("Found", ""))
             if reply.action.startswith(("put ", "move ")):
-                assert lines["You hold"] == "nothing"
+                assert lines["Held"] == "nothing"
         assert done
     env.close()
-    assert kinds >= {"Task", "You are at", "You hold", "Found", "Treated", "Turned on", "Closed"}
+    assert kinds >= {"Task", "At", "Held", "Found", "Treated", "Turned on", "Closed"}
+    assert kinds >= {"Empty", "Not seen yet"}
 
 
 def test_replies_without_an_action_and_foreign_texts_tell_nothing() -> None:
@@ -75,5 +87,6 @@ def test_replies_without_an_action_and_foreign_texts_tell_nothing() -> None:
     block = write_state(
         first, [Exchange(None, FORMAT_ERROR), Exchange("go to \n", "Nothing happens.")]
     )
-    assert "You hold: nothing" in block
+    assert block.startswith("So far:\n")  # which does not stand for the first observation
+    assert "Held: nothing" in block
     assert "middle of the room" in block

@@ -28,7 +28,7 @@ from eto_gym.trajectories.formats import read_pair, to_hf_preference, to_paper_d
 from eto_gym.trajectories.pairs import PreferencePair
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
+pytest.importorskip("transformers")
 
 Play = Callable[..., Trajectory]
 
@@ -232,7 +232,7 @@ def test_kto_takes_sides_that_stand_by_themselves(
     trainer._origin.begin_batch(trainer.accelerator)
     mean = sum(ratios) / 5
     assert trainer._origin.value == pytest.approx(max(0.0, mean), abs=1e-5)
-    noted = {name: len(values) for name, values in trainer._metrics["train"].items()}
+    noted = {name: len(values) for name, values in trainer._noted.items()}
     assert (noted["logps/chosen"], noted["logps/rejected"]) == (2, 3)
     assert (noted["rewards/chosen"], noted["rewards/rejected"], noted["rewards/margins"]) == (
         2,

@@ -14,7 +14,7 @@ from eto_gym.trainers.methods.group import run_group
 from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
-from eto_gym.trainers.settings.loops import GroupLoopSettings
+from eto_gym.trainers.settings.loops import GroupLoopSettings, RLOOLoopSettings
 from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
 from eto_gym.trainers.tool_env import ToolEnvironment, tool_dataset, tool_environments
 from tests.toy import CORRIDOR
@@ -214,6 +214,8 @@ def _replies(episode: Any) -> list[list[int]]:
 
 def test_rloo_refuses_advantages_of_turns(locksmith: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(QUICK, advantage="gigpo")
+    with pytest.raises(SettingsError, match="rloo weighs whole episodes"):  # before SFT, too
+        RLOOLoopSettings(group=GroupSettings(advantage="gigpo"))
     with pytest.raises(SettingsError, match="rloo weighs whole episodes"):
         run_group("rloo", settings, None, model=locksmith, output=tmp_path / "out")  # type: ignore[arg-type]
 

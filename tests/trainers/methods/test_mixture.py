@@ -24,7 +24,7 @@ from eto_gym.trajectories.pairs import PreferencePair
 from tests.trainers.locks import MUON, PLAY, assert_learnt
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
+pytest.importorskip("transformers")
 
 Play = Callable[..., Trajectory]
 

@@ -223,6 +223,50 @@ def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> N
     assert entry["turns"] == 4
 
 
+def test_rows_that_share_their_beginnings_are_learnt_from_alike(tiny: Path, tmp_path: Path) -> None:
+    """Scores, loss and every gradient are those of padded rows, with weights in doubles."""
+    spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=4)  # type: ignore[arg-type,return-value]
+    player = EpisodePlayer(
+        spec, LocksEnv().task_set.ids, episodes=4, seed=0, max_new_tokens=6, context=512,
+        history="last:1",
+    )  # fmt: skip
+    kept = player(*_player_parts(tiny, tmp_path), 0, range(4))
+    found = []
+    for share in ("off", "on"):
+        settings = replace(
+            QUICK, rounds=1, episodes=4, batch_size=4, micro_batch_size=2, max_length=512,
+            share_prefix=share,
+        )  # fmt: skip
+        trainer = _trainer(tiny, tmp_path / share, settings, lambda *_: kept)
+        trainer.bare.double()
+        trainer._reference.double()
+        torch.manual_seed(1)
+        torch.nn.init.normal_(trainer.head.linear.weight)
+        played = trainer._play_round()
+        assert [len(e.rows) for e in played] == [3] * 4
+        losses = []
+        for batch in list(trainer._deal(played))[:2]:
+            assert ("tree" in batch) == (share == "on")
+            # The policy has moved since it played: no ratio is 1.
+            moved = {**batch, "logps": batch["logps"] + 0.1, "returns": batch["returns"] + 1.0}
+            loss = trainer.compute_loss(trainer.bare, moved)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(float(loss.detach()))
+        grads = [p.grad for p in trainer.bare.parameters() if p.grad is not None]
+        scores = [torch.cat([e.scores.logps, e.scores.values]) for e in played]
+        found.append((losses, grads, scores))
+    (losses, grads, scores), (tree_losses, tree_grads, tree_scores) = found
+    assert tree_losses == pytest.approx(losses, rel=1e-5)
+    assert len(grads) == len(tree_grads)
+    for one, other in zip([*grads, *scores], [*tree_grads, *tree_scores], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
+def _player_parts(tiny: Path, folder: Path) -> tuple[Any, Any]:
+    trainer = _trainer(tiny, folder / "player", QUICK)
+    return trainer.bare, trainer._codec
+
+
 def _rewarded(play: Trajectory, last: float) -> Trajectory:
     steps = [replace(step, reward=0.0) for step in play.steps]
     return replace(play, steps=(*steps[:-1], replace(steps[-1], reward=last)))

@@ -22,6 +22,7 @@ from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR
 
 pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
 
 from eto_gym.agents.sb3.policy import load_sb3_policy
 from eto_gym.trainers.sb3.settings import SB3Settings

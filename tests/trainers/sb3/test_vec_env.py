@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
 
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -15,8 +16,8 @@ from eto_gym.agents.sb3.candidates import CandidatesEnv
 from eto_gym.agents.sb3.features import HashedText
 from eto_gym.agents.sb3.networks import (
     MASKED,
-    CandidateActorCriticPolicy,
     CandidateDQNPolicy,
+    MaskableCandidatePolicy,
     MaskedDQN,
 )
 from eto_gym.trainers.sb3.vec_env import CandidatesVecEnv
@@ -145,7 +146,7 @@ def observation(env: CandidatesVecEnv) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("kind", [CandidateActorCriticPolicy, CandidateDQNPolicy])
+@pytest.mark.parametrize("kind", [MaskableCandidatePolicy, CandidateDQNPolicy])
 def test_masked_places_are_never_chosen_and_places_do_not_matter(kind: Any) -> None:
     import torch
 
@@ -220,11 +221,13 @@ def test_masks_are_those_of_the_observations() -> None:
     np.testing.assert_array_equal(many.env_method("action_masks", indices=1)[0], stacked["mask"][1])
 
 
+@pytest.mark.parametrize("policy", ["MultiInputPolicy", MaskableCandidatePolicy])
 @pytest.mark.parametrize("make", [make_one, make_vec])
-def test_maskable_ppo_takes_only_candidates(make: Any) -> None:
-    contrib = pytest.importorskip("sb3_contrib")
+def test_maskable_ppo_takes_only_candidates(make: Any, policy: Any) -> None:
+    from sb3_contrib import MaskablePPO
+
     env = make()
-    model = contrib.MaskablePPO("MultiInputPolicy", env, n_steps=16, batch_size=16, seed=0)
+    model: Any = MaskablePPO(policy, env, n_steps=16, batch_size=16, seed=0)
     model.learn(64)
     invalid = [info["invalid_choice"] for info in model.ep_info_buffer if "invalid_choice" in info]
     assert not any(invalid)
@@ -235,3 +238,23 @@ def test_maskable_ppo_takes_only_candidates(make: Any) -> None:
         actions, _ = model.predict(observation, action_masks=masks)
         assert all(mask[action] for mask, action in zip(masks, actions, strict=True))
         observation, *_ = vec.step(actions)
+
+
+def test_masks_that_are_given_or_not_make_one_distribution() -> None:
+    import torch
+
+    env = make_vec(2)
+    policy = MaskableCandidatePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    tensors, _ = policy.obs_to_tensor(observation(env))
+    masks = np.stack(env.env_method("action_masks"))
+    with torch.no_grad():
+        told: Any = policy.get_distribution(tensors, action_masks=masks).distribution
+        untold: Any = policy.get_distribution(tensors).distribution
+    torch.testing.assert_close(told.probs, untold.probs)
+    torch.testing.assert_close(told.entropy(), untold.entropy())
+    assert (told.probs[~torch.as_tensor(masks)] == 0).all()
+
+
+def test_what_is_gone_names_what_replaces_it() -> None:
+    with pytest.raises(ImportError, match="MaskableCandidatePolicy, and MaskablePPO"):
+        from eto_gym.agents.sb3.networks import CandidateActorCriticPolicy  # noqa: F401

@@ -1,0 +1,297 @@
+"""Where the model of a stage plays: in this process, behind servers of this run, or of others.
+
+What is played is the same: the episodes, their records and the names of the stages do not tell
+where. Servers start when a stage has something to play, and are gone when it has played.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eto_gym.agents.models.adapters import base_of, is_adapter
+from eto_gym.agents.models.model_names import folder_of_model, resolve_model
+from eto_gym.agents.models.sizes import adapter_rows
+from eto_gym.agents.models.template import reads_clock, template_of
+from eto_gym.agents.policies import endpoint_policy, local_policy
+from eto_gym.agents.policy import Policy
+from eto_gym.agents.rollout.spec import RolloutSpec
+from eto_gym.command_lines import fill
+from eto_gym.errors import EtoGymError
+from eto_gym.trainers.run.process_group import ProcessGroup
+from eto_gym.trainers.settings.playing import PlayerSettings
+from eto_gym.trajectories import Trajectory
+
+logger = logging.getLogger(__name__)
+
+_LOST = 0.1
+"""Share of a stage's episodes that servers may fail at before the stage counts as not played."""
+_LINES = 20  # of a hook's output
+
+
+@dataclass(frozen=True)
+class StagePolicy:
+    """The model of a stage as what plays; building it loads the model into this process.
+
+    Attributes:
+        model: Folder or name.
+        name: Recorded with every trajectory.
+        temperature: Of sampling; 0 is greedy.
+        max_new_tokens: Longest reply in tokens.
+        context: Longest conversation in tokens.
+        device: Where a local policy puts the model.
+        template_kwargs: Variables of the chat template.
+        chat_template: Replaces the model's own template; "" for none.
+    """
+
+    model: str
+    name: str
+    temperature: float
+    max_new_tokens: int
+    context: int
+    device: str
+    template_kwargs: Mapping[str, Any]
+    chat_template: str = ""
+
+    def __call__(self) -> Policy:
+        """Build the local policy."""
+        return local_policy(
+            self.model,
+            device=self.device,
+            **self._options(),
+            **({"template_kwargs": self.template_kwargs} if self.template_kwargs else {}),
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
+        )
+
+    def behind(self, served: Served, *, concurrency: int) -> functools.partial[Policy]:
+        """Return what builds the policy that asks servers for the replies."""
+        body = {"chat_template_kwargs": dict(self.template_kwargs)}
+        return functools.partial(
+            endpoint_policy,
+            served.urls,
+            served.model,
+            concurrency=concurrency,
+            **self._options(),
+            **({} if served.settled or not self.template_kwargs else {"extra_body": body}),
+        )
+
+    def _options(self) -> dict[str, Any]:
+        names = ("name", "temperature", "max_new_tokens", "context")
+        return {name: getattr(self, name) for name in names}
+
+
+class Served(NamedTuple):
+    """A model behind servers.
+
+    Attributes:
+        urls: Their base URLs.
+        model: Name by which they are asked for it.
+        settled: Whether its chat template holds its variables and its date, as a local one does.
+    """
+
+    urls: list[str]
+    model: str
+    settled: bool
+
+
+class Players:
+    """Brings the model of a stage to where it plays, as the settings say."""
+
+    def __init__(self, settings: PlayerSettings, folder: Path, processes: ProcessGroup) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            settings: Where models play.
+            folder: The run folder, in which servers may be given a folder of their own to load.
+            processes: Those that play; the first starts the servers, for all of them.
+
+        Raises:
+            EtoGymError: They are on several machines, which cannot reach each other's servers.
+        """
+        self._settings = settings
+        self._kind = settings.play_kind
+        self._processes = processes
+        self._scratch = folder / "served"
+        self._told = ""  # what the hook was told last
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
+        if self._kind == "serve" and here < processes.count:
+            raise EtoGymError(
+                "servers of a run answer on their own machine only, and the processes of this one "
+                "are on several: start servers yourself and give play endpoint:URL,..."
+            )
+
+    @contextlib.contextmanager
+    def playing(self, spec: RolloutSpec) -> Iterator[RolloutSpec]:
+        """Have servers ready for what a specification plays with; all processes must call this.
+
+        Yields:
+            The specification with a policy that asks them. It is the given one where models play
+            in this process, or where no model plays.
+
+        Raises:
+            EtoGymError: They do not come up, or serve something else.
+        """
+        policy = spec.make_policy
+        if self._kind == "local" or not isinstance(policy, StagePolicy):
+            yield spec
+            return
+        with contextlib.ExitStack() as stack:
+            _free_accelerator()
+            open_servers = self._start if self._kind == "serve" else self._follow
+            served = self._processes.first(lambda: open_servers(policy, stack))
+            logger.info("%s plays behind %s", policy.name, ", ".join(served.urls))
+            concurrency = max(1, spec.slots // spec.workers)
+            yield replace(spec, make_policy=policy.behind(served, concurrency=concurrency))
+
+    def check(self, played: Sequence[Trajectory], label: str) -> None:
+        """Refuse what servers have mostly failed at: a stage of it would be learnt from.
+
+        Raises:
+            EtoGymError: More than a tenth of the episodes had no reply.
+        """
+        lost = sum(t.error in ("policy", "timeout") for t in played)
+        if self._kind != "local" and lost > _LOST * len(played):
+            raise EtoGymError(
+                f"{label}: the servers gave no reply in {lost} of {len(played)} episodes. When the "
+                "cause is removed, start the same command again: it plays these anew and keeps the "
+                "others"
+            )
+
+    # --- servers of this run ----------------------------------------------------------------------
+
+    def _start(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
+        from eto_gym.agents.serving import ModelServers
+
+        s = self._settings
+        self._clear()
+        stack.callback(self._clear)
+        weights = resolve_model(policy.model)
+        whole, more, name = self._whole(weights, policy.name)
+        gpus = s.gpus.split() or None
+        servers = stack.enter_context(
+            ModelServers(
+                whole,
+                workers=s.servers or len(gpus or ("",)),
+                command=s.play_command or None,
+                arguments=[*shlex.split(s.play_arguments), *more],
+                gpus=gpus,
+                startup_timeout=s.play_timeout,
+                chat_template=_template(whole, weights, policy),
+                template_kwargs=policy.template_kwargs,
+            )
+        )
+        return Served(servers.base_urls, name or servers.model, settled=True)
+
+    def _whole(self, model: str, stage: str) -> tuple[str, list[str], str]:
+        """Return what to serve, further arguments, and the name to ask for ("": the served one)."""
+        s = self._settings
+        if not is_adapter(model):
+            return model, [], ""
+        own_rows = adapter_rows(model) is not None
+        if not own_rows and s.play_adapter:
+            values = {"{adapter}": str(Path(model).resolve()), "{name}": stage}
+            return base_of(model), fill(shlex.split(s.play_adapter), values), stage
+        if not own_rows and not s.play_command:
+            return model, [], ""
+        from eto_gym.trainers.model.models import merge_adapter, quiet_libraries
+
+        merged = self._scratch / "merged"
+        with quiet_libraries():
+            merge_adapter(model, merged)
+        return str(merged), [], ""
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # --- servers of others ------------------------------------------------------------------------
+
+    def _follow(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
+        from eto_gym.agents.endpoint.waiting import await_model
+
+        s = self._settings
+        model = resolve_model(policy.model)
+        if Path(model).exists():
+            model = str(Path(model).resolve())
+        if s.play_hook and self._told != model:
+            run_hook(s.play_hook, {"{model}": model, "{name}": policy.name}, s.play_timeout)
+            self._told = model
+        if policy.chat_template or reads_clock(template_of(folder_of_model(model))):
+            logger.warning(
+                "%s: the servers must be given the run's chat template, and its date, themselves",
+                policy.name,
+            )
+        name = s.play_model or model
+        remedy = (
+            ": a play_hook has the servers take the weights of each stage, and play_model says by "
+            "which name they are asked for them"
+        )
+        await_model(s.play_urls, name, timeout=s.play_timeout, remedy=remedy)
+        return Served(s.play_urls, name, settled=False)
+
+
+def _template(served: str, weights: str, policy: StagePolicy) -> str:
+    """Return the template that servers must be given to read as a local policy does; "" for none.
+
+    Args:
+        served: What they are to load.
+        weights: What a local policy would load; the template of an adapter may not be its base's.
+        policy: The local policy.
+    """
+    own = template_of(folder_of_model(served))
+    template = policy.chat_template or template_of(folder_of_model(weights)) or own
+    return template if template != own or reads_clock(template) else ""
+
+
+def run_hook(command: str, values: Mapping[str, str], timeout: float) -> None:
+    """Run a user's command to its end.
+
+    Args:
+        command: The command, with placeholders.
+        values: Placeholder -> its value.
+        timeout: Seconds that it may take.
+
+    Raises:
+        EtoGymError: It cannot be run, takes too long, or fails; the message ends with its output.
+    """
+    words = fill(shlex.split(command), values)
+    with tempfile.TemporaryFile() as output:  # no pipe: what it leaves running would hold that open
+        try:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+            )
+            how = f"ended with status {done.returncode}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            how = f"took more than {timeout:g} s"
+        except OSError as err:
+            raise EtoGymError(f"cannot run the play_hook {words[0]!r}: {err.strerror}") from err
+        if not how:
+            return
+        output.seek(max(0, output.seek(0, os.SEEK_END) - 16384))
+        lines = output.read().decode(errors="replace").splitlines()[-_LINES:]
+    told = "\n".join(lines) or "(it is empty)"
+    raise EtoGymError(f"the play_hook {how}: {shlex.join(words)}\nIts output ends:\n{told}")
+
+
+def _free_accelerator() -> None:
+    """Give back what training has kept of a GPU's memory, for servers to take."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
