@@ -179,7 +179,7 @@ def cache_argument(model: Any) -> str:
     5.40; a model with code of its own may keep that for longer. PEFT's wrapper hands on what it is
     given.
     """
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     # Of the class: an instance's own `forward` may be one that takes anything.
     named = inspect.signature(type(inner).forward).parameters
     return "cache" if "cache" in named else "past_key_values"
