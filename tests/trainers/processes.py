@@ -80,12 +80,14 @@ def fork(work: Callable[..., None], *arguments: str) -> None:
         torch.multiprocessing.ProcessRaisedException: One of the processes failed.
         torch.multiprocessing.ProcessExitedException: One of them was killed.
     """
-    from torch.multiprocessing import start_processes
+    from torch.multiprocessing.spawn import start_processes
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start_processes(_work_afresh, (port, work, arguments), nprocs=2, start_method="fork")
+    start_processes(  # type: ignore[no-untyped-call]
+        _work_afresh, (port, work, arguments), nprocs=2, start_method="fork"
+    )
 
 
 def _work_afresh(

@@ -16,7 +16,7 @@ from tests.trainers.loops.shared_loop import KILLED_AFTER, run, run_and_die
 from tests.trainers.processes import fork, load_weights
 
 torch = pytest.importorskip("torch")
-from torch.multiprocessing import ProcessExitedException  # noqa: E402
+from torch.multiprocessing.spawn import ProcessExitedException  # noqa: E402
 
 pytest.importorskip("accelerate")
 
