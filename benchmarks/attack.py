@@ -27,8 +27,10 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from eto_gym.benchmarks.attack_runs import (
+    LOOP_FILES,
     TRAINING_FILES,
     Account,
+    attack_loop_file,
     attack_rollout,
     attack_rollout_file,
     attack_training,
@@ -143,6 +145,8 @@ def portions(args: argparse.Namespace, folder: Path) -> Iterator[Portion]:
         yield Portion("garbled", name, partial(attack_rollout_file, name, folder))
     for name in TRAINING_FILES:
         yield Portion("garbled", name, partial(attack_training_file, name, folder))
+    for name in LOOP_FILES:
+        yield Portion("garbled", f"loop {name}", partial(attack_loop_file, name, folder))
     for first in range(0, args.episodes, 250):
         work = partial(attack_endpoints, min(250, args.episodes - first))
         yield Portion("endpoints", str(first), work)

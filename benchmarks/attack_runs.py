@@ -35,6 +35,21 @@ TRAINING_FILES = (
     *("begun/out.work/checkpoint-8/complete", "begun/out.work/checkpoint-8/rng_state.pth"),
 )
 """Files of a training: of one that is finished, and of one that was cut off at its end."""
+LOOP_FILES = (
+    *("config.json", "date.json", "finished.json", "report.json"),
+    *("stages/experts-*/trajectories.jsonl", "stages/experts-*/finished.json"),
+    *("stages/experts-*/settings.json", "stages/experts-*/attempts.jsonl"),
+    *("stages/explore-1-*/trajectories.jsonl", "stages/explore-1-*/finished.json"),
+    *("stages/pairs-1-*/pairs.json", "stages/pairs-1-*/finished.json"),
+    *("stages/eval-sft-*/trajectories.jsonl", "stages/eval-sft-*/finished.json"),
+    *("stages/sft-*/sft.json", "stages/sft-*/finished.json", "stages/sft-*/settings.json"),
+    *(
+        f"stages/sft-*/model/{name}"
+        for name in ("config.json", "files.sha256", "training.json", "metrics.jsonl")
+    ),
+    *("stages/sft-*/model/model.safetensors", "stages/sft-*/model/tokenizer.json"),
+)
+"""Files of a loop's run folder: one of each kind."""
 
 
 class Account:
@@ -244,6 +259,60 @@ def attack_training_file(name: str, folder: Path, account: Account, rng: random.
         account,
         rng,
     )
+
+
+def loop_command(out: Path) -> list[str]:
+    """Return the command of a loop that has every stage, and nothing to learn from."""
+    sizes = {
+        "train-tasks": 4, "explore-tasks": 3, "explore-samples": 2, "eval-tasks": 3, "dev-tasks": 0,
+        "max-steps": 6, "max-new-tokens": 6, "workers": 1, "progress": "false",
+        "base.tasks": 4, "base.steps": 3, "base.vocab-size": 400, "base.hidden-size": 16,
+        "base.layers": 1, "base.heads": 2, "base.kv-heads": 1, "base.mlp-size": 16,
+        "pairing.contrast": "expert", "sft.max-steps": 1, "dpo.max-steps": 1,
+    }  # fmt: skip
+    words = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+    return [
+        "train",
+        "eto",
+        "--preset",
+        "quickstart",
+        "--env",
+        "alfworld",
+        "--out",
+        str(out),
+        *words,
+    ]
+
+
+def attack_loop_file(pattern: str, folder: Path, account: Account, rng: random.Random) -> None:
+    """Garble a file of a loop's run folder, and run the loop again, to the same scores."""
+    whole = folder / "garbled-loop"
+    if not whole.exists():
+        with quiet() as told:
+            assert not command(loop_command(whole / "run")), told.getvalue()
+
+    def scores(place: Path) -> str:
+        report = json.loads((place / "run" / "report.json").read_text("utf-8"))
+        for row in report["policies"]:
+            drop_seconds(row)
+        return json.dumps(report["policies"])
+
+    wanted = scores(whole)
+    (file,) = (whole / "run").glob(pattern)
+    garble(
+        whole,
+        str(file.relative_to(whole)),
+        lambda copy: loop_command(copy / "run"),
+        lambda copy: scores(copy) != wanted,
+        account,
+        rng,
+    )
+
+
+def drop_seconds(row: dict[str, Any]) -> None:
+    """Take the times out of a policy's row."""
+    for name in ("train_seconds", "eval_seconds"):
+        row.pop(name, None)
 
 
 def garble(
