@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from pathlib import Path
 
 import pytest
 
 from eto_gym.cli import train
 from eto_gym.errors import UnknownNameError
+from eto_gym.trainers.settings import loops
 from eto_gym.trainers.settings.presets import PRESETS
 
 pytest.importorskip("jsonargparse")
@@ -34,8 +34,7 @@ def test_every_method_has_a_page_that_names_its_command(method: str) -> None:
 
 @pytest.mark.parametrize("method", train.LOOPS)
 def test_every_setting_has_help(method: str) -> None:
-    entry = train.LOOPS[method]
-    settings = getattr(importlib.import_module(entry.module), entry.settings)
+    settings = getattr(loops, train.LOOPS[method].settings)
     for item in dataclasses.fields(settings):
         nested = item.default_factory
         assert "help" in item.metadata or nested is not dataclasses.MISSING, item.name

@@ -17,7 +17,7 @@ from eto_gym.trainers.settings.presets import ADAPTERS, PRESETS, Sourced, settin
 MAIN = {
     *("env", "data", "model", "expert_file", "train_tasks", "iterations", "explore_tasks"),
     *("explore_samples", "explore_temperature", "eval_tasks", "dev_tasks", "max_steps", "history"),
-    *("feedback", "template_kwargs", "play", "play_command"),
+    *("feedback", "play"),
     *("max_new_tokens", "slots", "workers", "seed", "control", "preset", "pairing.contrast"),
     *("phases", "start_from", "steps.rollouts", "step_tasks"),
 }

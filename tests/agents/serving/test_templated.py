@@ -145,4 +145,4 @@ def test_a_loop_plays_and_trains_with_the_template_that_it_is_given(tmp_path: Pa
 
     stage = loop.play.folder.run("model", lambda _: {"model": "m"}, settings={})
     maker: Any = loop.play.policy_maker(stage, "eval", temperature=0.0)
-    assert maker.keywords["chat_template"] == text
+    assert maker.chat_template == text
