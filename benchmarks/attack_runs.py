@@ -294,7 +294,9 @@ def attack_loop_file(pattern: str, folder: Path, account: Account, rng: random.R
     def scores(place: Path) -> str:
         report = json.loads((place / "run" / "report.json").read_text("utf-8"))
         for row in report["policies"]:
-            drop_seconds(row)
+            for name in ("train_seconds", "eval_seconds"):
+                del row[name]
+            del row["card"]["model"]  # a folder
         return json.dumps(report["policies"])
 
     wanted = scores(whole)
@@ -307,12 +309,6 @@ def attack_loop_file(pattern: str, folder: Path, account: Account, rng: random.R
         account,
         rng,
     )
-
-
-def drop_seconds(row: dict[str, Any]) -> None:
-    """Take the times out of a policy's row."""
-    for name in ("train_seconds", "eval_seconds"):
-        row.pop(name, None)
 
 
 def garble(

@@ -124,7 +124,7 @@ def load_sb3_policy(
             "overflow": settings["overflow"],
             "history": int(settings["history"]),
         }
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as err:
         raise DataError(f"{path} is no run of eto-gym train sb3: {err!r}") from err
     if play == "sampled" and algo == "dqn":
         raise EtoGymError("DQN has values and no distribution to sample from: choose play='greedy'")

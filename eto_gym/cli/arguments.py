@@ -66,7 +66,7 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
             raise UnknownNameError(f"expected NAME=VALUE, got {pair!r}")
         try:
             values[name] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[name] = text
     return values
 

@@ -61,7 +61,7 @@ def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
     """
     try:
         values = {**row, **{name: json.loads(row[name]) for name in _AS_TEXT}}
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, RecursionError) as err:
         raise DataError(f"not a row of trajectories: {err}") from err
     return Trajectory.from_json(values)
 

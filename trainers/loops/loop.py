@@ -101,7 +101,7 @@ class Loop(ABC, Generic[S]):
         def first() -> str:
             try:
                 kept = json.loads(path.read_bytes())["date"]
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, RecursionError, KeyError, TypeError):
                 kept = None
             if not isinstance(kept, str):
                 kept = run_date()
@@ -127,7 +127,7 @@ class Loop(ABC, Generic[S]):
         given = self.play.given.to_json()
         try:
             before = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             before = None
         before = before if isinstance(before, dict) else {}
         first = before.get("first_limits")

@@ -218,7 +218,7 @@ def _with_grammar(text: str, action_grammar: ActionGrammar) -> dict[str, Any]:
             game["pddl_domain"] = game["pddl_domain"].rstrip().removesuffix(")") + _HELP_ACTION
         if action_grammar == "move" and "action help" not in game["grammar"]:
             game["grammar"] += _HELP_RULE
-    except (ValueError, TypeError, KeyError) as err:
+    except (ValueError, RecursionError, TypeError, KeyError) as err:
         raise DataError(f"the game is malformed: {err!r}") from err
     return dict(game)
 

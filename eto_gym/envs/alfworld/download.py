@@ -193,7 +193,7 @@ def _is_finished(marker: Path, archives: list[Archive]) -> bool:
             archive.name in sums and archive.sha256 in {None, sums[archive.name]}
             for archive in archives
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return False
 
 

@@ -135,7 +135,7 @@ def _judge(folder: Path, trial: str) -> tuple[str, str]:
         if "solvable" not in game:
             return "not checked for a solution", ""
         return ("", task_type) if game["solvable"] else ("unsolvable", "")
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as err:
         logger.warning("%s cannot be read: %r", folder, err)
         return "unreadable", ""
 
@@ -159,7 +159,7 @@ def _read(path: Path, fingerprint: str) -> Manifest | None:
             return None
         games = tuple((str(task), str(kind)) for task, kind in data["games"])
         return Manifest(games, {str(k): int(v) for k, v in data["skipped"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -208,7 +208,7 @@ def _read(path: Path, task_id: str) -> Solution | None:
             return Solution(task_id, actions, source)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as err:
         logger.warning("%s: a damaged solution is made anew (%s)", path, err)
     return None
 

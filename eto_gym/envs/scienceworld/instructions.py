@@ -100,6 +100,6 @@ def load_examples() -> dict[str, dict[str, Any]]:
     text = resources.files("eto_gym.envs.scienceworld").joinpath("examples.json").read_text("utf-8")
     try:
         loaded = json.loads(text)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DataError(f"the worked examples of ScienceWorld are damaged: {err}") from err
     return dict(loaded)

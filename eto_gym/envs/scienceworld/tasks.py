@@ -175,5 +175,5 @@ def _eto_pairs() -> dict[str, list[tuple[str, int]]]:
         data = json.loads(text)
         names = data["tasks"]
         return {split: [(names[task], int(v)) for task, v in data[split]] for split in SPLITS}
-    except (ValueError, KeyError, TypeError, IndexError) as err:
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError) as err:
         raise DataError(f"the list of the ETO splits is damaged: {err}") from err

@@ -132,7 +132,7 @@ def parse_game(data: str | Mapping[str, Any], *, action_grammar: ActionGrammar =
     if isinstance(data, str):
         try:
             data = json.loads(data)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise DataError(f"the game is not JSON: {err}") from err
     parts = []
     for key in ("pddl_domain", "grammar", "pddl_problem"):

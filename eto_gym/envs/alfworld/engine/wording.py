@@ -131,7 +131,7 @@ def _feedback(text: str, rule: str) -> str:
 def _decode(literal: str) -> str:
     try:
         return str(json.loads(literal))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DataError(f"the grammar holds a malformed text: {literal!r}") from err
 
 

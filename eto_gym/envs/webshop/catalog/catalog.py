@@ -183,7 +183,7 @@ class Catalog:
             description, bullets, options, attributes, nouns, image, option_images = json.loads(
                 self._details[index]
             )
-        except (ValueError, TypeError) as err:
+        except (ValueError, RecursionError, TypeError) as err:
             raise damaged(f"details of product {index} cannot be read: {err}") from err
         return Product(
             index=index,

@@ -142,7 +142,7 @@ class Goals(Sequence[Goal]):
     def _read_part(self, index: int, size: int) -> list[Any]:
         try:
             part = json.loads(self._parts[index])
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise damaged(f"{self._parts.name} {index} cannot be read: {err}") from err
         if not isinstance(part, list) or len(part) != size:
             raise damaged(f"{self._parts.name} {index} has not {size} parts")
