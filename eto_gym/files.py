@@ -83,13 +83,19 @@ _HASHED_UP_TO = 1 << 28
 """Bytes of a file whose content is looked at; of a larger one the size is."""
 
 
-def write_digests(path: Path, *, leave_out: Collection[str] = ()) -> None:
+def write_digests(path: Path, *, leave_out: Collection[str] = (), deep: bool = True) -> None:
     """Write the SHA-256 of every file in the folder of `path` to `path`, as `sha256sum` does.
 
     A large file is written down with its size instead, which takes no time.
+
+    Args:
+        path: The file to write.
+        leave_out: Names of files that may change.
+        deep: Whether files in folders of that folder are written down, too.
     """
     folder = path.parent
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != path)
+    found = folder.rglob("*") if deep else folder.glob("*")
+    files = sorted(file for file in found if file.is_file() and file != path)
     lines = [
         f"{_state(file)}  {file.relative_to(folder).as_posix()}\n"
         for file in files

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import DataError, EtoGymError
-from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
+from eto_gym.files import (
+    DIGESTS_FILE,
+    changed_since,
+    read_object,
+    strict,
+    write_digests,
+    write_json,
+)
 from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trajectories import JsonlFile
 
@@ -27,6 +34,11 @@ def digest(value: Any) -> str:
     """Return a short hash of any JSON-serialisable value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _digest(result: Any) -> str:
+    """Return the digest of a result as it is read back."""
+    return digest(json.loads(json.dumps(strict(result))))
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,10 @@ class RunFolder:
         for item in JsonlFile(folder / "attempts.jsonl").read():
             seconds = item.get("seconds") if isinstance(item, dict) else None
             spent += seconds if isinstance(seconds, float) and math.isfinite(seconds) else 0.0
-        write_json(folder / FINISHED, {"key": key, "result": result, "seconds": spent})
+        # A model has digests of its own, in its folder.
+        write_digests(folder / DIGESTS_FILE, leave_out=("attempts.jsonl",), deep=False)
+        told = {"key": key, "result": result, "seconds": spent, "digest": _digest(result)}
+        write_json(folder / FINISHED, told)
 
     @staticmethod
     def _read(marker: Path) -> dict[str, Any]:
@@ -143,6 +158,8 @@ class RunFolder:
         seconds = saved.get("seconds")
         if "result" not in saved or not isinstance(seconds, int | float):
             raise DataError(f"{marker} is damaged (no result or time): {remedy}")
+        if saved.get("digest", whole := _digest(saved["result"])) != whole:
+            raise DataError(f"{marker} is not as it was written: {remedy}")
         for digests in sorted(marker.parent.rglob(DIGESTS_FILE)):
             if (name := changed_since(digests)) is not None:
                 raise DataError(f"{digests.parent / name} is not as it was written: {remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from eto_gym import DataError
 from eto_gym.files import DIGESTS_FILE, write_digests, write_text
-from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
+from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder, Stage
 
 
 def pipeline(path: Path, calls: list[str], *, lr: float = 1.0, fail: bool = False) -> RunFolder:
@@ -79,6 +80,28 @@ def test_a_stages_damaged_model_is_named(tmp_path: Path) -> None:
     write_text(stage / "model" / "config.json", "{ }")
     with pytest.raises(DataError, match=r"model/config\.json is not as it was written: delete"):
         pipeline(tmp_path, [])
+
+
+def test_a_stages_damaged_file_is_named(tmp_path: Path) -> None:
+    def work(folder: Path) -> dict[str, float]:
+        write_text(folder / "episodes.jsonl", "one\ntwo\n")
+        return {"episodes": 2, "undefined": math.nan}
+
+    def run() -> Stage:
+        return RunFolder(tmp_path).run("play", work, settings=1)
+
+    assert not run().reused
+    assert run().reused
+    (folder,) = tmp_path.glob("stages/play-*")
+    marker = folder / FINISHED
+    whole = marker.read_text(encoding="utf-8")
+    write_text(marker, whole.replace('"episodes": 2', '"episodes": 3'))
+    with pytest.raises(DataError, match=r"finished\.json is not as it was written: delete"):
+        run()
+    write_text(marker, whole)
+    write_text(folder / "episodes.jsonl", "one\n")
+    with pytest.raises(DataError, match=r"episodes\.jsonl is not as it was written: delete"):
+        run()
 
 
 def test_damaged_times_of_attempts_cost_no_run(tmp_path: Path) -> None:
