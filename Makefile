@@ -114,7 +114,7 @@ VERSION_TESTS := tests/test_versions.py tests/test_contract.py tests/vector test
 $(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml setup.cfg constraints-%.txt
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints-$*.txt \
-		--editable ".[train,openai,sb3]" pytest pytest-timeout pytest-xdist hypothesis
+		--editable ".[train,openai,sb3,scienceworld]" pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
 
 test-oldest test-newest: test-%: .venv-%/.installed
