@@ -134,8 +134,8 @@ def test_a_reset_of_some_repeats_them_and_leaves_the_others(vec: TextVectorEnv) 
 
 
 def test_metadata_is_the_vectors_own() -> None:
-    with gym.make(CORRIDOR) as env:
-        before = dict(env.metadata)
+    with gym.make(CORRIDOR) as single:
+        before = dict(single.metadata)
     made = [TextVectorEnv(CORRIDOR, 1, autoreset_mode=mode) for mode in AutoresetMode]
     assert [env.metadata["autoreset_mode"] for env in made] == list(AutoresetMode)
     for env in made:
