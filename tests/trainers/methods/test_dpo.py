@@ -100,6 +100,17 @@ def _double_model(tiny: Path, scale: float = 0.0) -> Any:
     return model.eval()
 
 
+def _loss_away_from_the_reference(trainer: Any) -> Any:
+    """Return the loss of all rows as one batch, with its gradients, of a policy that has moved."""
+    _perturb(trainer.model, 0.01)
+    if trainer._origin is not None:
+        trainer._origin.value = 0.25
+    batch = trainer._collate(list(trainer.train_dataset))
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(4))
+    loss.backward()
+    return loss
+
+
 def _perturb(model: Any, scale: float) -> None:
     """Move the policy away from its reference by a fixed amount."""
     generator = torch.Generator().manual_seed(5)
@@ -143,12 +154,7 @@ def test_loss_and_gradient_equal_hand_computed_doubles(
 ) -> None:
     rows = _rows(tiny, pairs)[:4]
     trainer = _trainer(tiny, rows, settings, tmp_path)
-    _perturb(trainer.model, 0.01)
-    if trainer._origin is not None:
-        trainer._origin.value = 0.25
-    batch = trainer._collate(list(trainer.train_dataset))
-    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(4))
-    loss.backward()
+    loss = _loss_away_from_the_reference(trainer)
 
     policy, reference = _double_model(tiny, 0.01), _double_model(tiny)
     expected = torch.zeros((), dtype=torch.float64)
@@ -204,11 +210,8 @@ def test_kto_takes_sides_that_stand_by_themselves(
     rows = _rows(tiny, [*single, pairs[3]])
     settings = replace(QUICK, loss="kto", undesirable_weight=1.5, share_prefix=share_prefix)
     trainer = _trainer(tiny, rows, settings, tmp_path)
-    _perturb(trainer.model, 0.01)
-    trainer._origin.value = 0.25
-    batch = trainer._collate(list(trainer.train_dataset))
-    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(4))
-    loss.backward()
+    assert trainer._origin is not None
+    loss = _loss_away_from_the_reference(trainer)
 
     policy, reference = _double_model(tiny, 0.01), _double_model(tiny)
     expected = torch.zeros((), dtype=torch.float64)

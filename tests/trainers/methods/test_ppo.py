@@ -188,13 +188,18 @@ def test_the_kl_price_is_taken_off_the_turn_that_moved(
     assert played[0].rewards.tolist() == pytest.approx([-price[0], 1.0 - price[1]], abs=1e-4)
 
 
-def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> None:
-    """Each reply is scored and learnt from after what was read for it."""
+def _forgetful_player() -> EpisodePlayer:
+    """Return what plays four episodes and reads the last exchange alone."""
     spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=4)  # type: ignore[arg-type,return-value]
-    player = EpisodePlayer(
+    return EpisodePlayer(
         spec, LocksEnv().task_set.ids, episodes=4, seed=0, max_new_tokens=6, context=512,
         history="last:1",
     )  # fmt: skip
+
+
+def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> None:
+    """Each reply is scored and learnt from after what was read for it."""
+    player = _forgetful_player()
     settings = replace(QUICK, rounds=1, episodes=4, batch_size=4, epochs=1.0, max_length=512)
     trainer = _trainer(tiny, tmp_path, settings, player)
     played = trainer._play_round()
@@ -225,11 +230,7 @@ def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> N
 
 def test_rows_that_share_their_beginnings_are_learnt_from_alike(tiny: Path, tmp_path: Path) -> None:
     """Scores, loss and every gradient are those of padded rows, with weights in doubles."""
-    spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=4)  # type: ignore[arg-type,return-value]
-    player = EpisodePlayer(
-        spec, LocksEnv().task_set.ids, episodes=4, seed=0, max_new_tokens=6, context=512,
-        history="last:1",
-    )  # fmt: skip
+    player = _forgetful_player()
     kept = player(*_player_parts(tiny, tmp_path), 0, range(4))
     found = []
     for share in ("off", "on"):
