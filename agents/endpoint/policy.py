@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -277,11 +278,17 @@ class EndpointPolicy:
     async def _ask(
         self, server: Server[EndpointClient], messages: Sequence[Message], seed: int
     ) -> Completion:
+        async with self._asking(server):
+            await self._learn_dialect(server)
+            return await server.client.complete(self.model, messages, self._sampling, seed)
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, server: Server[EndpointClient]) -> AsyncIterator[None]:
+        """Give what is asked its time, and let the server be judged by what comes of it."""
         with self._pool.judge(server):
             try:
                 async with asyncio.timeout(self._timeout):
-                    await self._learn_dialect(server)
-                    return await server.client.complete(self.model, messages, self._sampling, seed)
+                    yield
             except TimeoutError as err:
                 detail = f"no answer within {self._timeout:g} s"
                 raise FaultError(Fault("timeout", detail)) from err
@@ -378,7 +385,7 @@ class EndpointPolicy:
         for attempt in range(1, self._attempts + 1):
             server = await self._pool.take(avoid=server if attempt > 1 else None)
             try:
-                with self._pool.judge(server):
+                async with self._asking(server):
                     await self._learn_dialect(server)
                     if server.client.dialect == "transformers":
                         raise EtoGymError(

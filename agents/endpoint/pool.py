@@ -112,8 +112,10 @@ class ServerPool(Generic[_C]):
             avoid: Taken only where no other is free: it has just failed this request.
         """
         async with self._freed:
-            while (server := self._choose(avoid)) is None:
-                await self._wait()
+            # One look at the clock for both: a rest that ends between two looks would be neither
+            # over for the choice nor ahead for the wait, which then might never end.
+            while (server := self._choose(avoid, now := self._now())) is None:
+                await self._wait(now)
             server.in_flight += 1
             return server
 
@@ -132,7 +134,7 @@ class ServerPool(Generic[_C]):
     @contextmanager
     def judge(self, server: Server[_C]) -> Iterator[None]:
         """Let what a request to `server` comes to decide about the server."""
-        began = asyncio.get_running_loop().time()
+        began = self._now()
         try:
             yield
         except FaultError as err:
@@ -147,8 +149,10 @@ class ServerPool(Generic[_C]):
         """Return how long one request should pause after so many faults of its own."""
         return self._doubling(faults) * self._jitter.random()
 
-    def _choose(self, avoid: Server[_C] | None) -> Server[_C] | None:
-        now = asyncio.get_running_loop().time()
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _choose(self, avoid: Server[_C] | None, now: float) -> Server[_C] | None:
         any_well = any(server.strikes == 0 for server in self.servers)
 
         def free(server: Server[_C]) -> bool:
@@ -160,9 +164,8 @@ class ServerPool(Generic[_C]):
 
         return min(filter(free, self.servers), key=order, default=None)
 
-    async def _wait(self) -> None:
+    async def _wait(self, now: float) -> None:
         """Sleep until a request ends somewhere, or a rest does."""
-        now = asyncio.get_running_loop().time()
         rests = [s.resting_until - now for s in self.servers if s.resting_until > now]
         # Requests that wait for the same rest should not all come at the same moment.
         timeout = min(rests) + self._jitter.random() * self._first_wait if rests else None
@@ -178,7 +181,7 @@ class ServerPool(Generic[_C]):
             server.strikes = 0
 
     def _rest(self, server: Server[_C], fault: Fault, began: float) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         wait = 0.0
         if began >= server.rested_at:  # else it was asked before the fault that is known already
             server.strikes += 1

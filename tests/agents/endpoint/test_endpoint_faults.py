@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
 import logging
 import random
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ pytest.importorskip("openai")
 
 from eto_gym.agents.endpoint.answers import read_completion
 from eto_gym.agents.endpoint.faults import FaultError, from_status, retry_after
+from eto_gym.agents.endpoint.policy import EndpointPolicy
 
 PASSING = ["429", "429 after 300 ms", "500", "503", "disconnect", "reset", "close"]
 
@@ -69,6 +71,26 @@ def test_a_date_to_retry_after_is_honoured(fake: FakeEndpoint, connect: Any) -> 
     assert 85 < (retry_after({"retry-after": soon}) or 0) < 95
     for value in ("soon", "nan", "inf"):
         assert retry_after({"retry-after": value}) is None
+
+
+def test_a_list_of_models_that_never_ends_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+                        while True:
+                            connection.sendall(b" ")
+                            time.sleep(0.02)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        with pytest.raises(EtoGymError, match="does not list its models: no answer within 0.2 s"):
+            EndpointPolicy(url, None, **{**FAST, "timeout": 0.2, "attempts": 2})
+        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("fault", ["stall", "trickle"])
@@ -301,7 +323,7 @@ def test_a_server_that_refuses_connections_is_told_of_at_once(
     assert "trying again in" in lines[0]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _told() -> Iterator[list[str]]:
     """Collect the warnings of the endpoint's modules."""
     lines: list[str] = []
