@@ -88,7 +88,7 @@ def test_a_list_of_models_that_never_ends_is_given_up() -> None:
 
         threading.Thread(target=trickle, daemon=True).start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
-        with pytest.raises(EtoGymError, match="does not list its models: no answer within 0.2 s"):
+        with pytest.raises(EtoGymError, match="list its models: no answer within 0"):
             EndpointPolicy(url, None, **{**FAST, "timeout": 0.2, "attempts": 2})
         server.shutdown(socket.SHUT_RDWR)
 
