@@ -99,7 +99,13 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
         help="store the admissible actions of every turn too, for `eto-gym view`; files get larger",
     )
     parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
-    parser.add_argument("--slots", type=int, default=64, help="environments at once (default 64)")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        default=None,
+        help="environments at once (default 64; for expert, player and random, which gain nothing "
+        "by batches, one for each worker, so that finished episodes are written from the first on)",
+    )
     parser.add_argument(
         "--workers",
         type=int,
@@ -171,8 +177,8 @@ def plan(
     from eto_gym.agents.rollout.spec import RolloutSpec
 
     for name in ("slots", "workers", "attempts"):
-        if getattr(args, name) < 1:
-            raise EtoGymError(f"expected --{name} >= 1, got {getattr(args, name)}")
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise EtoGymError(f"expected --{name} >= 1, got {value}")
     if args.env_workers < 0:
         raise EtoGymError(f"expected --env-workers >= 0, got {args.env_workers}")
     if samples < 1:
@@ -196,12 +202,14 @@ def plan(
         kinds = [*RetryPolicy().kinds]
         if policy["policy"].startswith("endpoint:"):
             kinds += ["policy", "format"]
+    here = not args.env_workers and args.step_timeout is None  # where the environments are
+    slots = args.slots or (1 if args.policy in SCRIPTED and here else 64)
     spec = RolloutSpec(
         env_id,
         make_policy,
         env_kwargs={**env_kwargs, **recorded},
         prompt_style=args.prompt_style,
-        slots=max(args.slots, args.workers),
+        slots=max(slots, args.workers),
         workers=args.workers,
         retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
         env_workers=args.env_workers,
