@@ -105,15 +105,18 @@ class FakeEndpoint:
 
     def __enter__(self) -> Self:
         """Take a free port and serve on it."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        # Bound and never listening: it keeps the port from others while the server is down.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port = self._place.getsockname()[1]
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop serving."""
+        """Stop serving, and give the port back."""
         self.stop()
+        self._place.close()
 
     @property
     def url(self) -> str:
@@ -135,7 +138,7 @@ class FakeEndpoint:
         self.ready.set()
 
     def stop(self) -> None:
-        """Break all connections and free the port, unless it is free."""
+        """Break all connections and refuse new ones, unless it does."""
         if not self.ready.is_set():
             return
         self.ready.clear()  # ends what stalls
@@ -184,6 +187,7 @@ class FakeEndpoint:
 
 
 class _Server(ThreadingHTTPServer):
+    allow_reuse_port = True
     daemon_threads = True
     request_queue_size = 256
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import socket
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -80,13 +81,13 @@ def fork(work: Callable[..., None], *arguments: str) -> None:
         torch.multiprocessing.ProcessRaisedException: One of the processes failed.
         torch.multiprocessing.ProcessExitedException: One of them was killed.
     """
+    from torch.distributed import TCPStore
     from torch.multiprocessing.spawn import start_processes
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # Served by this process, as torchrun does: a port that was chosen and let go may be taken.
+    store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     start_processes(  # type: ignore[no-untyped-call]
-        _work_afresh, (port, work, arguments), nprocs=2, start_method="fork"
+        _work_afresh, (store.port, work, arguments), nprocs=2, start_method="fork"
     )
 
 
@@ -102,12 +103,38 @@ def _work_afresh(
     GradientState._reset_state()
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-        "ACCELERATE_MIXED_PRECISION": "no",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
+        "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no",
     }  # fmt: skip
     group = launched()
     assert (group.index, group.count) == (rank, 2)
     work(*arguments)
+
+
+def fork_one(work: Callable[..., None], *arguments: Any) -> int | None:
+    """Run a function in one copy of this process, and return how the copy ended.
+
+    Python started anew would take seconds to import what is imported here.
+    """
+    process = multiprocessing.get_context("fork").Process(
+        target=_work_alone, args=(work, arguments)
+    )
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _work_alone(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # a copy has none of the threads that shared the work
+    work(*arguments)
+
+
+def die() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def compare(

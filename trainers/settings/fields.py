@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 S = TypeVar("S")
+
+_hints = functools.cache(get_type_hints)  # evaluates the annotations, which are text
 
 
 class SettingField(NamedTuple):
@@ -35,7 +38,7 @@ def fields_of(settings: type, prefix: str = "", made: Any = None) -> Iterator[Se
         prefix: What precedes the names.
         made: An instance that has the defaults; None: those of the class.
     """
-    hints = get_type_hints(settings)
+    hints = _hints(settings)
     for item in dataclasses.fields(settings):
         if made is not None:
             default = getattr(made, item.name)
@@ -72,7 +75,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(settings: type[S], values: Mapping[str, Any]) -> S:
     """Make a dataclass whose parts are mappings, or dataclasses already."""
-    hints = get_type_hints(settings)
+    hints = _hints(settings)
     return settings(
         **{
             name: build(hints[name], value)

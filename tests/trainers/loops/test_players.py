@@ -323,6 +323,7 @@ def test_kill_9_leaves_no_server_and_the_stage_goes_on(model: Path, tmp_path: Pa
     assert all(after[t.key] == t for t in kept)
 
 
+@pytest.mark.slow
 def test_transformers_serve_plays_what_the_local_player_plays(
     folders: tuple[Path, Path],  # noqa: F811
     tmp_path: Path,
