@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,17 @@ settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 
 
-def pytest_collection_finish() -> None:
-    """Spare what was imported from every later garbage collection: trainers ask for many."""
-    gc.collect()
-    gc.freeze()
+_MANY_MODULES = 50
+_spared = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Spare what was imported from every later garbage collection: each training asks for one."""
+    global _spared
+    if len(sys.modules) > _spared + _MANY_MODULES:
+        _spared = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

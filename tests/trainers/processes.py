@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,29 @@ def _work_alone(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
 def die() -> None:
     """End this process as `kill -9` does."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def speak_into(folder: Path) -> None:
+    """Let all that this copy says go to the files `stdout` and `stderr`, as to a terminal.
+
+    Pytest collects warnings and what is logged; here they are said as in a process of a user.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+
+    def show(message: Any, kind: Any, file: str, line: int, *_: Any) -> None:
+        sys.stderr.write(warnings.formatwarning(message, kind, file, line))
+
+    warnings.showwarning = show
+    warnings.resetwarnings()
+    for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", quiet)  # as Python does by itself
+    logging.root.handlers.clear()
+    for logger in logging.root.manager.loggerDict.values():
+        for handler in getattr(logger, "handlers", ()):
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(sys.stderr)
 
 
 def compare(

@@ -43,6 +43,7 @@ def test_every_mode_equals_single_environments(env_id: str) -> None:
     play_all_ways(env_id, count=3, steps=25, max_episode_steps=9, admissible_actions=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_lane")
 def test_every_mode_equals_single_environments_with_scienceworld() -> None:
     play_all_ways(SCIENCE, count=2, steps=5, max_episode_steps=4, lanes=1)

@@ -354,6 +354,7 @@ def caller(tmp_path: Path) -> Path:
     return save_tiny(model, tokenizer, tmp_path / "caller")
 
 
+@pytest.mark.slow
 def test_a_grpo_trainer_of_trl_plays_our_environments(
     caller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
