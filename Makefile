@@ -43,8 +43,9 @@ run: install
 
 # Two processes, each with the whole of its files, and one thread in each: the models of the tests are
 # tiny, and threads that wait for each other are slow. What needs more than a checkout, a browser, an
-# original engine or recorded transcripts, is tested by `make browser` and `make parity`.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# original engine or recorded transcripts, is tested by `make browser` and `make parity`. In the order of
+# the files the last ones are quick; by number of tests, single long tests come last, one process idle.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: install-dev
 	$(PYTEST) -m "not browser and not shared and not official and not slow" $(ARGS)

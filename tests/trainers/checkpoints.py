@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eto_gym.files import write_digests
 from tests.trainers.processes import die
 
 
@@ -36,14 +37,12 @@ def die_after_checkpoint(model: str, step: int) -> None:
         model: Beginning of the name of the stage or model that is trained.
         step: The checkpoint's step.
     """
-    from eto_gym.trainers.run import callbacks
-
-    write = callbacks.write_digests
 
     def write_and_die(path: Path, **options: Any) -> None:
-        write(path, **options)
+        write_digests(path, **options)
         folders = [folder.name for folder in path.parents]
         if folders[0] == f"checkpoint-{step}" and any(name.startswith(model) for name in folders):
             die()
 
-    callbacks.write_digests = write_and_die
+    patch = pytest.MonkeyPatch()  # for good: the process ends by it
+    patch.setattr("eto_gym.trainers.run.callbacks.write_digests", write_and_die)

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 S = TypeVar("S")
 
-_hints = functools.cache(get_type_hints)  # evaluates the annotations, which are text
-
 
 class SettingField(NamedTuple):
     """One setting.
@@ -28,6 +26,12 @@ class SettingField(NamedTuple):
     default: Any
     help: str
     choices: tuple[str, ...] | None
+
+
+@functools.cache
+def _hints(settings: Any) -> dict[str, Any]:
+    """Return the annotations of a class, which are text, as types."""
+    return get_type_hints(settings)
 
 
 def fields_of(settings: type, prefix: str = "", made: Any = None) -> Iterator[SettingField]:
