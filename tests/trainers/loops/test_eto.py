@@ -162,7 +162,7 @@ def _run_until(folder: Path, victim: str | None) -> None:
             die()
         return finished
 
-    RunFolder._open = staticmethod(begin_and_die)  # type: ignore[method-assign]
+    RunFolder._open = staticmethod(begin_and_die)  # type: ignore[assignment, method-assign]
     ETOLoop(small_settings(), folder).run()
 
 
