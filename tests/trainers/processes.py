@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from eto_gym.testing.ports import hold_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ def launch(
     written = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{config}.yaml").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     file, script = folder / "accelerate.yaml", folder / "work.py"
-    file.write_text(yaml.safe_dump({**written, "num_processes": 2, **changes}))
+    changes = {"num_processes": 2, **changes}
     script.write_text(SCRIPT)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)),
@@ -59,8 +60,15 @@ def launch(
         json.dumps([work.__module__, work.__name__, arguments]),
     ]
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    with hold_port() as held:
+        changes["main_process_port"] = held.getsockname()[1]
+        file.write_text(yaml.safe_dump({**written, **changes}))
+        _run(command, {**os.environ, **own})
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
     with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             _, errors = process.communicate()
@@ -82,12 +90,9 @@ def fork(work: Callable[..., None], *arguments: str) -> None:
     """
     from torch.multiprocessing.spawn import start_processes
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start_processes(  # type: ignore[no-untyped-call]
-        _work_afresh, (port, work, arguments), nprocs=2, start_method="fork"
-    )
+    with hold_port() as held:
+        told = (held.getsockname()[1], work, arguments)
+        start_processes(_work_afresh, told, nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
 
 
 def _work_afresh(
