@@ -166,6 +166,7 @@ def test_a_fake_endpoint_that_is_down_answers_nobody_and_keeps_its_port(
         ask()
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", fake.port))
+    connection.close()
     fake.start()
     assert ask() == 200
     assert len(fake.requests) == 2
