@@ -17,7 +17,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: smoke run test test-slow test-oldest test-newest browser docs parity deepspeed interop lint typecheck bench install install-dev clean
+.PHONY: smoke run test test-slow test-oldest test-newest browser docs parity deepspeed interop lint typecheck \
+	bench install install-dev install-oldest install-newest clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -81,7 +82,7 @@ $(DEEPSPEED)/.installed: $(VENV)/.installed-dev
 	touch $@
 
 deepspeed: $(DEEPSPEED)/.installed
-	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers $(ARGS)
+	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers/run $(ARGS)
 
 # OpenEnv wants an MCP below 2 and verifiers 2.0.0, verifiers an openai below 3 and Inspect one from 3.4
 # on, and all bring much that nothing here needs: two environments on top of the other.
@@ -111,11 +112,18 @@ interop: $(INTEROP)/.installed $(OPENENV)/.installed
 # What touches the libraries whose versions differ: local models and training (transformers, TRL, peft,
 # accelerate, datasets), endpoints (openai), environments and vectors (gymnasium), and Stable-Baselines3.
 # The engines, the shop, the command line beyond its options, and what starts processes of its own do not.
+# Both are in one checkout at the same time where `PROCESSES=1 make --jobs=2 test-oldest test-newest`
+# runs them, so that each keeps to itself what pytest remembers. Not so `install-oldest install-newest`:
+# pip builds in the checkout.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 VERSION_TESTS := tests/test_versions.py tests/test_contract.py tests/vector tests/agents/endpoint \
 	tests/agents/models tests/agents/sb3 tests/trainers/methods tests/trainers/model \
 	tests/trainers/sb3 tests/cli/test_options.py
+
+PROCESSES ?= 2
+
+install-oldest install-newest: install-%: .venv-%/.installed
 
 $(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml setup.cfg constraints-%.txt
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
@@ -124,8 +132,8 @@ $(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml se
 	touch $@
 
 test-oldest test-newest: test-%: .venv-%/.installed
-	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest --numprocesses 2 --dist loadfile \
-		-m "not browser and not shared" $(VERSION_TESTS) $(ARGS)
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
+		-o cache_dir=.venv-$*/.pytest_cache -m "not browser and not shared" $(VERSION_TESTS) $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

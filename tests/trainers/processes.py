@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import pytest
 
+from eto_gym.testing.ports import hold_port
+
 ROOT = Path(__file__).parents[2]
 
 LEARNING = frozenset({"loss", "grad_norm", "learning_rate", "rewards/margins"})
@@ -54,7 +56,7 @@ def launch(
     written = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{config}.yaml").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     file, script = folder / "accelerate.yaml", folder / "work.py"
-    file.write_text(yaml.safe_dump({**written, "num_processes": 2, **changes}))
+    changes = {"num_processes": 2, **changes}
     script.write_text(SCRIPT)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)),
@@ -62,8 +64,15 @@ def launch(
         json.dumps([work.__module__, work.__name__, arguments]),
     ]
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    with hold_port() as held:
+        changes["main_process_port"] = held.getsockname()[1]
+        file.write_text(yaml.safe_dump({**written, **changes}))
+        _run(command, {**os.environ, **own})
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
     with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             _, errors = process.communicate()
@@ -83,14 +92,11 @@ def fork(work: Callable[..., None], *arguments: str) -> None:
         torch.multiprocessing.ProcessRaisedException: One of the processes failed.
         torch.multiprocessing.ProcessExitedException: One of them was killed.
     """
-    from torch.distributed import TCPStore
     from torch.multiprocessing.spawn import start_processes
 
-    # Served by this process, as torchrun does: a port that was chosen and let go may be taken.
-    store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
-    start_processes(  # type: ignore[no-untyped-call]
-        _work_afresh, (store.port, work, arguments), nprocs=2, start_method="fork"
-    )
+    with hold_port() as held:
+        told = (held.getsockname()[1], work, arguments)
+        start_processes(_work_afresh, told, nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
 
 
 def _work_afresh(
@@ -105,9 +111,8 @@ def _work_afresh(
     GradientState._reset_state()
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
-        "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_MIXED_PRECISION": "no",
     }  # fmt: skip
     group = launched()
     assert (group.index, group.count) == (rank, 2)
