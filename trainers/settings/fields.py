@@ -79,7 +79,8 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(settings: type[S], values: Mapping[str, Any]) -> S:
     """Make a dataclass whose parts are mappings, or dataclasses already."""
-    hints = _hints(settings)
+    kind: Any = settings
+    hints = _hints(kind)
     return settings(
         **{
             name: build(hints[name], value)
