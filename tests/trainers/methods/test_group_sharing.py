@@ -92,7 +92,7 @@ def test_shared_beginnings_change_no_loss_and_no_gradient(
     history: str,
     lora_r: int,
 ) -> None:
-    """Policy, reference and old scores: by definition in doubles, and as TRL's own pass has them."""
+    """By definition in doubles, and as TRL's own pass has them; reference and old scores too."""
     settings = replace(QUICK, max_length=512, beta=BETA, epsilon=CLIP, lora_r=lora_r)
     found = []
     for share in ("on", "off"):
