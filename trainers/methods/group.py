@@ -104,11 +104,9 @@ def run_group(
             trainer_class = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that its entry for episodes is experimental
-                trainer = trainer_class(
+                return trainer_class(
                     settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
                 )
-            refuse_spread(trainer, algorithm)
-            return trainer
 
         return train(
             algorithm,
@@ -139,6 +137,7 @@ def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
 class _Played(QuietTRL, base_trainer.BaseTrainer):
     """What both trainers share; the tasks are the prompts."""
 
+    algorithm: str
     _settings: GroupSettings
     _source: EpisodeSource
     _numbers: Sequence[int]
@@ -164,7 +163,12 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         }
 
     def _prepare_sharing(self, tokenizer: Any) -> None:
-        """Let the model and the reference that TRL has loaded compute common beginnings once."""
+        """Let the model and the reference that TRL has loaded compute common beginnings once.
+
+        Raises:
+            SettingsError: The weights are spread over devices.
+        """
+        refuse_spread(self, self.algorithm)
         self._forests = RowForests(
             self,
             models.bare_model(self.model),
@@ -296,6 +300,8 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
 class PlayedGRPOTrainer(_Played, GRPOTrainer):
     """TRL's GRPO on whole episodes."""
 
+    algorithm = "grpo"
+
     def __init__(
         self,
         settings: GroupSettings,
@@ -327,6 +333,8 @@ class PlayedGRPOTrainer(_Played, GRPOTrainer):
 
 class PlayedRLOOTrainer(_Played, RLOOTrainer):
     """TRL's RLOO on whole episodes."""
+
+    algorithm = "rloo"
 
     def __init__(
         self,
