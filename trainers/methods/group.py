@@ -142,8 +142,11 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
     _source: EpisodeSource
     _numbers: Sequence[int]
     _order: Sequence[int]
-    _buffered_inputs: list[dict[str, Any]] | None
+    # TRL's own.
+    _buffered_inputs: Any
     _step: int
+    aux_loss_enabled: bool
+    ref_model: Any
 
     def _prepare(
         self, settings: GroupSettings, model: Any, source: EpisodeSource, tokenizer: Any
@@ -368,7 +371,7 @@ def regrouped(parts: list[dict[str, Any]], order: Sequence[int]) -> list[dict[st
         order: The numbers of the episodes, as "episode" has them.
     """
     standing = torch.cat([part["episode"] for part in parts]).argsort()
-    places = standing[torch.tensor(order)].split(len(parts[0]["episode"]))
+    places = torch.split(standing[torch.tensor(order)], len(parts[0]["episode"]))
 
     def whole(name: str) -> Any:
         one = parts[0][name]

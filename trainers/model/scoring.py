@@ -167,12 +167,12 @@ def _verify(model: Any) -> None:
     labels = ids.clone()
     labels[:, 0] = IGNORED
     with torch.no_grad(), without_dropout(model):
-        ours = model(input_ids=ids, score=labels)["token_logps"]
+        ours = model(input_ids=ids, score=labels)["token_logps"].float()
         # Where the Trainer has wrapped the call in a lower precision, scores are compared without.
         plain = vars(model).get("_original_forward", model)
         logits = plain(input_ids=ids).logits.float()
     theirs = logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-    tolerance = 1e-4 if model.dtype == torch.float32 else 0.05
+    tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.05
     if not torch.allclose(ours, theirs.to(ours.device), rtol=1e-3, atol=tolerance):
         raise EtoGymError(
             f"{type(model).__name__} does more to its logits than applying its output layer, so "
