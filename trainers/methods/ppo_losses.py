@@ -77,7 +77,7 @@ def estimate(
     moved, tokens = 0.0, 0
     played = []
     for number, (rows, earned, scored) in enumerate(zip(episodes, rewards, scores, strict=True)):
-        reward = torch.tensor(earned, dtype=torch.float32)
+        reward = torch.tensor(earned, dtype=scored.logps.dtype)
         if scored.reference is not None:
             ratio = scored.logps - scored.reference
             moved, tokens = moved + float(ratio.sum()), tokens + len(ratio)
