@@ -164,7 +164,7 @@ def _check(model: Any) -> str | None:
         moved, _ = scores(rows(20))
         alone = torch.stack([scores([row])[0][0] for row in rows(0)])
         plain = torch.stack([_plain_sum(model, row, device) for row in rows(0)])
-    full = model.dtype == torch.float32
+    full = model.dtype in (torch.float32, torch.float64)
     # Sums over some 20 tokens; in bf16, rounding moves each by up to a hundredth.
     for expected in (alone, plain):
         if not torch.allclose(ours, expected, rtol=1e-5 if full else 0.01, atol=1e-3):
@@ -180,7 +180,7 @@ def _check(model: Any) -> str | None:
 def _plain_sum(model: Any, row: TokenRow, device: torch.device) -> torch.Tensor:
     ids = torch.tensor([row.ids], device=device)
     logps: torch.Tensor = model(input_ids=ids, score=ids)["token_logps"]
-    return logps.sum()
+    return logps.sum().float()
 
 
 def _window(config: Any) -> int | None:
