@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     micro_batch=args.micro_batch,
                     steps=args.steps,
                     learning_rate=1e-4,
-                    lora=False,
+                    method="full",
+                    precision="fp32",
                     checkpointing=False,
                     seed=args.seed,
                 )
