@@ -1,6 +1,7 @@
 # make smoke  create the environment and run every stage of the ETO loop once, in two minutes
 # make run    create the environment and run the ETO loop on the built-in ALFWorld games
 # make test   create the environment with the test tools and run the tests
+# make test-slow  run the tests that make test leaves out because they take long
 # make browser  test the shop in Chromium (installs Debian's chromium and chromium-driver)
 # make parity compare with the original engines (installs them: 450 MB)
 # make docs   build the documentation into build/site, and check its links
@@ -16,7 +17,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: smoke run test test-oldest test-newest browser docs parity deepspeed interop lint typecheck bench install install-dev clean
+.PHONY: smoke run test test-slow test-oldest test-newest browser docs parity deepspeed interop lint typecheck \
+	bench install install-dev install-oldest install-newest clean
 
 install: $(VENV)/.installed-run
 install-dev: $(VENV)/.installed-dev
@@ -41,11 +43,16 @@ run: install
 	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset quickstart $(ARGS)
 
 # Two processes, each with the whole of its files, and one thread in each: the models of the tests are
-# tiny, and threads that wait for each other are slow. What needs more than a checkout, a browser or
-# recorded transcripts, is tested by `make browser` and `make parity`.
+# tiny, and threads that wait for each other are slow. What needs more than a checkout, a browser, an
+# original engine or recorded transcripts, is tested by `make browser` and `make parity`. In the order of
+# the files the last ones are quick; by number of tests, single long tests come last, one process idle.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
-		-m "not browser and not shared" $(ARGS)
+	$(PYTEST) -m "not browser and not shared and not official and not slow" $(ARGS)
+
+test-slow: install-dev
+	$(PYTEST) -m slow $(ARGS)
 
 # The shop for people is tested in a real browser; without one those tests are skipped.
 browser: install-dev
@@ -75,7 +82,7 @@ $(DEEPSPEED)/.installed: $(VENV)/.installed-dev
 	touch $@
 
 deepspeed: $(DEEPSPEED)/.installed
-	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers $(ARGS)
+	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(DEEPSPEED)/bin/python -m pytest -m deepspeed tests/trainers/run $(ARGS)
 
 # OpenEnv wants an MCP below 2 and verifiers 2.0.0, verifiers an openai below 3 and Inspect one from 3.4
 # on, and all bring much that nothing here needs: two environments on top of the other.
@@ -105,11 +112,18 @@ interop: $(INTEROP)/.installed $(OPENENV)/.installed
 # What touches the libraries whose versions differ: local models and training (transformers, TRL, peft,
 # accelerate, datasets), endpoints (openai), environments and vectors (gymnasium), and Stable-Baselines3.
 # The engines, the shop, the command line beyond its options, and what starts processes of its own do not.
+# Both are in one checkout at the same time where `PROCESSES=1 make --jobs=2 test-oldest test-newest`
+# runs them, so that each keeps to itself what pytest remembers. Not so `install-oldest install-newest`:
+# pip builds in the checkout.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 VERSION_TESTS := tests/test_versions.py tests/test_contract.py tests/vector tests/agents/endpoint \
 	tests/agents/models tests/agents/sb3 tests/trainers/methods tests/trainers/model \
 	tests/trainers/sb3 tests/cli/test_options.py
+
+PROCESSES ?= 2
+
+install-oldest install-newest: install-%: .venv-%/.installed
 
 $(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml setup.cfg constraints-%.txt
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
@@ -118,8 +132,8 @@ $(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml se
 	touch $@
 
 test-oldest test-newest: test-%: .venv-%/.installed
-	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest --numprocesses 2 --dist loadfile \
-		-m "not browser and not shared" $(VERSION_TESTS) $(ARGS)
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
+		-o cache_dir=.venv-$*/.pytest_cache -m "not browser and not shared" $(VERSION_TESTS) $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

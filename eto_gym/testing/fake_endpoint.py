@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import gzip
 import hashlib
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+
+from eto_gym.testing.ports import hold_port
 
 Fault = str | None
 Chooser = Callable[[dict[str, Any]], Fault]
@@ -104,16 +107,16 @@ class FakeEndpoint:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
-        """Take a free port and serve on it."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        """Take a free port, which nobody else gets while it is down, and serve on it."""
+        self._held = hold_port()
+        self.port = self._held.getsockname()[1]
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
         self.stop()
+        self._held.close()
 
     @property
     def url(self) -> str:
@@ -135,13 +138,16 @@ class FakeEndpoint:
         self.ready.set()
 
     def stop(self) -> None:
-        """Break all connections and free the port, unless it is free."""
+        """Break all connections and refuse others, unless it does."""
         if not self.ready.is_set():
             return
         self.ready.clear()  # ends what stalls
         self._server.shutdown()
         self._server.server_close()
         for connection in self._server.connections:
+            # Closing alone waits for the handler, and that for the other side.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
             connection.close()
         self._thread.join()
 
@@ -184,6 +190,7 @@ class FakeEndpoint:
 
 
 class _Server(ThreadingHTTPServer):
+    allow_reuse_port = True  # it is held
     daemon_threads = True
     request_queue_size = 256
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,27 @@ def test_every_command_and_method_has_a_page_with_all_its_options() -> None:
     assert str(Path.home()) not in "".join(pages.values())
 
 
+TABLES = {"advantages", "overview", "preferences"}
+"""Pages of what several methods can be set to."""
+
+OF_SETTINGS = {"cost-to-go", "dmpo", "gigpo", "kto", "milestones"}
+"""Pages of settings of other methods' commands."""
+
+
 def test_every_method_has_a_page_of_its_own() -> None:
-    tables = {"advantages", "overview", "preferences"}  # of what several methods can be set to
-    settings = {"cost-to-go", "dmpo", "gigpo", "kto", "milestones"}  # of other methods' commands
     pages = {path.stem for path in (ROOT / "docs/methods").glob("*.md")}
-    assert pages == {*METHODS, *tables, *settings}
+    assert pages == {*METHODS, *TABLES, *OF_SETTINGS}
+
+
+@pytest.mark.parametrize("method", sorted({*METHODS, *OF_SETTINGS}))
+def test_a_methods_page_says_what_it_computes_from_whom_and_when_to_pick_it(method: str) -> None:
+    text = (ROOT / f"docs/methods/{method}.md").read_text("utf-8")
+    has = functools.partial(re.search, string=text, flags=re.MULTILINE)
+    assert has(r"^    eto-gym train "), "a command"
+    assert has(r"^    (?!eto-gym |pip |trainer = )\S.* = "), "an equation"
+    assert has(r"^\| setting \| default \| meaning \|$"), "settings"
+    assert has(r"^Pick it "), "when to pick it"
+    assert has(r"^Sources?: [^\n]*(?:\n[^\n]+)*?https://"), "a source"
 
 
 def test_every_public_name_has_an_entry_in_the_reference() -> None:

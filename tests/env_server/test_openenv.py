@@ -129,15 +129,20 @@ def test_a_malformed_message_gets_an_error_and_the_session_goes_on(
 
 
 def test_sessions_are_limited_and_expire_and_leave_nothing(serve: Serve) -> None:
-    served = serve(max_sessions=2, idle_timeout=0.3)
+    served = serve(max_sessions=2)
     with served.talk() as one, served.talk() as two, served.talk() as third:
-        assert third(None)["data"]["code"] == "CAPACITY_REACHED"
         one(reset())
-        assert two(None)["data"] == {
+        two(reset())
+        assert third(None)["data"]["code"] == "CAPACITY_REACHED"
+    assert served.settled(0)
+    served = serve(idle_timeout=0.3)
+    with served.talk() as idle:
+        assert idle(None)["data"] == {
             "message": "no message for 0.3 s: the session is closed",
             "code": "SESSION_ERROR",
         }
     assert served.settled(0)
+    served = serve()
     for _ in range(30):
         with served.talk() as ask:
             ask(reset())

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+import multiprocessing
 import os
-import socket
+import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
+
+from eto_gym.testing.ports import hold_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +56,7 @@ def launch(
     written = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{config}.yaml").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     file, script = folder / "accelerate.yaml", folder / "work.py"
-    file.write_text(yaml.safe_dump({**written, "num_processes": 2, **changes}))
+    changes = {"num_processes": 2, **changes}
     script.write_text(SCRIPT)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)),
@@ -59,8 +64,15 @@ def launch(
         json.dumps([work.__module__, work.__name__, arguments]),
     ]
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})}
+    with hold_port() as held:
+        changes["main_process_port"] = held.getsockname()[1]
+        file.write_text(yaml.safe_dump({**written, **changes}))
+        _run(command, {**os.environ, **own})
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
     with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             _, errors = process.communicate()
@@ -82,12 +94,9 @@ def fork(work: Callable[..., None], *arguments: str) -> None:
     """
     from torch.multiprocessing.spawn import start_processes
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start_processes(  # type: ignore[no-untyped-call]
-        _work_afresh, (port, work, arguments), nprocs=2, start_method="fork"
-    )
+    with hold_port() as held:
+        told = (held.getsockname()[1], work, arguments)
+        start_processes(_work_afresh, told, nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
 
 
 def _work_afresh(
@@ -108,6 +117,61 @@ def _work_afresh(
     group = launched()
     assert (group.index, group.count) == (rank, 2)
     work(*arguments)
+
+
+def fork_one(work: Callable[..., None], *arguments: Any) -> int | None:
+    """Run a function in one copy of this process, and return how the copy ended.
+
+    Python started anew would take seconds to import what is imported here.
+    """
+    process = multiprocessing.get_context("fork").Process(
+        target=_work_alone, args=(work, arguments)
+    )
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _work_alone(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # a copy has none of the threads that shared the work
+    work(*arguments)
+
+
+def die() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def speak_into(folder: Path) -> None:
+    """Let all that this copy says go to the files `stdout` and `stderr`, as to a terminal.
+
+    Pytest collects warnings and what is logged; here they are said as in a process of a user.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    warnings.showwarning = show
+    warnings.resetwarnings()
+    for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", quiet)  # as Python does by itself
+    logging.root.handlers.clear()
+    for logger in logging.root.manager.loggerDict.values():
+        for handler in getattr(logger, "handlers", ()):
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(sys.stderr)
 
 
 def compare(

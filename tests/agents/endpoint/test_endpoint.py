@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -142,6 +144,33 @@ def test_the_clients_own_streams_read_the_fake_endpoint(fake: FakeEndpoint) -> N
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage.completion_tokens == 3
     assert len({(c.id, c.created, c.model) for c in chunks}) == 1
+
+
+def test_a_fake_endpoint_that_is_down_answers_nobody_and_keeps_its_port(
+    fake: FakeEndpoint,
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=20)
+
+    def ask() -> int:
+        connection.request("POST", "/v1/chat/completions", b'{"messages": [], "temperature": 0}')
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    assert ask() == 200
+    fake.stop()
+    with pytest.raises(ConnectionError):  # the connection that is open breaks
+        ask()
+    connection.close()
+    with pytest.raises(ConnectionRefusedError):
+        ask()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", fake.port))
+    connection.close()
+    fake.start()
+    assert ask() == 200
+    assert len(fake.requests) == 2
+    connection.close()
 
 
 def test_counts_tokens_per_reply_and_in_total(fake: FakeEndpoint, connect: Any) -> None:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def test_a_conversation_that_always_fails_is_an_error_of_its_kind(
     fake: FakeEndpoint, connect: Any, fault: str, error: str, requests: int
 ) -> None:
     fake.choose = lambda body: fault if "Task 7" in str(body) else None
-    policy = connect(fake, attempts=3, timeout=2.0 if fault == "stall" else 20.0)
+    policy = connect(fake, attempts=3, timeout=1.0 if fault == "stall" else 20.0)
     replies = policy.act([talk(i) for i in range(12)])
     assert [i for i, reply in enumerate(replies) if reply.error is not None] == [7]
     assert replies[7] == PolicyReply("", {"requests": requests}, error=error)  # type: ignore[arg-type]
@@ -258,7 +258,18 @@ def test_the_key_is_sent_and_never_logged(
 
 
 def test_the_least_loaded_server_is_asked(connect: Any) -> None:
-    with FakeEndpoint() as quick, FakeEndpoint(delay=2.0) as slow:
+    enough = threading.Event()
+
+    def at_once(body: dict[str, Any]) -> str:
+        if len(quick.requests) >= 36:
+            enough.set()
+        return "Action: go"
+
+    def at_last(body: dict[str, Any]) -> str:
+        assert enough.wait(60)
+        return "Action: go"
+
+    with FakeEndpoint(at_once) as quick, FakeEndpoint(at_last) as slow:
         replies = connect(quick, slow, concurrency=8, timeout=60.0).act(
             [talk(i) for i in range(48)]
         )
@@ -352,7 +363,7 @@ def test_a_dead_server_costs_nothing_and_is_used_when_it_lives_again(connect: An
 
 
 def test_the_only_server_may_be_away_for_a_while(fake: FakeEndpoint, connect: Any) -> None:
-    policy = connect(fake, attempts=20)
+    policy = connect(fake, attempts=10_000)
     policy.act([talk(0)])
     fake.stop()  # connections that are open break, too
     timer = threading.Timer(0.3, fake.start)
@@ -404,37 +415,54 @@ def without_usage(trajectories: list[Trajectory]) -> list[Any]:
     return [{**t.to_json(), "usage": None, "facts": None} for t in trajectories]
 
 
+class _Away:
+    """Has a server go away and come back by what is asked, however long that takes."""
+
+    SOME = 12
+
+    def __init__(self, server: FakeEndpoint, choose: Callable[[dict[str, Any]], Any]) -> None:
+        self.server, self.choose, self.lock = server, choose, threading.Lock()
+        self.times = self.answers = self.others = 0
+
+    def asked(self, body: dict[str, Any]) -> Any:
+        """Choose the fault of a request to the server; some end it."""
+        with self.lock:
+            if self.server.ready.is_set():
+                self.answers += 1
+                if self.answers % self.SOME == 0:
+                    self.times += 1
+                    self.server.stop()
+        return self.choose(body)
+
+    def meanwhile(self, body: dict[str, Any]) -> Any:
+        """Choose the fault of a request to another server; some begin it anew."""
+        with self.lock:
+            if not self.server.ready.is_set():
+                self.others += 1
+                if self.others % self.SOME == 0:
+                    self.server.start()
+        return self.choose(body)
+
+
 def test_a_rollout_through_every_fault_loses_nothing(tmp_path: Path) -> None:
     episodes = plan_episodes([f"door-{i % 4}/{i}" for i in range(24)], samples=4, seed=5)
     with FakeEndpoint() as well:
         expected = collect(spec(well, temperature=1.0), episodes)
     assert len({t.success for t in expected}) == 2
     chance = random.Random(1)
-    faults = itertools.cycle([*PASSING, "trickle", *sorted(BODIES)])
+    faults = itertools.cycle([*PASSING, *sorted(BODIES)])
 
     def choose(body: dict[str, Any]) -> str | None:
         return next(faults) if chance.random() < 0.3 else None
 
     store = TrajectoryStore(tmp_path / "t.jsonl")
     with FakeEndpoint() as a, FakeEndpoint() as b, FakeEndpoint() as flapping:
-        a.choose = b.choose = flapping.choose = choose
-        over = threading.Event()
-
-        def flap() -> None:
-            while not over.wait(0.15):
-                flapping.stop()
-                if not over.wait(0.15):
-                    flapping.start()
-
-        flapper = threading.Thread(target=flap)
-        flapper.start()
-        try:
-            playing = spec(a, b, flapping, temperature=1.0, timeout=1.0, attempts=50)
-            results = collect(playing, episodes, store=store)
-        finally:
-            over.set()
-            flapper.join()
-        assert min(len(a.requests), len(b.requests), len(flapping.requests)) > 25
+        away = _Away(flapping, choose)
+        flapping.choose, a.choose, b.choose = away.asked, away.meanwhile, away.meanwhile
+        playing = spec(a, b, flapping, temperature=1.0, timeout=60.0, attempts=1000)
+        results = collect(playing, episodes, store=store)
+        assert min(len(a.requests), len(b.requests)) > 25
+    assert away.times > 1, "it is not asked again when it is back"
     assert without_usage(results) == without_usage(expected)
     assert Counter(t.key for t in store.load()) == Counter(e.key for e in episodes)
     assert sum(t.usage["requests"] - len(t.steps) for t in results) > 50
