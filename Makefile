@@ -1,6 +1,7 @@
 # make smoke  create the environment and run every stage of the ETO loop once, in two minutes
 # make run    create the environment and run the ETO loop on the built-in ALFWorld games
 # make test   create the environment with the test tools and run the tests
+# make test-slow  run the tests that make test leaves out because they take long
 # make browser  test the shop in Chromium (installs Debian's chromium and chromium-driver)
 # make parity compare with the original engines (installs them: 450 MB)
 # make docs   build the documentation into build/site, and check its links
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: smoke run test test-oldest test-newest browser docs parity deepspeed interop lint typecheck \
+.PHONY: smoke run test test-slow test-oldest test-newest browser docs parity deepspeed interop lint typecheck \
 	bench install install-dev install-oldest install-newest clean
 
 install: $(VENV)/.installed-run
@@ -42,11 +43,16 @@ run: install
 	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset quickstart $(ARGS)
 
 # Two processes, each with the whole of its files, and one thread in each: the models of the tests are
-# tiny, and threads that wait for each other are slow. What needs more than a checkout, a browser or
-# recorded transcripts, is tested by `make browser` and `make parity`.
+# tiny, and threads that wait for each other are slow. What needs more than a checkout, a browser, an
+# original engine or recorded transcripts, is tested by `make browser` and `make parity`. In the order of
+# the files the last ones are quick; by number of tests, single long tests come last, one process idle.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
-		-m "not browser and not shared" $(ARGS)
+	$(PYTEST) -m "not browser and not shared and not official and not slow" $(ARGS)
+
+test-slow: install-dev
+	$(PYTEST) -m slow $(ARGS)
 
 # The shop for people is tested in a real browser; without one those tests are skipped.
 browser: install-dev
@@ -126,7 +132,8 @@ $(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml se
 
 test-oldest test-newest: test-%: .venv-%/.installed
 	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
-		-o cache_dir=.venv-$*/.pytest_cache -m "not browser and not shared" $(VERSION_TESTS) $(ARGS)
+		--no-loadscope-reorder -o cache_dir=.venv-$*/.pytest_cache \
+		-m "not browser and not shared and not slow" $(VERSION_TESTS) $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

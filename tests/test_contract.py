@@ -21,6 +21,7 @@ class TestToy(TextEnvContract):
         return make_corridor(**kwargs)
 
 
+@pytest.mark.usefixtures("warm_engine")
 @pytest.mark.parametrize("env_id", eto_gym.registered_ids())
 def test_gymnasium_checker_passes(env_id: str) -> None:
     env = gym.make(env_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -152,7 +153,13 @@ def test_nobody_there(tmp_path: Path) -> None:
         "http://" + "a" * 99 + ".example/x",
     ],
 )
-def test_only_web_addresses_are_fetched(url: str, tmp_path: Path) -> None:
+def test_only_web_addresses_are_fetched(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:  # a real answer may take half a minute
+        raise socket.gaierror("no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(DataError, match="http"):
         fetch(url, tmp_path / "x", sha256=None, pause=0.0)
 

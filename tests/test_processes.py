@@ -73,7 +73,7 @@ def test_a_worker_that_still_imports_ends_with_its_parent(tmp_path: Path) -> Non
         finally:
             parent.send_signal(signal.SIGKILL)
             parent.wait()
-        assert wait_for(lambda: not is_running(child), 2), "it outlives its parent"
+        assert wait_for(lambda: not is_running(child), 60), "it outlives its parent"
 
 
 def double(number: int) -> None:

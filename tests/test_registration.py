@@ -52,6 +52,7 @@ def test_what_is_no_text_environment_is_refused(env_id: str) -> None:
         data_kwargs(env_id, "builtin")
 
 
+@pytest.mark.usefixtures("warm_engine")
 @pytest.mark.parametrize("env_id", [*DATA, CORRIDOR])
 def test_every_environment_has_a_player(env_id: str) -> None:
     """Its play depends on its seed alone, and every action is one that can be taken."""

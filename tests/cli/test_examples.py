@@ -40,10 +40,10 @@ def shell_lines(page: Path) -> list[str]:
     ]
 
 
-def examples() -> list[tuple[str, ...]]:
-    """Return the words after `eto-gym` of every example, each once."""
+def examples(*files: Path) -> list[tuple[str, ...]]:
+    """Return the words after `eto-gym` of every example of some pages, each once."""
     found: dict[tuple[str, ...], None] = {}
-    for page in [*pages(), ROOT / "Makefile"]:
+    for page in files:
         for line in shell_lines(page):
             if match := _COMMAND.match(line) or _LAUNCHED.match(line):
                 text = match[1].replace("$(ARGS)", "")
@@ -51,7 +51,7 @@ def examples() -> list[tuple[str, ...]]:
     return list(found)
 
 
-EXAMPLES = examples()
+EXAMPLES = examples(*pages(), ROOT / "Makefile")
 # The maze is a package of its own, which tests/docs runs as if it were installed.
 TRAINING = [words for words in EXAMPLES if words[0] == "train" and "maze" not in words]
 LOOP_EXAMPLES = [
@@ -89,7 +89,14 @@ def test_the_options_of_an_example_exist(words: tuple[str, ...]) -> None:
     parser.parse_args(rest)
 
 
-@pytest.mark.parametrize("words", TRAINING, ids=" ".join)
+def not_run_elsewhere() -> list[tuple[str, ...]]:
+    """Return the examples that tests/docs/test_command_lines.py does not run dry."""
+    there = set(examples(*pages()))
+    known = [words for words in TRAINING if any(word.startswith("eto:") for word in words)]
+    return [words for words in TRAINING if words not in there] + known
+
+
+@pytest.mark.parametrize("words", not_run_elsewhere(), ids=" ".join)
 def test_training_examples_hold(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("jsonargparse")
     assert main([*words, "--dry-run"]) == 0
@@ -108,6 +115,7 @@ def test_examples_of_loops_hold_on_every_benchmark(
         assert "env: ETO/" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("warm_engine")
 @pytest.mark.parametrize("env", BENCHMARKS)
 def test_playing_examples_play_on_every_benchmark(
     env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -144,14 +152,21 @@ def test_playing_examples_play_on_every_benchmark(
 
 
 def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the README and of the candidates; the ones about servers are only compiled."""
+    """Those of the README and of the candidates; the ones about servers are only compiled.
+
+    The long training is cut to one round of play.
+    """
     monkeypatch.chdir(tmp_path)
+    cut = 0
     for page in pages():
         space: dict[str, Any] = {}
         for kind, body in _BLOCK.findall(page.read_text("utf-8")):
             if kind == "python":
+                cut += body.count(".learn(10_000)")
+                body = body.replace(".learn(10_000)", ".learn(1_000)")
                 code = compile(body, str(page), "exec")
                 if page.name in ("README.md", "sb3.md") and ".run()" not in body:
                     exec(code, space)
         if "env" in space:
             space["env"].close()
+    assert cut == 1

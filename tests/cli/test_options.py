@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import re
 import subprocess
@@ -49,18 +50,19 @@ class Listing(argparse.ArgumentParser):
         return super().add_argument(*names, **details)
 
 
+@functools.cache
 def options_of(method: str) -> tuple[str, ...]:
     parser = Listing()
     add_options(parser, train.command_of(method), everything=True)
     return parser.options
 
 
-def all_options() -> Iterator[tuple[str, str]]:
-    for name in COMMANDS:
-        if name not in ("train", "data"):
-            yield from ((name, option) for option in command_parser(name).options)
-    for method in train.METHODS:
-        yield from ((f"train {method}", option) for option in options_of(method))
+@functools.cache
+def all_options() -> list[tuple[str, str]]:
+    commands = [name for name in COMMANDS if name not in ("train", "data")]
+    known = {name: command_parser(name).options for name in commands}
+    known |= {f"train {method}": options_of(method) for method in train.METHODS}
+    return [(name, option) for name, options in known.items() for option in options]
 
 
 def settings(*words: str, method: str = "eto") -> Any:
@@ -76,7 +78,7 @@ def nothing_deprecated() -> Iterator[None]:
 
 
 def test_every_option_is_spelled_with_dashes() -> None:
-    found = list(all_options())
+    found = all_options()
     assert len(found) > 500
     assert not [pair for pair in found if "_" in pair[1]]
 

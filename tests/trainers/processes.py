@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -113,6 +117,61 @@ def _work_afresh(
     group = launched()
     assert (group.index, group.count) == (rank, 2)
     work(*arguments)
+
+
+def fork_one(work: Callable[..., None], *arguments: Any) -> int | None:
+    """Run a function in one copy of this process, and return how the copy ended.
+
+    Python started anew would take seconds to import what is imported here.
+    """
+    process = multiprocessing.get_context("fork").Process(
+        target=_work_alone, args=(work, arguments)
+    )
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _work_alone(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # a copy has none of the threads that shared the work
+    work(*arguments)
+
+
+def die() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def speak_into(folder: Path) -> None:
+    """Let all that this copy says go to the files `stdout` and `stderr`, as to a terminal.
+
+    Pytest collects warnings and what is logged; here they are said as in a process of a user.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    warnings.showwarning = show
+    warnings.resetwarnings()
+    for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", quiet)  # as Python does by itself
+    logging.root.handlers.clear()
+    for logger in logging.root.manager.loggerDict.values():
+        for handler in getattr(logger, "handlers", ()):
+            if type(handler) is logging.StreamHandler:
+                handler.setStream(sys.stderr)
 
 
 def compare(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ from tests.vector.support import drive, drive_singles, same
 QUICK = [name for name in eto_gym.registered_ids() if "ScienceWorld" not in name]
 SCIENCE = "ETO/ScienceWorld-v0"
 PROCESS: dict[str, Any] = {"vectorization": "process", "workers": 1}
-
-
-@pytest.fixture(scope="module")
-def warm_lane() -> Iterator[None]:
-    """Keep this process's first JVM running, which spares its start."""
-    pytest.importorskip("scienceworld")
-    env = gym.make(SCIENCE, lanes=1)
-    env.reset(options={"task": "boil/0"})
-    yield
-    env.close()
 
 
 def play_all_ways(env_id: str, *, count: int, steps: int, **kwargs: Any) -> None:
@@ -54,6 +43,7 @@ def test_every_mode_equals_single_environments(env_id: str) -> None:
     play_all_ways(env_id, count=3, steps=25, max_episode_steps=9, admissible_actions=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_lane")
 def test_every_mode_equals_single_environments_with_scienceworld() -> None:
     play_all_ways(SCIENCE, count=2, steps=5, max_episode_steps=4, lanes=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -27,6 +28,12 @@ class SettingField(NamedTuple):
     choices: tuple[str, ...] | None
 
 
+@functools.cache
+def _hints(settings: Any) -> dict[str, Any]:
+    """Return the annotations of a class, which are text, as types."""
+    return get_type_hints(settings)
+
+
 def fields_of(settings: type, prefix: str = "", made: Any = None) -> Iterator[SettingField]:
     """Yield the settings of a class and of its parts, in their order.
 
@@ -35,7 +42,7 @@ def fields_of(settings: type, prefix: str = "", made: Any = None) -> Iterator[Se
         prefix: What precedes the names.
         made: An instance that has the defaults; None: those of the class.
     """
-    hints = get_type_hints(settings)
+    hints = _hints(settings)
     for item in dataclasses.fields(settings):
         if made is not None:
             default = getattr(made, item.name)
@@ -72,7 +79,8 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(settings: type[S], values: Mapping[str, Any]) -> S:
     """Make a dataclass whose parts are mappings, or dataclasses already."""
-    hints = get_type_hints(settings)
+    kind: Any = settings
+    hints = _hints(kind)
     return settings(
         **{
             name: build(hints[name], value)

@@ -12,6 +12,8 @@ A preset is such a file, and lies in `preset_files`.
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -42,7 +44,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 """Short form of the command line (`--lora`, `--qlora`) -> the settings of a stage that it sets."""
 
 OTHERWISE = "otherwise"
-_RESEMBLES = {"mixture": "dpo"}
+_RESEMBLES = {"mixture": "dpo", "world": "sft"}
 """Part of the settings -> the part whose values of a preset it takes, where that is not there."""
 
 
@@ -151,7 +153,7 @@ def from_preset(kind: type[S], name: str, *, method: str = "", **changes: Any) -
 
 def _read(path: Path, kind: type, method: str, others: frozenset[str]) -> Values:
     """Read a file, after those that it extends."""
-    data = _load(path)
+    data = copy.deepcopy(_shipped(path)) if path.parent == FOLDER else _load(path)
     found: Values = {}
     if "extends" in data:
         found = _read(_named(str(data.pop("extends")), path.parent), kind, method, others)
@@ -207,6 +209,12 @@ class _Reader:
 
 _NO_SETTINGS = {"config", "dry_run", "lora", "qlora", "help_all"}
 """What earlier versions printed among the settings."""
+
+
+@functools.cache
+def _shipped(path: Path) -> dict[str, Any]:
+    """Return what a preset holds, which is read once."""
+    return _load(path)
 
 
 def _load(path: Path) -> dict[str, Any]:

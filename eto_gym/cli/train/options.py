@@ -20,6 +20,7 @@ MAIN = {
     *("feedback", "play"),
     *("max_new_tokens", "slots", "workers", "seed", "control", "preset", "pairing.contrast"),
     *("phases", "start_from", "steps.rollouts", "step_tasks"),
+    *("experience.source", "experience.tries"),
 }
 """Settings of the loops that `--help` shows."""
 
@@ -253,14 +254,15 @@ def _checked(
 ) -> dict[str, Any]:
     """Return the values of files with the types of their settings."""
     kinds = {item.name: item for item in fields_of(command.settings)}
-    parser = generated_parser(jsonargparse, prog=prog)
-    for name, item in kinds.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=item.type, default=item.default)
     for name, (value, source) in found.items():
         empty = name in kinds and type(None) not in get_args(kinds[name].type)
         if value is None and empty:
             raise DataError(f"{source}: expected a value of {name}, got null")
     values = {name: item.value for name, item in found.items() if name in kinds}
+    parser = generated_parser(jsonargparse, prog=prog)
+    for name in values:
+        item = kinds[name]
+        parser.add_argument(f"--{name.replace('_', '-')}", type=item.type, default=item.default)
     read = parser.parse_object(nested(values), defaults=False)
     others = {name: item.value for name, item in found.items() if name in flags}
     return {**others, **{name: read[name] for name in values}}

@@ -119,7 +119,7 @@ def test_a_conversation_that_always_fails_is_an_error_of_its_kind(
     fake: FakeEndpoint, connect: Any, fault: str, error: str, requests: int
 ) -> None:
     fake.choose = lambda body: fault if "Task 7" in str(body) else None
-    policy = connect(fake, attempts=3, timeout=2.0 if fault == "stall" else 20.0)
+    policy = connect(fake, attempts=3, timeout=1.0 if fault == "stall" else 20.0)
     replies = policy.act([talk(i) for i in range(12)])
     assert [i for i, reply in enumerate(replies) if reply.error is not None] == [7]
     assert replies[7] == PolicyReply("", {"requests": requests}, error=error)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ def played(spec: RolloutSpec, episodes: Sequence[Episode]) -> dict[Any, Trajecto
     return {trajectory.key: trajectory for trajectory in spec.rollout().play(episodes)}
 
 
+@pytest.mark.usefixtures("warm_engine")
 @pytest.mark.parametrize("env_id", ["ETO/ALFWorld-v0", "ETO/WebShop-v0", "ETO/ScienceWorld-v0"])
 def test_worker_processes_change_no_trajectory(env_id: str) -> None:
     science = "ScienceWorld" in env_id

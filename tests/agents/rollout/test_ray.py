@@ -180,6 +180,7 @@ def join(address: str, out: Path, **env: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_joins_a_cluster_of_two_nodes_and_outlives_one(
     expected: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -157,7 +157,6 @@ WORDS = st.lists(
 )
 
 
-@pytest.mark.official
 @settings(deadline=None)
 @given(WORDS.map(" ".join) | st.text(), WORDS.map(" ".join) | st.text())
 def test_ratio_equals_thefuzz(first: str, second: str) -> None:

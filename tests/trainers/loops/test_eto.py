@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 import signal
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from eto_gym.cli import train
 from eto_gym.trainers.loops.eto import ETOLoop
-from eto_gym.trainers.loops.run_folder import FINISHED
+from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
 from eto_gym.trainers.loops.stage_data import PAIRS, TRAJECTORIES
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.loops import ETOSettings
@@ -24,6 +23,7 @@ from eto_gym.trainers.settings.world import BaseSettings
 from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.formats import read_pair, read_records
 from tests.trainers.locks import GENTLE, MUON, PLAY, assert_learnt
+from tests.trainers.processes import die, fork_one
 
 STAGES = [
     "base-play", "base", "eval-untrained", "experts", "sft", "eval-sft",
@@ -152,35 +152,30 @@ def test_other_limits_of_replies_are_other_episodes(
     assert after == json.loads(json.dumps(small_settings(max_steps=6).to_json()))
 
 
-def _drive(folder: Path) -> None:
+def _run_until(folder: Path, victim: str | None) -> None:
+    """Run the loop, and be killed as soon as a stage has begun."""
+    begin = RunFolder._open
+
+    def begin_and_die(stage: Path, settings: Any) -> bool:
+        finished = begin(stage, settings)
+        if not finished and stage.name.rsplit("-", 1)[0] == victim:
+            die()
+        return finished
+
+    RunFolder._open = staticmethod(begin_and_die)  # type: ignore[assignment, method-assign]
     ETOLoop(small_settings(), folder).run()
 
 
 @pytest.mark.timeout(600)
 def test_a_killed_run_resumes_in_every_stage(tmp_path: Path) -> None:
     """Kill -9 as soon as a stage has begun, one stage after the other."""
-    context = multiprocessing.get_context("forkserver")
-    # What is imported there is not imported again by every run that is killed.
-    context.set_forkserver_preload(
-        [
-            "eto_gym.trainers.loops.eto",
-            "eto_gym.trainers.methods.dpo",
-            "eto_gym.trainers.methods.sft",
-        ]
-    )
     finished: dict[Path, int] = {}
     for victim in (*STAGES, None):
-        process = context.Process(target=_drive, args=(tmp_path,))
-        process.start()
-        while process.is_alive():
-            if victim and any((tmp_path / "stages").glob(f"{victim}-????????????")):
-                process.kill()
-            process.join(0.02)
-        assert process.exitcode == (-signal.SIGKILL if victim else 0)
+        assert fork_one(_run_until, tmp_path, victim) == (-signal.SIGKILL if victim else 0)
         for marker, stamp in finished.items():
             assert marker.stat().st_mtime_ns == stamp, f"{marker.parent.name} was done again"
         finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob(f"stages/*/{FINISHED}")}
-    assert len(finished) == len(STAGES)
+        assert len(finished) == (STAGES.index(victim) if victim else len(STAGES))
     assert (tmp_path / FINISHED).exists()
 
 

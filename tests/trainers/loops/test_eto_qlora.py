@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from eto_gym.cli.main import main
 from eto_gym.prompt import Message
 from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.settings.presets import ADAPTERS
-from tests.trainers.checkpoints import noted_checkpoints
+from tests.trainers.checkpoints import die_after_checkpoint, noted_checkpoints
 from tests.trainers.loops.test_eto import small_settings, stage
+from tests.trainers.processes import fork_one
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -43,7 +43,8 @@ def _command(folder: Path) -> list[str]:
     return ["eto", "--qlora", "--config", str(config), "--out", out]
 
 
-def _drive(words: list[str]) -> None:
+def _run_until_killed(words: list[str]) -> None:
+    die_after_checkpoint("eto-2-", 1)
     train.main(words)
 
 
@@ -53,22 +54,8 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path |
 
     folder = tmp_path_factory.mktemp("qlora")
     words = _command(folder)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "eto_gym.trainers.loops.eto",
-            "eto_gym.trainers.methods.dpo",
-            "eto_gym.trainers.methods.sft",
-        ]
-    )
-    process = context.Process(target=_drive, args=(words,))
-    process.start()
     stages = folder / "run" / "stages"
-    while process.is_alive():
-        if any(stages.glob("eto-2-????????????/model.work/checkpoint-*/complete")):
-            process.kill()
-        process.join(0.02)
-    assert process.exitcode == -signal.SIGKILL
+    assert fork_one(_run_until_killed, words) == -signal.SIGKILL
     assert not any(stages.glob(f"eto-2-????????????/{FINISHED}"))
     before = {path: path.stat().st_mtime_ns for path in stages.glob(f"*/{FINISHED}")}
     with noted_checkpoints() as checkpoints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "base": {"tasks": 4, "steps": 3, "vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2,
              "kv_heads": 1, "mlp_size": 16},
     "steps": {"rollouts": 2},
+    "experience": {"tries": 2, "source": "random"},  # a model this small says no action
     "groups": {"rollouts": 2},
     "pairing": {"contrast": "expert"},  # so that a model that only fails makes pairs
     "ppo": {"rounds": 1, "episodes": 4, "max_steps": 0},
@@ -64,7 +66,19 @@ def small(method: str, env: str) -> Any:
     return dataclasses.replace(whole, **changes)
 
 
-@pytest.fixture(scope="module", params=IDS)
+QUICK = ("eto", "ppo")
+"""Loops that `make test` runs on ScienceWorld, which takes longest; the rest is marked slow."""
+
+
+def loops_and_worlds() -> Iterator[Any]:
+    for env in IDS:
+        for method in train.LOOPS:
+            slow = env == "scienceworld" and method not in QUICK
+            marks = [pytest.mark.slow] if slow else []
+            yield pytest.param(env, method, marks=marks, id=f"{env}-{method}")
+
+
+@pytest.fixture(scope="module")
 def world(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
@@ -81,7 +95,7 @@ def running_engine(world: tuple[str, Path]) -> Any:
     env.close()
 
 
-@pytest.mark.parametrize("method", train.LOOPS)
+@pytest.mark.parametrize(("world", "method"), loops_and_worlds(), indirect=["world"])
 def test_every_loop_ends_with_a_report(
     method: str, world: tuple[str, Path], running_engine: Any
 ) -> None:

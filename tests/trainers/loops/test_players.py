@@ -174,12 +174,12 @@ def test_an_endpoint_that_serves_something_else_is_refused(
 
 
 def test_a_hook_that_fails_says_why(endpoint: FakeEndpoint, model: Path, tmp_path: Path) -> None:
-    for hook, words in (
-        ("sh -c 'echo no such weights; exit 3' {model}", r"status 3: .*\n.*\nno such weights"),
-        ("sh -c 'sleep 9' {model}", "took more than 0.2 s"),
-        ("/no/such/program {model}", "cannot run the play_hook '/no/such/program': No such file"),
+    for hook, seconds, words in (
+        ("sh -c 'echo no such weights; exit 3' {model}", 60, r"status 3: .*\n.*\nno such weights"),
+        ("sh -c 'sleep 9' {model}", 0.2, "took more than 0.2 s"),
+        ("/no/such/program {model}", 60, "cannot run the play_hook '/no/such/program': No such"),
     ):
-        play = play_in(tmp_path / "run", **followed(endpoint, hook, play_timeout=0.2))
+        play = play_in(tmp_path / "run", **followed(endpoint, hook, play_timeout=seconds))
         with pytest.raises(EtoGymError, match=words):
             play.evaluate("it", "it", model_stage(play, model))
 
@@ -323,6 +323,7 @@ def test_kill_9_leaves_no_server_and_the_stage_goes_on(model: Path, tmp_path: Pa
     assert all(after[t.key] == t for t in kept)
 
 
+@pytest.mark.slow
 def test_transformers_serve_plays_what_the_local_player_plays(
     folders: tuple[Path, Path],  # noqa: F811
     tmp_path: Path,

@@ -14,6 +14,7 @@ from eto_gym.trainers.settings.presets import PRESETS, preset_values
 from tests.trainers.locks import GENTLE, MUON, PLAY, assert_learnt
 
 
+@pytest.mark.slow  # RFT and ETO, which learn apart in tests of their own
 def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) -> None:
     settings = SelfPlaySettings(
         **PLAY,

@@ -33,7 +33,8 @@ QUICK = GroupSettings(
 def _trainer(
     algorithm: str, model: Path, folder: Path, settings: GroupSettings, history: str = "full"
 ) -> Any:
-    from eto_gym.trainers.methods.group import EpisodeSource, PlayedGRPOTrainer, PlayedRLOOTrainer
+    from eto_gym.trainers.methods.episode_source import EpisodeSource
+    from eto_gym.trainers.methods.group import PlayedGRPOTrainer, PlayedRLOOTrainer
     from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     tokenizer = load_tokenizer(model)
@@ -139,7 +140,9 @@ def test_rewards_belong_to_their_episodes(locksmith: Path, tmp_path: Path) -> No
         assert (text.count("Action:") == 2) >= bool(reward)
 
 
-@pytest.mark.parametrize("loop", [GRPOLoop, RLOOLoop], ids=["grpo", "rloo"])
+@pytest.mark.parametrize(
+    "loop", [GRPOLoop, pytest.param(RLOOLoop, marks=pytest.mark.slow)], ids=["grpo", "rloo"]
+)
 def test_it_learns_from_rewards_alone(
     locksmith: Path, tmp_path: Path, loop: type[GRPOLoop | RLOOLoop]
 ) -> None:
@@ -157,7 +160,7 @@ def test_it_learns_from_rewards_alone(
     assert_learnt(report, loop.method.upper())
 
 
-@pytest.mark.parametrize("advantage", ["gigpo", "cost-to-go"])
+@pytest.mark.parametrize("advantage", ["gigpo", pytest.param("cost-to-go", marks=pytest.mark.slow)])
 def test_it_learns_from_the_credit_of_turns(
     locksmith: Path, tmp_path: Path, advantage: str
 ) -> None:
@@ -237,7 +240,7 @@ def _run(algorithm: str, model: Path, output: Path, **options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
 def test_adapters_are_resumed_and_are_their_own_reference(
     locksmith: Path, tmp_path: Path, algorithm: str
 ) -> None:
@@ -352,6 +355,7 @@ def caller(tmp_path: Path) -> Path:
     return save_tiny(model, tokenizer, tmp_path / "caller")
 
 
+@pytest.mark.slow
 def test_a_grpo_trainer_of_trl_plays_our_environments(
     caller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,11 +14,12 @@ import pytest
 
 from eto_gym.errors import DataError, UnknownNameError
 from eto_gym.history import bounded
-from eto_gym.trainers import SFTSettings, run_sft
+from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
 from eto_gym.trainers.data.encoding import encode_trajectories
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
+from tests.trainers.processes import fork_one, speak_into
 
 torch = pytest.importorskip("torch")
 
@@ -231,8 +232,27 @@ def test_importing_the_package_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_terminal_stays_clean(tiny: Path, make_play: Play, tmp_path: Path) -> None:
+def _train_into_files(make_play: Play, tiny: Path, folder: Path) -> None:
+    speak_into(folder)
+    base: dict[str, Any] = {
+        "epochs": 1, "batch_size": 4, "micro_batch_size": 2, "max_length": 512, "warmup_ratio": 0,
+    }  # fmt: skip
+    data = [make_play(n) for n in range(4)]
+    run_sft(SFTSettings(**base), data, model=tiny, output=folder / "sft")
+    pairs, _ = make_pairs([make_play(n, good=False) for n in range(4)], data)
+    run_dpo(DPOSettings(**base, lora_r=2), pairs, model=folder / "sft", output=folder / "dpo")
+
+
+def test_the_terminal_stays_clean(make_play: Play, tiny: Path, tmp_path: Path) -> None:
     """Nothing but our bar may reach a user's terminal, and no bar where there is none."""
+    assert fork_one(_train_into_files, make_play, tiny, tmp_path) == 0
+    assert (tmp_path / "stdout").read_text() == ""
+    assert (tmp_path / "stderr").read_text() == ""
+    assert (tmp_path / "dpo" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_terminal_stays_clean_while_libraries_are_imported(tiny: Path, tmp_path: Path) -> None:
     script = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})

@@ -119,7 +119,7 @@ WINDOWS = {
 def test_losses_and_gradients_of_families_are_equal(
     tiny: Path, tmp_path: Path, family: str, attention: str, options: dict[str, Any]
 ) -> None:
-    """In float64, up to the logits, which are always float32."""
+    """In float64, up to what layers always compute in float32."""
     from eto_gym.trainers.methods.sft import TurnSFTTrainer
     from eto_gym.trainers.model.models import load_tokenizer, quiet_libraries
     from tests.trainers.model.test_trees import _model

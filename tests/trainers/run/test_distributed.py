@@ -90,6 +90,7 @@ def run_locks(algorithm: str, model: str, out: Path) -> None:
     run_group(algorithm, settings, player, model=model, output=out, watch=Watch(progress=False))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_equal_one(tiny: Path, locksmith: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

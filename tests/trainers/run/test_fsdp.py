@@ -55,6 +55,7 @@ def refuse_all(model: str, player: str, out: Path) -> None:
         run_rounds(player, out / "ppo")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_spread_weights_learn_the_same(tiny: Path, locksmith: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +12,8 @@ from eto_gym.errors import DataError
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trajectories import Trajectory
+from tests.trainers.checkpoints import die_after_checkpoint
+from tests.trainers.processes import fork_one
 
 torch = pytest.importorskip("torch")
 
@@ -170,25 +168,16 @@ def test_other_settings_do_not_resume(make_play: Play, tiny: Path, tmp_path: Pat
     assert (tmp_path / "out" / "training.json").is_file()
 
 
+def _train_until_killed(make_play: Play, tiny: Path, output: Path) -> None:
+    die_after_checkpoint("out.work", 4)
+    _run("dpo", make_play, tiny, output, every=1, on_evaluate=lambda step, model: float(step))
+
+
 def test_killed_process_resumes(make_play: Play, tiny: Path, tmp_path: Path) -> None:
-    """A real kill -9 in the middle of training, from outside."""
+    """A real kill -9 in the middle of training."""
     output = tmp_path / "out"
-    script = f"""
-import sys, time
-sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-from tests.trainers.conftest import play
-from tests.trainers.run.test_resume import _run
-_run("dpo", play, {str(tiny)!r}, {str(output)!r}, every=1,
-     on_evaluate=lambda step, model: time.sleep(0.2) or float(step))
-"""
-    process = subprocess.Popen([sys.executable, "-c", script])
-    marker = tmp_path / "out.work" / "checkpoint-4" / "complete"
-    deadline = time.monotonic() + 120
-    while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert marker.exists()
+    assert fork_one(_train_until_killed, make_play, tiny, output) == -signal.SIGKILL
+    assert (tmp_path / "out.work" / "checkpoint-4" / "complete").exists()
     assert not output.exists()
     report = _run(
         "dpo",
