@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from eto_gym.benchmarks import sft, training
+from eto_gym.benchmarks import sft
 from eto_gym.benchmarks.history import play
 from eto_gym.conversation import PromptStyle
 from eto_gym.files import write_json
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             micro_batch=args.micro_batch,
             steps=args.steps,
             learning_rate=1e-4,
-            lora=False,
+            method="full",
+            precision="fp32",
             checkpointing=False,
             seed=args.seed,
         )
@@ -108,6 +109,7 @@ def measure_group(job: dict[str, Any]) -> dict[str, Any]:
     """Learn from given episodes, and return what it took, as `sft.measure` does."""
     from types import SimpleNamespace
 
+    from eto_gym.benchmarks.meter import resident
     from eto_gym.trainers.data.encoding import TokenRow
     from eto_gym.trainers.data.sampled import EpisodeRows
     from eto_gym.trainers.methods import group
@@ -151,7 +153,7 @@ def measure_group(job: dict[str, Any]) -> dict[str, Any]:
     tasks: Any = SimpleNamespace(task_ids=[f"task-{i}" for i in range(job["batch"])])
     made = group.PlayedGRPOTrainer if job["method"] == "grpo" else group.PlayedRLOOTrainer
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
-        start = training.resident(reset=True)
+        start = resident(reset=True)
         trainer = made(
             settings,
             model=load_for_training(job["model"], settings),
@@ -164,7 +166,7 @@ def measure_group(job: dict[str, Any]) -> dict[str, Any]:
         clocks = time.perf_counter(), time.process_time()
         trainer.train()
         wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
-        peak = training.resident(peak=True)
+        peak = resident(peak=True)
     return {
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "peak_mb": peak - start,

@@ -312,7 +312,7 @@ def _run(model: Path, output: Path, settings: PPOSettings = QUICK, **options: An
     )
 
 
-@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("lora_r", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_weights(
     locksmith: Path, tmp_path: Path, lora_r: int
 ) -> None:
