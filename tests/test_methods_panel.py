@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from eto_gym.benchmarks.methods import panel
 from eto_gym.benchmarks.methods.budget import Budget, Lengths, within
 from eto_gym.benchmarks.methods.panel import PANEL, Outcome, played_steps, settings_of, show
+from eto_gym.errors import DataError
 from eto_gym.trainers.settings.base import SettingsError, deciding, known_before
 from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
 from eto_gym.trajectories import Step, Trajectory
@@ -102,3 +104,35 @@ def test_only_steps_that_were_played_are_counted() -> None:
     )
     assert played_steps(dataclasses.replace(whole, steps=steps)) == 3
     assert played_steps(forked) == 2
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel, "run_one", lambda *_: pytest.fail("a method began"))
+    for value, said in (
+        ("no_such=1", "got 'no_such'"),
+        ("steps.rollouts=0", "expected rollouts >= 1"),
+        ("explore_tasks=9", "expected explore_tasks <= train_tasks"),
+    ):
+        words = ["--methods", "step-dpo", "--set", "train_tasks=3", value, "--out", str(tmp_path)]
+        assert panel.main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_method_that_fails_does_not_end_the_panel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def run_one(_: Any, name: str, settings: Any, *more: Any) -> None:
+        ran.append((name, settings.seed))
+        if name == "rft":
+            raise DataError("the disk is full")
+        more[-1].setdefault(name, {})[settings.seed] = Outcome([_episode("a", True)], 0, 0, "")
+
+    monkeypatch.setattr(panel, "run_one", run_one)
+    words = ["--methods", "rft", "kto", "--seeds", "4", "5", "--out", str(tmp_path)]
+    assert panel.main(words) == 1
+    assert ran == [(name, seed) for seed in (4, 5) for name in ("sft", "rft", "kto")]
+    assert "rft: ended early with seed 5: the disk is full" in capsys.readouterr().out

@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from eto_gym.agents.evaluation.report import table, words
 from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.benchmarks.methods.budget import Budget, lengths_of, within
 from eto_gym.cli.train import LOOPS
-from eto_gym.errors import check_choice
+from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json, write_text
 from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.loop import Loop
@@ -116,8 +117,12 @@ class Outcome(NamedTuple):
     ended: str
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the panel, or what is left of it; write and print the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the panel, or what is left of it; write and print the table.
+
+    Returns:
+        1 where a method failed (its row says why, the others went on), 2 where nothing can be run.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,20 +141,50 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="values")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     args = parser.parse_args(argv)
-    env = resolve_env_id(args.env)
-    values = {**(TINY if args.size == "tiny" else {}), **_values(args.values)}
+    names = ["sft", *dict.fromkeys(name for name in args.methods if name != "sft")]
+    try:
+        plans = _plans(args, names)
+    except EtoGymError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 2
     budget = Budget(args.env_steps, args.tokens)
+    found: dict[str, dict[int, Outcome]] = {}
+    failed = False
+    for (seed, name), settings in plans.items():
+        try:
+            run_one(PANEL[name], name, settings, budget, args.out / f"s{seed}", found)
+        except EtoGymError as err:
+            print(f"error: {name}, seed {seed}: {err}", file=sys.stderr)
+            if name == "sft":  # all others are told by it
+                return 2
+            failed = True
+            found.setdefault(name, {})[seed] = Outcome([], 0, 0, str(err))
+        show(found, args.out)
+    print((args.out / "methods.md").read_text("utf-8"))
+    return int(failed)
+
+
+def _plans(args: argparse.Namespace, names: Sequence[str]) -> dict[tuple[int, str], Any]:
+    """Return the settings of every run, in order; what cannot be is refused before any begins.
+
+    SFT comes first with each seed, since the others' budgets are told by the lengths of its
+    episodes.
+    """
+    env = resolve_env_id(args.env)
+    given = _values(args.values)
+    kinds = [getattr(loops, LOOPS[PANEL[name].loop].settings) for name in names]
+    known = {item.name for kind in kinds for item in fields_of(kind)}
+    for name in given:
+        if name not in known:
+            raise unknown_name("setting", name, sorted(known))
+    values = {**(TINY if args.size == "tiny" else {}), **given}
     if args.model:
         values["model"] = args.model
-    found: dict[str, dict[int, Outcome]] = {}
-    for seed in args.seeds:
-        # SFT first, since the others' budgets are told by the lengths of its episodes.
-        for name in ["sft", *(name for name in args.methods if name != "sft")]:
-            method = PANEL[check_choice("method", name, PANEL)]
-            settings = settings_of(method, env, args.preset, {**values, "seed": seed})
-            run_one(method, name, settings, budget, args.out / f"s{seed}", found)
-            show(found, args.out)
-    print((args.out / "methods.md").read_text("utf-8"))
+    return {
+        (seed, name): settings_of(PANEL[name], env, args.preset, {**values, "seed": seed})
+        for seed in args.seeds
+        for name in names
+    }
 
 
 def run_one(
@@ -343,4 +378,4 @@ def _merge(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
