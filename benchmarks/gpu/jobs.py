@@ -20,7 +20,6 @@ from eto_gym.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 LEARNING_RATE = 1e-5
-TESTS = "tests"
 
 
 def measure(job: Job, shapes: Shapes, scratch: Path) -> dict[str, Any]:
@@ -231,15 +230,16 @@ def _player(architecture: str) -> tuple[Any, Any]:
 # --- tests -------------------------------------------------------------------------------------
 
 
-def run_tests(report: Path, folder: str = TESTS) -> dict[str, Any]:
+def run_tests(report: Path) -> dict[str, Any]:
     """Run the tests marked `cuda` in a process of their own, and count how they ended.
+
+    Only files that have such tests are read: others need packages that are not here.
 
     Args:
         report: Where pytest writes its report.
-        folder: Folder or file of the tests, below the checkout.
     """
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", folder]
+    command += [f"--junitxml={report}", *marked_files()]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         command,
@@ -253,6 +253,12 @@ def run_tests(report: Path, folder: str = TESTS) -> dict[str, Any]:
         lines = (done.stdout + done.stderr).strip().splitlines() or ["nothing was said"]
         return {"error": f"pytest ended with {done.returncode}: {lines[-1]}"}
     return count_tests(report)
+
+
+def marked_files() -> list[str]:
+    """Return the files of the checkout's tests in which some are marked `cuda`."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file) for file in files if "@pytest.mark.cuda\n" in file.read_text("utf-8")]
 
 
 def count_tests(report: Path) -> dict[str, Any]:

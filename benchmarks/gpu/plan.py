@@ -77,12 +77,12 @@ def parts(shapes: Shapes, names: Sequence[str] = ()) -> list[Part]:
     large = shapes.large
     found = [
         Part("rate", 25, (Job("rate"),)),
-        Part(f"dpo-{shapes.small}", 95, tuple(_training("dpo", shapes.small, shapes.tokens))),
-        Part(f"dpo-{large}", 115, tuple(_training("dpo", large, shapes.tokens))),
-        Part(f"sft-{shapes.small}", 55, tuple(_training("sft", shapes.small, shapes.tokens))),
-        Part(f"sft-{large}", 75, tuple(_training("sft", large, shapes.tokens))),
+        Part(f"dpo-{shapes.small}", 90, tuple(_training("dpo", shapes.small, shapes.tokens))),
+        Part(f"dpo-{large}", 110, tuple(_training("dpo", large, shapes.tokens))),
+        Part(f"sft-{shapes.small}", 50, tuple(_training("sft", shapes.small, shapes.tokens))),
+        Part(f"sft-{large}", 70, tuple(_training("sft", large, shapes.tokens))),
         Part("rollouts", 70, tuple(_rollouts(shapes))),
-        Part("tests", 45, (Job("tests"),)),
+        Part("tests", 65, (Job("tests"),)),
     ]
     found = [part for part in found if part.jobs]
     return [part for part in found if not names or part.name in ("rate", *names)]

@@ -14,7 +14,7 @@ import pytest
 
 from eto_gym.benchmarks import random_models
 from eto_gym.benchmarks.gpu import bundle
-from eto_gym.benchmarks.gpu.jobs import count_tests
+from eto_gym.benchmarks.gpu.jobs import count_tests, marked_files
 from eto_gym.benchmarks.gpu.plan import SHAPES, Job, Part, parts, refusal
 from eto_gym.benchmarks.gpu.run import Row, main, run
 from eto_gym.benchmarks.gpu.table import compare, table
@@ -208,6 +208,12 @@ def test_tests_are_counted_from_pytests_report(tmp_path: Path) -> None:
     row = {"kind": "tests", **found}
     told = table([row]).splitlines()
     assert told == ["Tests marked `cuda`: 1 passed, 2 failed, 1 skipped", "- a::two", "- b::four"]
+
+
+def test_only_files_with_such_tests_are_read() -> None:
+    names = [Path(file).name for file in marked_files()]
+    assert {"test_local.py", "test_dpo_memory.py", "test_lora.py"} <= set(names)
+    assert Path(__file__).name not in names
 
 
 def test_the_table_says_what_was_not_measured() -> None:
