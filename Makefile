@@ -5,7 +5,7 @@
 # make browser  test the shop in Chromium (installs Debian's chromium and chromium-driver)
 # make parity compare with the original engines (installs them: 450 MB)
 # make docs   build the documentation into build/site, and check its links
-# make deepspeed  train under DeepSpeed on two CPU processes (needs a C++ compiler; see below)
+# make deepspeed  train under DeepSpeed on two CPU processes (see below)
 # make test-oldest, make test-newest  test with the oldest and with the newest libraries that
 #             pyproject.toml allows, in environments of their own (1.5 GB each)
 # make interop  test with OpenEnv, verifiers and Inspect, in environments of their own (1 GB)
@@ -68,8 +68,8 @@ docs: install-dev
 parity: $(VENV)/.installed-parity
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "official or shared" $(ARGS)
 
-# DeepSpeed has no wheels: it is built, without its CUDA parts, in an environment of its own on top
-# of the other, where nothing else notices it. What it needs on a CPU it compiles at its first run.
+# DeepSpeed has no wheels: it is built, without any of its compiled parts, in an environment of its own
+# on top of the other, where nothing else notices it.
 DEEPSPEED := .venv-deepspeed
 
 $(DEEPSPEED)/.installed: $(VENV)/.installed-dev
@@ -86,10 +86,9 @@ deepspeed: $(DEEPSPEED)/.installed
 
 # OpenEnv wants an MCP below 2 and verifiers 2.0.0, verifiers an openai below 3 and Inspect one from 3.4
 # on, and all bring much that nothing here needs: two environments on top of the other.
+# What they bring is pinned as all else is, so that a release of theirs changes nothing here unasked.
 INTEROP := .venv-interop
-INTEROP_PACKAGES := verifiers==0.4.0
 OPENENV := .venv-openenv
-OPENENV_PACKAGES := openenv==0.10.0 inspect-ai==0.3.285
 
 define overlay
 	test -x $(1)/bin/python || $(BIN)/python -m venv --without-pip $(1)
@@ -99,11 +98,11 @@ define overlay
 	touch $(1)/.installed
 endef
 
-$(INTEROP)/.installed: $(VENV)/.installed-dev
-	$(call overlay,$(INTEROP),$(INTEROP_PACKAGES))
+$(INTEROP)/.installed: $(VENV)/.installed-dev constraints-interop.txt
+	$(call overlay,$(INTEROP),--constraint constraints-interop.txt verifiers)
 
-$(OPENENV)/.installed: $(VENV)/.installed-dev
-	$(call overlay,$(OPENENV),$(OPENENV_PACKAGES))
+$(OPENENV)/.installed: $(VENV)/.installed-dev constraints-openenv.txt
+	$(call overlay,$(OPENENV),--constraint constraints-openenv.txt openenv inspect-ai)
 
 interop: $(INTEROP)/.installed $(OPENENV)/.installed
 	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest -m interop tests/adapters $(ARGS)
@@ -133,7 +132,8 @@ $(OLDEST)/.installed $(NEWEST)/.installed: .venv-%/.installed: pyproject.toml se
 
 test-oldest test-newest: test-%: .venv-%/.installed
 	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest --numprocesses $(PROCESSES) --dist loadfile \
-		-o cache_dir=.venv-$*/.pytest_cache -m "not browser and not shared" $(VERSION_TESTS) $(ARGS)
+		--no-loadscope-reorder -o cache_dir=.venv-$*/.pytest_cache \
+		-m "not browser and not shared and not slow" $(VERSION_TESTS) $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

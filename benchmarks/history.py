@@ -67,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(args.json, table)
 
 
-def play(env: str, episodes: int, style: PromptStyle, history: str) -> list[Trajectory]:
-    """Play the first tasks of the training split."""
+def play(
+    env: str, episodes: int, style: PromptStyle, history: str, *, samples: int = 1
+) -> list[Trajectory]:
+    """Play the first tasks of the training split, each `samples` times."""
     env_id = resolve_env_id(env)
 
     def make() -> gym.Env[str, str]:
@@ -78,7 +80,8 @@ def play(env: str, episodes: int, style: PromptStyle, history: str) -> list[Traj
     tasks = text_env(probe).task_set.ids[:episodes]
     probe.close()
     rollout = Rollout(make, player_policy(), slots=8, prompt_style=style, history=history)
-    return sorted(rollout.play(plan_episodes(tasks)), key=lambda trajectory: trajectory.key)
+    played = rollout.play(plan_episodes(tasks, samples=samples))
+    return sorted(played, key=lambda trajectory: trajectory.key)
 
 
 def count(codec: Any, played: Sequence[Trajectory]) -> dict[str, Any]:

@@ -55,7 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for batch in args.batches:
         for keep in (True, False):
-            row = measure(model, ChatCodec(tokenizer), args, batch=batch, keep=keep)
+            row = measure(
+                model,
+                ChatCodec(tokenizer),
+                batch=batch,
+                keep=keep,
+                turns=args.turns,
+                instruction=args.instruction,
+                observation=args.observation,
+                reply=args.reply,
+            )
             if args.json:
                 print(json.dumps(row))
                 continue
@@ -74,28 +83,43 @@ def speak_words(model: Any, tokenizer: Any) -> None:
     would be blamed for what only a model without training does.
     """
     said = tokenizer.encode(" " + " ".join(WORDS))
-    head = torch.nn.Linear(*model.lm_head.weight.shape[::-1])
+    rows, width = model.lm_head.weight.shape
+    head = torch.nn.Linear(width, rows, device=model.device, dtype=model.dtype)
     with torch.no_grad():
         head.weight.copy_(model.lm_head.weight)
         head.bias.fill_(-1e4)
         head.bias[said] = 0.0
-    model.lm_head = head.to(model.device)
+    model.lm_head = head
 
 
 def measure(
     model: Any,
     codec: ChatCodec,
-    args: argparse.Namespace,
     *,
     batch: int,
     keep: bool,
+    turns: int,
+    instruction: int,
+    observation: int,
+    reply: int,
 ) -> dict[str, float]:
-    """Play `batch` conversations side by side; return tokens and seconds."""
+    """Play conversations side by side; return tokens and seconds.
+
+    Args:
+        model: A model that `speak_words` prepared.
+        codec: Its codec.
+        batch: Conversations.
+        keep: Whether keys and values are kept from turn to turn.
+        turns: Replies of each conversation.
+        instruction: Tokens that all begin with.
+        observation: Tokens of an observation, on average.
+        reply: Tokens of a reply.
+    """
     policy = LocalPolicy(
         model,
         codec,
         temperature=1.0,
-        max_new_tokens=args.reply,
+        max_new_tokens=reply,
         keep_cache=keep,
         batch_size=batch,
     )
@@ -104,20 +128,20 @@ def measure(
     def words(count: int) -> str:
         return " ".join(rng.choice(WORDS, count))
 
-    instruction = words(args.instruction)
-    talks = [[Message("user", f"{instruction} {words(args.observation)}")] for _ in range(batch)]
+    head = words(instruction)
+    talks = [[Message("user", f"{head} {words(observation)}")] for _ in range(batch)]
     prefilled = decoded = 0
     policy.act([Conversation("warm-up", talks[0][:1])])
     policy.release("warm-up")
     wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(args.turns):
+    for _ in range(turns):
         replies = policy.act([Conversation(str(i), talk, seed=i) for i, talk in enumerate(talks)])
-        for talk, reply in zip(talks, replies, strict=True):
-            assert reply.error is None
-            prefilled += reply.usage["prefilled_tokens"]
-            decoded += reply.usage["decoded_tokens"]
-            length = int(rng.integers(args.observation // 2, args.observation * 3 // 2 + 1))
-            talk += [Message("assistant", reply.text), Message("user", words(length))]
+        for talk, said in zip(talks, replies, strict=True):
+            assert said.error is None
+            prefilled += said.usage["prefilled_tokens"]
+            decoded += said.usage["decoded_tokens"]
+            length = int(rng.integers(observation // 2, observation * 3 // 2 + 1))
+            talk += [Message("assistant", said.text), Message("user", words(length))]
     return {
         "batch": batch,
         "cache": keep,

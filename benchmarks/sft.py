@@ -5,7 +5,7 @@
     OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --data FILE --model FOLDER --batch 4
 
 Every variant runs in a process of its own, one after another. The model has random weights (see
-`eto_gym.benchmarks.training`), and all rows begin with one prompt, as the conversations of an
+`eto_gym.benchmarks.random_models`), and all rows begin with one prompt, as the conversations of an
 environment do with its instruction and worked example; then come turns of agent and environment, of
 random tokens. With `--data` rows are demonstrations, in any form that `train sft`
 reads, and `--model` is a folder.
@@ -40,15 +40,15 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eto_gym.benchmarks import training
+from eto_gym.benchmarks import random_models
 from eto_gym.files import write_json
 
 VARIANTS = ("trl", "padded", "tree", "ours")
+METHODS = ("full", "lora", "qlora")
 SHARING = {"padded": "off", "tree": "on", "ours": "auto"}
 
 Tokens = list[tuple[list[int], list[bool]]]
@@ -66,8 +66,9 @@ class Job:
     micro_batch: int
     steps: int
     learning_rate: float
-    lora: bool
+    method: str
     checkpointing: bool
+    precision: str
     seed: int
 
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--micro-batch", type=int, default=4, help="rows per pass")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--lora", action="store_true", help="adapters of rank 16")
+    parser.add_argument("--method", choices=METHODS, default="full", help="adapters of rank 16")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the rows of the table")
@@ -111,12 +112,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = Path(args.model)
         if not args.data:
             model = Path(scratch) / args.model
-            training.build(model, args.model, args.seed)
+            random_models.build(model, args.model, args.seed)
         for prompt in [0] if args.data else args.prompts:
             if args.data:
                 rows = stored_rows(args.data, model)
             else:
-                vocabulary = training.ARCHITECTURES[args.model]["vocab"]
+                vocabulary = random_models.ARCHITECTURES[args.model]["vocab"]
                 rows = random_rows(
                     args.rows,
                     prompt,
@@ -140,8 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                         micro_batch=args.micro_batch,
                         steps=args.steps,
                         learning_rate=args.learning_rate,
-                        lora=args.lora,
+                        method=args.method,
                         checkpointing=args.checkpointing,
+                        precision="fp32",
                         seed=args.seed,
                     )
                 )
@@ -217,16 +219,25 @@ def stored_rows(path: Path, model: Path) -> Tokens:
     return [(row.ids, row.mask) for row in rows]
 
 
-def measure(job: Job) -> dict[str, Any]:
-    """Train one variant, and return what it took."""
+def measure(job: Job, *, load: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """Train one variant, and return what it took.
+
+    Args:
+        job: What is trained, and how; `model` is the folder of the tokenizer alone where `load` is
+            given.
+        load: Returns the model for the settings of the training; by default it is read from disk.
+    """
+    import torch
     from transformers import AutoTokenizer
 
+    from eto_gym.benchmarks.meter import Meter
     from eto_gym.trainers import SFTSettings
     from eto_gym.trainers.data.encoding import TokenRow
     from eto_gym.trainers.methods.sft import TurnSFTTrainer
     from eto_gym.trainers.model.models import load_for_training, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 
+    cuda = torch.cuda.is_available()
     rows = [TokenRow(*row) for row in json.loads(Path(job.rows).read_text())]
     settings = SFTSettings(
         learning_rate=job.learning_rate,
@@ -235,23 +246,25 @@ def measure(job: Job) -> dict[str, Any]:
         micro_batch_size=job.micro_batch,
         schedule="constant",
         warmup_ratio=0,
-        precision="fp32",
+        precision=job.precision,
         gradient_checkpointing=job.checkpointing,
-        lora_r=16 if job.lora else 0,
+        optimizer="paged_adamw8bit" if job.method == "qlora" and cuda else "adamw",
+        lora_r=0 if job.method == "full" else 16,
+        qlora=job.method == "qlora",
         seed=job.seed,
         share_prefix=SHARING.get(job.variant, "off"),
     )
-    if job.lora:
+    if job.method != "full":
         import peft  # noqa: F401
+    if job.method == "qlora":
+        import bitsandbytes  # noqa: F401
     if job.variant == "trl":
         import trl.trainer.sft_trainer  # noqa: F401
     tokenizer: Any = AutoTokenizer.from_pretrained(job.model)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
-        start = training.resident(reset=True)
-        model = load_for_training(job.model, settings)
-        loading = training.resident(peak=True)
-        training.resident(reset=True)
-        clocks = time.perf_counter(), time.process_time()
+        meter = Meter()
+        model = load(settings) if load else load_for_training(job.model, settings)
+        meter.loaded(model)
         if job.variant == "trl":
             trainer = stock(job, settings, model, tokenizer, rows, Path(scratch))
         else:
@@ -259,21 +272,14 @@ def measure(job: Job) -> dict[str, Any]:
                 settings, model=model, rows=rows, tokenizer=tokenizer, workspace=Path(scratch)
             )
         trainer.args.save_strategy = "no"
-        set_callbacks(trainer)
+        set_callbacks(trainer, meter)
         trainer.train()
-        wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
-        peak = training.resident(peak=True)
-    # With TRL every step has all rows, or it is not known which.
-    whole = sum(len(row.ids) for row in rows) * job.steps * job.batch / len(rows)
-    tokens = getattr(trainer, "tokens_seen", whole)
+        # With TRL every step has all rows, or it is not known which.
+        whole = sum(len(row.ids) for row in rows) * job.steps * job.batch / len(rows)
+        results = meter.results(tokens=getattr(trainer, "tokens_seen", whole))
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_mb": max(loading, peak) - start,
-        "training_mb": peak - start,
-        "cpu_s": cpu,
-        "wall_s": wall,
-        "tokens_per_cpu_s": tokens / cpu,
-        "tokens_per_s": tokens / wall,
+        **results,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "share_prefix": getattr(trainer, "notes", {}).get("share_prefix", "-"),
     }
@@ -283,12 +289,13 @@ def stock(
     job: Job, settings: Any, model: Any, tokenizer: Any, rows: Sequence[Any], workspace: Path
 ) -> Any:
     """Return TRL's trainer."""
+    import torch
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from eto_gym.trainers.data.batching import IGNORED
-    from eto_gym.trainers.model.models import lora_config
+    from eto_gym.trainers.model.models import lora_config, uses_bf16
 
     data = [
         {
@@ -307,16 +314,16 @@ def stock(
             learning_rate=job.learning_rate,
             lr_scheduler_type="constant",
             weight_decay=0.0,
-            optim="adamw_torch",
+            optim="paged_adamw_8bit" if settings.optimizer == "paged_adamw8bit" else "adamw_torch",
             max_length=None,
-            bf16=False,
+            bf16=uses_bf16(settings),
             gradient_checkpointing=job.checkpointing,
             logging_steps=1,
             report_to=[],
             disable_tqdm=True,
             dataloader_pin_memory=False,
             seed=job.seed,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
         ),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,

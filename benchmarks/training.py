@@ -28,13 +28,14 @@ Columns:
         and in the column tok/s, over wall time.
     loss: of the last step; diff: largest relative difference to "trl" over all steps.
     rate: operations of the matrix products that training both sides one by one takes (forward
-        and backward, without the reference), over time, as a part of the rate of a large product
-        of bf16 matrices in the same process; on CUDA only.
+        and backward, without the reference), over the time of the median step after the first, as
+        a part of the rate of a large product of bf16 matrices in the same process; on CUDA only.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import platform
@@ -42,33 +43,15 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from eto_gym.benchmarks.random_models import ARCHITECTURES, END, PAD, build, operations, word
 from eto_gym.files import write_json
 
 VARIANTS = ("trl", "trl-precomputed", "padded", "ours")
 METHODS = ("full", "lora", "qlora")
-PAD, END = 0, 1
-
-ARCHITECTURES: dict[str, dict[str, int]] = {
-    "6x256": {"hidden": 256, "layers": 6, "heads": 4, "kv_heads": 4, "mlp": 768, "vocab": 16384},
-    "112M": {"hidden": 768, "layers": 12, "heads": 12, "kv_heads": 12, "mlp": 2560, "vocab": 16384},
-    # The shapes of Qwen2.5.
-    "1.5B": {
-        "hidden": 1536,
-        "layers": 28,
-        "heads": 12,
-        "kv_heads": 2,
-        "mlp": 8960,
-        "vocab": 151936,
-    },
-    "7B": {"hidden": 3584, "layers": 28, "heads": 28, "kv_heads": 4, "mlp": 18944, "vocab": 152064},
-}
-UNTIED = frozenset({"7B"})
-"""Architectures whose output layer has weights of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.worker:
         folder, job = json.loads(args.worker)
-        print(json.dumps(measure(Path(folder), Job(**job))))
+        print(json.dumps(measure_alone(Path(folder), Job(**job))))
         return
 
     import torch
@@ -218,46 +201,6 @@ def show(rows: list[dict[str, Any]]) -> None:
 # --- what is trained, on what ------------------------------------------------------------------
 
 
-def build(folder: Path, architecture: str, seed: int) -> None:
-    """Write a Llama with random weights, and a tokenizer with a word for each token."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    shape = ARCHITECTURES[architecture]
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=shape["vocab"],
-        hidden_size=shape["hidden"],
-        intermediate_size=shape["mlp"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["kv_heads"],
-        max_position_embeddings=8192,
-        tie_word_embeddings=architecture not in UNTIED,
-        pad_token_id=PAD,
-        bos_token_id=None,
-        eos_token_id=END,
-    )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if shape["hidden"] > 1000 else torch.float32)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = LlamaForCausalLM(config)
-    torch.set_default_dtype(before)
-    model.save_pretrained(folder)
-    words = {word(index): index for index in range(shape["vocab"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token=word(PAD)))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, pad_token=word(PAD), eos_token=word(END)
-    ).save_pretrained(folder)
-
-
-def word(token: int) -> str:
-    """Return the word of a token; no other word holds that of a special one."""
-    return {PAD: "<pad>", END: "<end>"}.get(token, f"w{token}")
-
-
 def make_pairs(job: Job, vocabulary: int) -> list[tuple[list[int], list[int], list[int]]]:
     """Return prompt, chosen and rejected tokens of every pair.
 
@@ -287,11 +230,18 @@ def make_pairs(job: Job, vocabulary: int) -> list[tuple[list[int], list[int], li
 # --- one process -------------------------------------------------------------------------------
 
 
-def measure(folder: Path, job: Job) -> dict[str, Any]:
-    """Train one variant, and return what it took."""
+def measure(folder: Path, job: Job, *, load: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """Train one variant, and return what it took.
+
+    Args:
+        folder: Folder of the model, or of its tokenizer alone where `load` is given.
+        job: What is trained, and how.
+        load: Returns the model for the settings of the training; by default it is read from disk.
+    """
     import torch
     from transformers import AutoTokenizer
 
+    from eto_gym.benchmarks.meter import Meter
     from eto_gym.trainers import DPOSettings
     from eto_gym.trainers.data.encoding import TokenPair, TokenRow
     from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
@@ -322,16 +272,9 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     pairs = make_pairs(job, tokenizer.vocab_size)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
-        start = resident(reset=True)
-        model = load_for_training(folder, settings)
-        if cuda:
-            model.cuda()
-            torch.cuda.reset_peak_memory_stats()
-        loading = 0.0 if cuda else resident(peak=True)
-        for weight in model.parameters():
-            weight.data = weight.data.clone()
-        resident(reset=True)
-        clocks = time.perf_counter(), time.process_time()
+        meter = Meter()
+        model = load(settings) if load else load_for_training(folder, settings)
+        meter.loaded(model)
         if job.variant in ("padded", "ours"):
             half = tokenizer.vocab_size // 2
             sides = [
@@ -351,26 +294,40 @@ def measure(folder: Path, job: Job) -> dict[str, Any]:
         else:
             trainer = stock(job, settings, model, tokenizer, pairs, Path(scratch))
         trainer.args.save_strategy = "no"
-        set_callbacks(trainer)
+        set_callbacks(trainer, meter)
         trainer.train()
-        wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
-        training = torch.cuda.max_memory_allocated() / 1e6 if cuda else resident(peak=True) - start
-    tokens = 2 * job.pairs * (job.prompt + job.continuation) * job.epochs
+        length = job.prompt + job.continuation
+        tokens = 2 * job.pairs * length * job.epochs
+        results = meter.results(tokens=tokens)
+    work = operations(
+        job.architecture,
+        tokens,
+        length=length,
+        trained=0.4 * job.continuation / length,
+        whole=job.method == "full",
+    )
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_mb": max(loading - start, training),
-        "training_mb": training,
-        "cpu_s": cpu,
-        "wall_s": wall,
-        "tokens_per_cpu_s": tokens / cpu,
-        "tokens_per_s": tokens / wall,
+        **results,
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "rate": operations(job, tokens) / wall / matrix_rate() if cuda else None,
+        "operations_per_s": work / tokens * results["step_tokens_per_s"],
     }
+
+
+def measure_alone(folder: Path, job: Job) -> dict[str, Any]:
+    """Measure one variant, and how much of the GPU's rate it reached; "rate" is None on a CPU."""
+    import torch
+
+    from eto_gym.benchmarks.meter import matrix_rate
+
+    results = measure(folder, job)
+    rate = results["operations_per_s"] / matrix_rate() if torch.cuda.is_available() else None
+    return {**results, "rate": rate}
 
 
 def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, workspace: Path) -> Any:
     """Return TRL's trainer as released, with a collator that masks observations."""
+    import torch
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
@@ -390,8 +347,13 @@ def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, works
 
     columns = ("prompt", "chosen", "rejected")
     data = [dict(zip(columns, map(text, pair), strict=True)) for pair in pairs]
+    # A model that was made in memory cannot be loaded again as its own reference.
+    folder = model.config._name_or_path
+    again = settings.lora_r or (folder and Path(folder).is_dir())
+    precomputed = job.variant == "trl-precomputed"
     return DPOTrainer(
         model=model,
+        ref_model=None if again or precomputed else copy.deepcopy(model),
         args=DPOConfig(
             output_dir=str(workspace),
             per_device_train_batch_size=1,
@@ -405,60 +367,19 @@ def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, works
             max_length=None,
             bf16=uses_bf16(settings),
             gradient_checkpointing=job.checkpointing,
-            precompute_ref_log_probs=job.variant == "trl-precomputed",
+            precompute_ref_log_probs=precomputed,
             logging_steps=1,
             report_to=[],
             disable_tqdm=True,
             dataloader_pin_memory=False,
             seed=job.seed,
+            use_cpu=not torch.cuda.is_available(),
         ),
         data_collator=AgentsTokens(pad_token_id=PAD),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
         peft_config=lora_config(settings) if settings.lora_r else None,
     )
-
-
-def resident(*, peak: bool = False, reset: bool = False) -> float:
-    """Return the resident memory of this process in MB, or its peak since the last reset."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    name = "VmHWM:" if peak else "VmRSS:"
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) / 1e3
-    raise OSError("the peak of resident memory is read from /proc, which Linux has")
-
-
-def operations(job: Job, tokens: int) -> float:
-    """Return the floating-point operations of matrix products that training these tokens takes."""
-    shape = ARCHITECTURES[job.architecture]
-    width, head = shape["hidden"], shape["hidden"] // shape["heads"]
-    attention = 2 * width * width + 2 * width * head * shape["kv_heads"]
-    weights = shape["layers"] * (attention + 3 * width * shape["mlp"])
-    trained = 0.4 * job.continuation / (job.prompt + job.continuation)
-    weights += int(trained * width * shape["vocab"])
-    # Forward 2 per weight; backward 2 for the states, and 2 for the weights that are trained.
-    per_token = (6 if job.method == "full" else 4) * weights
-    # Half of the square of scores is hidden; two products forward, four backward.
-    per_token += 6 * shape["layers"] * width * (job.prompt + job.continuation)
-    return float(per_token * tokens)
-
-
-def matrix_rate(size: int = 8192, rounds: int = 20) -> float:
-    """Return the operations per second of a large product of bf16 matrices on the GPU."""
-    import torch
-
-    left = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
-    right = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
-    for _ in range(3):
-        left @ right
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(rounds):
-        left @ right
-    torch.cuda.synchronize()
-    return 2 * size**3 * rounds / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from eto_gym.downloads import Fetched, data_home, extract_zip, fetch, file_sha256
 from eto_gym.errors import DataError
+from eto_gym.testing.ports import hold_port
 from tests.server import Site, serve
 
 BODY = bytes(range(256)) * 4000
@@ -139,10 +140,10 @@ def test_server_errors_are_tried_again_and_final_ones_are_not(site: Site, tmp_pa
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    with serve({}) as site:
-        url = site.url
-    with pytest.raises(DataError, match="after 2 attempts"):
-        fetch(f"{url}/x", tmp_path / "x", sha256=None, attempts=2, pause=0.0, progress=False)
+    with hold_port() as held:
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/x"
+        with pytest.raises(DataError, match="after 2 attempts"):
+            fetch(url, tmp_path / "x", sha256=None, attempts=2, pause=0.0, progress=False)
 
 
 @pytest.mark.parametrize(

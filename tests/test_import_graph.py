@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -19,17 +20,17 @@ from eto_gym.benchmarks.import_graph import (
     way,
 )
 
-GRAPH = import_graph()
+graph = functools.cache(import_graph)
 MOST = 22
 """Modules in one folder, the package's own file not counted."""
 
 
 def test_there_is_no_circle() -> None:
-    assert not [" -> ".join(circle) for circle in circles(GRAPH)]
+    assert not [" -> ".join(circle) for circle in circles(graph())]
 
 
 def test_there_is_no_circle_of_rooms() -> None:
-    assert not [" -> ".join(circle) for circle in circles(rooms(GRAPH, modules()))]
+    assert not [" -> ".join(circle) for circle in circles(rooms(graph(), modules()))]
 
 
 @pytest.mark.parametrize(
@@ -45,13 +46,13 @@ def test_no_way_leads_against_the_flow(start: str, forbidden: tuple[str, ...]) -
     others = ("eto_gym.agents", "eto_gym.trainers", "eto_gym.benchmarks", "eto_gym.cli")
     own = [
         name
-        for name in GRAPH
+        for name in graph()
         if _within(name, start) and not (start == "eto_gym" and _within(name, *others))
     ]
     assert len(own) > 10
     for name in own:
-        for goal in reached(GRAPH, name):
-            assert not _within(goal, *forbidden), " -> ".join(way(GRAPH, name, goal))
+        for goal in reached(graph(), name):
+            assert not _within(goal, *forbidden), " -> ".join(way(graph(), name, goal))
 
 
 def _within(name: str, *packages: str) -> bool:
@@ -60,9 +61,9 @@ def _within(name: str, *packages: str) -> bool:
 
 def test_the_settings_need_nothing_heavy() -> None:
     heavy = ("eto_gym.trainers.model", "eto_gym.trainers.run", "eto_gym.trainers.methods")
-    for name in GRAPH:
+    for name in graph():
         if _within(name, "eto_gym.trainers.settings"):
-            assert not [goal for goal in reached(GRAPH, name) if _within(goal, *heavy)]
+            assert not [goal for goal in reached(graph(), name) if _within(goal, *heavy)]
 
 
 def test_no_folder_holds_more_than_one_can_overlook() -> None:
@@ -91,8 +92,8 @@ def test_every_kind_of_import_counts(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n", encoding="utf-8")
     (tmp_path / "eto_gym" / "trainers").symlink_to("../trainers", target_is_directory=True)
-    graph = import_graph(tmp_path)
-    assert graph == {
+    small = import_graph(tmp_path)
+    assert small == {
         "eto_gym": {"eto_gym.a"},
         "eto_gym.a": {"eto_gym.b"},
         "eto_gym.b": {"eto_gym.c"},
@@ -100,8 +101,8 @@ def test_every_kind_of_import_counts(tmp_path: Path) -> None:
         "eto_gym.d": {"eto_gym.trainers"},
         "eto_gym.trainers": {"eto_gym.a"},
     }
-    (circle,) = circles(graph)
+    (circle,) = circles(small)
     assert circle[0] == circle[-1]
-    assert set(circle) == graph.keys() - {"eto_gym"}
-    assert way(graph, "eto_gym", "eto_gym.b") == ["eto_gym", "eto_gym.a", "eto_gym.b"]
-    assert way(graph, "eto_gym.a", "eto_gym") == []
+    assert set(circle) == small.keys() - {"eto_gym"}
+    assert way(small, "eto_gym", "eto_gym.b") == ["eto_gym", "eto_gym.a", "eto_gym.b"]
+    assert way(small, "eto_gym.a", "eto_gym") == []

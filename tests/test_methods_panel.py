@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eto_gym.benchmarks.methods import panel
 from eto_gym.benchmarks.methods.budget import Budget, Lengths, within
-from eto_gym.benchmarks.methods.panel import PANEL, Outcome, settings_of, show
+from eto_gym.benchmarks.methods.panel import PANEL, Outcome, played_steps, settings_of, show
+from eto_gym.errors import DataError
 from eto_gym.trainers.settings.base import SettingsError, deciding, known_before
 from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
 from eto_gym.trajectories import Step, Trajectory
@@ -37,7 +40,7 @@ def test_a_budget_becomes_sizes_of_each_method(name: str) -> None:
     )
 
     def counts(found: Any) -> list[int]:
-        parts = [getattr(found, part, None) for part in ("dpo", "mixture", "group", "ppo")]
+        parts = [getattr(found, part, None) for part in ("dpo", "mixture", "world", "group", "ppo")]
         names = ("train_tokens", "max_steps", "rounds")
         sizes = [getattr(part, n, 0) for part in parts if part is not None for n in names]
         online = method.loop in ("grpo", "ppo")  # plays rounds, on as many tasks as ever
@@ -79,6 +82,7 @@ def test_the_table_pairs_each_method_with_sft_over_seeds(tmp_path: Path) -> None
     found = {
         "sft": {0: Outcome([_episode(n, False) for n in names], 0, 0, "")},
         "eto": {0: Outcome([_episode(n, n != "0") for n in names], 120, 3000, "")},
+        "kto": {0: Outcome([], 12, 0, "nothing to learn from")},
     }
     show(found, tmp_path)
     text = (tmp_path / "methods.md").read_text("utf-8")
@@ -88,3 +92,47 @@ def test_the_table_pairs_each_method_with_sft_over_seeds(tmp_path: Path) -> None
     assert eto["env_steps"] == 120
     assert eto["success"] == pytest.approx(5 / 6)
     assert eto["p_against_sft"] == pytest.approx(2 * 0.5**5)
+    assert "kto: ended early with seed 0: nothing to learn from" in text
+
+
+def test_only_steps_that_were_played_are_counted() -> None:
+    """A branch holds the steps before it as well, which a snapshot put there."""
+    whole = _episode("a", True)
+    steps = whole.steps * 3
+    forked = dataclasses.replace(
+        whole, steps=steps, facts=({}, {"finish": "stop"}, {"finish": "stop"})
+    )
+    assert played_steps(dataclasses.replace(whole, steps=steps)) == 3
+    assert played_steps(forked) == 2
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel, "run_one", lambda *_: pytest.fail("a method began"))
+    for value, said in (
+        ("no_such=1", "got 'no_such'"),
+        ("steps.rollouts=0", "expected rollouts >= 1"),
+        ("explore_tasks=9", "expected explore_tasks <= train_tasks"),
+    ):
+        words = ["--methods", "step-dpo", "--set", "train_tasks=3", value, "--out", str(tmp_path)]
+        assert panel.main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_method_that_fails_does_not_end_the_panel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def run_one(_: Any, name: str, settings: Any, *more: Any) -> None:
+        ran.append((name, settings.seed))
+        if name == "rft":
+            raise DataError("the disk is full")
+        more[-1].setdefault(name, {})[settings.seed] = Outcome([_episode("a", True)], 0, 0, "")
+
+    monkeypatch.setattr(panel, "run_one", run_one)
+    words = ["--methods", "rft", "kto", "--seeds", "4", "5", "--out", str(tmp_path)]
+    assert panel.main(words) == 1
+    assert ran == [(name, seed) for seed in (4, 5) for name in ("sft", "rft", "kto")]
+    assert "rft: ended early with seed 5: the disk is full" in capsys.readouterr().out

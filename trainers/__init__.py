@@ -10,6 +10,7 @@ from eto_gym.lazy import lazy_exports
 if TYPE_CHECKING:
     from eto_gym.trainers.data.pairing import PairingReport as PairingReport
     from eto_gym.trainers.data.pairing import make_pairs as make_pairs
+    from eto_gym.trainers.loops.early_experience import EarlyExperienceLoop as EarlyExperienceLoop
     from eto_gym.trainers.loops.eto import ETOLoop as ETOLoop
     from eto_gym.trainers.loops.group import GRPOLoop as GRPOLoop
     from eto_gym.trainers.loops.group import RLOOLoop as RLOOLoop
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from eto_gym.trainers.run.training import TrainReport as TrainReport
     from eto_gym.trainers.run.watch import Watch as Watch
     from eto_gym.trainers.settings.base import SettingsError as SettingsError
+    from eto_gym.trainers.settings.data import ExperienceSettings as ExperienceSettings
     from eto_gym.trainers.settings.data import PairingSettings as PairingSettings
     from eto_gym.trainers.settings.data import RejectionSettings as RejectionSettings
     from eto_gym.trainers.settings.data import StepSettings as StepSettings
+    from eto_gym.trainers.settings.loops import EarlyExperienceSettings as EarlyExperienceSettings
     from eto_gym.trainers.settings.loops import ETOSettings as ETOSettings
     from eto_gym.trainers.settings.loops import GroupLoopSettings as GroupLoopSettings
     from eto_gym.trainers.settings.loops import HPLLoopSettings as HPLLoopSettings
@@ -52,7 +55,10 @@ __all__ = [
     "DPOSettings",
     "ETOLoop",
     "ETOSettings",
+    "EarlyExperienceLoop",
+    "EarlyExperienceSettings",
     "EpisodePlayer",
+    "ExperienceSettings",
     "GRPOLoop",
     "GroupLoopSettings",
     "GroupSettings",
@@ -94,6 +100,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "data.pairing": ["PairingReport", "make_pairs"],
+        "loops.early_experience": ["EarlyExperienceLoop"],
         "loops.eto": ["ETOLoop"],
         "loops.group": ["GRPOLoop", "RLOOLoop"],
         "loops.mixture": ["HPLLoop", "MixtureLoop"],
@@ -110,9 +117,15 @@ __getattr__, __dir__ = lazy_exports(
         "run.watch": ["Watch"],
         "run.training": ["TrainReport"],
         "settings.base": ["SettingsError"],
-        "settings.data": ["PairingSettings", "RejectionSettings", "StepSettings"],
+        "settings.data": [
+            "ExperienceSettings",
+            "PairingSettings",
+            "RejectionSettings",
+            "StepSettings",
+        ],
         "settings.loops": [
             "ETOSettings",
+            "EarlyExperienceSettings",
             "GroupLoopSettings",
             "HPLLoopSettings",
             "MixtureLoopSettings",

@@ -116,6 +116,17 @@ def _rft(budget: Budget, settings: Any, lengths: Lengths) -> dict[str, Any]:
     return found
 
 
+def _early_experience(budget: Budget, settings: Any, lengths: Lengths) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if budget.env_steps:
+        # At most: a reply that says what was tried is not played.
+        tasks = _whole(budget.env_steps / (lengths.expert * settings.experience.tries))
+        found["explore_tasks"] = min(tasks, settings.train_tasks or tasks)
+    if budget.tokens:  # the fine-tuning that follows is SFT's own, which counts for no method
+        found["world"] = dataclasses.replace(settings.world, train_tokens=budget.tokens)
+    return found
+
+
 def _group(budget: Budget, settings: Any, lengths: Lengths) -> dict[str, Any]:
     group = settings.group
     steps = _rounds(budget, lengths, group.batch_size, 1.0, group.max_steps)
@@ -149,6 +160,7 @@ _SIZES: dict[str, Callable[[Budget, Any, Lengths], dict[str, Any]]] = {
     "step-dpo": _pairs("dpo", steps=True, episodes=False),
     "mixture": _pairs("mixture", steps=True, episodes=True),
     "hpl": _pairs("mixture", steps=True, episodes=True),
+    "early-experience": _early_experience,
     "grpo": _group,
     "ppo": _ppo,
 }

@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from eto_gym.agents.evaluation.report import table, words
 from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.benchmarks.methods.budget import Budget, lengths_of, within
 from eto_gym.cli.train import LOOPS
-from eto_gym.errors import check_choice
+from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json, write_text
 from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.loop import Loop
@@ -46,7 +47,12 @@ from eto_gym.trainers.settings.presets import PRESETS, preset_values
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 SHARED = ("model", "base-play", "base", "experts", "sft", "control")
-"""Stages, by the beginning of their names, that count for no method."""
+"""Stages, by the beginning of their names, that count for no method. What early experience does of
+SFT takes SFT's place: its stage "sft-world" is none beyond it."""
+
+
+PLAYED = ("trajectories", "branches", "values")
+"""Names of the files in which a stage keeps episodes that it played."""
 
 
 class Method(NamedTuple):
@@ -73,6 +79,7 @@ PANEL = {
     "mixture": Method("mixture", {}),
     "hpl": Method("hpl", {}),
     "hpl-exact": Method("hpl", {"steps.reward": "exact", "groups.reward": "exact"}),
+    "early-experience": Method("early-experience", {}),
     "grpo": Method("grpo", {}),
     "gigpo": Method("grpo", {"group.advantage": "gigpo"}),
     "cost-to-go": Method("grpo", {"group.advantage": "cost-to-go", "group.advantage_weight": 0.1}),
@@ -92,7 +99,9 @@ TINY: dict[str, Any] = {
     "base.context": 8192, "base.train.max_length": 8192, "sft.max_length": 8192, "sft.epochs": 1.0,
     "dpo.max_length": 8192, "dpo.epochs": 1.0, "mixture.max_length": 8192, "mixture.epochs": 1.0,
     "group.max_length": 8192, "ppo.max_length": 8192, "max_context": 8192,
-    "pairing.contrast": "expert", "steps.rollouts": 2, "groups.rollouts": 2, "ppo.rounds": 1,
+    "pairing.contrast": "expert", "steps.rollouts": 2, "groups.rollouts": 2,
+    "experience.tries": 2, "experience.source": "random",
+    "world.max_length": 8192, "world.epochs": 1.0, "ppo.rounds": 1,
     "ppo.episodes": 8, "group.max_steps": 1, "group.batch_size": 8, "group.micro_batch_size": 8,
     "group.generations": 4, "workers": 1,
 }  # fmt: skip
@@ -100,7 +109,7 @@ TINY: dict[str, Any] = {
 
 
 class Outcome(NamedTuple):
-    """What became of one method with one seed."""
+    """What became of one method with one seed; no episodes where it made no policy."""
 
     episodes: Sequence[Trajectory]
     env_steps: int
@@ -108,8 +117,12 @@ class Outcome(NamedTuple):
     ended: str
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the panel, or what is left of it; write and print the table."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the panel, or what is left of it; write and print the table.
+
+    Returns:
+        1 where a method failed (its row says why, the others went on), 2 where nothing can be run.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -128,20 +141,50 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", dest="values")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     args = parser.parse_args(argv)
-    env = resolve_env_id(args.env)
-    values = {**(TINY if args.size == "tiny" else {}), **_values(args.values)}
+    names = ["sft", *dict.fromkeys(name for name in args.methods if name != "sft")]
+    try:
+        plans = _plans(args, names)
+    except EtoGymError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 2
     budget = Budget(args.env_steps, args.tokens)
+    found: dict[str, dict[int, Outcome]] = {}
+    failed = False
+    for (seed, name), settings in plans.items():
+        try:
+            run_one(PANEL[name], name, settings, budget, args.out / f"s{seed}", found)
+        except EtoGymError as err:
+            print(f"error: {name}, seed {seed}: {err}", file=sys.stderr)
+            if name == "sft":  # all others are told by it
+                return 2
+            failed = True
+            found.setdefault(name, {})[seed] = Outcome([], 0, 0, str(err))
+        show(found, args.out)
+    print((args.out / "methods.md").read_text("utf-8"))
+    return int(failed)
+
+
+def _plans(args: argparse.Namespace, names: Sequence[str]) -> dict[tuple[int, str], Any]:
+    """Return the settings of every run, in order; what cannot be is refused before any begins.
+
+    SFT comes first with each seed, since the others' budgets are told by the lengths of its
+    episodes.
+    """
+    env = resolve_env_id(args.env)
+    given = _values(args.values)
+    kinds = [getattr(loops, LOOPS[PANEL[name].loop].settings) for name in names]
+    known = {item.name for kind in kinds for item in fields_of(kind)}
+    for name in given:
+        if name not in known:
+            raise unknown_name("setting", name, sorted(known))
+    values = {**(TINY if args.size == "tiny" else {}), **given}
     if args.model:
         values["model"] = args.model
-    found: dict[str, dict[int, Outcome]] = {}
-    for seed in args.seeds:
-        # SFT first, since the others' budgets are told by the lengths of its episodes.
-        for name in ["sft", *(name for name in args.methods if name != "sft")]:
-            method = PANEL[check_choice("method", name, PANEL)]
-            settings = settings_of(method, env, args.preset, {**values, "seed": seed})
-            run_one(method, name, settings, budget, args.out / f"s{seed}", found)
-            show(found, args.out)
-    print((args.out / "methods.md").read_text("utf-8"))
+    return {
+        (seed, name): settings_of(PANEL[name], env, args.preset, {**values, "seed": seed})
+        for seed in args.seeds
+        for name in names
+    }
 
 
 def run_one(
@@ -163,8 +206,9 @@ def run_one(
     report = loop.run()
     own = [row for row in loop.play.evaluated if row.label not in ("SFT", CONTROL)][1:]
     spent = _spent(loop)
-    if own and name != "sft":
-        episodes = _load(own[-1].evaluation.path)
+    if name != "sft":
+        # One that found nothing to learn from has made no policy: its row says so.
+        episodes = _load(own[-1].evaluation.path) if own else []
         found.setdefault(name, {})[seed] = Outcome(episodes, *spent, report["ended"] or "")
     for row in loop.play.evaluated:
         if row.label == "SFT":
@@ -196,7 +240,10 @@ def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
     """Write the table, its numbers and the plot of what is there so far."""
     sft = found["sft"]
     rows, data = [], []
-    for name, by_seed in found.items():
+    for name, outcomes in found.items():
+        by_seed = {seed: outcome for seed, outcome in outcomes.items() if outcome.episodes}
+        if not by_seed:
+            continue
         episodes = _joined(by_seed)
         summary = measure(episodes)
         test = compare(_joined({seed: sft[seed] for seed in by_seed}), episodes)
@@ -221,16 +268,24 @@ def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
                 "env_steps": env_steps,
                 "tokens": tokens,
                 "p_against_sft": None if name == "sft" else test.p,
-                "ended": {seed: o.ended for seed, o in by_seed.items() if o.ended},
+                "ended": _ended(outcomes),
             }
         )
     header = ["method", "seeds", "episodes", "success", "reward", "env steps", "tokens trained"]
     out.mkdir(parents=True, exist_ok=True)
     lines = table([*header, "gained", "lost", "p"], rows)
-    ended = [f"{r['method']}: ended early with seeds {r['ended']}" for r in data if r["ended"]]
+    ended = [
+        f"{name}: ended early with seed {seed}: {why}"
+        for name, outcomes in found.items()
+        for seed, why in _ended(outcomes).items()
+    ]
     write_text(out / "methods.md", "\n".join([*lines, "", *ended, ""]))
     write_json(out / "methods.json", data)
     _plot(data, out / "methods.png")
+
+
+def _ended(outcomes: Mapping[int, Outcome]) -> dict[int, str]:
+    return {seed: outcome.ended for seed, outcome in outcomes.items() if outcome.ended}
 
 
 def _plot(data: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -258,14 +313,21 @@ def _spent(loop: Loop[Any]) -> tuple[int, int]:
         if stage.name.startswith((*SHARED, "eval-")):
             continue
         tokens += _tokens(stage.result)
-        for path in stage.path.glob("*.jsonl"):
-            if path.stem in ("trajectories", "branches", "values"):
-                steps += sum(len(t.steps) for t in TrajectoryStore(path).load())
+        kept = [path for name in PLAYED if (path := stage.path / f"{name}.jsonl").exists()]
+        for path in kept:
+            steps += sum(map(played_steps, TrajectoryStore(path).load()))
         steps += _played(stage.result, loop.settings)
-        if not any(stage.path.glob("*.jsonl")) and "alternatives" in (stage.result or {}):
+        if not kept and "alternatives" in (stage.result or {}):
             # Exact steps: the experts' are repeated, and each alternative is tried.
             steps += int(stage.result["steps"]) + int(stage.result["alternatives"])
     return steps, tokens
+
+
+def played_steps(trajectory: Trajectory) -> int:
+    """Count the steps of an episode that were played: those that a snapshot held have no facts."""
+    if not any(trajectory.facts):
+        return len(trajectory.steps)
+    return sum(map(bool, trajectory.facts))
 
 
 def _played(result: Any, settings: Any) -> int:
@@ -316,4 +378,4 @@ def _merge(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

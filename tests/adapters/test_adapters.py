@@ -86,6 +86,7 @@ def test_verifiers_loads_and_its_environment_plays() -> None:
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(600)
 def test_verifiers_own_command_and_harness_play(tmp_path: Path) -> None:
     """`vf-eval` with its chat program in its local runtime, and a model behind a local endpoint.
 

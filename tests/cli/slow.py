@@ -10,10 +10,11 @@ from tests.toy import CorridorEnv
 
 
 class SlowCorridorEnv(CorridorEnv):
-    """Sleeps in every step."""
+    """Sleeps in every step, and longer after the first tasks: the end is far away then."""
 
     def _step(self, action: str) -> tuple[str, float, bool, bool]:
-        time.sleep(0.05)
+        first = int(self.task.id.rpartition("/")[2]) < 4
+        time.sleep(0.05 if first else 2.0)
         return super()._step(action)
 
 

@@ -48,6 +48,12 @@ FRAGILE = "tests.vector.support:Fragile-v0"
 gym.register("Fragile-v0", entry_point=FragileEnv, max_episode_steps=8)
 
 
+def make_fragile(**kwargs: Any) -> gym.Env[str, str]:
+    """Make one; what unpickles this in a process of its own imports little."""
+    env: gym.Env[str, str] = gym.make(FRAGILE, admissible_actions=True, **kwargs)
+    return env
+
+
 def choose(actions: list[str] | None, rng: np.random.Generator) -> str:
     """Take a random admissible action, with words where it wants some."""
     if not actions:

@@ -71,7 +71,7 @@ def exact_step_pairs(
         starts = range(0, len(path.states), size)
         left = [*(_left(env, path.states[step]) for step in starts), 0]  # it ends with success
         known = known or any(steps is not None for steps in left[:-1])
-        tried = _tries(env, path, policy, settings, seed=seed, batch=batch)
+        tried = try_steps(env, path, policy, settings, seed=seed, batch=batch)
         for number, step in enumerate(starts):
             report.steps += 1
             others = []
@@ -108,7 +108,7 @@ class _Try:
     ended: bool = False
 
 
-def _tries(
+def try_steps(
     env: ConversationEnv,
     path: ExpertPath,
     policy: Policy,
@@ -117,7 +117,11 @@ def _tries(
     seed: int,
     batch: int,
 ) -> dict[int, list[tuple[str, ...]]]:
-    """Ask for `rollouts` tries of `size` replies before every step; errors are left out."""
+    """Ask for `rollouts` tries of `size` replies before every step of a path; errors are left out.
+
+    Returns:
+        Step -> the replies of each try, in the order of their samples.
+    """
     count = settings.rollouts
     tries = [
         _Try(step, episode.seed, episode.sample, path.states[step], [])

@@ -161,9 +161,21 @@ def score_tokens(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch
     And the values before their turns, of a model with a value head, where the batch has their
     "starts" (see `starts_of_turns`).
     """
+    outputs = _scores(model, batch)
+    return outputs["token_logps"][batch["entries"]], outputs.get("values")
+
+
+def score_entropies(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities as `score_tokens` does, and the entropies that they had: (N,)."""
+    outputs = _scores(model, batch, entropies=True)
+    return outputs["token_logps"][batch["entries"]], outputs["token_entropies"][batch["entries"]]
+
+
+def _scores(model: Any, batch: dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
+    """Return what the model says of a tree, once for each of its U distinct trained tokens."""
     ids = batch["input_ids"]
     starts = (batch["starts"],) if "starts" in batch else ()
-    outputs = model(
+    outputs: dict[str, torch.Tensor] = model(
         input_ids=ids,
         position_ids=batch["position_ids"],
         # A mask with four dimensions counts as prepared: the library makes no square one. Whoever
@@ -171,9 +183,9 @@ def score_tokens(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch
         attention_mask=torch.full((1, 1, 1, 1), torch.nan, device=ids.device),
         token_tree=batch["tree"],
         score=(batch["states"], batch["targets"], *starts),
+        **options,
     )
-    logps: torch.Tensor = outputs["token_logps"]  # (U,): one for each distinct trained token
-    return logps[batch["entries"]], outputs.get("values")
+    return outputs
 
 
 def starts_of_turns(rows: Sequence[TokenRow], tree: dict[str, Any]) -> torch.Tensor:

@@ -80,7 +80,7 @@ def step_pairs(
     def work(folder: Path) -> Any:
         env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
         try:
-            chosen = _chosen(experts, tasks, seed=s.seed)
+            chosen = chosen_experts(experts, tasks, seed=s.seed)
             repeated = [repeat_expert(env, expert) for expert in chosen]
             paths = [path for path in repeated if path is not None]
             if not paths:
@@ -128,7 +128,7 @@ def _kept(
     return {**asdict(report), "skipped": dict(report.skipped)}
 
 
-def _chosen(experts: Stage, tasks: int, *, seed: int) -> list[Trajectory]:
+def chosen_experts(experts: Stage, tasks: int, *, seed: int) -> list[Trajectory]:
     """Return one success per task, of as many tasks as asked for."""
     successes: dict[str, Trajectory] = {}
     for trajectory in load_trajectories(experts):

@@ -1,16 +1,21 @@
-"""Checks that an environment has the splits, expert and player that a loop needs."""
+"""Checks before a run: what the environment has, and whether models can read its conversations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from eto_gym.agents.models.model_names import folder_of_model
+from eto_gym.agents.models.room import check_prompt
 from eto_gym.conversation import prompt_messages
 from eto_gym.env import TextEnv, text_env
 from eto_gym.errors import EtoGymError
+from eto_gym.prompt import Message
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
-from eto_gym.trainers.loops.reading import check_reading
+from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
 
 
@@ -74,3 +79,37 @@ def _check_helpers(kind: type[TextEnv], settings: WorldSettings, *, lists_action
 def _is_default(kind: type[TextEnv], method: Callable[..., object]) -> bool:
     """Tell whether a class has not overridden a method of `TextEnv`."""
     return getattr(kind, method.__name__) is method
+
+
+def check_reading(settings: WorldSettings, head: Sequence[Message]) -> None:
+    """Refuse templates that cannot render the conversations, and prompts that leave no room.
+
+    Looks at a model that lies in a folder of this machine; of another one the first play tells. A
+    template that replaces the model's own, for a training, is looked at too.
+
+    Args:
+        settings: The settings of a loop.
+        head: The messages that precede the first observation.
+
+    Raises:
+        EtoGymError: See `check_prompt`.
+        DataError: A template or the tokenizer cannot be read.
+    """
+    folder = folder_of_model(settings.model)
+    if settings.model == "tiny" or not folder.is_dir():
+        return
+    from eto_gym.trainers.model.models import default_codec, load_tokenizer
+
+    for template in dict.fromkeys([settings.chat_template, *_templates(settings)]):
+        tokenizer = load_tokenizer(folder, template, settings.template_kwargs)
+        check_prompt(default_codec(tokenizer), head, settings.history, context=settings.max_context)
+
+
+def _templates(settings: Any) -> Iterator[str]:
+    """Yield the chat templates that trainings are given."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, TrainSettings) and value.chat_template:
+            yield value.chat_template
+        if dataclasses.is_dataclass(value) and item.name != "base":
+            yield from _templates(value)

@@ -5,9 +5,10 @@ al., "Back to Basics", 2024 (https://arxiv.org/abs/2402.14740) for RLOO.
 
 To TRL an episode is its first prompt and, as the completion, every token that the agent sampled in
 it. What stands between these, and which prompt each reply was sampled from, it need not know: the
-log-probabilities are computed from the episode's rows (see `data.sampled`), and laid out as TRL's
-completions. GRPO takes episodes by its `rollout_func`; TRL 1.16's RLOO has no such entry, and there
-they enter by a private method.
+log-probabilities are computed from the episode's rows (see `data.sampled`), those of a micro-batch
+in a tree where they begin alike (see `row_forests`), and laid out as TRL's completions. GRPO takes
+episodes by its `rollout_func`; TRL 1.16's RLOO has no such entry, and there they enter by a private
+method.
 """
 
 from __future__ import annotations
@@ -18,20 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
-from eto_gym.conversation import episode_step_limit
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
-from eto_gym.trainers.data.encoding import TokenReport, TokenRow
-from eto_gym.trainers.data.sampled import EpisodeRows, encode_sampled
-from eto_gym.trainers.methods.advantages import Mark, Play, assign, horizon, mark_states
+from eto_gym.trainers.data.encoding import TokenRow
+from eto_gym.trainers.methods.episode_source import EpisodeSource
 from eto_gym.trainers.methods.player import EpisodePlayer
-from eto_gym.trainers.methods.ppo import turns_of
+from eto_gym.trainers.methods.row_forests import TREE_ROWS, RowForests
 from eto_gym.trainers.model import models
-from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
@@ -39,7 +36,6 @@ from eto_gym.trainers.run.trl import QuietTRL, check_trl
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import GroupSettings, refuse_turns
-from eto_gym.trajectories import Trajectory
 
 check_trl("GRPO and RLOO")
 
@@ -49,6 +45,9 @@ from trl.trainer.rloo_config import RLOOConfig  # noqa: E402
 from trl.trainer.rloo_trainer import RLOOTrainer  # noqa: E402
 
 ALGORITHMS = ("grpo", "rloo")
+
+ROUTERS = "the loss of its routers counts every token of every row"
+"""Why experts that are balanced by a loss of their own share no beginnings."""
 
 
 def run_group(
@@ -105,11 +104,9 @@ def run_group(
             trainer_class = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that its entry for episodes is experimental
-                trainer = trainer_class(
+                return trainer_class(
                     settings, model=loaded, source=source, tokenizer=tokenizer, workspace=workspace
                 )
-            refuse_spread(trainer, algorithm)
-            return trainer
 
         return train(
             algorithm,
@@ -126,126 +123,6 @@ def run_group(
         )
 
 
-class EpisodeSource:
-    """Plays the episodes of a batch, and keeps their tokens and rewards in order."""
-
-    def __init__(self, player: EpisodePlayer, codec: Any, settings: GroupSettings) -> None:
-        """Prepare."""
-        self.player = player
-        self.data = TokenReport()
-        self.episodes: list[EpisodeRows] = []
-        self.rewards: list[float | None] = []
-        self.advantages: list[list[float]] = []
-        self.tokens_seen = 0
-        self._limit: int | None = None
-        self._codec = codec
-        self._settings = settings
-
-    def play(self, task_ids: Sequence[str], trainer: Any) -> None:
-        """Play one episode of every task named, with the trainer's model as it is.
-
-        An episode that failed to run has no reward, which TRL leaves out of the comparison. Of
-        several processes each plays its part of the tasks, with the seeds that one would give them.
-        """
-        s = self._settings
-        wrapped = trainer.accelerator.unwrap_model(trainer.model)
-        model = models.bare_model(wrapped)
-        place = trainer.accelerator.process_index * len(task_ids)
-        first = trainer.state.global_step * s.batch_size + place
-        turns = self._most_turns(trainer)
-        shorter = {} if turns is None else {"most_turns": turns}
-        with without_dropout(wrapped):
-            played = self.player.play(model, self._codec, task_ids, first, **shorter)
-        self.episodes, report = encode_sampled(
-            self._codec, played, max_length=s.max_length, truncation=s.truncation
-        )
-        self.rewards = [
-            t.reward if episode.rows and not t.failed_to_run else None
-            for t, episode in zip(played, self.episodes, strict=True)
-        ]
-        tokens = sum(episode.tokens for episode in self.episodes)
-        self.tokens_seen += tokens
-        results = [(t.success, len(t.steps)) for t in played]
-        together: list[tuple[bool, int]] = []
-        for other, some in gather_object([(report, results)]):
-            self.data.include(other)
-            together += some
-        notes = trainer._metrics["train"]
-        notes["success"].append(sum(success for success, _ in together) / len(together))
-        notes["env_steps"].append(float(sum(steps for _, steps in together)))
-        self._give_credit(played, trainer)
-
-    def _most_turns(self, trainer: Any) -> int | None:
-        s = self._settings
-        if not s.horizon_start:
-            return None
-        if self._limit is None:
-            env = self.player.conversation()
-            self._limit = episode_step_limit(env) or 0
-            env.close()
-        step = trainer.state.global_step
-        turns = horizon(
-            step, first=s.horizon_start, growth=s.horizon_growth, most=self._limit or None
-        )
-        trainer._metrics["train"]["horizon"].append(float(turns or self._limit))
-        return turns
-
-    def _give_credit(self, played: Sequence[Trajectory], trainer: Any) -> None:
-        """Credit every turn of the batch's episodes, those of all processes compared."""
-        s = self._settings
-        marks: list[tuple[Mark, ...]] = [() for _ in played]
-        if s.advantage != "episode":
-            env = self.player.conversation()
-            try:
-                marks = [
-                    () if t.failed_to_run else mark_states(env, t, s.advantage) for t in played
-                ]
-            finally:
-                env.close()
-        own = [
-            Play(t.task_id, reward, tuple(step.reward for step in t.steps), mark)
-            for t, reward, mark in zip(played, self.rewards, marks, strict=True)
-        ]
-        plays = gather_object(own)
-        credit = assign(
-            plays, s.advantage, weight=s.advantage_weight, discount=s.advantage_discount
-        )
-        start = trainer.accelerator.process_index * len(own)
-        self.advantages = credit.advantages[start : start + len(own)]
-        notes = trainer._metrics["train"]
-        notes["groups/without_contrast"].append(float(credit.dropped))
-        if s.advantage != "episode":
-            notes["turns/with_own_credit"].append(credit.known)
-
-    def spread(self, like: torch.Tensor) -> torch.Tensor:
-        """Return the advantage of every sampled token, laid out as completions are: (B, C)."""
-        found = torch.zeros(like.shape)
-        for i, (episode, turns) in enumerate(zip(self.episodes, self.advantages, strict=True)):
-            if episode.rows and turns:
-                numbers = turns_of(episode.rows)
-                found[i, : len(numbers)] = torch.tensor(turns)[numbers]
-        return found.to(like.device)
-
-    def laid_out(self) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-        """Return the prompts and the completions for TRL, and which of the latter were sampled.
-
-        TRL needs a token on both sides: an episode without any has one that counts for nothing.
-        """
-        end = self._codec.end_of_turn_id
-        prompts, completions, marks = [], [], []
-        for episode in self.episodes:
-            sampled = episode.trained
-            row = episode.rows[0] if sampled else TokenRow([end], [True])
-            prompts.append(row.ids[: row.mask.index(True)] or [end])
-            completions.append(sampled or [end])
-            marks.append([int(bool(sampled))] * max(1, len(sampled)))
-        return prompts, completions, marks
-
-    def score(self, prompts: Sequence[str], **_: Any) -> list[float | None]:
-        """Return the rewards of the episodes played last: a reward function of TRL."""
-        return self.rewards
-
-
 def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
     return {
         **base_trainer.training_arguments(settings, workspace),
@@ -260,9 +137,16 @@ def _arguments(settings: GroupSettings, workspace: Path) -> dict[str, Any]:
 class _Played(QuietTRL, base_trainer.BaseTrainer):
     """What both trainers share; the tasks are the prompts."""
 
+    algorithm: str
     _settings: GroupSettings
     _source: EpisodeSource
     _numbers: Sequence[int]
+    _order: Sequence[int]
+    # TRL's own.
+    _buffered_inputs: Any
+    _step: int
+    aux_loss_enabled: bool
+    ref_model: Any
 
     def _prepare(
         self, settings: GroupSettings, model: Any, source: EpisodeSource, tokenizer: Any
@@ -280,6 +164,44 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
             if settings.lora_r and not adapted
             else None,
         }
+
+    def _prepare_sharing(self, tokenizer: Any) -> None:
+        """Let the model and the reference that TRL has loaded compute common beginnings once.
+
+        Raises:
+            SettingsError: The weights are spread over devices.
+        """
+        refuse_spread(self, self.algorithm)
+        self._forests = RowForests(
+            self,
+            models.bare_model(self.model),
+            self._settings.share_prefix,
+            pad_id=tokenizer.pad_token_id,
+            obstacle=ROUTERS if self.aux_loss_enabled else None,
+        )
+        if self.ref_model is not None:
+            self._forests.sharing.follow(self.accelerator.unwrap_model(self.ref_model))
+        self.notes = self._forests.sharing.notes
+
+    def _play(self, tasks: Sequence[str]) -> None:
+        """Play a batch's episodes, and decide how they are computed.
+
+        An optimizer step learns from all of them, whatever the order: so those that share most
+        become neighbours where that saves anything.
+        """
+        self._source.play(tasks, self)
+        rows = [episode.rows for episode in self._source.episodes]
+        self._order = sorted(range(len(rows)), key=lambda i: [row.ids for row in rows[i]])
+        size = self.args.per_device_train_batch_size
+        self._forests.decide([rows[i] for i in self._order], size)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before or not self._buffered_inputs or not self._forests.on:
+            return inputs
+        self._buffered_inputs = regrouped(self._buffered_inputs, self._order)
+        return self._buffered_inputs[self._step % len(self._buffered_inputs)]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._numbers = range(len(inputs))
@@ -321,6 +243,7 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
 
         TRL's own method scores its completions (B, C) after its prompts; this one fills the same
         places from the rows of the episodes that `self._numbers` names, with zeros elsewhere.
+        Entropies have no gradient where rows share their beginnings: they are reported only.
         """
         tokenizer: Any = self.processing_class
         end = tokenizer.pad_token_id
@@ -328,20 +251,16 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         filler = [TokenRow([end, end], [False, False])]
         parts = [self._source.episodes[number].rows or filler for number in self._numbers]
         rows = [row for part in parts for row in part]
-        routers = {"output_router_logits": True} if compute_aux_loss else {}
-        logps, entropies, losses = [], [], []
-        size = batch_size or len(rows)
-        for start in range(0, len(rows), size):
-            batch = pad_rows(rows[start : start + size], end)  # (R, T)
-            batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
-            with self.accelerator.autocast():
-                found = model(**batch, fused_lm_head=True, **routers)
-            kept = batch["labels"][:, 1:] != IGNORED
-            logps.append(found.log_probs[kept])
-            if compute_entropy:
-                entropies.append(found.entropy[kept])
-            if compute_aux_loss:
-                losses.append(found.aux_loss)
+        losses: list[torch.Tensor] = []
+        if self._forests.on:
+            most = len(rows) if batch_size is None else TREE_ROWS
+            logps, entropies = self._forests.sampled(
+                model, rows, most=most, entropies=compute_entropy
+            )
+        else:
+            logps, entropies, losses = self._padded(
+                model, rows, batch_size or len(rows), end, compute_entropy, compute_aux_loss
+            )
         counts = [sum(row.trained for row in part) for part in parts]
 
         def lay_out(values: list[torch.Tensor]) -> torch.Tensor:
@@ -356,6 +275,25 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
             torch.stack(losses).mean() if compute_aux_loss else None,
         )
 
+    def _padded(
+        self, model: Any, rows: Sequence[TokenRow], size: int, pad_id: int, entropy: bool, aux: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        """Score padded rows, `size` in a pass, by the output layer that TRL fuses with the loss."""
+        routers = {"output_router_logits": True} if aux else {}
+        logps, entropies, losses = [], [], []
+        for start in range(0, len(rows), size):
+            batch = pad_rows(rows[start : start + size], pad_id)  # (R, T)
+            batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            with self.accelerator.autocast():
+                found = model(**batch, fused_lm_head=True, **routers)
+            kept = batch["labels"][:, 1:] != IGNORED
+            logps.append(found.log_probs[kept])
+            if entropy:
+                entropies.append(found.entropy[kept])
+            if aux:
+                losses.append(found.aux_loss)
+        return logps, entropies, losses
+
     @property
     def tokens_seen(self) -> int:
         """Tokens of all episodes so far."""
@@ -364,6 +302,8 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
 
 class PlayedGRPOTrainer(_Played, GRPOTrainer):
     """TRL's GRPO on whole episodes."""
+
+    algorithm = "grpo"
 
     def __init__(
         self,
@@ -377,7 +317,7 @@ class PlayedGRPOTrainer(_Played, GRPOTrainer):
         """Prepare TRL's trainer."""
 
         def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-            source.play(prompts, trainer)
+            trainer._play(prompts)
             before, sampled, marks = source.laid_out()
             return {
                 "prompt_ids": before,
@@ -391,10 +331,13 @@ class PlayedGRPOTrainer(_Played, GRPOTrainer):
             args=GRPOConfig(**_arguments(settings, workspace)),
             rollout_func=rollout,
         )
+        self._prepare_sharing(tokenizer)
 
 
 class PlayedRLOOTrainer(_Played, RLOOTrainer):
     """TRL's RLOO on whole episodes."""
+
+    algorithm = "rloo"
 
     def __init__(
         self,
@@ -410,10 +353,35 @@ class PlayedRLOOTrainer(_Played, RLOOTrainer):
             **self._prepare(settings, model, source, tokenizer),
             args=RLOOConfig(**_arguments(settings, workspace)),
         )
+        self._prepare_sharing(tokenizer)
 
     def _generate(self, prompts: list[str]) -> tuple[list[list[int]], list[list[int]], list[str]]:
         """Play instead of generating one reply."""
-        self._source.play(prompts, self)
+        self._play(prompts)
         before, sampled, _ = self._source.laid_out()
         tokenizer: Any = self.processing_class
         return before, sampled, tokenizer.batch_decode(sampled)
+
+
+def regrouped(parts: list[dict[str, Any]], order: Sequence[int]) -> list[dict[str, Any]]:
+    """Return micro-batches of the same size with their episodes in another order.
+
+    Args:
+        parts: The micro-batches; of each value of an episode one row, what is said of all the same.
+        order: The numbers of the episodes, as "episode" has them.
+    """
+    standing = torch.cat([part["episode"] for part in parts]).argsort()
+    places = torch.split(standing[torch.tensor(order)], len(parts[0]["episode"]))
+
+    def whole(name: str) -> Any:
+        one = parts[0][name]
+        return one if one is None or one.ndim == 0 else torch.cat([part[name] for part in parts])
+
+    values = {name: whole(name) for name in parts[0]}
+    return [
+        {
+            name: value if value is None or value.ndim == 0 else value[some]
+            for name, value in values.items()
+        }
+        for some in places
+    ]

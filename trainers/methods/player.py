@@ -77,6 +77,7 @@ class EpisodePlayer:
         """
         from eto_gym.agents.models.local import LocalPolicy
         from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
+        from eto_gym.trainers.model.tree_attention import plain_attention
 
         episodes = [
             Episode(task, i, plan_episodes([task], seed=self._seed + first + i)[0].seed)
@@ -89,7 +90,8 @@ class EpisodePlayer:
             prompt_style=self._spec.prompt_style,
             history=self._history,
         )
-        played = {trajectory.sample: trajectory for trajectory in rollout.play(episodes)}
+        with plain_attention(model):
+            played = {trajectory.sample: trajectory for trajectory in rollout.play(episodes)}
         return [played[i] for i in range(len(episodes))]
 
     def conversation(self) -> ConversationEnv:

@@ -5,8 +5,9 @@ Sources: Schulman et al., "Proximal Policy Optimization Algorithms", 2017
 (https://arxiv.org/abs/1506.02438); as a baseline, the ETO paper (https://arxiv.org/abs/2403.02502).
 
 A round plays episodes with the model as it is, scores them, estimates an advantage for every turn,
-and learns from all of it in several passes. In the order of this file: the run, the trainer (play,
-score, learn), what a checkpoint keeps, advantages, losses.
+and learns from all of it in several passes. Here are the run and the trainer (play, score, learn);
+`row_forests` lays out what was played, `ppo_rounds` has the value head and what a checkpoint keeps,
+`ppo_losses` the advantages and the losses.
 """
 
 from __future__ import annotations
@@ -15,44 +16,46 @@ import dataclasses
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import ExportableState
+from transformers import TrainingArguments, set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
 from eto_gym.errors import EtoGymError
-from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import Codec, TokenReport, TokenRow
 from eto_gym.trainers.data.sampled import encode_sampled
-from eto_gym.trainers.data.trees import build_tree, score_tokens, starts_of_turns
+from eto_gym.trainers.data.trees import score_tokens
 from eto_gym.trainers.methods.advantages import Mark, mark_states, own_credit
 from eto_gym.trainers.methods.advantages import Play as Credited
 from eto_gym.trainers.methods.player import EpisodePlayer, Play
+from eto_gym.trainers.methods.ppo_losses import (
+    Played,
+    Scores,
+    divergence,
+    estimate,
+    joined,
+    policy_losses,
+    turn_rewards,
+    value_losses,
+)
+from eto_gym.trainers.methods.ppo_rounds import RoundKeeper, ValueHead
+from eto_gym.trainers.methods.row_forests import RowForests, turns_of
 from eto_gym.trainers.model import models
-from eto_gym.trainers.model.layout import choose_layout, saving_of_trees
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.optimizers import build_optimizer
-from eto_gym.trainers.model.scoring import VALUE_HEAD, Score, install_scorer, without_dropout
+from eto_gym.trainers.model.scoring import VALUE_HEAD, install_scorer, without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
-from eto_gym.trainers.model.tree_attention import install_trees
-from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import base_trainer
-from eto_gym.trainers.run.callbacks import checkpoint_folder
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.methods import PPOSettings
 from eto_gym.trajectories import Trajectory
 
-HEAD_FILE = "value_head.safetensors"
-TREE_ROWS = 32
-"""Rows that share their beginnings in one pass without gradients."""
 NOTES = ("loss", "value_loss", "kl", "clipped")
 """Means over an optimizer batch that are reported beside the norm of its gradient."""
 
@@ -131,25 +134,6 @@ def run_ppo(
         )
 
 
-class Scores(NamedTuple):
-    """What the models say of one episode before it is learnt from, on the CPU."""
-
-    logps: torch.Tensor  # (trained tokens,)
-    values: torch.Tensor  # (turns,), each from the state before the turn
-    reference: torch.Tensor | None  # (trained tokens,); None where the divergence has no price
-
-
-@dataclass(slots=True)
-class Played:
-    """One episode as the learner sees it."""
-
-    rows: Sequence[TokenRow]  # one, or one for each prompt that a reply was sampled from
-    rewards: torch.Tensor  # (turns,), less the price of the divergence
-    scores: Scores
-    advantages: torch.Tensor  # (turns,)
-    returns: torch.Tensor  # (turns,), what the values should have been
-
-
 class PPOTrainer(base_trainer.BaseTrainer):
     """Minimises the clipped loss of tokens and the squared error of values, round by round."""
 
@@ -201,13 +185,14 @@ class PPOTrainer(base_trainer.BaseTrainer):
         self._steps: list[dict[str, float]] = []  # how each of its optimizer steps went
         self._notes = torch.zeros(len(NOTES), device=self.args.device)  # of the step under way
         self._ends_pass = self._ends_round = self._over = False
-        self._trees: bool | None = None  # None: no episode had several rows yet
-        self.notes: dict[str, str] = {}
+        self._forests = RowForests(self, self.bare, settings.share_prefix, pad_id=self._pad_id)
+        self.notes = self._forests.sharing.notes
         if reference is not None:
             if not settings.qlora:
                 reference.to(self.args.device)
             reference.requires_grad_(False)
             install_scorer(models.bare_model(reference))
+            self._forests.sharing.follow(models.bare_model(reference))
 
     def progress(self) -> tuple[int, int]:
         """Return how many rounds are done, and how many there are."""
@@ -264,6 +249,8 @@ class PPOTrainer(base_trainer.BaseTrainer):
             if episode.rows
         ]
         several = any(len(rows) > 1 for rows, *_ in kept)
+        if several:
+            self._forests.decide([rows for rows, *_ in kept], s.micro_batch_size)
         flat = iter(self.score([row for rows, *_ in kept for row in rows], several=several))
         scores = [joined([next(flat) for _ in rows]) for rows, *_ in kept]
         # What every process has, in their order.
@@ -320,8 +307,9 @@ class PPOTrainer(base_trainer.BaseTrainer):
         for part in own:
             rows = [row for episode in part for row in episode.rows]
             self.tokens_seen += sum(len(row.ids) for row in rows)
+            tree = self._forests.on and any(len(episode.rows) > 1 for episode in part)
             yield {
-                **self._lay_out(rows, several=any(len(e.rows) > 1 for e in part)),
+                **(self._forests.tree(rows) if tree else self._forests.padded(rows)),
                 "logps": torch.cat([e.scores.logps for e in part]),
                 "advantages": torch.cat([e.advantages[turns_of(e.rows)] for e in part]),
                 "values": torch.cat([e.scores.values for e in part]),
@@ -330,31 +318,9 @@ class PPOTrainer(base_trainer.BaseTrainer):
                 "turns": turns,
             }
         # What does not count, as little as a model takes: every process makes as many passes.
-        filler = pad_rows([TokenRow(batch[0].rows[0].ids[:2], [False, True])], self._pad_id)
+        filler = self._forests.padded([TokenRow(batch[0].rows[0].ids[:2], [False, True])])
         for _ in range(args.gradient_accumulation_steps - len(own)):
-            yield {"input_ids": filler["input_ids"], "score": filler["labels"], "filler": True}
-
-    def _shares(self, rows: Sequence[TokenRow], several: bool) -> bool:
-        """Whether rows become a tree; decided when an episode with several is first seen."""
-        wanted = self._settings.share_prefix
-        if not several or wanted == "off":
-            return False
-        if self._trees is None:
-            some = range(min(len(rows), TREE_ROWS))
-            saving = saving_of_trees(rows, [some]) if wanted == "auto" else None
-            self._trees, layout = choose_layout(self.bare, wanted, saving=saving)
-            if self._trees and self._reference is not None:
-                install_trees(models.bare_model(self._reference))
-            self.notes = {"share_prefix": layout}
-        return self._trees
-
-    def _lay_out(self, rows: Sequence[TokenRow], *, several: bool) -> dict[str, Any]:
-        """Return what the model is called with: padded rows, or a tree of them."""
-        if self._shares(rows, several):
-            tree = build_tree(rows)
-            return {**tree, "starts": starts_of_turns(rows, tree)}
-        padded = pad_rows(rows, self._pad_id)
-        return {"input_ids": padded["input_ids"], "score": padded["labels"]}
+            yield {**filler, "filler": True}
 
     # --- scoring ---------------------------------------------------------------------------------
 
@@ -365,7 +331,12 @@ class PPOTrainer(base_trainer.BaseTrainer):
             rows: The rows, those of an episode beside each other.
             several: Whether an episode has more than one.
         """
-        by = self._by_tree if self._shares(rows, several) else self._by_length
+
+        def by(model: Any, rows: Sequence[TokenRow]) -> list[tuple[torch.Tensor, Any]]:
+            if several and self._forests.on:
+                return self._forests.by_tree(model, rows)
+            return self._forests.by_length(model, rows, 2 * self._settings.micro_batch_size)
+
         with without_dropout(self.model):
             own = by(self.model, rows)
             if not self._settings.kl_weight:
@@ -380,44 +351,6 @@ class PPOTrainer(base_trainer.BaseTrainer):
             Scores(logps, values, reference)
             for (logps, values), (reference, _) in zip(own, references, strict=True)
         ]
-
-    @torch.no_grad()
-    def _by_length(self, model: Any, rows: Sequence[TokenRow]) -> list[tuple[torch.Tensor, Any]]:
-        """Score rows in order of length; return log-probabilities and values in the given order."""
-        scores: list[Any] = [None] * len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        size = 2 * self._settings.micro_batch_size
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            batch = pad_rows([rows[i] for i in chunk], self._pad_id)
-            labels = batch["labels"].to(self.args.device)
-            with self.accelerator.autocast():
-                found = model(input_ids=batch["input_ids"].to(self.args.device), score=labels)
-            logps = found["token_logps"].cpu().split([rows[i].trained for i in chunk])
-            values: Sequence[Any] = [None] * len(chunk)
-            if "values" in found:
-                turns = turn_starts(batch["labels"]).sum(1)
-                values = found["values"].cpu().split(turns.tolist())
-            for i, one, value in zip(chunk, logps, values, strict=True):
-                scores[i] = (one, value)
-        return scores
-
-    @torch.no_grad()
-    def _by_tree(self, model: Any, rows: Sequence[TokenRow]) -> list[tuple[torch.Tensor, Any]]:
-        """Score rows that share their beginnings; return what `_by_length` does."""
-        scores: list[tuple[torch.Tensor, Any]] = []
-        for start in range(0, len(rows), TREE_ROWS):
-            chunk = rows[start : start + TREE_ROWS]
-            batch = self._lay_out(chunk, several=True)
-            with self.accelerator.autocast():
-                logps, values = score_tokens(model, moved_to(batch, self.args.device))
-            parts = torch.split(logps.cpu(), [row.trained for row in chunk])
-            turns = [int(turn_numbers(row.mask).max()) + 1 for row in chunk]
-            split: Sequence[Any] = [None] * len(chunk)
-            if values is not None:
-                split = torch.split(values.cpu(), turns)
-            scores += list(zip(parts, split, strict=True))
-        return scores
 
     # --- learning --------------------------------------------------------------------------------
 
@@ -480,46 +413,6 @@ class PPOTrainer(base_trainer.BaseTrainer):
         super().log(entry, start_time)
 
 
-class RoundKeeper(TrainerCallback, ExportableState):
-    """Ends steps as rounds demand, and keeps in checkpoints what transformers does not know of."""
-
-    def __init__(self, trainer: PPOTrainer, *, every: int) -> None:
-        """Prepare; `every` is the number of rounds between checkpoints, 0: only the last."""
-        self._trainer = trainer
-        self._every = every
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        done, data = self._trainer.done, dataclasses.asdict(self._trainer.data)
-        return {"args": {}, "attributes": {"done": done, "data": data}}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go on from the round of a checkpoint, whose weights are loaded already."""
-        if state.global_step:
-            load_weights(self._trainer.head, checkpoint_folder(args, state) / HEAD_FILE)
-            kept = state.stateful_callbacks[type(self).__name__]["attributes"]
-            self._trainer.done = kept["done"]
-            self._trainer.data.include(TokenReport.from_json(kept["data"]))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save after every so many rounds, and after the last."""
-        if self._trainer.end_step():
-            done, total = self._trainer.progress()
-            control.should_training_stop |= done == total
-            due = self._every > 0 and done % self._every == 0
-            control.should_save = control.should_training_stop or due
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Add the value head to a checkpoint; one of adapters has them alone."""
-        if state.is_world_process_zero:
-            save_weights(self._trainer.head, checkpoint_folder(args, state) / HEAD_FILE)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take the value head off the model, which is then one as any other."""
-        if hasattr(self._trainer.bare, VALUE_HEAD):
-            delattr(self._trainer.bare, VALUE_HEAD)
-
-
 def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
     """Return the keyword arguments of `TrainingArguments`; the rounds decide when to save."""
     steps = -(-settings.episodes // settings.batch_size) * int(settings.epochs) * settings.rounds
@@ -530,186 +423,3 @@ def _arguments(settings: PPOSettings, workspace: Path) -> dict[str, Any]:
         "save_strategy": "no",
         "ignore_data_skip": True,  # a checkpoint is from between two rounds
     }
-
-
-def turn_rewards(trajectory: Trajectory, turns: int) -> list[float]:
-    """Return the rewards of the first `turns` turns; what a cut takes away is earned by the last.
-
-    An episode that was cut for its length still has its outcome, and the turns that are left led
-    to it.
-    """
-    earned = [step.reward for step in trajectory.steps]
-    kept = earned[:turns]
-    kept[-1] += sum(earned[turns:])
-    return kept
-
-
-class ValueHead(torch.nn.Module):
-    """Predicts what is still to be earned from the state before a turn; starts at zero."""
-
-    def __init__(self, width: int) -> None:
-        """Prepare for hidden states of `width` numbers."""
-        super().__init__()
-        self.linear = torch.nn.Linear(width, 1)
-        torch.nn.init.zeros_(self.linear.weight)
-        torch.nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: torch.Tensor, score: Score) -> torch.Tensor:
-        """Return one value per turn in float32, row by row.
-
-        Args:
-            hidden: The last hidden states of a batch, (B, T, width).
-            score: Its labels, (B, T); a run of them is a turn, and none stands first in a row. Of a
-                tree, the places of the states before its turns come third.
-        """
-        with torch.autocast(hidden.device.type, enabled=False):
-            # states: (turns of the batch, width)
-            if isinstance(score, torch.Tensor):
-                states = hidden[:, :-1][turn_starts(score)].to(self.linear.weight.dtype)
-            else:
-                starts = score[2] if len(score) > 2 else score[0][:0]
-                states = hidden[0].index_select(0, starts.to(hidden.device))
-                states = states.to(self.linear.weight.dtype)
-            values: torch.Tensor = self.linear(states).squeeze(-1)
-        return values
-
-
-def moved_to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return a batch with its tensors on a device."""
-    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-
-
-def turn_starts(labels: torch.Tensor) -> torch.Tensor:
-    """Mark the places from which the first token of a turn is predicted: (B, T) -> (B, T - 1)."""
-    trained = labels.ne(IGNORED)
-    return trained[:, 1:] & ~trained[:, :-1]
-
-
-def turn_numbers(mask: Sequence[bool]) -> torch.Tensor:
-    """Return the number of its turn for every trained token: a run of marks is a turn."""
-    starts = [kept and not before for before, kept in zip([False, *mask], mask, strict=False)]
-    numbers = torch.tensor(starts).cumsum(0) - 1
-    return numbers[torch.tensor(mask)]
-
-
-def turns_of(rows: Sequence[TokenRow]) -> torch.Tensor:
-    """Return the same for an episode; a row begins with what was read, so it begins a turn."""
-    return turn_numbers([kept for row in rows for kept in row.mask])
-
-
-def joined(parts: Sequence[Scores]) -> Scores:
-    """Return the scores of an episode from those of its rows."""
-    references = [part.reference for part in parts if part.reference is not None]
-    return Scores(
-        torch.cat([part.logps for part in parts]),
-        torch.cat([part.values for part in parts]),
-        torch.cat(references) if references else None,
-    )
-
-
-def estimate(
-    episodes: Sequence[Sequence[TokenRow]],
-    rewards: Sequence[Sequence[float]],
-    scores: Sequence[Scores],
-    settings: PPOSettings,
-    credit: Mapping[tuple[int, int], float] | None = None,
-) -> tuple[list[Played], float]:
-    """Estimate the advantages of a round's episodes.
-
-    Args:
-        episodes: The rows of each.
-        rewards: The rewards of their turns.
-        scores: What the models say of them.
-        settings: The price of the divergence from the reference, the discounts, the scaling.
-        credit: (episode, turn) -> what the simulator adds to the critic's estimate.
-
-    Returns:
-        The episodes, and the mean log-ratio to the reference per token.
-    """
-    moved, tokens = 0.0, 0
-    played = []
-    for number, (rows, earned, scored) in enumerate(zip(episodes, rewards, scores, strict=True)):
-        reward = torch.tensor(earned, dtype=torch.float32)
-        if scored.reference is not None:
-            ratio = scored.logps - scored.reference
-            moved, tokens = moved + float(ratio.sum()), tokens + len(ratio)
-            reward = reward.index_add(0, turns_of(rows), -settings.kl_weight * ratio)
-        advantages = advantages_of(
-            reward, scored.values, gamma=settings.gamma, gae_lambda=settings.gae_lambda
-        )
-        returns = advantages + scored.values
-        if credit:
-            more = [credit.get((number, turn), 0.0) for turn in range(len(advantages))]
-            advantages = advantages + settings.advantage_weight * torch.tensor(more)
-        played.append(Played(rows, reward, scored, advantages, returns))
-    if settings.normalize_advantages:
-        everything = torch.cat([episode.advantages for episode in played])
-        spread = everything.std(correction=0) + 1e-8
-        for episode in played:
-            episode.advantages = (episode.advantages - everything.mean()) / spread
-    return played, moved / max(1, tokens)
-
-
-def advantages_of(
-    rewards: torch.Tensor, values: torch.Tensor, *, gamma: float, gae_lambda: float
-) -> torch.Tensor:
-    """Return the generalised advantage estimate of every turn of one episode, which ends there.
-
-    Args:
-        rewards: What every turn earned, (turns,).
-        values: What the value head expected before it, (turns,).
-        gamma: Discount per turn.
-        gae_lambda: Weight of longer estimates: 0 trusts the values, 1 the rewards.
-    """
-    advantages = torch.zeros_like(rewards)
-    ahead = torch.zeros(())
-    for turn in reversed(range(len(rewards))):
-        following = values[turn + 1] if turn + 1 < len(rewards) else 0.0
-        surprise = rewards[turn] + gamma * following - values[turn]
-        ahead = surprise + gamma * gae_lambda * ahead
-        advantages[turn] = ahead
-    return advantages
-
-
-def policy_losses(
-    logps: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return PPO's clipped loss of every token, and whether its ratio was outside the clip.
-
-    Args:
-        logps: Log-probabilities of the N sampled tokens, (N,).
-        old: The same when they were sampled, (N,).
-        advantages: That of each token's turn, (N,).
-        clip: How far a ratio may be from 1.
-    """
-    ratios = torch.exp(logps - old)
-    clipped = ratios.clamp(1 - clip, 1 + clip)
-    losses = -torch.minimum(ratios * advantages, clipped * advantages)
-    return losses, (ratios - 1).abs() > clip
-
-
-def value_losses(
-    values: torch.Tensor, before: torch.Tensor, returns: torch.Tensor, clip: float
-) -> torch.Tensor:
-    """Return the squared error of every value.
-
-    Args:
-        values: What the value head says.
-        before: What it said when the round began.
-        returns: What it should have said.
-        clip: A move from `before` by more than this does not make the error smaller; 0: it does.
-    """
-    errors = (values - returns) ** 2
-    if not clip:
-        return errors
-    held = before + (values - before).clamp(-clip, clip)
-    return torch.maximum(errors, (held - returns) ** 2)
-
-
-def divergence(logps: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """Estimate for every token how far the policy moved, in nats, by Schulman's estimator.
-
-    It is never negative and of low variance (http://joschu.net/blog/kl-approx.html).
-    """
-    moved = logps - old
-    return torch.exp(moved) - 1 - moved

@@ -13,6 +13,7 @@ from eto_gym.errors import EtoGymError
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import TokenRow
 from eto_gym.trainers.data.trees import build_tree, common_length
+from eto_gym.trainers.model.scoring import install_scorer
 from eto_gym.trainers.model.tree_attention import install_trees
 
 LEAST_PART = 0.1
@@ -49,6 +50,10 @@ class Saving(NamedTuple):
         """Whether that is worth their price."""
         return self.part >= LEAST_PART and self.per_row >= LEAST_PER_ROW
 
+    def __str__(self) -> str:
+        """Say it, for a report."""
+        return f"saves {self.part:.0%} of the tokens, {self.per_row:.0f} of each row"
+
 
 def choose_layout(model: Any, wanted: str, *, saving: Saving | None = None) -> tuple[bool, str]:
     """Decide whether rows become trees, and let the model take them.
@@ -68,17 +73,95 @@ def choose_layout(model: Any, wanted: str, *, saving: Saving | None = None) -> t
         return False, "off"
     reason = ""
     if saving is not None:
-        reason = f": saves {saving.part:.0%} of the tokens, {saving.per_row:.0f} of each row"
+        reason = f": {saving}"
         if not saving.enough:
             return False, f"off{reason}"
     obstacle = install_trees(model)
     if obstacle is None:
         return True, f"on{reason}"
-    problem = f"{type(model).__name__} cannot share what rows have in common: {obstacle}"
+    problem = _problem(model, obstacle)
     if wanted == "on":
         raise EtoGymError(f"{problem}. Set share_prefix to 'off' or 'auto'.")
     logger.warning("%s. Every row computes it anew.", problem)
     return False, f"off: {obstacle}"
+
+
+def _problem(model: Any, obstacle: str) -> str:
+    return f"{type(model).__name__} cannot share what rows have in common: {obstacle}"
+
+
+class LateSharing:
+    """Decides whether rows become trees where these are played, and so not known beforehand.
+
+    The model is made ready when training is set up, before anything wraps its calls in another
+    precision; what a batch would save decides when it is there.
+
+    Attributes:
+        notes: What was decided last, and why: for the report.
+    """
+
+    def __init__(self, model: Any, wanted: str, *, obstacle: str | None = None) -> None:
+        """Let a model score tokens and take trees, where that is wanted and can be.
+
+        Args:
+            model: The model itself, not a wrapper of PEFT around it.
+            wanted: "auto", "on" or "off", see `SharingSettings`.
+            obstacle: Why rows cannot be trees for another reason than the model.
+
+        Raises:
+            EtoGymError: Trees are demanded, and cannot be had.
+        """
+        self._model = model
+        self._wanted = wanted
+        self._obstacle = obstacle
+        self.notes: dict[str, str] = {}
+        if wanted == "off":
+            self.notes["share_prefix"] = "off"
+            return
+        self._obstacle = obstacle or _made_ready(model)
+        if self._obstacle and wanted == "on":
+            raise EtoGymError(
+                f"{_problem(model, self._obstacle)}. Set share_prefix to 'off' or 'auto'."
+            )
+
+    def follow(self, reference: Any) -> None:
+        """Let a second model take trees as the first one does."""
+        if self._wanted != "off" and not self._obstacle:
+            install_scorer(reference)
+            reference.set_attn_implementation(
+                self._model.config.get_text_config()._attn_implementation
+            )
+
+    def decide(self, rows: Sequence[TokenRow], batches: Sequence[Sequence[int]]) -> bool:
+        """Return whether these rows become trees, one for each micro-batch.
+
+        Args:
+            rows: The rows.
+            batches: The micro-batches, as places in `rows`.
+        """
+        if self._wanted == "off":
+            return False
+        shared, note = True, "on"
+        if self._wanted == "auto":
+            saving = saving_of_trees(rows, batches)
+            shared, note = saving.enough, f"{'on' if saving.enough else 'off'}: {saving}"
+        if shared and self._obstacle:
+            if self.notes.get("share_prefix") != f"off: {self._obstacle}":
+                logger.warning(
+                    "%s. Every row computes it anew.", _problem(self._model, self._obstacle)
+                )
+            shared, note = False, f"off: {self._obstacle}"
+        self.notes["share_prefix"] = note
+        return shared
+
+
+def _made_ready(model: Any) -> str | None:
+    """Return why a model cannot take trees, or None: then it can from now on."""
+    try:
+        install_scorer(model)
+    except EtoGymError as err:
+        return str(err)
+    return install_trees(model)
 
 
 def saving_of_trees(rows: Sequence[TokenRow], batches: Sequence[Sequence[int]]) -> Saving:

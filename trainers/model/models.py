@@ -80,16 +80,10 @@ def load_for_training(model: str | Path, settings: TrainSettings) -> Any:
     loaded in bf16 where that is the precision of training. A folder that holds an adapter is loaded
     with its base: trainable when `settings.lora_r` is set, else merged into the base.
     """
-    torch = require("torch", feature="training", extra="train")
+    require("torch", feature="training", extra="train")
     transformers = require("transformers", feature="training", extra="train")
     model = resolve_model(model)
-    bf16 = uses_bf16(settings)
-    dtype = torch.bfloat16 if bf16 and settings.lora_r else torch.float32
-    options: dict[str, Any] = {"dtype": dtype}
-    if settings.qlora:
-        options["quantization_config"] = quantization_config(
-            "4bit", feature="QLoRA", compute=torch.bfloat16 if bf16 else torch.float32
-        )
+    options = loading_options(settings)
     if not is_adapter(model):
         return from_pretrained(transformers.AutoModelForCausalLM, str(model), **options)
     peft = require("peft", feature="LoRA adapters", extra="train")
@@ -104,6 +98,20 @@ def load_for_training(model: str | Path, settings: TrainSettings) -> Any:
         return with_adapter(base, model, is_trainable=True)
     merged = with_adapter(base, model).merge_and_unload()
     return merged.requires_grad_(True)  # PEFT froze the base
+
+
+def loading_options(settings: TrainSettings) -> dict[str, Any]:
+    """Return what `from_pretrained` is told of precision: "dtype", and 4 bits for QLoRA."""
+    torch = require("torch", feature="training", extra="train")
+    bf16 = uses_bf16(settings)
+    options: dict[str, Any] = {
+        "dtype": torch.bfloat16 if bf16 and settings.lora_r else torch.float32
+    }
+    if settings.qlora:
+        options["quantization_config"] = quantization_config(
+            "4bit", feature="QLoRA", compute=torch.bfloat16 if bf16 else torch.float32
+        )
+    return options
 
 
 def lora_config(settings: TrainSettings) -> LoraConfig:

@@ -38,12 +38,14 @@ _MARK = "_scores_tokens"
 def install_scorer(model: PreTrainedModel) -> None:
     """Let `model(..., score=labels)` return the log-probabilities of the labelled tokens alone.
 
-    With `score` the call returns `{"token_logps": ...}`, a float32 vector with one entry per label
-    other than -100, row by row. `score` may also be two vectors: places of states in a batch of one
-    row, and the token that each predicts. A model with a value head returns "values" too: what the
-    head makes of the last hidden states and the labels. Without `score` the model does what it did
-    before. The call goes through the model's own forward, so that wrappers for many devices and
-    adapters still see it.
+    With `score` the call returns `{"token_logps": ...}`, a vector with one entry per label other
+    than -100, row by row, in float32 (float64 of a model in doubles). `score` may also be two
+    vectors: places of states in a batch of one row, and the token that each predicts. With
+    `entropies` too, "token_entropies" has the entropy, in nats, of the distribution that each of
+    these tokens was chosen from, without a gradient. A model with a value head returns "values":
+    what the head makes of the last hidden states and the labels. Without `score` the model does
+    what it did before. The call goes through the model's own forward, so that wrappers for many
+    devices and adapters still see it.
 
     Args:
         model: The model itself, not a wrapper of PEFT around it.
@@ -56,12 +58,14 @@ def install_scorer(model: PreTrainedModel) -> None:
         return
     original = model.forward
 
-    def forward(self: Any, *args: Any, score: Score | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, score: Score | None = None, entropies: bool = False, **kwargs: Any
+    ) -> Any:
         if score is None:
             return original(*args, **kwargs)
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state
-        scores = {"token_logps": _score(self, hidden, score)}
+        scores = _score(self, hidden, score, entropies)
         if (head := getattr(self, VALUE_HEAD, None)) is not None:
             scores["values"] = head(hidden, score)
         return scores
@@ -104,7 +108,9 @@ def row_sums(token_logps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return token_logps.new_zeros(labels.shape[0]).index_add(0, rows, token_logps)
 
 
-def _score(model: Any, hidden: torch.Tensor, score: Score) -> torch.Tensor:
+def _score(
+    model: Any, hidden: torch.Tensor, score: Score, entropies: bool
+) -> dict[str, torch.Tensor]:
     head = model.get_output_embeddings()
     # hidden (B, T, width); N labelled tokens: states (N, width), targets (N,).
     if isinstance(score, torch.Tensor):
@@ -116,18 +122,30 @@ def _score(model: Any, hidden: torch.Tensor, score: Score) -> torch.Tensor:
         places, targets = (part.to(hidden.device) for part in score[:2])
         states = hidden[0].index_select(0, places)
 
-    def logps(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = _scaled(head(states).float(), model.config.get_text_config())  # (n, vocabulary)
-        return -functional.cross_entropy(logits, targets, reduction="none")
+    def scores(states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = head(states)  # (n, vocabulary)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = _scaled(logits, model.config.get_text_config())
+        logps = -functional.cross_entropy(logits, targets, reduction="none")
+        return (logps, _entropies(logits.detach())) if entropies else (logps,)
 
     rows = max(1, CHUNK_BYTES // (4 * model.config.get_text_config().vocab_size))
     if len(targets) <= rows:
-        return logps(states, targets)
-    parts = [
-        checkpoint(logps, part, goal, use_reentrant=False)
-        for part, goal in zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
-    ]
-    return torch.cat(parts)
+        found = scores(states, targets)
+    else:
+        goals = torch.split(targets, rows)
+        parts = [
+            checkpoint(scores, part, goal, use_reentrant=False)
+            for part, goal in zip(torch.split(states, rows), goals, strict=True)
+        ]
+        found = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return dict(zip(("token_logps", "token_entropies"), found, strict=False))
+
+
+def _entropies(logits: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row of logits in nats: (n, vocabulary) -> (n,)."""
+    logps = logits.log_softmax(-1)
+    return -(logps.exp() * logps).sum(-1)
 
 
 def _scaled(logits: torch.Tensor, config: Any) -> torch.Tensor:
@@ -149,10 +167,12 @@ def _verify(model: Any) -> None:
     labels = ids.clone()
     labels[:, 0] = IGNORED
     with torch.no_grad(), without_dropout(model):
-        ours = model(input_ids=ids, score=labels)["token_logps"]
-        logits = model(input_ids=ids).logits.float()
+        ours = model(input_ids=ids, score=labels)["token_logps"].float()
+        # Where the Trainer has wrapped the call in a lower precision, scores are compared without.
+        plain = vars(model).get("_original_forward", model)
+        logits = plain(input_ids=ids).logits.float()
     theirs = logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-    tolerance = 1e-4 if model.dtype == torch.float32 else 0.05
+    tolerance = 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.05
     if not torch.allclose(ours, theirs.to(ours.device), rtol=1e-3, atol=tolerance):
         raise EtoGymError(
             f"{type(model).__name__} does more to its logits than applying its output layer, so "

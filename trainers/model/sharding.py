@@ -142,7 +142,8 @@ def scoring_engine(model: Any, accelerator: Any) -> Any:
     if zero["stage"] != 3:
         zero["stage"] = 0
     engine, *_ = deepspeed.initialize(model=model, config=plan)
-    return engine.eval()
+    engine.eval()  # it does not return itself, as a module does
+    return engine
 
 
 def keep_precise(accelerator: Any) -> None:

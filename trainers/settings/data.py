@@ -11,6 +11,7 @@ CONTRASTS = ("expert", "self", "correction", "unpaired")
 CUTS = ("none", "first-error", "final-error")
 EXTENTS = ("rest", "step")
 STEP_REWARDS = ("rollouts", "exact")
+SOURCES = ("start", "sft", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,34 @@ class StepSettings:
         for name in ("temperature", "threshold"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperienceSettings:
+    """Which other actions are tried at the steps of demonstrations, to see what comes of them."""
+
+    source: str = option(
+        "start",
+        "what they come from: 'start', replies of the model that training starts from; 'sft', of "
+        "the model after SFT; 'random', admissible actions at random",
+        paper="the initial policy",
+        choices=SOURCES,
+    )
+    tries: int = option(
+        4,
+        "replies that are asked for at each step; those with another action than the expert's "
+        "are played, each action once",
+    )
+    temperature: float = option(1.0, "sampling temperature of these replies")
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        if self.source not in SOURCES:
+            raise unknown_name("source", self.source, SOURCES)
+        if self.tries < 1:
+            raise SettingsError(f"expected tries >= 1, got {self.tries}")
+        if self.temperature < 0:
+            raise SettingsError(f"expected temperature >= 0, got {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.data import (
     ActionGroupSettings,
+    ExperienceSettings,
     PairingSettings,
     RejectionSettings,
     StepSettings,
@@ -175,6 +176,29 @@ class HPLLoopSettings(MixtureLoopSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyExperienceSettings(WorldSettings, ExpertSettings, ControlSettings):
+    """What one run of early experience does: predict what other actions lead to, then SFT."""
+
+    method: ClassVar[str] = "early-experience"
+
+    explore_tasks: int = option(
+        0, "demonstrated tasks at whose steps other actions are tried; 0: all"
+    )
+    experience: ExperienceSettings = field(default_factory=ExperienceSettings)
+    world: SFTSettings = field(default_factory=lambda: SFTSettings(epochs=1.0))
+    sft: SFTSettings = field(default_factory=SFTSettings)
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.explore_tasks and self.train_tasks and self.explore_tasks > self.train_tasks:
+            raise SettingsError(
+                "other actions are tried at the steps of demonstrations: expected explore_tasks <= "
+                f"train_tasks, got {self.explore_tasks} > {self.train_tasks}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnPolicySettings(WorldSettings, ExpertSettings):
     """What every loop needs whose model plays while it is trained: SFT first, then play."""
 
@@ -190,7 +214,7 @@ class OnPolicySettings(WorldSettings, ExpertSettings):
             raise SettingsError(
                 "the model in training plays itself, and no server has its weights: expected play "
                 f"'local', got {self.play_command or self.play!r}. Servers play for eto, rft, "
-                "self-play, step-dpo, mixture and hpl"
+                "self-play, step-dpo, mixture, hpl and early-experience"
             )
 
 

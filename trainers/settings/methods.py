@@ -329,7 +329,14 @@ class GroupSettings(TrainSettings):
         "learning rate after the warm-up",
         choices=("cosine", "linear", "constant"),
     )
-
+    share_prefix: str = option(
+        "auto",
+        "compute what the episodes of a micro-batch, and the rows of an episode, share at their "
+        "beginnings once: same loss, less memory and time; 'auto': where the model's attention "
+        "allows it and enough is saved; 'on': always; 'off': never",
+        choices=("auto", "on", "off"),
+        added=True,
+    )
     advantage: str = option(
         "episode",
         "what a turn is credited with beside its episode's advantage: 'episode', nothing; 'gigpo', "

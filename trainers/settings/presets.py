@@ -44,7 +44,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 """Short form of the command line (`--lora`, `--qlora`) -> the settings of a stage that it sets."""
 
 OTHERWISE = "otherwise"
-_RESEMBLES = {"mixture": "dpo"}
+_RESEMBLES = {"mixture": "dpo", "world": "sft"}
 """Part of the settings -> the part whose values of a preset it takes, where that is not there."""
 
 

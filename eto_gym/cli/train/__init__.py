@@ -74,6 +74,12 @@ LOOPS = {
         "HPLLoop",
         "Hierarchical preference learning: DPO on episodes, action groups and steps, by phases.",
     ),
+    "early-experience": LoopMethod(
+        "eto_gym.trainers.loops.early_experience",
+        "EarlyExperienceSettings",
+        "EarlyExperienceLoop",
+        "Early experience: predict what other actions than the experts' lead to, then SFT.",
+    ),
     "ppo": LoopMethod(
         "eto_gym.trainers.loops.ppo",
         "PPOLoopSettings",

@@ -20,6 +20,7 @@ MAIN = {
     *("feedback", "play"),
     *("max_new_tokens", "slots", "workers", "seed", "control", "preset", "pairing.contrast"),
     *("phases", "start_from", "steps.rollouts", "step_tasks"),
+    *("experience.source", "experience.tries"),
 }
 """Settings of the loops that `--help` shows."""
 

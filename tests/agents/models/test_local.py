@@ -191,7 +191,7 @@ def generate(model: Any, messages: list[Message]) -> str:
 
 def generate_ids(model: Any, messages: list[Message]) -> list[int]:
     """Generate by transformers alone, from the whole conversation encoded anew."""
-    ids = torch.tensor([CODEC.generation_prompt(messages)])
+    ids = torch.tensor([CODEC.generation_prompt(messages)], device=model.device)
     with torch.inference_mode():
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
@@ -206,9 +206,11 @@ KINDS = (
 )  # fmt: skip
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("kind", KINDS)
 def test_says_what_generate_says_on_the_whole_conversation(kind: str) -> None:
-    model, codec = make_model(kind), RecordingCodec()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, codec = make_model(kind).to(device), RecordingCodec()
     acting = LocalPolicy(model, codec, max_new_tokens=12, prefill_tokens=100)
     talks = play(acting, list(range(5)), turns=3)
     replies = set()

@@ -113,6 +113,7 @@ def test_a_lost_worker_costs_its_episodes_a_retry(
     assert len(store.load()) == len(EPISODES), "an episode was recorded twice"
 
 
+@pytest.mark.slow
 def test_a_lost_policy_actor_costs_its_episodes_a_retry(
     cluster: None, expected: list[object], tmp_path: Path
 ) -> None:

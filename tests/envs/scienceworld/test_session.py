@@ -278,7 +278,7 @@ def _go_on(session: EngineSession, channel: Any) -> None:
         channel.put(repr(err))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_child_process_goes_on_with_a_jvm_of_its_own(session: EngineSession, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")

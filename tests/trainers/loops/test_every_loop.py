@@ -34,6 +34,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "base": {"tasks": 4, "steps": 3, "vocab_size": 400, "hidden_size": 16, "layers": 1, "heads": 2,
              "kv_heads": 1, "mlp_size": 16},
     "steps": {"rollouts": 2},
+    "experience": {"tries": 2, "source": "random"},  # a model this small says no action
     "groups": {"rollouts": 2},
     "pairing": {"contrast": "expert"},  # so that a model that only fails makes pairs
     "ppo": {"rounds": 1, "episodes": 4, "max_steps": 0},

@@ -105,7 +105,7 @@ def test_settings_of_credit_name_no_stage_of_runs_without() -> None:
 def test_ppo_adds_the_simulators_credit_to_the_critics_estimate() -> None:
     torch = pytest.importorskip("torch")
     from eto_gym.trainers.data.encoding import TokenRow
-    from eto_gym.trainers.methods.ppo import Scores, estimate
+    from eto_gym.trainers.methods.ppo_losses import Scores, estimate
     from eto_gym.trainers.settings.methods import PPOSettings
 
     row = TokenRow([1, 2, 3, 4], [False, True, False, True])

@@ -150,19 +150,20 @@ def test_offloaded_activations_give_the_same_gradients(tiny: Path) -> None:
     assert used == offload._weights
 
 
+@pytest.mark.cuda
 def test_stock_trl_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the benchmark's pairs, with observations masked in TRL's own batches too."""
     pytest.importorskip("trl")
-    from eto_gym.benchmarks import training
+    from eto_gym.benchmarks import random_models, training
 
     shape = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "mlp": 64, "vocab": 400}
-    monkeypatch.setitem(training.ARCHITECTURES, "tiny", shape)
+    monkeypatch.setitem(random_models.ARCHITECTURES, "own", shape)
     folder = tmp_path / "tiny"
-    training.build(folder, "tiny", 0)
+    random_models.build(folder, "own", 0)
     losses = {}
     for variant in training.VARIANTS:
         job = training.Job(
-            architecture="tiny",
+            architecture="own",
             method="full",
             variant=variant,
             prompt=40,

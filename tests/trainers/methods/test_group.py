@@ -33,7 +33,8 @@ QUICK = GroupSettings(
 def _trainer(
     algorithm: str, model: Path, folder: Path, settings: GroupSettings, history: str = "full"
 ) -> Any:
-    from eto_gym.trainers.methods.group import EpisodeSource, PlayedGRPOTrainer, PlayedRLOOTrainer
+    from eto_gym.trainers.methods.episode_source import EpisodeSource
+    from eto_gym.trainers.methods.group import PlayedGRPOTrainer, PlayedRLOOTrainer
     from eto_gym.trainers.model.models import default_codec, load_for_training, load_tokenizer
 
     tokenizer = load_tokenizer(model)

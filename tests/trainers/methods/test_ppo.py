@@ -29,17 +29,16 @@ from tests.trainers.locks import LOCKS_ID, MUON, PLAY, LocksEnv, assert_learnt, 
 torch = pytest.importorskip("torch")
 
 from eto_gym.trainers.data.encoding import TokenRow  # noqa: E402
-from eto_gym.trainers.methods.ppo import (  # noqa: E402
-    PPOTrainer,
+from eto_gym.trainers.methods.ppo import PPOTrainer  # noqa: E402
+from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
     advantages_of,
     divergence,
     estimate,
     policy_losses,
-    turn_numbers,
     turn_rewards,
-    turns_of,
     value_losses,
 )
+from eto_gym.trainers.methods.row_forests import turn_numbers, turns_of  # noqa: E402
 from eto_gym.trainers.model.weights import save_weights  # noqa: E402
 
 Play = Callable[..., Trajectory]
@@ -313,7 +312,7 @@ def _run(model: Path, output: Path, settings: PPOSettings = QUICK, **options: An
     )
 
 
-@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("lora_r", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_weights(
     locksmith: Path, tmp_path: Path, lora_r: int
 ) -> None:
@@ -352,7 +351,7 @@ def test_a_killed_run_ends_with_the_same_weights(
 def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
     locksmith: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eto_gym.trainers.methods import ppo as ppo_trainer
+    from eto_gym.trainers.methods import ppo_rounds
 
     saves: list[Path] = []
 
@@ -365,7 +364,7 @@ def test_a_full_disk_at_the_value_head_leaves_a_run_that_resumes(
 
     settings = replace(QUICK, rounds=2, save_every=1)
     with monkeypatch.context() as patch:
-        patch.setattr(ppo_trainer, "save_weights", refuse)
+        patch.setattr(ppo_rounds, "save_weights", refuse)
         with pytest.raises(DiskFullError, match="run the same command again, without --restart"):
             _run(locksmith, tmp_path / "out", settings)
     with noted_checkpoints() as starts:

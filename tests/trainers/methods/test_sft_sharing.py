@@ -119,7 +119,7 @@ WINDOWS = {
 def test_losses_and_gradients_of_families_are_equal(
     tiny: Path, tmp_path: Path, family: str, attention: str, options: dict[str, Any]
 ) -> None:
-    """In float64, up to the logits, which are always float32."""
+    """In float64, up to what layers always compute in float32."""
     from eto_gym.trainers.methods.sft import TurnSFTTrainer
     from eto_gym.trainers.model.models import load_tokenizer, quiet_libraries
     from tests.trainers.model.test_trees import _model
@@ -222,14 +222,15 @@ def test_only_a_sample_of_the_batches_is_looked_at() -> None:
     assert max(looked) > 5900
 
 
+@pytest.mark.cuda
 def test_stock_trl_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the benchmark's rows."""
     pytest.importorskip("trl")
-    from eto_gym.benchmarks import sft, training
+    from eto_gym.benchmarks import random_models, sft
 
     shape = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "mlp": 64, "vocab": 400}
-    monkeypatch.setitem(training.ARCHITECTURES, "tiny", shape)
-    training.build(tmp_path / "model", "tiny", 0)
+    monkeypatch.setitem(random_models.ARCHITECTURES, "own", shape)
+    random_models.build(tmp_path / "model", "own", 0)
     rows = sft.random_rows(6, 100, 60, 400, shared=True, seed=0)
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     results = {}
@@ -242,8 +243,9 @@ def test_stock_trl_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.Monke
             micro_batch=3,
             steps=4,
             learning_rate=1e-2,
-            lora=False,
+            method="full",
             checkpointing=False,
+            precision="fp32",
             seed=0,
         )
         results[variant] = sft.measure(job)

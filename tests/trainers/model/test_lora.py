@@ -105,10 +105,9 @@ def test_whole_training_starts_from_a_merged_adapter(
     assert (tmp_path / "dpo" / "model.safetensors").is_file()
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_four_bit_base_trains_on_a_cpu(
-    make_play: Play, tiny: Path, tmp_path: Path, method: str
-) -> None:
+def test_four_bit_base_trains(make_play: Play, tiny: Path, tmp_path: Path, method: str) -> None:
     pytest.importorskip("bitsandbytes")
     report = _train(method, make_play, tiny, tmp_path / "out", qlora=True, merge_adapter=True)
     assert report.metrics[-1]["loss"] < report.metrics[0]["loss"] - 0.2
@@ -116,6 +115,7 @@ def test_four_bit_base_trains_on_a_cpu(
     assert not torch.allclose(_logits(tmp_path / "out"), _logits(tiny), atol=1e-3)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "paged_adamw8bit"])
 def test_eight_bit_optimizers(make_play: Play, tiny: Path, tmp_path: Path, optimizer: str) -> None:
     pytest.importorskip("bitsandbytes")

@@ -88,8 +88,10 @@ def take_cpus_for_devices() -> None:
         if self.distributed_type != DistributedType.MULTI_CPU:
             return
         if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            from deepspeed import comm
+            from deepspeed import comm, ops
 
+            # It would compile sums in shared memory of its own; gloo's are there already.
+            ops.__compatible_ops__["deepspeed_shm_comm"] = False
             comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
             self.distributed_type = DistributedType.DEEPSPEED
         else:

@@ -22,7 +22,7 @@ from eto_gym.agents.sb3.networks import (
 )
 from eto_gym.trainers.sb3.vec_env import CandidatesVecEnv
 from tests.toy import make_corridor
-from tests.vector.support import FRAGILE
+from tests.vector.support import make_fragile
 
 FEATURES = HashedText(dim=16)
 make_text = functools.partial(make_corridor, admissible_actions=True)
@@ -79,11 +79,6 @@ def test_returns_and_lengths_are_the_episodes_own() -> None:
             told.append((infos[0]["episode"]["l"], infos[0]["episode"]["r"]))
     assert [length for length, _ in told] == [4, 1, 2]
     assert [r for _, r in told] == [sum(rewards[:4]), rewards[4], sum(rewards[5:7])]
-
-
-def make_fragile(**kwargs: Any) -> gym.Env[str, str]:
-    env: gym.Env[str, str] = gym.make(FRAGILE, admissible_actions=True, **kwargs)
-    return env
 
 
 def test_worker_processes_play_the_same_and_may_die() -> None:
