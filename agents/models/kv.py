@@ -135,6 +135,7 @@ class KVBatch(Cache):
         rows: The rows that the next forward pass computes.
         left: First column that it attends to.
         column: Column of its first query.
+        dtype: Type of keys and values.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -151,6 +152,7 @@ class KVBatch(Cache):
         tensors = [t for pair in _keys_and_values(model, probe) for t in pair]
         self._shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]
         self._arenas = [t.new_zeros(0) for t in tensors]
+        self.dtype = tensors[0].dtype
         self.tensors: list[torch.Tensor] = []
         self.rows = slice(0, 0)
         self.left = 0

@@ -15,6 +15,9 @@ from eto_gym.errors import DataError, EtoGymError, check_choice, require
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"
+"""Environment variable by which transformers leaves heads that share keys to torch's attention."""
+
 
 def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
     """Load a model, tokenizer or configuration without running code that comes with it.
@@ -161,7 +164,7 @@ def load_model(
     if device == "cpu":
         # Under a mask, transformers copies keys and values for every head that shares them. On a
         # CPU that copy costs more than the attention itself, which needs none.
-        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+        os.environ.setdefault(FORCE_GQA, "1")
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantization != "none":
         options["quantization_config"] = quantization_config(
