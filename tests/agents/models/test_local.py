@@ -399,7 +399,7 @@ def test_heads_that_share_keys_are_never_copied(
 
     monkeypatch.setenv(FORCE_GQA, "1")  # as it is where a model is loaded on a CPU
     folder = save_tiny(make_model("qwen3"), TOKENIZER, tmp_path / "model")
-    loaded = LocalPolicy.from_pretrained(folder, device="cpu", dtype=dtype, max_new_tokens=4)
+    loaded = LocalPolicy.from_pretrained(str(folder), device="cpu", dtype=dtype, max_new_tokens=4)
     attend = torch.nn.functional.scaled_dot_product_attention
     seen = []
 
