@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from eto_gym.downloads import Fetched, data_home, extract_zip, fetch, file_sha256
 from eto_gym.errors import DataError
-from eto_gym.testing.ports import hold_port
+from eto_gym.testing.fake_endpoint import hold_port
 from tests.server import Site, serve
 
 BODY = bytes(range(256)) * 4000

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from eto_gym.testing.ports import hold_port
-
 Fault = str | None
 Chooser = Callable[[dict[str, Any]], Fault]
 
@@ -65,6 +63,23 @@ def coin(body: dict[str, Any]) -> str:
     text = json.dumps([body["messages"], body.get("seed"), body["temperature"]])
     even = hashlib.sha256(text.encode()).digest()[0] % 2
     return f"Action: {'open' if even else 'go'}"
+
+
+def hold_port() -> socket.socket:
+    """Bind a free port of the loopback interface, and listen nowhere.
+
+    Until the socket is closed, the system gives the port to nobody who asks for any free one, and
+    refuses connections to it; who names it and allows its reuse can serve there, again and again.
+
+    Returns:
+        The socket, whose `getsockname()[1]` is the port.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what Linux asks for
+    if hasattr(socket, "SO_REUSEPORT"):
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # what BSD asks for
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 @dataclass

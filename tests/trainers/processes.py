@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from eto_gym.testing.ports import hold_port
+from eto_gym.testing.fake_endpoint import hold_port
 
 ROOT = Path(__file__).parents[2]
 
