@@ -30,6 +30,30 @@ def test_every_row_is_a_method_with_settings_of_its_own(name: str) -> None:
         assert place == value
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("seed", "NAME=VALUE"),
+        ("sft.learning_rate=fast", "wrong kind"),
+        ("no_such=1", "no_such"),
+        ("env_options={task", "no YAML"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_line(
+    word: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert panel.main(["--out", str(tmp_path), "--set", word]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert says in told[0]
+
+
+def test_an_exponent_is_a_number() -> None:
+    assert panel._values(["dpo.learning_rate=5e-6", "model=1e"]) == {
+        "dpo.learning_rate": 5e-6, "model": "1e",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", PANEL)
 def test_a_budget_becomes_sizes_of_each_method(name: str) -> None:
     """Twice the budget is about twice the tasks, rounds or steps, and the tokens exactly."""

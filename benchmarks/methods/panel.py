@@ -42,8 +42,9 @@ from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.report import CONTROL
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.settings import loops
+from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.fields import build, fields_of, nested
-from eto_gym.trainers.settings.presets import PRESETS, preset_values
+from eto_gym.trainers.settings.presets import PRESETS, preset_values, read_yaml
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 
 SHARED = ("model", "base-play", "base", "experts", "sft", "control")
@@ -180,11 +181,14 @@ def _plans(args: argparse.Namespace, names: Sequence[str]) -> dict[tuple[int, st
     values = {**(TINY if args.size == "tiny" else {}), **given}
     if args.model:
         values["model"] = args.model
-    return {
-        (seed, name): settings_of(PANEL[name], env, args.preset, {**values, "seed": seed})
-        for seed in args.seeds
-        for name in names
-    }
+    try:
+        return {
+            (seed, name): settings_of(PANEL[name], env, args.preset, {**values, "seed": seed})
+            for seed in args.seeds
+            for name in names
+        }
+    except TypeError as err:  # compared with a number before its kind was looked at
+        raise SettingsError(f"a value of --set is of the wrong kind ({err})") from err
 
 
 def run_one(
@@ -360,11 +364,13 @@ def _joined(by_seed: Mapping[int, Outcome]) -> list[Trajectory]:
 
 
 def _values(words_: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
-    return {
-        name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in words_)
-    }
+    found = {}
+    for word in words_:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise SettingsError(f"--set wants NAME=VALUE, got {word!r}")
+        found[name] = read_yaml(value, f"--set {name}")
+    return found
 
 
 def _merge(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -219,6 +219,25 @@ def _shipped(path: Path) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML or JSON file holds."""
+    data = read_yaml(read_text(path), str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: expected settings by name, got {type(data).__name__}")
+    return data
+
+
+def read_yaml(text: str, origin: str) -> Any:
+    """Return what a text in YAML or JSON says; `1e-5` is a number.
+
+    Args:
+        text: The text.
+        origin: Where it is from, for errors.
+
+    Raises:
+        DataError: It is no YAML.
+        MissingDependencyError: The extra `train` is not installed.
+    """
     yaml = require("yaml", feature="settings files", extra="train")
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
@@ -227,17 +246,12 @@ def _load(path: Path) -> dict[str, Any]:
     number = re.compile(r"\A[-+]?\d+(?:\.\d*)?[eE][-+]?\d+\Z")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     try:
-        data = yaml.load(read_text(path), Loader)
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as err:
         mark = getattr(err, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
         problem = getattr(err, "problem", None) or " ".join(str(err).split())[:200]
-        raise DataError(f"{path}{line}: no YAML: {problem}") from err
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise DataError(f"{path}: expected settings by name, got {type(data).__name__}")
-    return data
+        raise DataError(f"{origin}{line}: no YAML: {problem}") from err
 
 
 def _for_env(value: Any, env_id: str) -> Any:

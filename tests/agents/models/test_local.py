@@ -397,6 +397,8 @@ def test_heads_that_share_keys_are_never_copied(
 ) -> None:
     from transformers.integrations import sdpa_attention
 
+    if FORCE_GQA not in Path(sdpa_attention.__file__).read_text("utf-8"):
+        pytest.skip("this transformers copies them in any case")
     monkeypatch.setenv(FORCE_GQA, "1")  # as it is where a model is loaded on a CPU
     folder = save_tiny(make_model("qwen3"), TOKENIZER, tmp_path / "model")
     loaded = LocalPolicy.from_pretrained(str(folder), device="cpu", dtype=dtype, max_new_tokens=4)
