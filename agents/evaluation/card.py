@@ -31,7 +31,7 @@ TOLD = ("policy", "model", "model_digest", "server", "seed", "eto_gym")
 """Facts that may differ: they are what is compared, or have no effect on what is played."""
 
 _SAMPLING = ("temperature", "top_p", "max_new_tokens", "stop", "context", "on_full", "extra_body")
-_TEMPLATE = ("chat_template", "template_kwargs", "date")
+_GIVEN = ("chat_template", "template_kwargs", "date", "dtype", "quantization")
 _SCRIPTED = ("expert", "player", "random")
 _MODEL_FILES = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt", ".gguf")
 _WHOLE = 1 << 26  # bytes of a file up to which all of it enters a model's digest
@@ -179,9 +179,9 @@ def _sampling(about: Mapping[str, Any], kind: str) -> dict[str, Any]:
         if name in _SAMPLING
     }
     asked = {name: about[name] for name in defaults if name in about}
-    # How the prompt is made of a conversation: told where it is not as the model's folder says.
-    template = {name: about[name] for name in _TEMPLATE if about.get(name)}
-    told = json.loads(json.dumps({**defaults, **asked, **template}))
+    # How the prompt is made of a conversation, and the weights: told where not as the folder says.
+    given = {name: about[name] for name in _GIVEN if about.get(name)}
+    told = json.loads(json.dumps({**defaults, **asked, **given}))
     if told.get("temperature") == 0:
         told.pop("top_p", None)  # greedy: it has no effect
     return dict(told)

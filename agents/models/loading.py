@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"
 """Environment variable by which transformers leaves heads that share keys to torch's attention."""
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Precisions of a model that plays; "auto" is that in which it was saved."""
+
 
 def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
     """Load a model, tokenizer or configuration without running code that comes with it.
@@ -147,7 +150,7 @@ def load_model(
         MissingDependencyError: A package for what was asked is not installed.
         UnknownNameError: No such dtype or quantization.
     """
-    check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_choice("dtype", dtype, DTYPES)
     check_choice("quantization", quantization, ("none", "4bit", "8bit"))
     require("transformers", feature="a local language model", extra="train")
     import torch

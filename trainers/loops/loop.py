@@ -31,7 +31,7 @@ from eto_gym.trainers.settings.world import ControlSettings, ExpertSettings, Wor
 
 S = TypeVar("S", bound=WorldSettings)
 
-_LIMITS = ("max_new_tokens", "max_context")
+_LIMITS = ("max_new_tokens", "max_context", "play_dtype")
 
 
 class Demonstrated(NamedTuple):
@@ -132,7 +132,9 @@ class Loop(ABC, Generic[S]):
         before = before if isinstance(before, dict) else {}
         first = before.get("first_limits")
         first = first if isinstance(first, dict) else before
-        first = {name: first.get(name, given[name]) for name in _LIMITS}
+        # Versions before had no play_dtype: what they played was as it was saved.
+        absent = {**given, "play_dtype": "auto"} if before else given
+        first = {name: first.get(name, absent[name]) for name in _LIMITS}
         other = {name: given[name] for name in _LIMITS if given[name] != first[name]}
         kept = {"first_limits": first} if other or "first_limits" in before else {}
         write_json(path, {**given, **kept})

@@ -242,4 +242,5 @@ class PlayStages:
             device=self.processes.device,
             template_kwargs=s.template_kwargs,
             chat_template=s.chat_template,
+            dtype=s.play_dtype,
         )

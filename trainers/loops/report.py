@@ -101,6 +101,7 @@ def _about(settings: WorldSettings, model: Stage) -> dict[str, Any]:
     dated = reads_clock(template_of(folder_of_model(model_of(model))))
     return {
         **({"template_kwargs": variables} if variables else {}),
+        **({"dtype": settings.play_dtype} if settings.play_dtype != "auto" else {}),
         # A model that was trained has its date in its template.
         **({"date": run_date()} if dated and "date_string" not in variables else {}),
         "env": resolve_env_id(settings.env),

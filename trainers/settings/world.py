@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
+from eto_gym.agents.models.loading import DTYPES
 from eto_gym.conversation import PromptStyle
 from eto_gym.errors import check_choice
 from eto_gym.history import FULL, STATE_VERSION, check_room
@@ -146,6 +147,13 @@ class WorldSettings(PlayerSettings):
     )
     max_new_tokens: int = option(256, "longest reply in tokens")
     max_context: int = option(4096, "longest conversation in tokens", paper="4096")
+    play_dtype: str = option(
+        "auto",
+        "precision in which the models of stages play in this process; 'auto': as they were saved, "
+        "which is float32 where all weights are trained. bfloat16 needs half the memory, and less "
+        "time where the processor has instructions for it. A model in training plays as it trains",
+        choices=DTYPES,
+    )
     slots: int = option(
         64, "episodes that are played at the same time, by each process that was launched"
     )
@@ -168,6 +176,12 @@ class WorldSettings(PlayerSettings):
         super().__post_init__()
         check_room(self.history, self.max_context or None)
         check_choice("feedback", self.feedback, get_args(Feedback))
+        check_choice("play_dtype", self.play_dtype, DTYPES)
+        if self.play_dtype != "auto" and self.play_kind != "local":
+            raise SettingsError(
+                "play_dtype is for play local: servers are told by their own arguments, as in "
+                "play_arguments '--dtype bfloat16'"
+            )
         for name, least in _LEAST.items():
             value = getattr(self, name, least)
             if value < least:

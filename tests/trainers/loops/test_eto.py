@@ -137,19 +137,39 @@ def test_other_limits_of_replies_are_other_episodes(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
-    for name in ("max_new_tokens", "max_context"):
-        longer = small_settings(max_steps=6, **{name: getattr(small_settings(), name) + 1})
-        report = ETOLoop(longer, folder).run()
+    limits = {"max_new_tokens": 7, "max_context": 2049, "play_dtype": "bfloat16"}
+    for name, value in limits.items():
+        other = small_settings(max_steps=6, **{name: value})
+        report = ETOLoop(other, folder).run()
         redone = {item["name"] for item in report["stages"] if not item["reused"]}
         assert redone >= {"eval-untrained", "eval-sft", "explore-1", "eval-control"}
         assert not redone & {"base-play", "base", "experts", "sft", "control"}
-        assert json.loads((folder / "config.json").read_text())[name] == getattr(longer, name)
+        assert json.loads((folder / "config.json").read_text())[name] == value
+        sampling = report["policies"][0]["card"]["sampling"]
+        assert sampling.get("dtype") == (value if name == "play_dtype" else None)
     report = ETOLoop(small_settings(max_steps=6), folder).run()
     assert all(item["reused"] for item in report["stages"])
     after = json.loads((folder / "config.json").read_text())
-    first = {"max_new_tokens": 6, "max_context": 2048}
+    first = {"max_new_tokens": 6, "max_context": 2048, "play_dtype": "auto"}
     assert after.pop("first_limits") == first
     assert after == json.loads(json.dumps(small_settings(max_steps=6).to_json()))
+
+
+def test_a_folder_of_before_was_played_as_saved(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["play_dtype"]
+    (folder / "config.json").write_text(json.dumps(config))
+    loop = ETOLoop(small_settings(max_steps=6, play_dtype="bfloat16"), folder)
+    assert loop._write_config() == {"play_dtype": "bfloat16"}
+
+
+def test_servers_are_told_their_precision_by_their_own_arguments() -> None:
+    with pytest.raises(SettingsError, match="--dtype bfloat16"):
+        small_settings(play="serve", play_dtype="bfloat16")
 
 
 def _run_until(folder: Path, victim: str | None) -> None:
