@@ -319,10 +319,19 @@ class _Server:
         )
 
 
-def _transformers(model: str) -> list[str]:
-    """Return the command of `transformers serve` in this environment."""
+def check_packages() -> None:
+    """Refuse an environment without what `transformers serve` imports.
+
+    Raises:
+        MissingDependencyError: A package is not installed.
+    """
     for package in ("openai", "fastapi", "uvicorn", "transformers"):
         require(package, feature="`transformers serve`", extra="serve")
+
+
+def _transformers(model: str) -> list[str]:
+    """Return the command of `transformers serve` in this environment."""
+    check_packages()
     if "@" in model and Path(model).exists():
         raise EtoGymError(
             f"`transformers serve` takes what follows the @ for a revision: rename {model}"
