@@ -11,7 +11,7 @@ from typing import Any
 
 from eto_gym.agents.models.model_names import folder_of_model
 from eto_gym.agents.models.room import check_prompt
-from eto_gym.agents.serving.servers import check_packages
+from eto_gym.agents.serving.transformers_command import check_packages
 from eto_gym.conversation import prompt_messages
 from eto_gym.env import TextEnv, text_env
 from eto_gym.errors import EtoGymError, require

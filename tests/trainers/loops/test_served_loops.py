@@ -202,7 +202,7 @@ def test_a_package_that_is_missing_is_told_before_anything_runs(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MissingDependencyError, match="'openai'.*pip install"):
+    with pytest.raises(MissingDependencyError, match=r"'openai'.*pip install"):
         train.main(["eto", "--env", CORRIDOR, "--data", "", *words, "--dry-run"])
 
 
