@@ -24,12 +24,19 @@ from eto_gym.trainers.loops.step_stage import BRANCHES, VALUES
 from eto_gym.trainers.settings import loops
 from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trajectories import TrajectoryStore
-from tests.agents.serving.test_serving import until
+from tests.agents.serving.test_serving import alive, folders, until  # noqa: F401
 from tests.toy import CORRIDOR
 from tests.trainers.loops.moments import Moment, watched
 from tests.trainers.loops.test_every_loop import small
-from tests.trainers.loops.test_players import own_server
-from tests.trainers.processes import die, fork_one
+from tests.trainers.loops.test_players import (
+    EXPLORE,
+    model_stage,
+    own_server,
+    play_in,
+    said,
+    stored,
+)
+from tests.trainers.processes import descendants, die, fork_one
 
 pytest.importorskip("torch")
 pytest.importorskip("openai")
@@ -245,6 +252,46 @@ def test_kill_9_at_every_moment_of_a_loop(method: str, tmp_path: Path) -> None:
     assert fork_one(_run_until, method, killed, None) == 0
     assert not processes_of(killed / "log")
     _assert_same(whole / "run", killed / "run")
+
+
+def _explore_and_die(folder: Path, adapter: Path) -> None:
+    def see(moment: Moment) -> None:
+        if moment == Moment("explore-1", "stored"):
+            (folder / "pids").write_text(json.dumps(descendants(os.getpid())))
+            die()
+
+    with watched(see):
+        _explore(folder / "run", adapter)
+
+
+def _explore(folder: Path, adapter: Path) -> list[Any]:
+    options = {"play": "serve", "play_arguments": "--device cpu", "play_timeout": 250.0}
+    play = play_in(folder, **options, slots=2)
+    stage = play.explore("explore-1", model_stage(play, adapter), EXPLORE, tasks=4)
+    return said(stored(stage))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are read in /proc")
+def test_kill_9_leaves_no_transformers_serve(
+    folders: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    for package in ("fastapi", "uvicorn"):
+        pytest.importorskip(package)
+    assert fork_one(_explore_and_die, tmp_path, folders[1]) == -signal.SIGKILL
+    pids = json.loads((tmp_path / "pids").read_text())
+    assert len(pids) >= 2, "the server and its watcher"
+    assert until(lambda: not any(map(alive, pids)))
+    (path,) = tmp_path.glob(f"run/stages/explore-1-*/{TRAJECTORIES}")
+    kept = said(TrajectoryStore(path).load())
+    assert 0 < len(kept) < 4
+    whole = _explore(tmp_path / "run", folders[1])
+    assert all(episode in whole for episode in kept), "what was stored was not played again"
+    local = play_in(tmp_path / "local")
+    stage = local.explore("explore-1", model_stage(local, folders[1]), EXPLORE, tasks=4)
+    assert whole == said(stored(stage))
 
 
 def _assert_servers_only_play(moments: dict[Moment, int]) -> None:
