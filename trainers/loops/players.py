@@ -129,6 +129,7 @@ class Players:
         self._processes = processes
         self._scratch = folder / "served"
         self._told = ""  # what the hook was told last
+        self._warned = False
         self._kept: KeptServers | None = None
         here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
         if self._kind == "serve" and here < processes.count:
@@ -296,7 +297,13 @@ class Players:
             ": a play_hook has the servers take the weights of each stage, and play_model says by "
             "which name they are asked for them"
         )
-        await_model(s.play_urls, name, timeout=s.play_timeout, remedy=remedy)
+        lists = await_model(s.play_urls, name, timeout=s.play_timeout, remedy=remedy)
+        if lists and not s.play_hook and not self._warned:
+            self._warned = True
+            logger.warning(
+                "no play_hook tells the servers of new weights: the run ends after a training, "
+                "until you have them serve what it made and start the same command again"
+            )
         return Served(s.play_urls, name, settled=False)
 
 

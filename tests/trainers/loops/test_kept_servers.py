@@ -20,6 +20,7 @@ from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
+from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from tests.agents.serving.test_serving import alive, folders, until  # noqa: F401
 from tests.trainers.loops.test_players import (
     EXPLORE,
@@ -117,6 +118,37 @@ def test_a_server_that_died_meanwhile_takes_the_adapter_when_it_is_back(
     assert [(what, name) for pid, what, name in swaps(log) if pid == anew] == [
         ("load", "explore-1")
     ]
+
+
+def test_a_server_that_dies_within_a_stage_ends_the_run_and_the_stage_goes_on(
+    folders: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = {**KEPT, "servers": 1, "slots": 1}
+    play = play_in(tmp_path / "run", play_command=own_server(log), **alone)
+    start = model_stage(play, folders[1])
+    add = TrajectoryStore.add
+
+    def add_and_kill(self: TrajectoryStore, trajectory: PlayedTrajectory) -> None:
+        add(self, trajectory)
+        if len(started(log)) == 1:
+            os.kill(started(log)[0][0], signal.SIGKILL)
+
+    monkeypatch.setattr(TrajectoryStore, "add", add_and_kill)
+    with pytest.raises(EtoGymError, match="no such model"):
+        play.explore("explore-1", start, EXPLORE, tasks=4)
+    play.close()
+    monkeypatch.undo()
+    (path,) = tmp_path.glob(f"run/stages/explore-1-*/{TRAJECTORIES}")
+    kept = TrajectoryStore(path).load()
+    assert 0 < len(kept) < 4
+    again = play_in(tmp_path / "run", play_command=own_server(log), **alone)
+    after = stored(again.explore("explore-1", model_stage(again, folders[1]), EXPLORE, tasks=4))
+    again.close()
+    assert [t.error for t in after] == [None] * 4
+    assert all(t in after for t in kept)
 
 
 def test_whole_models_start_servers_anew(

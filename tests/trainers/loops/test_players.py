@@ -173,6 +173,20 @@ def test_an_endpoint_that_serves_something_else_is_refused(
         play.evaluate("it", "it", model_stage(play, model))
 
 
+def test_servers_that_nobody_tells_of_new_weights_are_warned_of_before_any_training(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeEndpoint(models=[str(model)]) as fake:
+        play = play_in(tmp_path / "run", play=f"endpoint:{fake.url}")
+        play.evaluate("it", "it", model_stage(play, model))
+        play.explore("explore-1", model_stage(play, model), EXPLORE, tasks=4)
+        fake.models = None
+        blind = play_in(tmp_path / "blind", play=f"endpoint:{fake.url}")
+        blind.evaluate("it", "it", model_stage(blind, model))
+    warned = [r.getMessage() for r in caplog.records if "no play_hook" in r.getMessage()]
+    assert len(warned) == 1, "once, and not where servers may load what they are asked for"
+
+
 def test_a_hook_that_fails_says_why(endpoint: FakeEndpoint, model: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     for hook, seconds, words in (
