@@ -21,15 +21,16 @@ def swap_adapter(base_url: str, name: str, folder: str, *, old: str = "", timeou
         base_url: The server's base URL, which ends in `/v1`.
         name: What the adapter is to be asked for by.
         folder: Where it lies, as the server sees it.
-        old: Name of the one that is not needed any more; "" for none.
+        old: Name of the one that is not needed any more, which may be the same; "" for none.
         timeout: Seconds for each request.
 
     Raises:
         EtoGymError: The server takes no adapters while it runs, or not this one.
     """
     listed = _models(base_url, timeout)
-    if old and old != name and old in listed:
+    if old in listed:
         _ask(f"{base_url}/unload_lora_adapter", {"lora_name": old}, timeout)
+        listed.remove(old)
     if name not in listed:
         told = {"lora_name": name, "lora_path": folder}
         _ask(f"{base_url}/load_lora_adapter", told, timeout)

@@ -1,7 +1,8 @@
 """Where the model of a stage plays: in this process, behind servers of this run, or of others.
 
 What is played is the same: the episodes, their records and the names of the stages do not tell
-where. Servers start when a stage has something to play, and are gone when it has played.
+where. Servers start when a stage has something to play, and are gone when it has played, unless
+they are kept for the next one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from eto_gym.trajectories import Trajectory
 
 if TYPE_CHECKING:
     from eto_gym.agents.serving import ModelServers
-    from eto_gym.trainers.loops.kept_servers import KeptServers
+    from eto_gym.agents.serving.kept import KeptServers
 
 logger = logging.getLogger(__name__)
 
@@ -202,8 +203,8 @@ class Players:
         Raises:
             EtoGymError: The adapter has an embedding of its own, which no server loads as it runs.
         """
+        from eto_gym.agents.serving.kept import KeptServers
         from eto_gym.agents.serving.running_adapters import ALLOW
-        from eto_gym.trainers.loops.kept_servers import KeptServers
 
         weights = resolve_model(policy.model)
         adapter = is_adapter(weights)

@@ -100,6 +100,20 @@ def test_one_start_serves_the_base_and_every_adapter_on_it(
     assert again.path.name == explored.path.name
 
 
+def test_other_weights_of_the_same_name_are_loaded_in_place_of_those_before(
+    folders: tuple[Path, Path],  # noqa: F811
+    play: PlayStages,
+    log: Path,
+    tmp_path: Path,
+) -> None:
+    _, adapter = folders
+    for stage in stages_of(play, adapter, adapter, copied(adapter, tmp_path / "later")):
+        play.evaluate("SFT", "sft", stage)
+    one = started(log)[0][0]
+    told = [(what, name) for pid, what, name in swaps(log) if pid == one]
+    assert told == [("load", "eval-sft"), ("unload", "eval-sft"), ("load", "eval-sft")]
+
+
 def test_a_server_that_died_meanwhile_takes_the_adapter_when_it_is_back(
     folders: tuple[Path, Path],  # noqa: F811
     play: PlayStages,

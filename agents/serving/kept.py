@@ -1,4 +1,4 @@
-"""Servers that stay from one stage to the next: they hold a base, and take each stage's adapter."""
+"""Servers that stay while the adapters on their base come and go."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class KeptServers:
         self._stack = contextlib.ExitStack()
         self._key: Hashable = None
         self._servers: ModelServers | None = None
-        self._adapter = ""  # its name; "" for none
+        self._adapter = ("", "")  # its name and folder
 
     def serving(self, key: Hashable, make: Callable[[], ModelServers]) -> ModelServers:
         """Return servers of a base, ready: those that run, if it is theirs.
@@ -55,12 +55,13 @@ class KeptServers:
             EtoGymError: One refuses.
         """
         assert self._servers is not None, "there are servers"
+        old = "" if self._adapter == (name, folder) else self._adapter[0]
         for url in self._servers.base_urls:
-            swap_adapter(url, name, folder, old=self._adapter, timeout=self._timeout)
-        self._adapter = name
+            swap_adapter(url, name, folder, old=old, timeout=self._timeout)
+        self._adapter = (name, folder)
         logger.info("%s is loaded into the servers that run", name)
 
     def close(self) -> None:
         """Stop the servers, if there are any."""
         self._stack.close()
-        self._servers, self._key, self._adapter = None, None, ""
+        self._servers, self._key, self._adapter = None, None, ("", "")
