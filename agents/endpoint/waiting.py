@@ -31,15 +31,15 @@ def await_model(
 
     A server that lists none is believed: whether it serves the model shows at the first request.
 
-    Returns:
-        Whether any of them lists its models, and so serves nothing else.
-
     Args:
         base_urls: The servers.
         model: Name of the model at the servers.
         timeout: Seconds until all must answer.
         remedy: What to do where a server serves something else; ends the message.
         api_key_env: Environment variable that holds the API key.
+
+    Returns:
+        Whether any of them lists its models, and so serves nothing else.
 
     Raises:
         EtoGymError: One does not answer in time, or lists other models.
