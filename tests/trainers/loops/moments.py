@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from eto_gym.agents.rollout.spec import RolloutSpec
+from eto_gym.files import write_digests
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.run_folder import RunFolder
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
@@ -60,12 +61,8 @@ def watched(see: Callable[[Moment], object]) -> Iterator[None]:
                 see(Moment(running[-1], "served"))
             yield ready
 
-    from eto_gym.trainers.run import callbacks  # not before torch is known to be there
-
-    write = callbacks.write_digests
-
     def written(path: Path, **options: Any) -> None:
-        write(path, **options)
+        write_digests(path, **options)
         if path.parent.name.startswith("checkpoint-"):
             see(Moment(running[-1], "checkpoint"))
 
@@ -74,7 +71,7 @@ def watched(see: Callable[[Moment], object]) -> Iterator[None]:
         patch.setattr(RunFolder, "_finish", staticmethod(finished))
         patch.setattr(TrajectoryStore, "add", stored)
         patch.setattr(PlayStages, "playing", served)
-        patch.setattr(callbacks, "write_digests", written)
+        patch.setattr("eto_gym.trainers.run.callbacks.write_digests", written)
         yield
 
 

@@ -211,7 +211,8 @@ def test_a_loop_of_adapters_is_the_same_with_servers_that_stay(
     tiny: Path, tmp_path: Path, log: Path
 ) -> None:
     pytest.importorskip("peft")
-    short = {"max_length": 512, "batch_size": 2, "micro_batch_size": 2, "max_steps": 1, "lora_r": 2}
+    sizes = {"batch_size": 2, "micro_batch_size": 2, "max_steps": 1, "lora_r": 2}
+    short: dict[str, Any] = {"max_length": 512, **sizes}
     values = settings(
         model=str(tiny),
         play_command=own_server(log),

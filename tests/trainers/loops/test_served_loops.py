@@ -60,10 +60,12 @@ PLAY_ASIDE = [method for method in train.LOOPS if takes_servers(method)]
 def settings(method: str, **changes: Any) -> Any:
     """Return small settings of a method, in which every training leaves several checkpoints."""
     whole = small(method, CORRIDOR)
+    steps: dict[str, Any] = {
+        "max_steps": 2, "batch_size": 2, "micro_batch_size": 2, "save_every": 1,
+    }  # fmt: skip
     for item in dataclasses.fields(whole):
         part = getattr(whole, item.name)
         if isinstance(part, TrainSettings):
-            steps = {"max_steps": 2, "batch_size": 2, "micro_batch_size": 2, "save_every": 1}
             changes[item.name] = dataclasses.replace(part, **steps)
     if method == "early-experience":
         changes["experience"] = dataclasses.replace(whole.experience, source="start")
