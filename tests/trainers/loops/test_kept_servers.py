@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ from tests.trainers.loops.test_players import (
 from tests.trainers.processes import die, fork_one
 
 KEPT: dict[str, Any] = {"keep_servers": True, "play_arguments": "--enable-lora", "servers": 2}
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a killed run leaves in the system's temporary folder among the test's files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture

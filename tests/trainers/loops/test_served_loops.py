@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from eto_gym.cli import train
 from eto_gym.errors import EtoGymError, MissingDependencyError
 from eto_gym.files import DIGESTS_FILE
 from eto_gym.testing.fake_endpoint import FakeEndpoint
+from eto_gym.trainers.data.experience import QUESTION
 from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.loops.step_stage import BRANCHES, VALUES
@@ -69,7 +71,7 @@ def settings(method: str, **changes: Any) -> Any:
             changes[item.name] = dataclasses.replace(part, **steps)
     if method == "early-experience":
         changes["experience"] = dataclasses.replace(whole.experience, source="start")
-    return dataclasses.replace(whole, play_timeout=60.0, **changes)
+    return dataclasses.replace(whole, play_timeout=300.0, **changes)
 
 
 def served(method: str, log: Path) -> Any:
@@ -94,6 +96,12 @@ def processes_of(log: Path) -> list[int]:
         if folder.name.isdecimal() and os.fsencode(log) in words:
             found.append(int(folder.name))
     return found
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a killed run leaves in the system's temporary folder among the test's files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 # --- each method plays there, or refuses ----------------------------------------------------------
@@ -153,6 +161,8 @@ def _said(run: Path) -> tuple[dict[str, set[str]], set[str]]:
         files = [stage / file for file in (TRAJECTORIES, BRANCHES, VALUES)]
         for t in (t for file in files if file.exists() for t in TrajectoryStore(file).load()):
             said = {message.content for message in t.messages if message.train}
+            if t.messages[-2].content == QUESTION:  # trained on is what the action led to
+                said = {t.messages[-3].content}
             if t.policy == name:
                 played.setdefault(name, set()).update(said)
             elif t.policy == "expert":
