@@ -26,7 +26,7 @@ def await_model(
     timeout: float,
     remedy: str = "",
     api_key_env: str = "OPENAI_API_KEY",
-) -> None:
+) -> bool:
     """Wait until all servers answer and, where they list their models, list this one.
 
     A server that lists none is believed: whether it serves the model shows at the first request.
@@ -38,43 +38,49 @@ def await_model(
         remedy: What to do where a server serves something else; ends the message.
         api_key_env: Environment variable that holds the API key.
 
+    Returns:
+        Whether any of them lists its models, and so serves nothing else.
+
     Raises:
         EtoGymError: One does not answer in time, or lists other models.
     """
     key = os.environ.get(api_key_env, "").strip() or "none"
     loop = LoopThread("eto-gym-waiting")
     try:
-        loop.run(_await_all(read_addresses(base_urls), model, timeout, remedy, key))
+        return loop.run(_await_all(read_addresses(base_urls), model, timeout, remedy, key))
     finally:
         loop.close()
 
 
 async def _await_all(
     addresses: Sequence[Address], model: str, timeout: float, remedy: str, key: str
-) -> None:
+) -> bool:
+    lists = False
     deadline = asyncio.get_running_loop().time() + timeout
     for address in addresses:
         wait = max(1.0, min(timeout, 30.0))
         client = EndpointClient(address, api_key=key, timeout=wait, dialect="auto")
         try:
-            await _await(client, model, timeout, deadline, remedy)
+            lists |= await _await(client, model, timeout, deadline, remedy)
         finally:
             await client.close()
+    return lists
 
 
 async def _await(
     client: EndpointClient, model: str, timeout: float, deadline: float, remedy: str
-) -> None:
+) -> bool:
+    """Return whether the server lists its models."""
     while True:
         try:
             await client.learn_dialect()
             if client.dialect == "transformers":
-                return  # it lists nothing, and loads what it is asked for
+                return False  # it lists nothing, and loads what it is asked for
             names = await client.models()
         except FaultError as err:
             if not err.fault.retriable:
                 logger.debug("%s does not list its models: %s", client.url, err.fault.detail)
-                return
+                return False
             if asyncio.get_running_loop().time() > deadline:
                 raise EtoGymError(
                     f"no answer from {client.url} within {timeout:g} s: {err.fault.detail}"
@@ -84,4 +90,4 @@ async def _await(
         if model not in names:
             shown = ", ".join(map(repr, names[:8])) or "nothing"
             raise EtoGymError(f"{client.url} serves {shown}, and not {model!r}{remedy}")
-        return
+        return True

@@ -19,23 +19,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from eto_gym.agents.models.adapters import (
-    base_of,
-    base_with_weights,
-    is_adapter,
-    link_whole,
-)
-from eto_gym.agents.models.loading import embedding_rows, load_tokenizer
+from eto_gym.agents.models.adapters import base_of, is_adapter, link_whole
 from eto_gym.agents.models.model_names import resolve_model
-from eto_gym.agents.models.sizes import adapter_rows, check_vocabulary
 from eto_gym.agents.serving.templated import link_with_template, settled
+from eto_gym.agents.serving.transformers_command import check_served, transformers_command
 from eto_gym.command_lines import fill, split_server_command
-from eto_gym.errors import DataError, EtoGymError, require
+from eto_gym.errors import EtoGymError, require
 
 logger = logging.getLogger(__name__)
 
 _WATCHER = Path(__file__).with_name("watcher.py")
-_TRANSFORMERS = Path(__file__).with_name("transformers_server.py")
 _GRACE = 5.0
 """Seconds between asking a server to end and ending it."""
 _RESTARTS = 3
@@ -73,6 +66,7 @@ class ModelServers:
         command: str | None = None,
         arguments: Sequence[str] = (),
         gpus: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None,
         startup_timeout: float = 900.0,
         log_folder: str | Path | None = None,
         chat_template: str = "",
@@ -92,6 +86,7 @@ class ModelServers:
             arguments: More arguments for the command ("--dtype", "bfloat16").
             gpus: What the workers get as `CUDA_VISIBLE_DEVICES`, in turn ("0", "1", or "0,1" for
                 one worker on two). None leaves the variable as it is.
+            environment: Further variables of the workers' environment.
             startup_timeout: Seconds until all must answer; large models load for minutes.
             log_folder: Where the processes' output is kept, `server-0.log` and so on. None keeps
                 it in a temporary folder until the context is left.
@@ -130,8 +125,8 @@ class ModelServers:
         # Of a folder of links the model's own name does not matter.
         linked = self._adapter is not None or self._template is not None
         if command is None:
-            self._command = _transformers("" if linked else model)
-            _check(model)
+            self._command = transformers_command("" if linked else model)
+            check_served(model)
         else:
             self._command = split_server_command(command)
         self._command += arguments
@@ -140,6 +135,7 @@ class ModelServers:
         self._startup_timeout = startup_timeout
         self._kept_logs = None if log_folder is None else Path(log_folder)
         self._gpus = None if gpus is None else list(gpus)
+        self._environment = dict(environment or {})
         self._count = workers
         self._workers: list[_Server] = []
         self._stopping = threading.Event()
@@ -199,7 +195,7 @@ class ModelServers:
         return fill(self._command, values)
 
     def _env(self, index: int) -> dict[str, str]:
-        env = dict(os.environ)
+        env = {**os.environ, **self._environment}
         # The servers share the cores; numeric libraries read this when they are first imported.
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self._count)))
         env.setdefault("PYTHONUNBUFFERED", "1")  # so that the log tells why a server died
@@ -229,6 +225,20 @@ class ModelServers:
                     f"the log ends:\n{worker.tail()}"
                 )
             time.sleep(_POLL)
+
+    def await_all(self) -> None:
+        """Wait until all answer again, also one that has died since and is started anew.
+
+        Raises:
+            EtoGymError: One is gone for good, or the time of a start is up.
+        """
+        deadline = time.monotonic() + self._startup_timeout
+        for worker in self._workers:
+            while not (worker.alive and _answers(self._netloc(worker.port))):
+                gone = not worker.alive and worker.starts > _RESTARTS
+                if gone or time.monotonic() > deadline:
+                    raise EtoGymError(self.failure or worker.story())
+                time.sleep(_POLL)
 
     # --- running and stopping --------------------------------------------------------------------
 
@@ -317,36 +327,6 @@ class _Server:
             f"the server on port {self.port} ended with status {status}: "
             f"{shlex.join(self.command)}\nIts log ends:\n{self.tail()}"
         )
-
-
-def _transformers(model: str) -> list[str]:
-    """Return the command of `transformers serve` in this environment."""
-    for package in ("openai", "fastapi", "uvicorn", "transformers"):
-        require(package, feature="`transformers serve`", extra="serve")
-    if "@" in model and Path(model).exists():
-        raise EtoGymError(
-            f"`transformers serve` takes what follows the @ for a revision: rename {model}"
-        )
-    # -P: not this folder's modules in place of the environment's.
-    program = [sys.executable, "-P", str(_TRANSFORMERS)]
-    return [*program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
-
-
-def _check(model: str) -> None:
-    """Refuse a model whose server would start, and then fail at every request.
-
-    Raises:
-        DataError: Its tokenizer has tokens for which its embedding has no row; or it is an adapter
-            with an embedding of its own, which `transformers serve` cannot put on the base.
-    """
-    if is_adapter(model):
-        if adapter_rows(model) is not None:
-            raise DataError(
-                f"the adapter in {model} brings an embedding of its own, which `transformers serve`"
-                f" cannot load: make a whole model of it first, by `eto-gym merge {model} OUT`"
-            )
-        base_with_weights(model)  # tells what is missing, where its tokenizer would not
-    check_vocabulary(load_tokenizer(model), embedding_rows(model), model)
 
 
 def _free_ports(host: str, count: int) -> list[int]:

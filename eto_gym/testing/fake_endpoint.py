@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 Fault = str | None
@@ -97,6 +98,9 @@ class FakeEndpoint:
         usage: Token counts of every reply; None: some.
         delay: Seconds before each answer.
         openapi: How the server describes itself; None: not at all.
+        loras: Adapters that it was told to load, name -> folder, as vLLM is told at
+            `/v1/load_lora_adapter`; it then answers for its models and these alone. None: it has no
+            such address, and answers whatever it is asked for.
         keep: Keep what was asked, in `requests` and `headers`.
         at_once: Requests under way.
         most_at_once: The most that there were.
@@ -112,6 +116,7 @@ class FakeEndpoint:
     usage: dict[str, Any] | None = None
     delay: float = 0.0
     openapi: Any = None
+    loras: dict[str, str] | None = None
     keep: bool = True
     port: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -165,6 +170,25 @@ class FakeEndpoint:
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
         self._thread.join()
+
+    def swap(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
+        """Load or unload an adapter as vLLM does; return the status and the words of the answer."""
+        if self.loras is None:
+            return 404, '{"detail":"Not Found"}'
+        name, folder = body.get("lora_name"), body.get("lora_path")
+        if path.endswith("/unload_lora_adapter"):
+            if name not in self.loras:
+                return 404, f"The lora adapter '{name}' cannot be found."
+            del self.loras[name]
+            return 200, f"Success: LoRA adapter '{name}' removed successfully."
+        if not name or not folder:
+            return 400, "Both 'lora_name' and 'lora_path' must be provided."
+        if name in self.loras:
+            return 400, f"The lora adapter '{name}' has already been loaded."
+        if not Path(folder).is_dir():
+            return 404, f"Loading lora {name} failed: No adapter found for {folder}"
+        self.loras[name] = folder
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
 
     def completion(self, body: dict[str, Any]) -> bytes:
         """Return the body of a whole answer."""
@@ -230,7 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer what is asked before the first reply."""
         site = self.site
         if self.path == "/v1/models" and site.models is not None:
-            listed = {"object": "list", "data": [{"id": name} for name in site.models]}
+            names = [*site.models, *(site.loras or ())]
+            listed = {"object": "list", "data": [{"id": name} for name in names]}
             self.send(200, {}, json.dumps(listed).encode())
         elif self.path == "/openapi.json" and site.openapi is not None:
             self.send(200, {}, json.dumps(site.openapi).encode())
@@ -241,6 +266,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a conversation, or break."""
         site = self.site
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("load_lora_adapter"):
+            with site.lock:
+                status, words = site.swap(self.path, body)
+            self.send(status, {}, words.encode())
+            return
         with site.lock:
             if site.keep:
                 site.requests.append(body)
@@ -248,6 +278,8 @@ class _Handler(BaseHTTPRequestHandler):
             site.at_once += 1
             site.most_at_once = max(site.most_at_once, site.at_once)
             fault = site.choose(body)
+            if site.loras is not None and body["model"] not in [*(site.models or ()), *site.loras]:
+                fault = "no model"
         try:
             if site.delay:
                 time.sleep(site.delay)

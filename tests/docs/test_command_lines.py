@@ -98,6 +98,7 @@ def test_a_command_line_of_the_documentation_is_taken(
     # The package among the examples, as if it were installed.
     monkeypatch.syspath_prepend(ROOT / "docs/examples/maze")
     monkeypatch.setattr(registration, "plugin_ids", lambda: {"Maze-v0": "maze:Maze-v0"})
+    monkeypatch.setattr("shutil.which", lambda program: program)  # the reader's own programs
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         if words[0] == "train" and not _needs_a_download(words):

@@ -144,6 +144,15 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and theirs, as Linux tells them."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
 def speak_into(folder: Path) -> None:
     """Let all that this copy says go to the files `stdout` and `stderr`, as to a terminal.
 

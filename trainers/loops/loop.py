@@ -84,7 +84,7 @@ class Loop(ABC, Generic[S]):
         play.evaluated = []
         play.open()
         ended = None
-        with self._dated():
+        with self._dated(), contextlib.closing(play):
             try:
                 self._run_stages()
             except NothingToLearn as err:

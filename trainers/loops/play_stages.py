@@ -202,10 +202,15 @@ class PlayStages:
             ids = {split: tasks.shuffle(s.seed).ids for split, tasks in world.tasks.items()}
             return ids, world.lists_actions
 
+        self.processes.first(self._players.clear)
         # The first looks them up, for all: it may have to build what an environment reads.
         self._tasks, self.lists_actions = self.processes.first(look_up)
         if s.dev_tasks and s.dev_split == s.train_split:
             self._set_aside(s.dev_tasks)
+
+    def close(self) -> None:
+        """End what plays and was kept from stage to stage."""
+        self._players.close()
 
     def _set_aside(self, wanted: int) -> None:
         """Take the dev tasks from the end of the training split, a quarter of it at most."""

@@ -1,7 +1,8 @@
 """Where the model of a stage plays: in this process, behind servers of this run, or of others.
 
 What is played is the same: the episodes, their records and the names of the stages do not tell
-where. Servers start when a stage has something to play, and are gone when it has played.
+where. Servers start when a stage has something to play, and are gone when it has played, unless
+they are kept for the next one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eto_gym.agents.models.adapters import base_of, is_adapter
 from eto_gym.agents.models.model_names import folder_of_model, resolve_model
@@ -33,6 +34,10 @@ from eto_gym.errors import EtoGymError
 from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trainers.settings.playing import PlayerSettings
 from eto_gym.trajectories import Trajectory
+
+if TYPE_CHECKING:
+    from eto_gym.agents.serving import ModelServers
+    from eto_gym.agents.serving.kept import KeptServers
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +133,8 @@ class Players:
         self._processes = processes
         self._scratch = folder / "served"
         self._told = ""  # what the hook was told last
+        self._warned = False
+        self._kept: KeptServers | None = None
         here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
         if self._kind == "serve" and here < processes.count:
             raise EtoGymError(
@@ -152,7 +159,8 @@ class Players:
             return
         with contextlib.ExitStack() as stack:
             _free_accelerator()
-            open_servers = self._start if self._kind == "serve" else self._follow
+            own = self._keep if self._settings.keep_servers else self._start
+            open_servers = own if self._kind == "serve" else self._follow
             served = self._processes.first(lambda: open_servers(policy, stack))
             logger.info("%s plays behind %s", policy.name, ", ".join(served.urls))
             concurrency = max(1, spec.slots // spec.workers)
@@ -172,30 +180,86 @@ class Players:
                 "others"
             )
 
+    def clear(self) -> None:
+        """Remove what servers were given to load, also by a run that was killed."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop the servers that were kept from stage to stage."""
+        if self._kept is not None:
+            self._kept.close()
+
     # --- servers of this run ----------------------------------------------------------------------
 
     def _start(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
-        from eto_gym.agents.serving import ModelServers
-
-        s = self._settings
-        self._clear()
-        stack.callback(self._clear)
+        """Start servers for one stage."""
+        self.clear()
+        stack.callback(self.clear)
         weights = resolve_model(policy.model)
         whole, more, name = self._whole(weights, policy.name)
-        gpus = s.gpus.split() or None
-        servers = stack.enter_context(
-            ModelServers(
-                whole,
-                workers=s.servers or len(gpus or ("",)),
-                command=s.play_command or None,
-                arguments=[*shlex.split(s.play_arguments), *more],
-                gpus=gpus,
-                startup_timeout=s.play_timeout,
-                chat_template=_template(whole, weights, policy),
-                template_kwargs=policy.template_kwargs,
-            )
-        )
+        servers = stack.enter_context(self._servers(whole, weights, policy, more))
         return Served(servers.base_urls, name or servers.model, settled=True)
+
+    def _keep(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
+        """Have servers that run take the adapter of a stage; start them where none have its base.
+
+        Raises:
+            EtoGymError: The adapter has an embedding of its own, which no server loads as it runs.
+        """
+        from eto_gym.agents.serving.kept import KeptServers
+        from eto_gym.agents.serving.running_adapters import ALLOW
+
+        weights = resolve_model(policy.model)
+        adapter = is_adapter(weights)
+        if adapter and adapter_rows(weights) is not None:
+            raise EtoGymError(
+                f"the adapter in {weights} brings an embedding of its own, which no server takes "
+                "while it runs: drop keep_servers"
+            )
+        whole = base_of(weights) if adapter else weights
+        if self._kept is None:
+            self._kept = KeptServers(self._settings.play_timeout)
+        key = (str(Path(whole).resolve()), _template(whole, weights, policy))
+        servers = self._kept.serving(
+            key, lambda: self._servers(whole, weights, policy, environment=ALLOW)
+        )
+        if not adapter:
+            return Served(servers.base_urls, servers.model, settled=True)
+        self._kept.take(policy.name, str(Path(weights).resolve()))
+        return Served(servers.base_urls, policy.name, settled=True)
+
+    def _servers(
+        self,
+        whole: str,
+        weights: str,
+        policy: StagePolicy,
+        more: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> ModelServers:
+        """Return servers that are not started yet.
+
+        Args:
+            whole: What they load.
+            weights: What a local policy would load.
+            policy: The local policy.
+            more: Further arguments of their program.
+            environment: Further variables of their environment.
+        """
+        from eto_gym.agents.serving.servers import ModelServers
+
+        s = self._settings
+        gpus = s.gpus.split() or None
+        return ModelServers(
+            whole,
+            workers=s.servers or len(gpus or ("",)),
+            command=s.play_command or None,
+            arguments=[*shlex.split(s.play_arguments), *more],
+            gpus=gpus,
+            environment=environment,
+            startup_timeout=s.play_timeout,
+            chat_template=_template(whole, weights, policy),
+            template_kwargs=policy.template_kwargs,
+        )
 
     def _whole(self, model: str, stage: str) -> tuple[str, list[str], str]:
         """Return what to serve, further arguments, and the name to ask for ("": the served one)."""
@@ -214,9 +278,6 @@ class Players:
         with quiet_libraries():
             merge_adapter(model, merged)
         return str(merged), [], ""
-
-    def _clear(self) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     # --- servers of others ------------------------------------------------------------------------
 
@@ -240,7 +301,13 @@ class Players:
             ": a play_hook has the servers take the weights of each stage, and play_model says by "
             "which name they are asked for them"
         )
-        await_model(s.play_urls, name, timeout=s.play_timeout, remedy=remedy)
+        lists = await_model(s.play_urls, name, timeout=s.play_timeout, remedy=remedy)
+        if lists and not s.play_hook and not self._warned:
+            self._warned = True
+            logger.warning(
+                "no play_hook tells the servers of new weights: the run ends after a training, "
+                "until you have them serve what it made and start the same command again"
+            )
         return Served(s.play_urls, name, settled=False)
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eto_gym.agents.models.model_names import folder_of_model
 from eto_gym.agents.models.room import check_prompt
+from eto_gym.agents.serving.transformers_command import check_packages
 from eto_gym.conversation import prompt_messages
 from eto_gym.env import TextEnv, text_env
-from eto_gym.errors import EtoGymError
+from eto_gym.errors import EtoGymError, require
 from eto_gym.prompt import Message
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
 from eto_gym.trainers.settings.base import TrainSettings
+from eto_gym.trainers.settings.playing import PlayerSettings
 from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
 
 
@@ -41,8 +45,9 @@ def open_world(settings: WorldSettings) -> World:
     Raises:
         UnknownNameError: There is no such environment, split or argument of the environment.
         EtoGymError: The environment cannot be made, or lacks what the method needs; or the model's
-            conversations cannot be rendered, or have no room.
+            conversations cannot be rendered, or have no room; or servers cannot play.
     """
+    check_players(settings)
     splits = [settings.train_split, settings.eval_split]
     if settings.dev_tasks:
         splits.append(settings.dev_split)
@@ -58,6 +63,29 @@ def open_world(settings: WorldSettings) -> World:
         lists = lists and type(inner).player_reads_actions
     check_reading(settings, prompt_messages(prompt, settings.prompt_style))
     return World(tasks, lists)
+
+
+def check_players(settings: PlayerSettings) -> None:
+    """Refuse servers that could not be started, or asked, once it is their turn.
+
+    Raises:
+        MissingDependencyError: `transformers serve`, or the policy that asks servers, lacks a
+            package.
+        EtoGymError: The program of a command is not on this machine.
+    """
+    if settings.play_kind == "local":
+        return
+    if settings.play_kind == "serve" and not settings.play_command:
+        check_packages()
+    require("openai", feature="a policy that asks servers", extra="openai")
+    for name in ("play_command", "play_hook"):
+        command = getattr(settings, name)
+        program = shlex.split(command)[0] if command else ""
+        if program and "{" not in program and shutil.which(program) is None:
+            raise EtoGymError(
+                f"{name} starts with {program!r}, and there is no such program here: expected a "
+                "path to one that may be executed, or the name of one on the PATH"
+            )
 
 
 def _check_helpers(kind: type[TextEnv], settings: WorldSettings, *, lists_actions: bool) -> None:

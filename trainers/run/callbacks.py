@@ -338,8 +338,12 @@ class KeepBest(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
     ) -> None:
-        """Score the weights that training starts from."""
-        if not self.scores:
+        """Score the weights that training starts from, or goes on from at the end of an epoch.
+
+        A checkpoint of every so many steps is written before the epoch that ends with it is scored.
+        """
+        ended = not self._every and bool(state.epoch) and float(state.epoch).is_integer()
+        if not self.scores or ended:
             self._score(state, control, kw["model"])
 
     def on_step_end(

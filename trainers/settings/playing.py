@@ -10,7 +10,7 @@ from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.urls import read_addresses
 
 _ENDPOINT = "endpoint:"
-_OF_SERVERS = ("gpus", "servers", "play_arguments", "play_adapter")
+_OF_SERVERS = ("gpus", "servers", "play_arguments", "play_adapter", "keep_servers")
 _OF_ENDPOINTS = ("play_hook", "play_model")
 
 ADAPTER_PLACEHOLDERS = ("{adapter}", "{name}")
@@ -40,6 +40,12 @@ class PlayerSettings:
         "arguments by which the program of play_command serves an adapter on its base, which is "
         "then {model}: '--enable-lora --lora-modules {name}={adapter}'. Empty: the adapter is "
         "merged into a folder of its own first. `transformers serve` needs neither",
+    )
+    keep_servers: bool = option(
+        False,
+        "keep the servers of play_command from stage to stage, also while a model is trained: give "
+        "them gpus that training does not use. Each stage's adapter is loaded into them, as vLLM "
+        "does with --enable-lora in play_arguments; whole models start them anew",
     )
     play_hook: str = option(
         "",
@@ -119,6 +125,11 @@ class PlayerSettings:
                 )
         if self.play_command:
             split_server_command(self.play_command)
+        if self.keep_servers and (not self.play_command or self.play_adapter):
+            raise SettingsError(
+                "keep_servers loads adapters into servers that run, as vLLM does: expected a "
+                "play_command, and no play_adapter"
+            )
         if self.play_adapter:
             if not self.play_command:
                 raise SettingsError(

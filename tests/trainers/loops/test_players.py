@@ -173,13 +173,30 @@ def test_an_endpoint_that_serves_something_else_is_refused(
         play.evaluate("it", "it", model_stage(play, model))
 
 
+def test_servers_that_nobody_tells_of_new_weights_are_warned_of_before_any_training(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FakeEndpoint(models=[str(model)]) as fake:
+        play = play_in(tmp_path / "run", play=f"endpoint:{fake.url}")
+        play.evaluate("it", "it", model_stage(play, model))
+        play.explore("explore-1", model_stage(play, model), EXPLORE, tasks=4)
+        fake.models = None
+        blind = play_in(tmp_path / "blind", play=f"endpoint:{fake.url}")
+        blind.evaluate("it", "it", model_stage(blind, model))
+    warned = [r.getMessage() for r in caplog.records if "no play_hook" in r.getMessage()]
+    assert len(warned) == 1, "once, and not where servers may load what they are asked for"
+
+
 def test_a_hook_that_fails_says_why(endpoint: FakeEndpoint, model: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
     for hook, seconds, words in (
         ("sh -c 'echo no such weights; exit 3' {model}", 60, r"status 3: .*\n.*\nno such weights"),
         ("sh -c 'sleep 9' {model}", 0.2, "took more than 0.2 s"),
-        ("/no/such/program {model}", 60, "cannot run the play_hook '/no/such/program': No such"),
+        (f"{gone} {{model}}", 60, f"cannot run the play_hook '{gone}': No such"),
     ):
+        gone.touch(mode=0o755)
         play = play_in(tmp_path / "run", **followed(endpoint, hook, play_timeout=seconds))
+        gone.unlink()
         with pytest.raises(EtoGymError, match=words):
             play.evaluate("it", "it", model_stage(play, model))
 
@@ -243,6 +260,13 @@ def test_a_server_that_does_not_come_up_tells_its_last_lines(model: Path, tmp_pa
     play = play_in(tmp_path / "run", play_command=command)
     with pytest.raises(EtoGymError, match=r"ended with status 1: .*\n.*\nout of memory"):
         play.evaluate("it", "it", model_stage(play, model))
+
+
+def test_what_a_killed_run_left_for_servers_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    (merged := tmp_path / "run/served/merged").mkdir(parents=True)
+    (merged / "model.safetensors").touch()
+    play_in(tmp_path / "run")
+    assert not merged.parent.exists()
 
 
 def test_servers_are_given_the_template_that_a_local_player_reads(

@@ -168,15 +168,18 @@ def test_other_settings_do_not_resume(make_play: Play, tiny: Path, tmp_path: Pat
     assert (tmp_path / "out" / "training.json").is_file()
 
 
-def _train_until_killed(make_play: Play, tiny: Path, output: Path) -> None:
+def _train_until_killed(make_play: Play, tiny: Path, output: Path, every: int) -> None:
     die_after_checkpoint("out.work", 4)
-    _run("dpo", make_play, tiny, output, every=1, on_evaluate=lambda step, model: float(step))
+    _run("dpo", make_play, tiny, output, every=every, on_evaluate=lambda step, model: float(step))
 
 
-def test_killed_process_resumes(make_play: Play, tiny: Path, tmp_path: Path) -> None:
-    """A real kill -9 in the middle of training."""
+@pytest.mark.parametrize(("every", "scored"), [(1, range(13)), (0, range(0, 13, 4))])
+def test_killed_process_resumes(
+    make_play: Play, tiny: Path, tmp_path: Path, every: int, scored: range
+) -> None:
+    """A real kill -9 in the middle of training, where an epoch ends whose score is still due."""
     output = tmp_path / "out"
-    assert fork_one(_train_until_killed, make_play, tiny, output) == -signal.SIGKILL
+    assert fork_one(_train_until_killed, make_play, tiny, output, every) == -signal.SIGKILL
     assert (tmp_path / "out.work" / "checkpoint-4" / "complete").exists()
     assert not output.exists()
     report = _run(
@@ -185,8 +188,8 @@ def test_killed_process_resumes(make_play: Play, tiny: Path, tmp_path: Path) -> 
         tiny,
         output,
         resume=True,
-        every=1,
+        every=every,
         on_evaluate=lambda step, model: float(step),
     )
     assert report.steps == 12
-    assert report.scores == [(n, float(n)) for n in range(13)]
+    assert report.scores == [(n, float(n)) for n in scored]
