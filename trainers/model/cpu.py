@@ -32,6 +32,6 @@ def return_freed_memory() -> None:
 def _malloc_trim() -> Callable[[int], int] | None:
     """Return glibc's function, or None where the process runs on another C library."""
     try:
-        return ctypes.CDLL(None).malloc_trim  # type: ignore[no-any-return]
+        return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library of that name
         return None
