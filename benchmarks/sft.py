@@ -77,6 +77,7 @@ class Job:
     checkpointing: bool
     precision: str
     seed: int
+    recompute_cheap: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--method", choices=METHODS, default="full", help="adapters of rank 16")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
+    parser.add_argument("--recompute-cheap", action="store_true", help="ours: not products")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the rows of the table")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -151,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         learning_rate=args.learning_rate,
                         method=args.method,
                         checkpointing=args.checkpointing,
+                        recompute_cheap=args.recompute_cheap,
                         precision=precision,
                         seed=args.seed,
                     )
@@ -260,6 +263,7 @@ def measure(job: Job, *, load: Callable[[Any], Any] | None = None) -> dict[str, 
         warmup_ratio=0,
         precision=job.precision,
         gradient_checkpointing=job.checkpointing,
+        recompute_cheap=job.recompute_cheap,
         optimizer="paged_adamw8bit" if job.method == "qlora" and cuda else "adamw",
         lora_r=0 if job.method == "full" else 16,
         qlora=job.method == "qlora",
