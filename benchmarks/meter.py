@@ -25,6 +25,7 @@ class Meter(TrainerCallback):
         self._clocks = 0.0, 0.0
         self._begun: float | None = None
         self._ends: list[float] = []
+        self._held = 0.0
 
     def loaded(self, model: Any) -> None:
         """Start the clocks; what loading took for a while counts apart from training."""
@@ -46,8 +47,10 @@ class Meter(TrainerCallback):
             self._begun = self._now()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Note when a step ends."""
+        """Note when a step ends, and what is held then."""
         self._ends.append(self._now())
+        if not self._cuda:
+            self._held = resident() - self._start
 
     def results(self, *, tokens: float) -> dict[str, Any]:
         """Return what was measured.
@@ -56,11 +59,12 @@ class Meter(TrainerCallback):
             tokens: Tokens of all rows, of all steps together.
 
         Returns:
-            Peaks in MB: "training_mb" from the loaded model on, "peak_mb" with loading. "wall_s"
-            and "cpu_s" from the loaded model to the trained one, and tokens per second of both;
-            "before_s", the part of "wall_s" before the first step; "steps_s", the seconds of every
-            step; "step_tokens_per_s", tokens per second of the median step, the first, which warms
-            up, left out where there are others.
+            Peaks in MB: "training_mb" from the loaded model on, "peak_mb" with loading. "held_mb":
+            resident after the last step on a CPU, 0 on a GPU. "wall_s" and "cpu_s" from the loaded
+            model to the trained one, and tokens per second of both; "before_s", the part of
+            "wall_s" before the first step; "steps_s", the seconds of every step;
+            "step_tokens_per_s", tokens per second of the median step, the first, which warms up,
+            left out where there are others.
         """
         wall, cpu = self._now() - self._clocks[0], time.process_time() - self._clocks[1]
         if self._cuda:
@@ -73,6 +77,7 @@ class Meter(TrainerCallback):
         return {
             "peak_mb": max(self._loading - self._start, training),
             "training_mb": training,
+            "held_mb": self._held,
             "cpu_s": cpu,
             "wall_s": wall,
             "before_s": begun - self._clocks[0],

@@ -3,6 +3,8 @@
     OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --prompts 500 1500
     OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --prompts 0 500 --own-prompts
     OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --data FILE --model FOLDER --batch 4
+    OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.sft --data FILE --model FOLDER --batch 4 \
+        --variants ours --precision fp32 bf16 --micro-batch 2 1
 
 Every variant runs in a process of its own, one after another. The model has random weights (see
 `eto_gym.benchmarks.random_models`), and all rows begin with one prompt, as the conversations of an
@@ -16,6 +18,8 @@ Variants:
     tree: ours with `share_prefix="on"`.
     ours: ours as it is by default.
 
+With several values of `--precision` or `--micro-batch` every variant runs with each.
+
 Options are equal on both sides: precision, optimizer (AdamW), learning rate, rows per pass, and no
 truncation. TRL draws its batches in another order: it has the same losses where all rows are in
 each optimizer step, which they are unless `--batch` says otherwise.
@@ -24,6 +28,8 @@ Columns:
     peak: largest resident memory from before the model is loaded until training ends, over the
         resident memory when all is imported, in MB.
     training: the same from when the model is loaded.
+    held: resident memory after the last step, over that when all is imported: what later stages of
+        the same process start from; 0 on a GPU.
     tok/CPU s: tokens of the rows, padding not counted, over the CPU time from the loaded model to
         the trained one; in the column tok/s, over wall time.
     loss: of the last step; diff: largest relative difference to the first variant over all steps.
@@ -49,6 +55,7 @@ from eto_gym.files import write_json
 
 VARIANTS = ("trl", "padded", "tree", "ours")
 METHODS = ("full", "lora", "qlora")
+PRECISIONS = ("fp32", "bf16")
 SHARING = {"padded": "off", "tree": "on", "ours": "auto"}
 
 Tokens = list[tuple[list[int], list[bool]]]
@@ -70,6 +77,7 @@ class Job:
     checkpointing: bool
     precision: str
     seed: int
+    recompute_cheap: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,11 +93,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--continuation", type=int, default=500, help="tokens after the prompt")
     parser.add_argument("--rows", type=int, default=8, help="of random tokens")
     parser.add_argument("--batch", type=int, help="rows per optimizer step; default: all")
-    parser.add_argument("--micro-batch", type=int, default=4, help="rows per pass")
+    parser.add_argument("--micro-batch", type=int, nargs="+", default=[4], help="rows per pass")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32"])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--method", choices=METHODS, default="full", help="adapters of rank 16")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
+    parser.add_argument("--recompute-cheap", action="store_true", help="ours: not products")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the rows of the table")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -138,15 +148,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                         model=str(model),
                         rows=str(file),
                         batch=args.batch or len(rows),
-                        micro_batch=args.micro_batch,
+                        micro_batch=micro_batch,
                         steps=args.steps,
                         learning_rate=args.learning_rate,
                         method=args.method,
                         checkpointing=args.checkpointing,
-                        precision="fp32",
+                        recompute_cheap=args.recompute_cheap,
+                        precision=precision,
                         seed=args.seed,
                     )
                 )
+                for precision in args.precision
+                for micro_batch in args.micro_batch
                 for variant in args.variants
             ]
             show(group)
@@ -165,7 +178,8 @@ def run(job: Job) -> dict[str, Any]:
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the variants of one setting, each beside the ratios of the last one to it."""
     print(
-        f"{'variant':<9}{'peak MB':>8}{'training':>9}{'CPU s':>8}{'wall s':>8}{'tok/CPU s':>10}"
+        f"{'variant':<9}{'':<5}{'pass':>5}{'peak MB':>8}{'training':>9}{'held':>6}"
+        f"{'CPU s':>8}{'wall s':>8}{'tok/CPU s':>10}"
         f"{'tok/s':>8}{'loss':>10}{'diff':>9}{'last: peak':>11}{'tok/CPU s':>10}  share_prefix"
     )
     for row in rows:
@@ -175,7 +189,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         peak = rows[-1]["peak_mb"] / row["peak_mb"]
         speed = rows[-1]["tokens_per_cpu_s"] / row["tokens_per_cpu_s"]
         print(
-            f"{row['variant']:<9}{row['peak_mb']:>8.0f}{row['training_mb']:>9.0f}"
+            f"{row['variant']:<9}{row['precision']:<5}{row['micro_batch']:>5}"
+            f"{row['peak_mb']:>8.0f}{row['training_mb']:>9.0f}{row['held_mb']:>6.0f}"
             f"{row['cpu_s']:>8.1f}{row['wall_s']:>8.1f}{row['tokens_per_cpu_s']:>10.0f}"
             f"{row['tokens_per_s']:>8.0f}{row['losses'][-1]:>10.6f}{row['difference']:>9.1e}"
             f"{peak:>10.2f}x{speed:>9.2f}x  {row['share_prefix']}",
@@ -248,6 +263,7 @@ def measure(job: Job, *, load: Callable[[Any], Any] | None = None) -> dict[str, 
         warmup_ratio=0,
         precision=job.precision,
         gradient_checkpointing=job.checkpointing,
+        recompute_cheap=job.recompute_cheap,
         optimizer="paged_adamw8bit" if job.method == "qlora" and cuda else "adamw",
         lora_r=0 if job.method == "full" else 16,
         qlora=job.method == "qlora",

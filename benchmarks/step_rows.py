@@ -166,11 +166,12 @@ def measure_group(job: dict[str, Any]) -> dict[str, Any]:
         clocks = time.perf_counter(), time.process_time()
         trainer.train()
         wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
-        peak = resident(peak=True)
+        held, peak = resident(), resident(peak=True)
     return {
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "peak_mb": peak - start,
         "training_mb": peak - start,
+        "held_mb": held - start,
         "cpu_s": cpu,
         "wall_s": wall,
         "tokens_per_cpu_s": trainer.tokens_seen / cpu,

@@ -20,6 +20,7 @@ from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.model.layout import choose_layout, lay_out, saving_of_trees
 from eto_gym.trainers.model.models import bare_model, with_adapters
 from eto_gym.trainers.model.offload import activations_of
+from eto_gym.trainers.model.recompute import recompute_cheap
 from eto_gym.trainers.model.scoring import install_scorer
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
@@ -112,6 +113,8 @@ class TurnSFTTrainer(base_trainer.BaseTrainer):
         model = with_adapters(model, settings)
         inner = bare_model(model)
         install_scorer(inner)
+        if settings.recompute_cheap:
+            recompute_cheap(inner)
         saving = None
         if settings.share_prefix == "auto":
             # The batches that one process would have, so that several decide alike.

@@ -148,8 +148,12 @@ def bare_model(model: Any) -> Any:
 def uses_bf16(settings: TrainSettings) -> bool:
     """Whether this machine trains in bf16 under these settings."""
     torch = require("torch", feature="training", extra="train")
-    if settings.precision != "auto":
+    if settings.precision in ("fp32", "bf16"):
         return settings.precision == "bf16"
+    if settings.precision == "hardware" and not torch.accelerator.is_available():
+        from eto_gym.trainers.model.cpu import multiplies_bf16
+
+        return multiplies_bf16()
     return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 

@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from eto_gym.errors import DataError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
 from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
+from eto_gym.trainers.model.cpu import return_freed_memory
 from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.model.sharding import check_precision, keep_precise, load_whole, whole_weights
@@ -75,6 +76,13 @@ class BaseTrainer(Trainer):
         if isinstance(data, torch.Tensor):
             return data.to(self.args.device)
         return super()._prepare_input(data)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Pass a micro-batch forward and back; on a CPU, give back what an optimizer batch held."""
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients and self.args.device.type == "cpu":
+            return_freed_memory()
+        return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Do not estimate: it costs time at every step, and nothing reads it."""

@@ -49,7 +49,7 @@ class TrainReport:
         warnings: Why a run was stopped early, in words.
         notes: What the method decided by itself. For SFT and DPO: "share_prefix" is "on" or "off",
             with the reason where that was not asked for. For DPO: "reference" is "computed" or
-            "cached".
+            "cached". With `precision="hardware"`: "precision" is "bf16" or "fp32".
     """
 
     output: str
@@ -150,7 +150,7 @@ def train(
         data=data,
         metrics=base_trainer.metrics_of(trainer.state),
         fingerprint=stamp,
-        notes=getattr(trainer, "notes", {}),
+        notes=getattr(trainer, "notes", {}) | _precision(settings),
     )
     settle(report, watchers, trainer.model, method)
     with faults.disk_errors(output, "the trained model"):
@@ -192,6 +192,15 @@ def settle(report: TrainReport, watchers: AttachedCallbacks, model: Any, method:
     report.final_loss = base_trainer.mean_of_last(report.metrics, "loss")
     if watchers.keeper is not None:
         report.best, report.scores = watchers.keeper.best, watchers.keeper.scores
+
+
+def _precision(settings: TrainSettings) -> dict[str, str]:
+    """Return the note of the precision that was computed in, where the machine decided it."""
+    from eto_gym.trainers.model.models import uses_bf16
+
+    if settings.precision != "hardware":
+        return {}
+    return {"precision": "bf16" if uses_bf16(settings) else "fp32"}
 
 
 def _chosen_tokens(rows: list[TokenRow] | list[TokenPair]) -> float:

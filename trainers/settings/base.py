@@ -125,8 +125,9 @@ class TrainSettings:
     seed: int = option(0, "seed of the order of the data, of dropout and of new adapters")
     precision: str = option(
         "auto",
-        "'auto': bf16 where a GPU supports it, else fp32; 'bf16' on a CPU is slow on most machines",
-        choices=("auto", "fp32", "bf16"),
+        "'auto': bf16 where a GPU supports it, else fp32; 'hardware': also where the CPU has "
+        "instructions for it (AVX-512 BF16, AMX), without which 'bf16' is slow there",
+        choices=("auto", "hardware", "fp32", "bf16"),
     )
     gradient_checkpointing: bool = option(
         False, "recompute activations in the backward pass: less memory, about 30% more time"

@@ -30,6 +30,18 @@ class SFTSettings(SharingSettings):
         paper="assistant",
         choices=("assistant", "all"),
     )
+    recompute_cheap: bool = option(
+        False,
+        "recompute norms, casts and activation functions in the backward pass, but no products: "
+        "saves less memory than gradient_checkpointing, and less time is lost",
+        added=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        super().__post_init__()
+        if self.recompute_cheap and self.gradient_checkpointing:
+            raise SettingsError("gradient_checkpointing recomputes all: leave out recompute_cheap")
 
 
 @dataclass(frozen=True, kw_only=True)

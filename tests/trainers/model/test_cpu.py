@@ -1,0 +1,100 @@
+"""What training does with the CPU it is on: which precision, and memory that it gives back."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eto_gym.trainers import SFTSettings, run_sft
+from eto_gym.trainers.run.training import TrainReport, Watch
+from eto_gym.trajectories import Trajectory
+
+torch = pytest.importorskip("torch")
+cpu = pytest.importorskip("eto_gym.trainers.model.cpu")
+base_trainer = pytest.importorskip("eto_gym.trainers.run.base_trainer")
+
+
+def has(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **capabilities})
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "bf16"),
+    [
+        ({}, False),
+        ({"avx512_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+    ],
+)
+def test_hardware_means_bf16_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], bf16: bool
+) -> None:
+    from eto_gym.trainers.model.models import uses_bf16
+
+    has(monkeypatch, **capabilities)
+    assert uses_bf16(SFTSettings(precision="hardware")) is bf16
+    assert not uses_bf16(SFTSettings(precision="fp32"))
+    assert not uses_bf16(SFTSettings(precision="auto"))  # for a GPU alone, as ever
+    assert uses_bf16(SFTSettings(precision="bf16"))
+
+
+def test_hardware_trains_as_the_precision_that_it_chose_and_reports_it(
+    tiny: Path,
+    make_play: Callable[..., Trajectory],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plays = [make_play(n, rounds=1 + n % 4) for n in range(4)]
+    returned: list[None] = []
+    monkeypatch.setattr(base_trainer, "return_freed_memory", lambda: returned.append(None))
+
+    def train(precision: str) -> TrainReport:
+        settings = SFTSettings(
+            learning_rate=3e-3, max_steps=2, batch_size=4, micro_batch_size=2, precision=precision
+        )
+        quiet = Watch(progress=False)
+        return run_sft(settings, plays, model=tiny, output=tmp_path / "out", watch=quiet)
+
+    losses = {name: [m["loss"] for m in train(name).metrics] for name in ("fp32", "bf16")}
+    assert losses["fp32"] == pytest.approx(losses["bf16"], rel=0.02)
+    assert losses["fp32"] != losses["bf16"]
+    assert len(returned) == 4  # once in each optimizer step, not in each of its two passes
+    for name, capable in (("bf16", True), ("fp32", False)):
+        has(monkeypatch, avx512_bf16=capable)
+        report = train("hardware")
+        assert report.notes["precision"] == name
+        assert [entry["loss"] for entry in report.metrics] == losses[name]
+    assert "precision" not in train("fp32").notes
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_is_returned_to_the_system() -> None:
+    """Between tensors that live on, freed ones are kept by glibc, until it is told."""
+    from eto_gym.benchmarks.meter import resident
+
+    size = 1 << 14  # bytes: small enough for glibc to take them from its heap
+    tensors = [torch.ones(size // 4) for _ in range(8000)]
+    live = tensors[::16]
+    del tensors
+    before = resident()
+    cpu.return_freed_memory()
+    freed = 8000 * 15 / 16 * size / 1e6
+    assert before - resident() > 0.5 * freed
+    assert all(bool((tensor == 1).all()) for tensor in live)
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        """musl's has no `malloc_trim`."""
+
+    cpu._malloc_trim.cache_clear()
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: Library())
+    try:
+        cpu.return_freed_memory()
+    finally:
+        cpu._malloc_trim.cache_clear()
