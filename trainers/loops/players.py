@@ -54,6 +54,7 @@ class StagePolicy:
         device: Where a local policy puts the model.
         template_kwargs: Variables of the chat template.
         chat_template: Replaces the model's own template; "" for none.
+        date: For templates that read the clock; "" for that of the process that builds the policy.
     """
 
     model: str
@@ -64,12 +65,14 @@ class StagePolicy:
     device: str
     template_kwargs: Mapping[str, Any]
     chat_template: str = ""
+    date: str = ""
 
     def __call__(self) -> Policy:
         """Build the local policy."""
         return local_policy(
             self.model,
             device=self.device,
+            date=self.date,
             **self._options(),
             **({"template_kwargs": self.template_kwargs} if self.template_kwargs else {}),
             **({"chat_template": self.chat_template} if self.chat_template else {}),
