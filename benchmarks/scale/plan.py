@@ -14,14 +14,16 @@ from eto_gym.benchmarks.scale.hosts import NETWORK
 CHECKOUT = Path(eto_gym.__file__).resolve().parents[1]
 PARTS = ("rollout", "policies", "head", "loop", "launch")
 HEAD = f"{NETWORK}.1"
-RAY_PORT, LAUNCH_PORT = 6379, 29500
+RAY_PORT, LISTEN_PORT, LAUNCH_PORT = 6379, 52369, 29500
 OBJECT_STORE_MB = 80
 
-# Ports of Ray's agents on each node. Where they are not given, a node waits 15 seconds for the agents
-# to say which they took, and dies: too little on a machine whose cores others use too.
-_AGENTS = (
+# All nodes are of one machine, whose cores others may use too, and must be up within 30 seconds. So
+# the ports of their agents are given, for which they need not wait then, and what copies the output
+# of their processes to the command is left out.
+_LIGHT = (
     *("--dashboard-agent-grpc-port", "52366", "--runtime-env-agent-port", "52367"),
-    *("--metrics-export-port", "52368", "--dashboard-agent-listen-port", "52369"),
+    *("--metrics-export-port", "52368", "--dashboard-agent-listen-port", str(LISTEN_PORT)),
+    *("--include-log-monitor", "false"),
 )
 
 
@@ -38,18 +40,16 @@ class Plan:
         slots: Conversations at the same time, over all workers.
         episodes: Of a rollout.
         memory_mb: Limit of each host's memory.
-        preset: Of the loops.
     """
 
     parts: tuple[str, ...] = PARTS
     out: Path = Path("runs/scale")
     hosts: int = 4
-    cpus: int = 2
-    workers: int = 6
+    cpus: int = 1
+    workers: int = 3
     slots: int = 512
-    episodes: int = 4000
+    episodes: int = 1024
     memory_mb: int = 4096
-    preset: str = "smoke"
 
 
 def read_plan(argv: Sequence[str] | None = None) -> Plan:
@@ -71,7 +71,6 @@ def read_plan(argv: Sequence[str] | None = None) -> Plan:
     }.items():
         value = getattr(default, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{told} ({value})")
-    parser.add_argument("--preset", default=default.preset, help="of the loops")
     args = parser.parse_args(argv)
     if not 4 <= args.hosts <= 32:
         parser.error(f"expected 4 to 32 hosts, as two of them fail, got {args.hosts}")
@@ -100,6 +99,14 @@ def environment() -> dict[str, str]:
     }
 
 
+# Every stage of the smoke preset with fewer and shorter episodes, and more of them explored.
+_SMALL = (
+    *("--base.tasks", "16", "--base.steps", "5", "--train-tasks", "16", "--eval-tasks", "6"),
+    *("--explore-tasks", "12", "--explore-samples", "4", "--max-steps", "6", "--dev-tasks", "0"),
+    *("--iterations", "1", "--control", "false", "--sft.epochs", "1"),
+)
+
+
 def make_token() -> list[str]:
     """Return the command that makes the token of a cluster."""
     return [_program("ray"), "get-auth-token", "--generate"]
@@ -110,7 +117,8 @@ def start_head() -> list[str]:
     return [
         *(_program("ray"), "start", "--head", "--port", str(RAY_PORT), "--num-cpus", "0"),
         *("--object-store-memory", str(OBJECT_STORE_MB * 2**20), "--include-dashboard", "false"),
-        *_AGENTS,
+        "--no-monitor",  # of the autoscaler, which could start no host here
+        *_LIGHT,
     ]
 
 
@@ -119,7 +127,7 @@ def join_head(cpus: int) -> list[str]:
     return [
         *(_program("ray"), "start", "--address", f"{HEAD}:{RAY_PORT}", "--num-cpus", str(cpus)),
         *("--object-store-memory", str(OBJECT_STORE_MB * 2**20)),
-        *_AGENTS,
+        *_LIGHT,
     ]
 
 
@@ -154,9 +162,9 @@ def loop(plan: Plan, out: Path, *, launcher: str = "local", workers: int = 1) ->
         workers: Actors that play.
     """
     return [
-        *eto_gym_command("train", "eto", "--env", "alfworld", "--preset", plan.preset),
+        *eto_gym_command("train", "eto", "--env", "alfworld", "--preset", "smoke"),
         *("--out", str(out), "--launcher", launcher, "--workers", str(workers)),
-        *("--slots", str(2 * workers), "--explore-samples", "4", "--progress", "false"),
+        *("--slots", str(2 * workers), "--progress", "false", *_SMALL),
     ]
 
 

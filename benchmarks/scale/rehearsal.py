@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from eto_gym.benchmarks.scale import account, plan
 from eto_gym.benchmarks.scale.hosts import Host, Hosts
 from eto_gym.benchmarks.scale.plan import Plan
 from eto_gym.errors import EtoGymError
+from eto_gym.files import write_text
 
 LIMIT = 1800.0
 """Seconds that anything may take; a command that hangs is found out by it."""
 _SHM_MB = 160
 _STARTS = 5
-"""How often a node is started: on a busy machine it may take longer than Ray waits."""
+"""How often a node is started, at most."""
 
 
 class Rehearsal:
@@ -46,9 +48,12 @@ class Rehearsal:
         if status := _end_of(process, name):
             raise EtoGymError(f"{name} ended with {status}: {self.told(name)[-600:]}")
 
-    def start(self, host: Host, words: Sequence[str], name: str) -> subprocess.Popen[bytes]:
-        """Start a command on a host."""
-        return host.start(words, log=self._log(name), env=plan.environment(), cwd=self.folder)
+    def start(
+        self, host: Host, words: Sequence[str], name: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command on a host; `env` is beside what every shell exports."""
+        exported = {**plan.environment(), **(env or {})}
+        return host.start(words, log=self._log(name), env=exported, cwd=self.folder)
 
     def told(self, name: str) -> str:
         """Return what a command has told."""
@@ -69,18 +74,26 @@ class Rehearsal:
     def _start_ray(self, host: Host, words: Sequence[str]) -> None:
         """Start a node of the cluster; again where it is not up in the 30 s that Ray gives it."""
         name = f"ray-{host.name}"
-        for _ in range(_STARTS - 1):
-            if not _end_of(self.start(host, words, name), name):
+        for attempt in range(_STARTS):
+            node = secrets.token_hex(28)
+            process = self.start(host, words, name, {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": node})
+            # Ray (2.60) tells a node this port in no other way, and where the agent is not there in
+            # 15 s to write it down, for want of a core, the node dies.
+            while process.poll() is None:
+                for session in (host.home.parent / "ray").glob("session_2*"):
+                    told = session / f"dashboard_agent_listen_port_{node}"
+                    if not told.exists():
+                        write_text(told, str(plan.LISTEN_PORT))
+                time.sleep(0.2)
+            if process.returncode == 0:
                 return
-            self.say(f"Ray did not come up on {host.name}, and is started again")
+            self.say(f"Ray did not come up on {host.name} (start {attempt + 1} of {_STARTS})")
             _end_of(self.start(host, plan.stop_ray(), name), name)
-        self.run(host, words, name)
+        raise EtoGymError(f"Ray does not come up on {host.name}: {self.told(name)[-600:]}")
 
     def driver(self, host: Host, words: Sequence[str], name: str) -> subprocess.Popen[bytes]:
         """Start a command that joins the cluster."""
-        address = {"RAY_ADDRESS": f"{plan.HEAD}:{plan.RAY_PORT}"}
-        env = {**plan.environment(), **address}
-        return host.start(words, log=self._log(name), env=env, cwd=self.folder)
+        return self.start(host, words, name, {"RAY_ADDRESS": f"{plan.HEAD}:{plan.RAY_PORT}"})
 
     def await_lines(self, pattern: str, lines: int, process: subprocess.Popen[bytes]) -> int:
         """Wait until files that fit a pattern have so many lines together; return how many."""
@@ -251,8 +264,8 @@ def do(wanted: Plan, name: str, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _expected_rollout(r: Rehearsal) -> Path:
-    """Play in one process, undisturbed."""
-    out = r.folder / "expected.jsonl"
+    """Play in one process, undisturbed, once for all parts."""
+    out = r.plan.out / f"expected-{r.plan.episodes}.jsonl"
     r.run(r.hosts[0], plan.rollout(r.plan, out), "expected")
     return out
 

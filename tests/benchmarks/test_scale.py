@@ -38,8 +38,8 @@ def test_the_default_is_512_conversations_on_four_hosts() -> None:
     [
         ("--hosts 3", "expected 4 to 32 hosts"),
         ("--workers 0", "at least one CPU, one worker"),
-        ("--slots 5 --workers 6", "expected workers <= slots <= episodes, got 6, 5 and 4000"),
-        ("--episodes 10", "got 6, 512 and 10"),
+        ("--slots 5 --workers 6", "expected workers <= slots <= episodes, got 6, 5 and 1024"),
+        ("--episodes 10", "got 3, 512 and 10"),
         ("--parts party", "invalid choice"),
     ],
 )
