@@ -162,7 +162,7 @@ class Host:
     def processes(self) -> list[int]:
         """Return the numbers, on this machine, of what was started on it and runs."""
         for group in self._groups:
-            return [int(pid) for pid in (group / "tasks").read_text().split()]
+            return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
         return []
 
     def used(self) -> Used:

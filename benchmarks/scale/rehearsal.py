@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shutil
 import subprocess
@@ -16,10 +17,13 @@ from eto_gym.benchmarks.scale.hosts import Host, Hosts
 from eto_gym.benchmarks.scale.plan import Plan
 from eto_gym.errors import EtoGymError
 from eto_gym.files import write_text
+from eto_gym.trainers.loops.run_folder import FINISHED
 
 LIMIT = 1800.0
 """Seconds that anything may take; a command that hangs is found out by it."""
 _SHM_MB = 160
+_LATER = ("explore-*", "pairs-*", "eto-*", "eval-eto-*", FINISHED, "report.*")
+"""What a loop has from its exploration on, in its run folder."""
 _STARTS = 5
 """How often a node is started, at most."""
 
@@ -59,9 +63,14 @@ class Rehearsal:
         """Return what a command has told."""
         return self._log(name).read_text(errors="replace")
 
-    def make_cluster(self) -> None:
-        """Start Ray as docs/cluster.md says: a token, copied, a head, and those that join it."""
+    def make_cluster(self, joining: int | None = None) -> None:
+        """Start Ray as docs/cluster.md says: a token, copied, a head, and those that join it.
+
+        Args:
+            joining: How many do; None: all others.
+        """
         first, *others = self.hosts
+        others = others[:joining]
         self.run(first, plan.make_token(), "token")
         token = first.home / ".ray" / "auth_token"
         for host in others:
@@ -99,7 +108,7 @@ class Rehearsal:
         """Wait until files that fit a pattern have so many lines together; return how many."""
         deadline = time.monotonic() + LIMIT
         while True:
-            found = sum(path.read_bytes().count(b"\n") for path in self.folder.glob(pattern))
+            found = sum(_lines(path) for path in self.folder.glob(pattern))
             if found >= lines:
                 return found
             if process.poll() is not None:
@@ -161,11 +170,11 @@ def policies(r: Rehearsal) -> dict[str, Any]:
 
 
 def head(r: Rehearsal) -> dict[str, Any]:
-    """Play from another host than the head's, which loses its power; then go on with a new head."""
+    """Play with one worker beside the command; the head loses its power, and a new one goes on."""
     expected = _expected_rollout(r)
-    r.make_cluster()
+    r.make_cluster(joining=1)
     out = r.folder / "t.jsonl"
-    words = plan.rollout(r.plan, out, launcher="ray")
+    words = plan.rollout(dataclasses.replace(r.plan, workers=1), out, launcher="ray")
     driver = r.driver(r.hosts[1], words, "before")
     at = r.await_lines("t.jsonl", r.plan.episodes // 4, driver)
     r.hosts[0].power_off()
@@ -173,76 +182,76 @@ def head(r: Rehearsal) -> dict[str, Any]:
     started = time.monotonic()
     status = _end_of(driver, "the rollout")
     waited = time.monotonic() - started
-    kept = out.read_bytes().count(b"\n")
+    kept = _lines(out)
     r.say(f"the command ended with {status} after {waited:.0f} s; {kept} episodes are stored")
-    for number in range(len(r.hosts)):
-        r.hosts.replace(number)
-    r.make_cluster()
+    r.hosts.replace(0)
+    r.hosts.replace(1)
+    r.make_cluster(joining=1)
     again = r.driver(r.hosts[1], words, "rollout")
     found = _rollout_told(r, expected, out, _end_of(again, "the rollout"))
     ended = {"status without a head": status, "told": r.told("before")[-600:], "stored then": kept}
-    records = out.read_bytes().count(b"\n")
-    return {**found, **ended, "played again": records - found["planned"], "end_s": waited}
+    return {**found, **ended, "played again": _lines(out) - found["planned"], "end_s": waited}
 
 
 def loop(r: Rehearsal) -> dict[str, Any]:
-    """Run a loop whose exploration loses a host, then the head and the command with it."""
+    """Run a loop whose exploration loses a host.
+
+    What the command trains and evaluates before is taken from the loop that nothing disturbed.
+    """
     expected = _expected_loop(r)
-    r.make_cluster()
     done = r.folder / "loop"
-    workers = len(r.hosts) - 1
-    words = plan.loop(r.plan, done, launcher="ray", workers=workers)
+    _begin(done, expected, without=(*_LATER, "base-play-*", "experts-*"))
+    r.make_cluster()
+    words = plan.loop(r.plan, done, launcher="ray", workers=len(r.hosts) - 1)
     driver = r.driver(r.hosts[0], words, "loop")
-    exploring = "loop/stages/explore-1-*/trajectories.jsonl"
-    at = r.await_lines(exploring, 4, driver)
+    at = r.await_lines("loop/stages/explore-1-*/trajectories.jsonl", 4, driver)
+    r.look("before the failure", driver)
     r.hosts[-1].power_off()
     r.say(f"{r.hosts[-1].name} lost its power after {at} episodes of the exploration")
-    # As many again, so that those of the lost host are on their way elsewhere.
-    at = r.await_lines(exploring, at + 8, driver)
-    r.hosts[0].power_off()
-    _end_of(driver, "the loop")
-    r.say(f"the head, and the command with it, lost its power after {at} episodes")
-    for number in range(len(r.hosts)):
-        r.hosts.replace(number)
-    r.make_cluster()
-    again = r.driver(r.hosts[0], words, "resumed")
-    exploring_files = list(r.folder.glob(exploring))
-    kept = sum(path.read_bytes().count(b"\n") for path in exploring_files)
-    status = _end_of(again, "the loop")
+    status = _end_of(driver, "the loop")
     found = account.loops(expected, done)
-    return {
-        **found,
-        "kept at the resumption": kept,
-        "lost with the hosts": account.lost(r.told("loop") + r.told("resumed")),
-        "right": found["right"] and status == 0,
-    }
+    lost = account.lost(r.told("loop"))
+    r.say(f"status {status}, {found}; lost with the host: {lost}")
+    return {**found, "lost with the hosts": lost, "right": found["right"] and status == 0}
 
 
 def launch(r: Rehearsal) -> dict[str, Any]:
     """Run a loop in two processes of two hosts; then again, and the second host fails."""
     expected = _expected_loop(r)
-    whole = _launched(r, "whole")
-    statuses = [_end_of(process, "the loop") for process in whole]
+    statuses = [_end_of(process, "the loop") for process in _launched(r, "whole")]
     found = account.loops(expected, r.folder / "whole")
-    cut = _launched(r, "cut")
-    r.await_lines("cut/stages/explore-1-*/trajectories.part-1.jsonl", 4, cut[1])
+    r.say(f"ended with {statuses}: {found}")
+    return _without_second(r, expected, {**found, "right": found["right"] and not any(statuses)})
+
+
+def silence(r: Rehearsal) -> dict[str, Any]:
+    """Do only the second half of `launch`: the second of two hosts fails."""
+    return _without_second(r, _expected_loop(r), {"right": True})
+
+
+def _without_second(r: Rehearsal, expected: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Explore on two hosts until one fails; then on both again, to the end of the loop."""
+    _begin(r.folder / "cut", expected, without=_LATER)
+    first, second = _launched(r, "cut")
+    at = r.await_lines("cut/stages/explore-1-*/trajectories.part-1.jsonl", 4, second)
     r.hosts[2].power_off()
     started = time.monotonic()
-    r.say(f"{r.hosts[2].name} lost its power")
-    alone = _end_of(cut[0], "the first process")
+    r.say(f"{r.hosts[2].name} lost its power after {at} episodes of its exploration")
+    alone = _end_of(first, "the first process")
     ended = time.monotonic() - started
-    r.say(f"the first process ended with {alone} after {ended:.0f} s")
     told = r.told("cut-0")[-600:]
+    r.say(f"the first process ended with {alone} after {ended:.0f} s")
     r.hosts.replace(2)
-    statuses += [_end_of(process, "the loop") for process in _launched(r, "cut")]
+    statuses = [_end_of(process, "the loop") for process in _launched(r, "cut")]
     resumed = account.loops(expected, r.folder / "cut")
+    r.say(f"resumed, it ended with {statuses}: {resumed}")
     return {
         **found,
         "status without the second host": alone,
         "told": told,
         "end_s": ended,
         "differing after it was resumed": resumed["differing"],
-        "right": found["right"] and resumed["right"] and not any(statuses),
+        "right": found["right"] and resumed["right"] and alone != 0 and not any(statuses),
     }
 
 
@@ -252,6 +261,7 @@ PARTS: dict[str, Callable[[Rehearsal], dict[str, Any]]] = {
     "head": head,
     "loop": loop,
     "launch": launch,
+    "silence": silence,
 }
 
 
@@ -264,17 +274,29 @@ def do(wanted: Plan, name: str, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _expected_rollout(r: Rehearsal) -> Path:
-    """Play in one process, undisturbed, once for all parts."""
+    """Play in one process, undisturbed, once for all parts and runs in the same folder."""
     out = r.plan.out / f"expected-{r.plan.episodes}.jsonl"
-    r.run(r.hosts[0], plan.rollout(r.plan, out), "expected")
+    if not _lines(out) >= r.plan.episodes:
+        r.run(r.hosts[0], plan.rollout(r.plan, out), "expected")
     return out
 
 
 def _expected_loop(r: Rehearsal) -> Path:
-    """Run the loop in one process, undisturbed, once for all parts."""
+    """Run the loop in one process, undisturbed, once for all parts and runs in the same folder."""
     out = r.plan.out / "expected-loop"
-    r.run(r.hosts[0], plan.loop(r.plan, out), "expected")
+    if not (out / FINISHED).exists():
+        r.run(r.hosts[0], plan.loop(r.plan, out), "expected")
     return out
+
+
+def _begin(done: Path, expected: Path, *, without: Sequence[str]) -> None:
+    """Make a run folder that holds what another one does, but for some stages and files of it."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        here = Path(folder) in (expected, expected / "stages")
+        return set(shutil.ignore_patterns(*without)(folder, names)) if here else set()
+
+    shutil.copytree(expected, done, ignore=left_out)
 
 
 def _rollout_told(r: Rehearsal, expected: Path, out: Path, status: int) -> dict[str, Any]:
@@ -292,6 +314,10 @@ def _launched(r: Rehearsal, name: str) -> list[subprocess.Popen[bytes]]:
         r.start(host, plan.launch(rank, pair[0].address, command), f"{name}-{rank}")
         for rank, host in enumerate(pair)
     ]
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _end_of(process: subprocess.Popen[bytes], name: str) -> int:
