@@ -142,7 +142,8 @@ class _RayPool(WorkerPool):
 
         by_answer = {actor.answer(): actor for actor in cast("Sequence[_Actor]", workers)}
         while not (ready := ray.wait(list(by_answer), timeout=_QUIET)[0]):
-            cpus = ray.cluster_resources().get("CPU", 0.0)
+            there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            cpus = there.get("CPU", 0.0)
             logger.warning(
                 "no worker has told anything for %.0f s; %d have no place yet or are at work, and "
                 "the cluster has %g CPUs",

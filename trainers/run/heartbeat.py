@@ -107,7 +107,7 @@ def watch_machines(index: int, count: int) -> None:
     """
     if int(os.environ.get("LOCAL_WORLD_SIZE", count)) == count:
         return
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore(
         os.environ["MASTER_ADDR"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import eto_gym
-from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.agents.rollout.engine import Episode, plan_episodes
 from eto_gym.agents.rollout.ray_actors import Origin, PolicyActor, WorkerActor
 from eto_gym.agents.rollout.spec import RolloutSpec
 from tests.agents.rollout.coin import TASKS, CoinPolicy
@@ -70,7 +71,7 @@ def test_a_worker_asks_plays_and_ends(tmp_path: Path, monkeypatch: pytest.Monkey
     episodes = plan_episodes(TASKS[:6], seed=1)
     worker = WorkerActor(spec, None, origin(tmp_path))
     said = worker.exchange([])
-    handed = [episodes, []]
+    handed: list[Sequence[Episode]] = [episodes, []]
     while words := worker.exchange(handed):
         handed = []
         said += words

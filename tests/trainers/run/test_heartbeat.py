@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from eto_gym.trainers.run import heartbeat
 from eto_gym.trainers.run.heartbeat import SILENT, Heartbeat, watch_machines
 
 distributed = pytest.importorskip("torch.distributed")
@@ -117,7 +116,7 @@ def test_real_stores_carry_the_signs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_single_machine_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "no-such-host.invalid")
-    monkeypatch.setattr(heartbeat.threading, "Thread", None)
+    monkeypatch.setattr("eto_gym.trainers.run.heartbeat.threading.Thread", None)
     watch_machines(0, 2)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     watch_machines(1, 2)
