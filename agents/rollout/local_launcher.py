@@ -29,7 +29,7 @@ _AHEAD = 16
 """Episodes that a worker asks for at a time, before it has begun the last half of those it has."""
 
 _FRUITLESS = 3
-"""How often in a row a worker may die before it has asked for an episode."""
+"""How often in a row a worker, or the one in its place, may die before it asks for an episode."""
 
 
 class LocalLauncher:
@@ -110,7 +110,10 @@ class WorkerPool(abc.ABC):
         self._suspects: deque[Episode] = deque()
         self._losses: Counter[tuple[str, int]] = Counter()
         self._left = len(episodes)
-        self._fruitless = 0
+        # Of those that have asked for no episode yet: how many before them, in their place, had not
+        # either when they died. Workers that die together, with their machine, are no sign that
+        # none can play.
+        self._barren: dict[Worker, int] = {}
         self._workers: list[Worker] = []
 
     @abc.abstractmethod
@@ -124,7 +127,7 @@ class WorkerPool(abc.ABC):
     def trajectories(self) -> Iterator[PlayedTrajectory]:
         """Play until every episode has its trajectory."""
         for _ in range(min(self.spec.workers, self._left)):
-            self._start()
+            self._start(barren=0)
         while self._left:
             for ready in self.wait(self._workers):
                 for trajectory in self._receive(ready):
@@ -136,8 +139,10 @@ class WorkerPool(abc.ABC):
         for worker in self._workers:
             worker.stop()
 
-    def _start(self) -> None:
-        self._workers.append(self.new_worker(alone=not self._waiting))
+    def _start(self, *, barren: int) -> None:
+        worker = self.new_worker(alone=not self._waiting)
+        self._workers.append(worker)
+        self._barren[worker] = barren
 
     def _receive(self, worker: Worker) -> Sequence[PlayedTrajectory]:
         """Take messages; where the process has ended instead, see to what it leaves."""
@@ -150,7 +155,7 @@ class WorkerPool(abc.ABC):
             if isinstance(message, str):
                 raise EtoGymError(f"a rollout process failed: {message}")
             if isinstance(message, int):
-                self._fruitless = 0
+                self._barren.pop(worker, None)
                 worker.hand(self._next_episodes(message, alone=worker.alone))
             else:
                 del worker.playing[message.key]
@@ -166,6 +171,8 @@ class WorkerPool(abc.ABC):
     def _bury(self, worker: Worker) -> Sequence[PlayedTrajectory]:
         self._workers.remove(worker)
         end = worker.stop()
+        asked = worker not in self._barren
+        barren = 0 if asked else self._barren.pop(worker) + 1
         failed = []
         if not worker.finished:
             logger.warning(
@@ -173,8 +180,7 @@ class WorkerPool(abc.ABC):
                 end,
                 len(worker.playing),
             )
-            self._fruitless += not worker.playing
-            if self._fruitless >= _FRUITLESS:
+            if barren >= _FRUITLESS:
                 raise EtoGymError(
                     f"{_FRUITLESS} rollout processes in a row died before they could play; the "
                     f"last one: {end}"
@@ -182,7 +188,7 @@ class WorkerPool(abc.ABC):
             failed = [t for e in worker.playing.values() if (t := self._lost(e)) is not None]
         in_hand = any(other.alone for other in self._workers)
         if self._waiting or (self._suspects and not in_hand):
-            self._start()
+            self._start(barren=barren)
         return failed
 
     def _lost(self, episode: Episode) -> Trajectory | None:

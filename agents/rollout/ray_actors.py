@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
+import eto_gym
 from eto_gym.agents.policy import Conversation, Policy, PolicyReply
 from eto_gym.agents.rollout.engine import Episode
 from eto_gym.agents.rollout.local_launcher import Message, play_requested
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
+from eto_gym.processes import leave_group
 
 logger = logging.getLogger(__name__)
+
+
+class VersionError(EtoGymError):
+    """A machine of the cluster has another version of eto-gym."""
+
+
+class Origin(NamedTuple):
+    """What actors are told of the process that they play for.
+
+    Attributes:
+        folder: Its working folder: relative paths start there.
+        version: Its version of eto-gym.
+    """
+
+    folder: str
+    version: str
+
+
+def settle(origin: Origin) -> None:
+    """Make this process play as one of its origin's own children would.
+
+    Raises:
+        VersionError: Another version of eto-gym is installed here.
+    """
+    if eto_gym.__version__ != origin.version:
+        raise VersionError(
+            f"expected eto-gym {origin.version} on every machine, got {eto_gym.__version__} here"
+        )
+    leave_group()
+    # Where the folder is not there, relative paths are not either, and `place` tells why.
+    with contextlib.suppress(OSError):
+        os.chdir(origin.folder)
+
+
+def place() -> str:
+    """Return what to look at where this process misses something: its machine and its folder."""
+    return f"{socket.gethostname()}, in {Path.cwd()}"
 
 
 class WorkerActor:
     """Plays in a thread of its actor, and hands messages over when it is asked."""
 
-    def __init__(self, spec: RolloutSpec, slots: int | None) -> None:
+    def __init__(self, spec: RolloutSpec, slots: int | None, origin: Origin) -> None:
         self._episodes: queue.SimpleQueue[Sequence[Episode]] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[tuple[Message, ...]] = queue.SimpleQueue()
-        threading.Thread(target=self._play, args=(spec, slots), daemon=True).start()
+        threading.Thread(target=self._play, args=(spec, slots, origin), daemon=True).start()
 
     def exchange(self, handed: list[Sequence[Episode]]) -> list[Message]:
         """Take episodes; wait for a message, return all there are; none means the end."""
@@ -40,11 +82,17 @@ class WorkerActor:
             messages += said
         return messages
 
-    def _play(self, spec: RolloutSpec, slots: int | None) -> None:
+    def _play(self, spec: RolloutSpec, slots: int | None, origin: Origin) -> None:
+        def send(message: Message) -> None:
+            if isinstance(message, str):  # what ends the run; it may be for want of a file here
+                message = f"{message} (on {place()})"
+            self._messages.put((message,))
+
         try:
-            play_requested(
-                spec, slots, lambda message: self._messages.put((message,)), self._episodes.get
-            )
+            settle(origin)
+            play_requested(spec, slots, send, self._episodes.get)
+        except VersionError as err:
+            send(str(err))
         finally:
             self._messages.put(())
 
@@ -52,13 +100,14 @@ class WorkerActor:
 class PolicyActor:
     """A policy, asked by the workers that share it, one batch at a time."""
 
-    def __init__(self, make_policy: Callable[[], Policy]) -> None:
+    def __init__(self, make_policy: Callable[[], Policy], origin: Origin) -> None:
         self._failure = ""
         self._live: set[str] = set()
         try:
+            settle(origin)
             self._policy = make_policy()
         except Exception as err:  # it would fail again and again: tell those who ask
-            self._failure = f"{type(err).__name__}: {err}"
+            self._failure = f"{type(err).__name__}: {err} (on {place()})"
 
     def name(self) -> str:
         """Return the policy's name."""

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
+import eto_gym
 from eto_gym.agents.rollout.engine import Episode
 from eto_gym.agents.rollout.local_launcher import Message, Worker, WorkerPool
-from eto_gym.agents.rollout.ray_actors import PolicyActor, RemotePolicy, WorkerActor
+from eto_gym.agents.rollout.ray_actors import Origin, PolicyActor, RemotePolicy, WorkerActor
 from eto_gym.agents.rollout.ray_cluster import import_ray, ray_cluster
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import PlayedTrajectory
+
+logger = logging.getLogger(__name__)
+
+_SPREAD = "SPREAD"
+"""Over the machines, as evenly as they have room. By default Ray fills one to its half first."""
+
+_QUIET = 300.0
+"""Seconds without a word of any worker until that is told: machines may be gone for good."""
 
 
 class RayLauncher:
@@ -100,22 +111,29 @@ class _RayPool(WorkerPool):
             gpus = _share(resources.get("GPU", 0.0), policies or spec.workers)
         self._gpus = 0.0 if policies else gpus
         # Ray starts a lost policy again; its workers end, and their successors find it.
-        make = ray.remote(PolicyActor).options(num_cpus=self._cpus, num_gpus=gpus, max_restarts=-1)
-        self._policies: list[Any] = [make.remote(spec.make_policy) for _ in range(policies)]
+        self._origin = Origin(folder=str(Path.cwd()), version=eto_gym.__version__)
+        make = ray.remote(PolicyActor).options(
+            num_cpus=self._cpus, num_gpus=gpus, max_restarts=-1, scheduling_strategy=_SPREAD
+        )
+        self._policies: list[Any] = [
+            make.remote(spec.make_policy, self._origin) for _ in range(policies)
+        ]
         self._started = 0
 
     def new_worker(self, *, alone: bool) -> Worker:
+        import ray
+
         spec, policy, name = self.spec, None, uuid.uuid4().hex
         if self._policies:
             policy = self._policies[self._started % len(self._policies)]
             spec = replace(spec, make_policy=partial(RemotePolicy, policy, name))
         self._started += 1
-        options = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+        actor = ray.remote(WorkerActor).options(
+            num_cpus=self._cpus, num_gpus=self._gpus, scheduling_strategy=_SPREAD
+        )
         return _Actor(
-            spec,
-            slots=1 if alone else None,
+            actor.remote(spec, 1 if alone else None, self._origin),
             alone=alone,
-            options=options,
             on_stop=lambda: _forget(policy, name),
         )
 
@@ -123,7 +141,16 @@ class _RayPool(WorkerPool):
         import ray
 
         by_answer = {actor.answer(): actor for actor in cast("Sequence[_Actor]", workers)}
-        ready, _ = ray.wait(list(by_answer))
+        while not (ready := ray.wait(list(by_answer), timeout=_QUIET)[0]):
+            there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            cpus = there.get("CPU", 0.0)
+            logger.warning(
+                "no worker has told anything for %.0f s; %d have no place yet or are at work, and "
+                "the cluster has %g CPUs",
+                _QUIET,
+                len(by_answer),
+                cpus,
+            )
         return [by_answer[answer] for answer in ready]
 
     def stop(self) -> None:
@@ -151,17 +178,7 @@ class _Actor:
     returns with what the worker says next.
     """
 
-    def __init__(
-        self,
-        spec: RolloutSpec,
-        *,
-        slots: int | None,
-        alone: bool,
-        options: dict[str, float],
-        on_stop: Callable[[], None],
-    ) -> None:
-        import ray
-
+    def __init__(self, actor: Any, *, alone: bool, on_stop: Callable[[], None]) -> None:
         self.alone = alone
         self.playing: dict[tuple[str, int], Episode] = {}
         self._handed: list[Sequence[Episode]] = []
@@ -169,7 +186,7 @@ class _Actor:
         self._told_to_end = False
         self._end = "ended"
         self._on_stop = on_stop
-        self._actor: Any = ray.remote(WorkerActor).options(**options).remote(spec, slots)
+        self._actor = actor
 
     @property
     def finished(self) -> bool:

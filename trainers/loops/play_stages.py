@@ -16,9 +16,11 @@ from typing import Any
 import eto_gym
 from eto_gym.agents.evaluation.measures import summarise
 from eto_gym.agents.models.loading import read_template
+from eto_gym.agents.models.template import run_date
 from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
+from eto_gym.agents.rollout.launchers import Launcher, get_launcher
 from eto_gym.trainers.loops.players import Players, StagePolicy
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
@@ -67,6 +69,8 @@ class PlayStages:
         self.lists_actions = False
         self.evaluated: list[Evaluated] = []
         self.limits: dict[str, Any] = {}
+        if self.settings.launcher != "local":
+            get_launcher(self.settings.launcher)  # what it needs is missing now, not in an hour
         self._tasks: dict[str, tuple[str, ...]] = {}
         self._dev_aside: tuple[str, ...] = ()
 
@@ -155,10 +159,19 @@ class PlayStages:
             processes=self.processes,
             progress=label if self.settings.progress else None,
             playing=self.playing,
+            launcher=self._launcher(spec),
         )
         if isinstance(spec.make_policy, StagePolicy):
             self._players.check(played, label)
         return played
+
+    def _launcher(self, spec: RolloutSpec) -> Launcher | None:
+        """Return what plays elsewhere, for all processes; None: each plays its part."""
+        name = self.settings.launcher
+        if name == "local":
+            return None
+        # Scripted policies read the environment, and so are where it is.
+        return get_launcher(name if isinstance(spec.make_policy, StagePolicy) else "ray")
 
     def playing(self, spec: RolloutSpec) -> AbstractContextManager[RolloutSpec]:
         """Return a context with what plays, servers included; see `Players.playing`."""
@@ -248,4 +261,5 @@ class PlayStages:
             template_kwargs=s.template_kwargs,
             chat_template=s.chat_template,
             dtype=s.play_dtype,
+            date=run_date(),
         )

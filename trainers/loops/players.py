@@ -60,6 +60,7 @@ class StagePolicy:
         template_kwargs: Variables of the chat template.
         chat_template: Replaces the model's own template; "" for none.
         dtype: Precision of a local policy's weights; "auto": as they were saved.
+        date: For templates that read the clock; "" for that of the process that builds the policy.
     """
 
     model: str
@@ -71,6 +72,7 @@ class StagePolicy:
     template_kwargs: Mapping[str, Any]
     chat_template: str = ""
     dtype: str = "auto"
+    date: str = ""
 
     def __call__(self) -> Policy:
         """Build the local policy."""
@@ -78,6 +80,7 @@ class StagePolicy:
             self.model,
             device=self.device,
             dtype=self.dtype,
+            date=self.date,
             **self._options(),
             **({"template_kwargs": self.template_kwargs} if self.template_kwargs else {}),
             **({"chat_template": self.chat_template} if self.chat_template else {}),

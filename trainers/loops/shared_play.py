@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eto_gym.agents.rollout.collect import RolloutSpec, gather, latest, played_out
 from eto_gym.agents.rollout.engine import Episode
+from eto_gym.agents.rollout.launchers import Launcher
 from eto_gym.errors import EtoGymError
 from eto_gym.files import replacing
 from eto_gym.trainers.errors import disk_errors
@@ -23,6 +24,7 @@ def play_shared(
     processes: ProcessGroup,
     progress: str | None = None,
     playing: Callable[[RolloutSpec], AbstractContextManager[RolloutSpec]] = nullcontext,
+    launcher: Launcher | None = None,
 ) -> list[Trajectory]:
     """Play the episodes, each process its part; return all of them in the order of `episodes`.
 
@@ -40,11 +42,12 @@ def play_shared(
         progress: Label of a progress bar, which shows the first process's part; None shows none.
         playing: Returns a context in which what plays is ready, servers for instance, with the
             specification that plays with it. Entered only where there is something to play.
+        launcher: Plays for all processes elsewhere, asked by the first; None: each plays its part.
 
     Raises:
         EtoGymError: A process cannot go on; raised in all of them.
     """
-    alone = processes.count == 1
+    alone = processes.count == 1 or launcher is not None
     waiting = processes.first(lambda: _waiting(path, spec, episodes))
     part = path if alone else _part(path, processes.index)
     if progress is not None and not alone:
@@ -54,10 +57,12 @@ def play_shared(
 
         def play() -> Path | None:
             mine = episodes if alone else _of(episodes, processes.share(waiting))
-            gather(ready, mine, store=TrajectoryStore(part), progress=progress)
+            store = TrajectoryStore(part)
+            gather(ready, mine, store=store, progress=progress, launcher=launcher)
             return part if mine else None
 
-        parts = [path for path in processes.each(play) if path is not None]
+        played = [processes.first(play)] if launcher is not None else processes.each(play)
+        parts = [path for path in played if path is not None]
 
     def join() -> None:
         for written in parts:

@@ -4,7 +4,8 @@ Alone, which is the rule, everything here is a plain call: nothing is joined, se
 
 An error in `first` or `each` is raised in every process. One in work that all do together, such as
 training, is raised where it happens: that process ends, upon which the launcher ends the others,
-whatever they wait for. If the launcher itself is killed, its processes end, too.
+whatever they wait for. If the launcher itself is killed, its processes end, too. Those of a machine
+that is gone without a word are missed after some minutes (see `heartbeat`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from eto_gym.errors import EtoGymError
 from eto_gym.processes import follow_parent
+from eto_gym.trainers.run.heartbeat import watch_machines
 
 T = TypeVar("T")
 
@@ -154,6 +156,7 @@ def _joined() -> ProcessGroup:
 
     state = base_trainer.processes()
     follow_parent()
+    watch_machines(state.process_index, state.num_processes)
     return ProcessGroup(state.process_index, state.num_processes, str(state.device))
 
 

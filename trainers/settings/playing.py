@@ -1,7 +1,8 @@
-"""Settings that say where the model of a stage plays: in this process, or behind servers."""
+"""Settings that say where stages play, and whether models do there or behind servers."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from eto_gym.command_lines import split_command, split_server_command
@@ -10,6 +11,7 @@ from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.urls import read_addresses
 
 _ENDPOINT = "endpoint:"
+_LAUNCHER = r"local|ray(:\d+)?"
 _OF_SERVERS = ("gpus", "servers", "play_arguments", "play_adapter", "keep_servers")
 _OF_ENDPOINTS = ("play_hook", "play_model")
 
@@ -67,6 +69,12 @@ class PlayerSettings:
     play_timeout: float = option(
         900.0, "seconds until the servers must answer, and that the hook may take"
     )
+    launcher: str = option(
+        "local",
+        "where episodes are played: local, on this machine; ray, by `workers` actors of the Ray "
+        "cluster in RAY_ADDRESS, which must see the run folder; ray:N, where N more of its actors "
+        "hold the model. Training stays with the processes of the run",
+    )
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
@@ -84,6 +92,14 @@ class PlayerSettings:
             raise SettingsError(
                 "expected servers >= 0 and play_timeout > 0, got "
                 f"{self.servers} and {self.play_timeout:g}"
+            )
+        if not re.fullmatch(_LAUNCHER, self.launcher):
+            raise unknown_name("launcher", self.launcher, ["local", "ray", "ray:N"])
+        if self.launcher != "local" and kind == "serve":
+            raise SettingsError(
+                "servers of a run answer on its own machine only, and with launcher "
+                f"{self.launcher!r} others play: start servers yourself and give play "
+                "endpoint:URL,..., or leave play local"
             )
         try:
             self._check_texts(kind)

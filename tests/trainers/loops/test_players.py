@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from eto_gym.agents.policies import expert_policy
 from eto_gym.cli import train
 from eto_gym.errors import EtoGymError
 from eto_gym.testing.fake_endpoint import FakeEndpoint
@@ -99,6 +100,9 @@ def stored(stage: Stage) -> list[Trajectory]:
         ({"gpus": "0 1"}, "play is 'local'"),
         ({"play": "serve", "play_adapter": "{adapter} {name}"}, "as they are"),
         ({"play": "serve", "servers": -1}, "servers >= 0"),
+        ({"launcher": "rays"}, r"expected launcher in \{local, ray, ray:N\}, got 'rays'"),
+        ({"launcher": "ray:two"}, "got 'ray:two'"),
+        ({"launcher": "ray", "play": "serve"}, "answer on its own machine only"),
     ],
 )
 def test_what_cannot_work_is_one_clear_line(wrong: dict[str, Any], words: str) -> None:
@@ -106,6 +110,35 @@ def test_what_cannot_work_is_one_clear_line(wrong: dict[str, Any], words: str) -
         settings(**wrong)
     assert "\n" not in str(told.value)
     assert "secret" not in str(told.value)
+
+
+def test_scripted_policies_stay_with_their_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    names: list[str] = []
+    monkeypatch.setattr("eto_gym.trainers.loops.play_stages.get_launcher", names.append)
+    play = play_in(tmp_path / "run", launcher="ray:2")
+    policy = play.policy_maker(model_stage(play, model), "explore", temperature=0.0)
+    for make_policy in (expert_policy, policy):
+        play._launcher(play.spec(make_policy, "train"))
+    assert names == ["ray:2", "ray", "ray:2"], "the first tells what is missing, before anything"
+    assert play_in(tmp_path / "other")._launcher(play.spec(policy, "train")) is None
+
+
+def test_a_policy_bears_the_date_of_its_run_to_other_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    monkeypatch.setenv("ETO_GYM_DATE", "2024-02-29")
+    play = play_in(tmp_path / "run")
+    policy = play.policy_maker(model_stage(play, model), "explore", temperature=0.0)
+    monkeypatch.delenv("ETO_GYM_DATE")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "eto_gym.trainers.loops.players.local_policy",
+        lambda model, **options: given.update(options),
+    )
+    policy()
+    assert given["date"] == "2024-02-29"
 
 
 def test_methods_whose_model_plays_while_it_is_trained_refuse_servers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,40 @@ def test_workers_do_not_join_the_processes_of_their_parent(
     spec = replace(SPEC, make_policy=lone_policy, workers=2)
     played = play_shared(spec, plan(), path=tmp_path / "t.jsonl", processes=ProcessGroup())
     assert played == TrajectoryStore(alone).load()
+
+
+class Elsewhere:
+    """A launcher that plays here, and notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[tuple[str, int]]] = []
+
+    def play(
+        self, spec: RolloutSpec, episodes: Sequence[Episode]
+    ) -> Generator[PlayedTrajectory, None, None]:
+        self.asked.append([episode.key for episode in episodes])
+        yield from reversed(list(spec.rollout().play(episodes)))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_launcher_plays_for_all_processes_and_is_asked_once(
+    alone: Path, tmp_path: Path, count: int
+) -> None:
+    launcher = Elsewhere()
+    path = tmp_path / "t.jsonl"
+    kept = TrajectoryStore(alone).load()[:4]
+    with TrajectoryStore(path) as store:
+        for trajectory in kept:
+            store.add(trajectory)
+
+    def elsewhere(r: ProcessGroup) -> Sequence[Trajectory]:
+        return play_shared(SPEC, plan(), path=path, processes=r, launcher=launcher)
+
+    for played in together(count, elsewhere):
+        assert played == TrajectoryStore(alone).load()
+    assert launcher.asked == [[episode.key for episode in plan()[4:]]]
+    assert path.read_bytes() == alone.read_bytes()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t.jsonl"]
 
 
 def test_processes_with_other_plans_are_told(tmp_path: Path) -> None:

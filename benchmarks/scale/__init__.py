@@ -1,0 +1,1 @@
+"""Rollouts and loops rehearsed over several hosts, which are namespaces of this machine."""
