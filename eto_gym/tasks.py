@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from eto_gym.errors import UnknownNameError, unknown_name
+from eto_gym.errors import UnknownNameError, check_choice, unknown_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +139,16 @@ class TaskSet(Sequence[Task]):
         if not 0 <= index < count:
             raise ValueError(f"expected 0 <= index < count, got index={index}, count={count}")
         return self[index::count]
+
+
+def choose_types(tasks: TaskSet, names: Sequence[str] | None) -> TaskSet:
+    """Return the tasks with these names, in the order of the split; None: all.
+
+    Raises:
+        UnknownNameError: There is no such name, or the split has no task of it.
+    """
+    if names is None:
+        return tasks
+    for name in names:
+        check_choice("task type", name, sorted({task.type for task in tasks}))
+    return tasks.filter(lambda task: task.type in names)

@@ -20,7 +20,6 @@ from eto_gym.envs.scienceworld.simplifications import expand, parse
 from eto_gym.envs.scienceworld.tasks import (
     SPLITS,
     SplitScheme,
-    choose_types,
     find_task,
     load_tasks,
     split_id,
@@ -30,7 +29,7 @@ from eto_gym.envs.scienceworld.why import explain
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.history import Exchange, StateWriter
 from eto_gym.prompt import Feedback, Prompt
-from eto_gym.tasks import Task
+from eto_gym.tasks import Task, choose_types
 
 logger = logging.getLogger(__name__)
 

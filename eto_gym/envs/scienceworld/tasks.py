@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
 from importlib import resources
 from typing import Literal
 
@@ -120,19 +119,6 @@ def load_tasks(split: str, scheme: SplitScheme = "official") -> TaskSet:
             for variation in _official_range(count, split)
         ]
     return TaskSet([Task(f"{n}/{v}", n, split) for n, v in pairs], split=split)
-
-
-def choose_types(tasks: TaskSet, names: Sequence[str] | None) -> TaskSet:
-    """Return the tasks with these names, in the order of the split; None: all.
-
-    Raises:
-        UnknownNameError: There is no such name, or the split has no task of it.
-    """
-    if names is None:
-        return tasks
-    for name in names:
-        check_choice("task type", name, sorted({task.type for task in tasks}))
-    return tasks.filter(lambda task: task.type in names)
 
 
 def find_task(task_id: str, scheme: SplitScheme) -> Task:

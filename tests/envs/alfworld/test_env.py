@@ -118,6 +118,21 @@ def test_wording_follows_the_files_unless_it_is_forced(folder: Path) -> None:
     assert words(action_grammar="move") == (True, True)
 
 
+def test_a_part_of_a_split_holds_the_games_of_these_types(folder: Path) -> None:
+    types = ["pick_and_place_simple", "look_at_obj_in_light"]
+    whole, part = (ALFWorldEnv(split="dev", task_types=chosen) for chosen in (None, types))
+    kept = [task.id for task in whole.task_set if task.type in types]
+    assert part.task_set.ids == tuple(kept)
+    assert 0 < len(kept) < len(whole.task_set)
+    assert part.card()["task_types"] == sorted(types)
+    assert "task_types" not in whole.card()
+    official = {task.type for task in ALFWorldEnv(folder).task_set}
+    alone = ALFWorldEnv(folder, task_types=[min(official)])
+    assert {task.type for task in alone.task_set} == {min(official)}
+    with pytest.raises(UnknownNameError, match="Did you mean 'pick_and_place_simple'"):
+        ALFWorldEnv(task_types=["pick_and_place_simpel"])
+
+
 def test_the_card_tells_engine_data_and_wording(folder: Path) -> None:
     card = ALFWorldEnv(split="dev").card()
     assert json.loads(json.dumps(card)) == card
