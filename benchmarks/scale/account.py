@@ -77,8 +77,17 @@ def lost(log: str) -> list[int]:
     return [int(count) for count in _LOST.findall(log)]
 
 
-def _read(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+def _read(path: Path) -> Any:
+    """Return what a file holds, but for how the tokens of its episodes were counted.
+
+    How much of a prompt is computed anew goes with what else is played at the same time.
+    """
+    if not path.exists():
+        return None
+    if path.suffix != ".jsonl":
+        return path.read_bytes()
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("usage", "digest")} for row in rows]
 
 
 def _scores(folder: Path) -> list[tuple[str, float]]:

@@ -109,7 +109,8 @@ def test_loops_are_compared_in_all_that_time_does_not_change(tmp_path: Path) -> 
     def folder(name: str, text: str, success: float) -> Path:
         stage = tmp_path / name / "stages" / "explore-1-abc"
         stage.mkdir(parents=True)
-        (stage / "trajectories.jsonl").write_text(text)
+        row = {"messages": [text], "usage": {"prefilled_tokens": success}, "digest": name}
+        (stage / "trajectories.jsonl").write_text(json.dumps(row) + "\n")
         rows = [{"policy": "SFT", "success": {"mean": success}, "train_seconds": 1.0}]
         (tmp_path / name / "report.json").write_text(json.dumps({"policies": rows}))
         return tmp_path / name
