@@ -41,7 +41,7 @@ def _models(base_url: str, timeout: float) -> list[str]:
     url = f"{base_url}/models"
     try:
         return [str(item["id"]) for item in json.loads(_ask(url, None, timeout))["data"]]
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise EtoGymError(f"{url} does not list models: {err}") from err
 
 

@@ -11,7 +11,7 @@ from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.urls import read_addresses
 
 _ENDPOINT = "endpoint:"
-_LAUNCHER = r"local|ray(:\d+)?"
+_LAUNCHER = re.compile(r"local|ray(:[0-9]+)?")
 _OF_SERVERS = ("gpus", "servers", "play_arguments", "play_adapter", "keep_servers")
 _OF_ENDPOINTS = ("play_hook", "play_model")
 
@@ -93,7 +93,7 @@ class PlayerSettings:
                 "expected servers >= 0 and play_timeout > 0, got "
                 f"{self.servers} and {self.play_timeout:g}"
             )
-        if not re.fullmatch(_LAUNCHER, self.launcher):
+        if not _LAUNCHER.fullmatch(self.launcher):
             raise unknown_name("launcher", self.launcher, ["local", "ray", "ray:N"])
         if self.launcher != "local" and kind == "serve":
             raise SettingsError(
