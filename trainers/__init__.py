@@ -5,6 +5,7 @@ The names below are imported when they are first used, so importing this package
 
 from typing import TYPE_CHECKING
 
+from eto_gym.agents.models.quiet import hide_missing_kernels
 from eto_gym.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from eto_gym.trainers.settings.methods import PPOSettings as PPOSettings
     from eto_gym.trainers.settings.methods import SFTSettings as SFTSettings
     from eto_gym.trainers.settings.presets import from_preset as from_preset
+
+hide_missing_kernels()
 
 __all__ = [
     "DPOSettings",

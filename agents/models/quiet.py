@@ -1,7 +1,8 @@
-"""Keeps the progress bars of transformers off the terminal."""
+"""Keeps the progress bars and notices of libraries off the terminal."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +14,26 @@ from eto_gym.errors import require
 def without_progress_bars() -> Iterator[None]:
     """Keep the bars of transformers off the terminal, where a rollout shows its own."""
     transformers: Any = require("transformers", feature="a local language model", extra="train")
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
+
+
+def hide_missing_kernels() -> None:
+    """Drop what bitsandbytes says when it is imported on a CPU that multiplies bf16.
+
+    It misses a package of kernels from the hub there, which makes 4-bit products faster and is not
+    needed. transformers imports it through PEFT, whether or not anything is quantized.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    if _is_other not in logger.filters:
+        logger.addFilter(_is_other)
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    return "kernels-community" not in str(record.msg)
