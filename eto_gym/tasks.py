@@ -149,6 +149,7 @@ def choose_types(tasks: TaskSet, names: Sequence[str] | None) -> TaskSet:
     """
     if names is None:
         return tasks
+    known = sorted({task.type for task in tasks})
     for name in names:
-        check_choice("task type", name, sorted({task.type for task in tasks}))
+        check_choice("task type", name, known)
     return tasks.filter(lambda task: task.type in names)

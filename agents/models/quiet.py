@@ -30,9 +30,7 @@ def hide_missing_kernels() -> None:
     It misses a package of kernels from the hub there, which makes 4-bit products faster and is not
     needed. transformers imports it through PEFT, whether or not anything is quantized.
     """
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    if _is_other not in logger.filters:
-        logger.addFilter(_is_other)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_other)  # once at most
 
 
 def _is_other(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
@@ -9,6 +10,8 @@ from eto_gym.agents.rollout.engine import Episode
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import unknown_name
 from eto_gym.trajectories import PlayedTrajectory
+
+_NAME = re.compile(r"local|ray(?::([0-9]+))?")
 
 
 class Launcher(Protocol):
@@ -44,13 +47,23 @@ def get_launcher(name: str) -> Launcher:
         UnknownNameError: There is no such launcher.
         MissingDependencyError: Its packages are not installed.
     """
-    kind, _, policies = name.partition(":")
+    policies = check_launcher(name)
     if name == "local":
         from eto_gym.agents.rollout.local_launcher import LocalLauncher
 
         return LocalLauncher()
-    if name == "ray" or (kind == "ray" and policies.isdecimal()):
-        from eto_gym.agents.rollout.ray_launcher import RayLauncher
+    from eto_gym.agents.rollout.ray_launcher import RayLauncher
 
-        return RayLauncher(policies=int(policies or 0))
-    raise unknown_name("launcher", name, ["local", "ray", "ray:N"])
+    return RayLauncher(policies=policies)
+
+
+def check_launcher(name: str) -> int:
+    """Return how many policy actors a launcher's name asks for; see `get_launcher`.
+
+    Raises:
+        UnknownNameError: There is no such launcher.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise unknown_name("launcher", name, ["local", "ray", "ray:N"])
+    return int(match[1] or 0)

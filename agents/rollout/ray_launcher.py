@@ -106,14 +106,18 @@ class _RayPool(WorkerPool):
         import ray
 
         # Fractions, so that all workers fit where there are more of them than cores.
-        self._cpus = _share(resources.get("CPU", 1.0), spec.workers + policies)
+        cpus = _share(resources.get("CPU", 1.0), spec.workers + policies)
         if gpus is None:
             gpus = _share(resources.get("GPU", 0.0), policies or spec.workers)
-        self._gpus = 0.0 if policies else gpus
+        self._make_worker = ray.remote(WorkerActor).options(
+            num_cpus=cpus,
+            num_gpus=0.0 if policies else gpus,
+            scheduling_strategy=_SPREAD,
+        )
         # Ray starts a lost policy again; its workers end, and their successors find it.
         self._origin = Origin(folder=str(Path.cwd()), version=eto_gym.__version__)
         make = ray.remote(PolicyActor).options(
-            num_cpus=self._cpus, num_gpus=gpus, max_restarts=-1, scheduling_strategy=_SPREAD
+            num_cpus=cpus, num_gpus=gpus, max_restarts=-1, scheduling_strategy=_SPREAD
         )
         self._policies: list[Any] = [
             make.remote(spec.make_policy, self._origin) for _ in range(policies)
@@ -121,18 +125,13 @@ class _RayPool(WorkerPool):
         self._started = 0
 
     def new_worker(self, *, alone: bool) -> Worker:
-        import ray
-
         spec, policy, name = self.spec, None, uuid.uuid4().hex
         if self._policies:
             policy = self._policies[self._started % len(self._policies)]
             spec = replace(spec, make_policy=partial(RemotePolicy, policy, name))
         self._started += 1
-        actor = ray.remote(WorkerActor).options(
-            num_cpus=self._cpus, num_gpus=self._gpus, scheduling_strategy=_SPREAD
-        )
         return _Actor(
-            actor.remote(spec, 1 if alone else None, self._origin),
+            self._make_worker.remote(spec, 1 if alone else None, self._origin),
             alone=alone,
             on_stop=lambda: _forget(policy, name),
         )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from eto_gym.agents.rollout.launchers import check_launcher
 from eto_gym.command_lines import split_command, split_server_command
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.urls import read_addresses
 
 _ENDPOINT = "endpoint:"
-_LAUNCHER = re.compile(r"local|ray(:[0-9]+)?")
 _OF_SERVERS = ("gpus", "servers", "play_arguments", "play_adapter", "keep_servers")
 _OF_ENDPOINTS = ("play_hook", "play_model")
 
@@ -93,8 +92,7 @@ class PlayerSettings:
                 "expected servers >= 0 and play_timeout > 0, got "
                 f"{self.servers} and {self.play_timeout:g}"
             )
-        if not _LAUNCHER.fullmatch(self.launcher):
-            raise unknown_name("launcher", self.launcher, ["local", "ray", "ray:N"])
+        check_launcher(self.launcher)
         if self.launcher != "local" and kind == "serve":
             raise SettingsError(
                 "servers of a run answer on its own machine only, and with launcher "

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,19 @@ from tests.trainers.loops.test_players import (
 )
 from tests.trainers.processes import die, fork_one
 
+pytestmark = pytest.mark.usefixtures("own_temporary_folder")
+
 KEPT: dict[str, Any] = {"keep_servers": True, "play_arguments": "--enable-lora", "servers": 2}
 
 
-@pytest.fixture(autouse=True)
-def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what a killed run leaves in the system's temporary folder among the test's files."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture
+def base(folders: tuple[Path, Path]) -> Path:  # noqa: F811
+    return folders[0]
+
+
+@pytest.fixture
+def adapter(folders: tuple[Path, Path]) -> Path:  # noqa: F811
+    return folders[1]
 
 
 @pytest.fixture
@@ -79,12 +84,12 @@ def stages_of(play: PlayStages, *models: Path) -> list[Stage]:
 
 
 def test_one_start_serves_the_base_and_every_adapter_on_it(
-    folders: tuple[Path, Path],  # noqa: F811
+    base: Path,
+    adapter: Path,
     play: PlayStages,
     log: Path,
     tmp_path: Path,
 ) -> None:
-    base, adapter = folders
     first, second, third = stages_of(play, base, adapter, copied(adapter, tmp_path / "later"))
     play.evaluate("untrained", "untrained", first)
     pids = [pid for pid, *_ in started(log)]
@@ -108,12 +113,11 @@ def test_one_start_serves_the_base_and_every_adapter_on_it(
 
 
 def test_other_weights_of_the_same_name_are_loaded_in_place_of_those_before(
-    folders: tuple[Path, Path],  # noqa: F811
+    adapter: Path,
     play: PlayStages,
     log: Path,
     tmp_path: Path,
 ) -> None:
-    _, adapter = folders
     for stage in stages_of(play, adapter, adapter, copied(adapter, tmp_path / "later")):
         play.evaluate("SFT", "sft", stage)
     one = started(log)[0][0]
@@ -122,12 +126,11 @@ def test_other_weights_of_the_same_name_are_loaded_in_place_of_those_before(
 
 
 def test_a_server_that_died_meanwhile_takes_the_adapter_when_it_is_back(
-    folders: tuple[Path, Path],  # noqa: F811
+    adapter: Path,
     play: PlayStages,
     log: Path,
     tmp_path: Path,
 ) -> None:
-    _, adapter = folders
     one, other = stages_of(play, adapter, copied(adapter, tmp_path / "later"))
     play.evaluate("SFT", "sft", one)
     victim = started(log)[0][0]
@@ -142,14 +145,14 @@ def test_a_server_that_died_meanwhile_takes_the_adapter_when_it_is_back(
 
 
 def test_a_server_that_dies_within_a_stage_ends_the_run_and_the_stage_goes_on(
-    folders: tuple[Path, Path],  # noqa: F811
+    adapter: Path,
     tmp_path: Path,
     log: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alone = {**KEPT, "servers": 1, "slots": 1}
     play = play_in(tmp_path / "run", play_command=own_server(log), **alone)
-    start = model_stage(play, folders[1])
+    start = model_stage(play, adapter)
     add = TrajectoryStore.add
 
     def add_and_kill(self: TrajectoryStore, trajectory: PlayedTrajectory) -> None:
@@ -166,19 +169,18 @@ def test_a_server_that_dies_within_a_stage_ends_the_run_and_the_stage_goes_on(
     kept = TrajectoryStore(path).load()
     assert 0 < len(kept) < 4
     again = play_in(tmp_path / "run", play_command=own_server(log), **alone)
-    after = stored(again.explore("explore-1", model_stage(again, folders[1]), EXPLORE, tasks=4))
+    after = stored(again.explore("explore-1", model_stage(again, adapter), EXPLORE, tasks=4))
     again.close()
     assert [t.error for t in after] == [None] * 4
     assert all(t in after for t in kept)
 
 
 def test_whole_models_start_servers_anew(
-    folders: tuple[Path, Path],  # noqa: F811
+    base: Path,
     play: PlayStages,
     log: Path,
     tmp_path: Path,
 ) -> None:
-    base, _ = folders
     one, other = stages_of(play, base, copied(base, tmp_path / "trained"))
     play.evaluate("untrained", "untrained", one)
     play.evaluate("SFT", "sft", other)
@@ -190,14 +192,14 @@ def test_whole_models_start_servers_anew(
 
 
 def test_a_server_that_takes_no_adapters_is_told_of(
-    folders: tuple[Path, Path],  # noqa: F811
+    adapter: Path,
     tmp_path: Path,
     log: Path,
 ) -> None:
     plain = {**KEPT, "play_arguments": ""}
     play = play_in(tmp_path / "run", play_command=own_server(log), **plain)
     with pytest.raises(EtoGymError, match=r"load_lora_adapter answers 404: .*--enable-lora"):
-        play.evaluate("SFT", "sft", model_stage(play, folders[1]))
+        play.evaluate("SFT", "sft", model_stage(play, adapter))
     play.close()
     assert not any(alive(pid) for pid, *_ in started(log))
 
@@ -249,11 +251,11 @@ def _evaluate_and_die(folder: Path, model: Path, log: Path) -> None:
 
 
 def test_kill_9_between_stages_leaves_none_that_was_kept(
-    folders: tuple[Path, Path],  # noqa: F811
+    base: Path,
     tmp_path: Path,
     log: Path,
 ) -> None:
-    assert fork_one(_evaluate_and_die, tmp_path / "run", folders[0], log) == -signal.SIGKILL
+    assert fork_one(_evaluate_and_die, tmp_path / "run", base, log) == -signal.SIGKILL
     assert len(started(log)) == 2
     assert until(lambda: not any(alive(pid) for pid, *_ in started(log)))
 

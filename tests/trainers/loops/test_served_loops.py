@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,8 @@ from tests.trainers.processes import descendants, die, fork_one
 
 pytest.importorskip("torch")
 pytest.importorskip("openai")
+
+pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
 SERVERS = 2
 
@@ -96,12 +97,6 @@ def processes_of(log: Path) -> list[int]:
         if folder.name.isdecimal() and os.fsencode(log) in words:
             found.append(int(folder.name))
     return found
-
-
-@pytest.fixture(autouse=True)
-def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what a killed run leaves in the system's temporary folder among the test's files."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 # --- each method plays there, or refuses ----------------------------------------------------------
