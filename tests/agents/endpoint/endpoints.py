@@ -8,6 +8,7 @@ from typing import Any
 from eto_gym.agents.policy import Conversation
 from eto_gym.prompt import Message
 
+PASSING = ["429", "429 after 300 ms", "500", "503", "disconnect", "reset", "close"]
 FAST: dict[str, Any] = {"first_wait": 0.005, "max_wait": 0.05, "timeout": 20.0}
 
 
