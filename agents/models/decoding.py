@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.integrations import sdpa_attention
 
+from eto_gym.agents.models.attention import packed_heads
 from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
-from eto_gym.agents.models.loading import FORCE_GQA
+from eto_gym.agents.models.lookup import Lookup
+from eto_gym.errors import EtoGymError
 
 
 @dataclass(slots=True)
@@ -29,6 +29,7 @@ class Job:
             not computed.
         ended: Becomes True where the reply came to its end, rather than to `limit`.
         start: Column of the first token while the job is in a batch.
+        lookup: Guesses the next tokens, where tokens are guessed.
     """
 
     ids: list[int]
@@ -39,6 +40,7 @@ class Job:
     logprobs: list[float] | None = None
     ended: bool = False
     start: int = 0
+    lookup: Lookup | None = None
 
 
 class Sampler:
@@ -86,6 +88,7 @@ class Decoder:
         stop_ids: frozenset[int],
         stopped: Callable[[list[int]], bool] | None = None,
         prefill_tokens: int = 4096,
+        lookup: int = 0,
     ) -> None:
         """Create the decoder.
 
@@ -97,6 +100,11 @@ class Decoder:
                 none.
             prefill_tokens: New tokens per forward pass while prompts are read. Bounds the memory
                 of activations; more gains nothing once the matrices are large.
+            lookup: Tokens of each row to guess per pass at most, from what followed the same tokens
+                before; 0 guesses none.
+
+        Raises:
+            EtoGymError: Tokens are to be guessed where attention needs rows of equal length.
         """
         self._model = model
         self.batch = KVBatch(model)
@@ -117,6 +125,12 @@ class Decoder:
             and getattr(config, "sliding_window", None) is None
             and not getattr(config, "alibi", False)
         )
+        if lookup and not self._own_mask:
+            raise EtoGymError(
+                f"lookup={lookup} needs full attention by SDPA in every layer, which "
+                f"{type(model).__name__} has not: leave lookup out"
+            )
+        self._lookup = lookup
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], row: KVRow) -> None:
@@ -130,11 +144,14 @@ class Decoder:
     def run(self, jobs: list[Job]) -> None:
         """Sample the replies of all `jobs` together, and bring their rows up to date."""
         jobs = sorted(jobs, key=lambda job: len(job.ids) - len(job.row.ids), reverse=True)
-        columns = max(len(job.ids) for job in jobs) + max(job.limit for job in jobs)
+        columns = max(len(job.ids) for job in jobs) + max(job.limit for job in jobs) + self._lookup
         self._load(jobs, columns=columns)
         logits = self._read(jobs)
-        with self._packed_heads():
-            self._decode(jobs, logits, columns)
+        if self._lookup:
+            for job in jobs:
+                job.lookup = Lookup(job.ids)
+        with packed_heads(self._model) if self._own_mask else contextlib.nullcontext():
+            self._decode(jobs, logits)
 
     # --- reading prompts -------------------------------------------------------------------------
 
@@ -178,65 +195,114 @@ class Decoder:
             mask = causal[:, None]  # (B, Q, K) -> (B, 1, Q, K)
         ids = [[0] * (query - len(job.ids)) + job.ids[-query:] for job in jobs]
         positions = (queries - starts[:, None]).clamp_(min=0)  # (B, Q)
-        return self._forward(self._tensor(ids), positions, mask)
-
-    @contextlib.contextmanager
-    def _packed_heads(self) -> Iterator[None]:
-        """Let one query per row attend with the heads that share keys as its rows.
-
-        In 16 bits torch's kernel for a CPU takes four times as long with the heads one by one; in
-        32 bits, and with many queries, it does not matter. transformers packs them from 5.23 on,
-        unless they are left to torch.
-        """
-        packs = self._dtype.itemsize == 2 and hasattr(sdpa_attention, "pack_gqa")
-        if not (packs and self._device.type == "cpu" and os.environ.get(FORCE_GQA) == "1"):
-            yield
-            return
-        os.environ[FORCE_GQA] = "0"
-        try:
-            yield
-        finally:
-            os.environ[FORCE_GQA] = "1"
+        return self._forward(self._tensor(ids), positions, mask, keep=1)[:, -1]
 
     # --- sampling replies ------------------------------------------------------------------------
 
-    def _decode(self, jobs: list[Job], logits: torch.Tensor, columns: int) -> None:
-        batch = self.batch
-        batch.column = jobs[0].start + len(jobs[0].ids)
-        starts = self._tensor([job.start for job in jobs])
-        mask = torch.arange(columns, device=self._device) >= starts[:, None]
-        if self._own_mask:
-            mask = mask[:, None, None]  # (B, columns) -> (B, 1, 1, columns)
-        step = 0
+    def _decode(self, jobs: list[Job], logits: torch.Tensor) -> None:
+        """Sample all replies; `logits` (B, vocabulary) follow the prompts.
+
+        A pass reads the token that was sampled last, and after it tokens that are guessed to come
+        next. What is sampled does not depend on the guesses: where one is the token that is sampled
+        in its place, the pass has read it already, and what follows it is sampled as well.
+        """
+        starts = self._tensor([job.start for job in jobs])  # (B,)
+        # Of each row the column of the token that is read next: all before it have been read.
+        at = [jobs[0].start + len(jobs[0].ids) - 1] * len(jobs)
+        guesses: list[list[int]] = [[] for _ in jobs]
+        logits = logits[:, None]  # (B, queries, vocabulary)
         while True:
-            draws = [job.uniforms[step] if job.uniforms else 0.0 for job in jobs]
-            picks = self._sampler(logits, draws)
-            if any(job.logprobs is not None for job in jobs):
-                _note_logprobs(jobs, logits, picks)
-            step += 1
+            picks, logps = self._pick(jobs, logits)
             done = []
-            for i, (job, token) in enumerate(zip(jobs, picks.tolist(), strict=True)):
-                job.generated.append(token)
-                job.ended = token in self._stop_ids or (
-                    self._stopped is not None and self._stopped(job.generated)
-                )
-                if job.ended or step == job.limit:
+            for i, job in enumerate(jobs):
+                said = len(job.generated)
+                if self._say(job, picks[i], guesses[i], logps[i] if logps else None):
                     done.append(i)
+                at[i] += len(job.generated) - said
+            self.batch.column = max(at)
             if done:
                 kept = self._retire(jobs, done)
                 if not kept:
                     return
-                jobs = [jobs[i] for i in kept]
-                index = self._tensor(kept)
-                picks, starts, mask = picks[index], starts[index], mask[index]
-            batch.rows = slice(0, len(jobs))
-            batch.left = min(job.start for job in jobs)
-            logits = self._forward(
-                picks[:, None],
-                (batch.column - starts)[:, None],
-                mask[..., batch.left : batch.column + 1],
+                jobs, at = [jobs[i] for i in kept], [at[i] for i in kept]
+                starts = starts[self._tensor(kept)]
+            guesses = [self._guess(job) for job in jobs]
+            logits = self._step(jobs, starts, at, guesses)
+
+    def _guess(self, job: Job) -> list[int]:
+        """Return tokens that a row may say after the last one, no more than it may still say."""
+        if job.lookup is None:
+            return []
+        return job.lookup.guess(min(self._lookup, job.limit - len(job.generated) - 1))
+
+    def _step(
+        self, jobs: list[Job], starts: torch.Tensor, at: list[int], guesses: list[list[int]]
+    ) -> torch.Tensor:
+        """Read each row's last token and its guesses; return the logits (B, Q, vocabulary)."""
+        batch = self.batch
+        width = 1 + max(len(guess) for guess in guesses)
+        batch.rows, batch.column = slice(0, len(jobs)), max(at)
+        batch.left = min(job.start for job in jobs)
+        # Rows with fewer guesses than others read something more, which is written over later.
+        rows = zip(jobs, guesses, strict=True)
+        ids = [[job.generated[-1], *guess, *[0] * (width - 1 - len(guess))] for job, guess in rows]
+        offsets = torch.arange(width, device=self._device)
+        queries = self._tensor(at)[:, None] + offsets  # (B, Q)
+        batch.ends = queries if width > 1 or min(at) < batch.column else None
+        keys = torch.arange(batch.left, batch.column + width, device=self._device)
+        mask = keys >= starts[:, None]  # (B, K)
+        if self._own_mask:
+            mask = (mask[:, None] & (keys <= queries[..., None]))[:, None]  # (B, 1, Q, K)
+        # What is no guess stays at the position of the last one: there may be none after it.
+        last = self._tensor([len(guess) for guess in guesses])[:, None]
+        positions = queries - starts[:, None] - (offsets - last).clamp_(min=0)  # (B, Q)
+        try:
+            return self._forward(self._tensor(ids), positions, mask, keep=width)
+        finally:
+            batch.ends = None
+
+    def _pick(
+        self, jobs: list[Job], logits: torch.Tensor
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Sample after each query of `logits` (B, Q, vocabulary), as if all guesses were right.
+
+        Returns:
+            Token ids, (B, Q); and their log-probabilities where a job wants them.
+        """
+        width = logits.shape[1]
+        draws = []
+        for job in jobs:
+            first, last = len(job.generated), job.limit - 1
+            draws += (
+                [job.uniforms[min(first + j, last)] for j in range(width)]
+                if job.uniforms
+                else [0.0] * width
             )
-            batch.column += 1
+        picks = self._sampler(logits.flatten(0, 1), draws).view(len(jobs), width)
+        if all(job.logprobs is None for job in jobs):
+            return picks.tolist(), None
+        # (B, Q, vocabulary) -> (B, Q)
+        logps = logits.float().log_softmax(-1).gather(-1, picks[..., None])[..., 0]
+        return picks.tolist(), logps.tolist()
+
+    def _say(
+        self, job: Job, picks: list[int], guesses: list[int], logps: list[float] | None
+    ) -> bool:
+        """Take what was sampled up to the first wrong guess; return whether the reply is over."""
+        for j, token in enumerate(picks):
+            job.generated.append(token)
+            if job.logprobs is not None and logps is not None:
+                job.logprobs.append(logps[j])
+            job.ended = token in self._stop_ids or (
+                self._stopped is not None and self._stopped(job.generated)
+            )
+            if job.ended or len(job.generated) == job.limit:
+                return True
+            if job.lookup is not None:
+                job.lookup.add(token)
+            if j == len(guesses) or guesses[j] != token:
+                return False
+        return False
 
     def _retire(self, jobs: list[Job], done: list[int]) -> list[int]:
         """Store the rows that are done and close the gaps; return which job each row now holds."""
@@ -255,26 +321,19 @@ class Decoder:
         return kept
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, *, keep: int
     ) -> torch.Tensor:
+        """Return the logits after the last `keep` queries, as (B, keep, vocabulary)."""
         output = self._model(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
             **self._cache,
         )
-        logits: torch.Tensor = output.logits[:, -1]  # (B, 1, vocabulary) -> (B, vocabulary)
+        logits: torch.Tensor = output.logits[:, -keep:]
         return logits
 
     def _tensor(self, values: list[Any]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
-
-
-def _note_logprobs(jobs: list[Job], logits: torch.Tensor, picks: torch.Tensor) -> None:
-    """Note how likely each token is that was picked; logits are (B, vocabulary), picks (B,)."""
-    logps = logits.float().log_softmax(-1).gather(-1, picks[:, None])[:, 0]
-    for job, logp in zip(jobs, logps.tolist(), strict=True):
-        if job.logprobs is not None:
-            job.logprobs.append(logp)

@@ -107,8 +107,14 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         batch = self._batch
         keys, values = batch.tensors[self._keys], batch.tensors[self._values]
         rows, start, end = batch.rows, batch.column, batch.column + key_states.shape[2]
-        keys[rows, :, start:end] = key_states
-        values[rows, :, start:end] = value_states
+        if batch.ends is None:
+            keys[rows, :, start:end] = key_states
+            values[rows, :, start:end] = value_states
+        else:
+            # (B, 1) rows and (B, Q) columns name (B, Q, heads, width).
+            row = torch.arange(len(batch.ends), device=batch.ends.device)[:, None]
+            keys[row, :, batch.ends] = key_states.transpose(1, 2)
+            values[row, :, batch.ends] = value_states.transpose(1, 2)
         return keys[rows, :, batch.left : end], values[rows, :, batch.left : end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -135,6 +141,8 @@ class KVBatch(Cache):
         rows: The rows that the next forward pass computes.
         left: First column that it attends to.
         column: Column of its first query.
+        ends: Columns of its queries where rows differ in them, as (rows, queries): no row's first
+            one is beyond `column`, and `rows` begins with the first. None: they do not differ.
         dtype: Type of keys and values.
     """
 
@@ -157,6 +165,7 @@ class KVBatch(Cache):
         self.rows = slice(0, 0)
         self.left = 0
         self.column = 0
+        self.ends: torch.Tensor | None = None
         super().__init__(layers=[_Layer(self, 2 * i, 2 * i + 1) for i in range(len(tensors) // 2)])
 
     def lay_out(self, rows: int, columns: int) -> None:

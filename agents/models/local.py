@@ -67,6 +67,7 @@ class LocalPolicy:
         max_cached_tokens: int | None = None,
         tokens: Literal["none", "ids", "logprobs"] = "none",
         keep_sampled: bool = False,
+        lookup: int = 0,
     ) -> None:
         """Create the policy from a loaded model; `from_pretrained` loads one.
 
@@ -94,6 +95,10 @@ class LocalPolicy:
             keep_sampled: Go on from a reply with the very tokens that were sampled for it. By
                 default its words are tokenised, as a server does it that is sent the conversation:
                 where a model spells them in other tokens, it then reads other ones than it wrote.
+            lookup: Tokens of a reply that are guessed at a time at most, from what followed the
+                same tokens before in the conversation (prompt lookup), so that one pass may say
+                several. What is said does not depend on it, apart from rounding. 0 guesses none.
+                It needs full attention by SDPA in every layer.
         """
         if temperature < 0 or not 0 < top_p <= 1:
             raise EtoGymError(
@@ -103,6 +108,8 @@ class LocalPolicy:
             raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
         if on_full not in ("error", "drop_oldest"):
             raise EtoGymError(f"expected on_full 'error' or 'drop_oldest', got {on_full!r}")
+        if lookup < 0:
+            raise EtoGymError(f"expected lookup >= 0, got {lookup}")
         check_choice("tokens", tokens, ("none", "ids", "logprobs"))
         model.train(False)
         self._tokens = tokens
@@ -128,6 +135,7 @@ class LocalPolicy:
             stop_ids=self._stop_ids,
             stopped=self._has_stop if self._stop else None,
             prefill_tokens=prefill_tokens,
+            lookup=lookup,
         )
         self.context = _context(model, context)
 
