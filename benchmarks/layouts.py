@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help="units of an optimizer batch; default: settings'")
     parser.add_argument("--micro-batch", type=int, default=8, help="units of a pass")
     parser.add_argument("--measure", type=int, default=0, help="optimizer batches to be timed")
+    parser.add_argument("--keep", type=Path, help="folder in which the tiny models stay")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         table = [
             row
             for env in args.envs
-            for row in measure_env(env, args, Path(scratch) / f"model-{env}")
+            for row in measure_env(env, args, (args.keep or Path(scratch)) / f"model-{env}")
         ]
     if args.json:
         command = " ".join(["python -m eto_gym.benchmarks.layouts", *(argv or sys.argv[1:])])

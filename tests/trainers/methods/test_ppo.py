@@ -296,9 +296,9 @@ def test_whole_episodes_are_packed_where_they_begin_alike(
         grads = [p.grad for p in trainer.bare.parameters() if p.grad is not None]
         scores = [torch.cat([e.scores.logps, e.scores.values]) for e in played]
         found[share] = (sum(losses), grads, scores, trainer.notes["share_prefix"])
-    loss, grads, scores, _ = found["off"]
+    expected, grads, scores, _ = found["off"]
     for share in ("on", "auto"):
-        assert found[share][0] == pytest.approx(loss, rel=1e-5)
+        assert found[share][0] == pytest.approx(expected, rel=1e-5)
         for part, padded in ((found[share][1], grads), (found[share][2], scores)):
             for one, other in zip(part, padded, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
