@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformers.integrations import sdpa_attention
 
+from eto_gym.agents.models.compiled import CompiledStep
 from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
 from eto_gym.agents.models.loading import FORCE_GQA
+from eto_gym.errors import EtoGymError
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ class Decoder:
         stop_ids: frozenset[int],
         stopped: Callable[[list[int]], bool] | None = None,
         prefill_tokens: int = 4096,
+        compile: bool = False,
     ) -> None:
         """Create the decoder.
 
@@ -97,6 +100,10 @@ class Decoder:
                 none.
             prefill_tokens: New tokens per forward pass while prompts are read. Bounds the memory
                 of activations; more gains nothing once the matrices are large.
+            compile: Decode by `torch.compile`, see `CompiledStep`; prompts are read without.
+
+        Raises:
+            EtoGymError: The step cannot be compiled.
         """
         self._model = model
         self.batch = KVBatch(model)
@@ -117,6 +124,15 @@ class Decoder:
             and getattr(config, "sliding_window", None) is None
             and not getattr(config, "alibi", False)
         )
+        self._compiled: CompiledStep | None = None
+        if compile:
+            if not self._own_mask:
+                has = f"{', '.join(sorted(kinds))} by {config._attn_implementation}"
+                raise EtoGymError(
+                    "compile=true needs full attention by SDPA in every layer: "
+                    f"{type(model).__name__} has {has}. Leave compile out"
+                )
+            self._compiled = CompiledStep(model, self.batch)
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], row: KVRow) -> None:
@@ -140,7 +156,8 @@ class Decoder:
 
     def _load(self, jobs: list[Job], *, columns: int) -> None:
         """Lay the jobs' rows side by side, so that all prompts end in the same column."""
-        self.batch.lay_out(len(jobs), columns)
+        room = (len(jobs), columns)
+        self.batch.lay_out(*(self._compiled.room(*room) if self._compiled else room))
         width = max(len(job.ids) for job in jobs)
         for i, job in enumerate(jobs):
             job.start = width - len(job.ids)
@@ -229,13 +246,16 @@ class Decoder:
                 jobs = [jobs[i] for i in kept]
                 index = self._tensor(kept)
                 picks, starts, mask = picks[index], starts[index], mask[index]
-            batch.rows = slice(0, len(jobs))
-            batch.left = min(job.start for job in jobs)
-            logits = self._forward(
-                picks[:, None],
-                (batch.column - starts)[:, None],
-                mask[..., batch.left : batch.column + 1],
-            )
+            if self._compiled:
+                logits = self._compiled(picks, starts, batch.column)
+            else:
+                batch.rows = slice(0, len(jobs))
+                batch.left = min(job.start for job in jobs)
+                logits = self._forward(
+                    picks[:, None],
+                    (batch.column - starts)[:, None],
+                    mask[..., batch.left : batch.column + 1],
+                )
             batch.column += 1
 
     def _retire(self, jobs: list[Job], done: list[int]) -> list[int]:

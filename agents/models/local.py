@@ -67,6 +67,7 @@ class LocalPolicy:
         max_cached_tokens: int | None = None,
         tokens: Literal["none", "ids", "logprobs"] = "none",
         keep_sampled: bool = False,
+        compile: bool = False,
     ) -> None:
         """Create the policy from a loaded model; `from_pretrained` loads one.
 
@@ -94,6 +95,8 @@ class LocalPolicy:
             keep_sampled: Go on from a reply with the very tokens that were sampled for it. By
                 default its words are tokenised, as a server does it that is sent the conversation:
                 where a model spells them in other tokens, it then reads other ones than it wrote.
+            compile: Compile the decoding step by `torch.compile`, on a GPU into CUDA graphs. Takes
+                up to minutes at the start; for models with full attention under SDPA.
         """
         if temperature < 0 or not 0 < top_p <= 1:
             raise EtoGymError(
@@ -128,6 +131,7 @@ class LocalPolicy:
             stop_ids=self._stop_ids,
             stopped=self._has_stop if self._stop else None,
             prefill_tokens=prefill_tokens,
+            compile=compile,
         )
         self.context = _context(model, context)
 
