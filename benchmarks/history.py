@@ -25,6 +25,7 @@ import gymnasium as gym
 import numpy as np
 
 from eto_gym.agents.policies import player_policy
+from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.engine import Rollout, plan_episodes
 from eto_gym.conversation import PromptStyle
 from eto_gym.files import write_json
@@ -68,9 +69,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def play(
-    env: str, episodes: int, style: PromptStyle, history: str, *, samples: int = 1
+    env: str,
+    episodes: int,
+    style: PromptStyle,
+    history: str,
+    *,
+    samples: int = 1,
+    policy: Policy | None = None,
 ) -> list[Trajectory]:
-    """Play the first tasks of the training split, each `samples` times."""
+    """Play the first tasks of the training split, each `samples` times; the player by default."""
     env_id = resolve_env_id(env)
 
     def make() -> gym.Env[str, str]:
@@ -79,7 +86,8 @@ def play(
     probe = make()
     tasks = text_env(probe).task_set.ids[:episodes]
     probe.close()
-    rollout = Rollout(make, player_policy(), slots=8, prompt_style=style, history=history)
+    policy = policy or player_policy()
+    rollout = Rollout(make, policy, slots=8, prompt_style=style, history=history)
     played = rollout.play(plan_episodes(tasks, samples=samples))
     return sorted(played, key=lambda trajectory: trajectory.key)
 

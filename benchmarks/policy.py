@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--observation", type=int, default=24, help="tokens, on average")
     parser.add_argument("--reply", type=int, default=24, help="tokens")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the decoding step")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 instruction=args.instruction,
                 observation=args.observation,
                 reply=args.reply,
+                compile=args.compile,
             )
             if args.json:
                 print(json.dumps(row))
@@ -102,6 +104,7 @@ def measure(
     instruction: int,
     observation: int,
     reply: int,
+    compile: bool = False,
 ) -> dict[str, float]:
     """Play conversations side by side; return tokens and seconds.
 
@@ -114,6 +117,7 @@ def measure(
         instruction: Tokens that all begin with.
         observation: Tokens of an observation, on average.
         reply: Tokens of a reply.
+        compile: Whether the decoding step is compiled; that is not timed.
     """
     policy = LocalPolicy(
         model,
@@ -122,6 +126,7 @@ def measure(
         max_new_tokens=reply,
         keep_cache=keep,
         batch_size=batch,
+        compile=compile,
     )
     rng = np.random.default_rng(0)
 
@@ -131,8 +136,11 @@ def measure(
     head = words(instruction)
     talks = [[Message("user", f"{head} {words(observation)}")] for _ in range(batch)]
     prefilled = decoded = 0
-    policy.act([Conversation("warm-up", talks[0][:1])])
-    policy.release("warm-up")
+    warm_up = [Conversation(f"warm-up-{i}", talk[:1]) for i, talk in enumerate(talks)]
+    warm_up = warm_up if compile else warm_up[:1]
+    policy.act(warm_up)
+    for conversation in warm_up:
+        policy.release(conversation.key)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(turns):
         replies = policy.act([Conversation(str(i), talk, seed=i) for i, talk in enumerate(talks)])

@@ -14,6 +14,7 @@ reads, and `--model` is a folder.
 
 Variants:
     trl: TRL's SFTTrainer, given the tokens and labels of the same rows.
+    trl-packed: the same with `padding_free`: all rows of a pass in one, with transformers' mask.
     padded: ours with `share_prefix="off"`.
     tree: ours with `share_prefix="on"`.
     ours: ours as it is by default.
@@ -53,7 +54,7 @@ from typing import Any
 from eto_gym.benchmarks import random_models
 from eto_gym.files import write_json
 
-VARIANTS = ("trl", "padded", "tree", "ours")
+VARIANTS = ("trl", "trl-packed", "padded", "tree", "ours")
 METHODS = ("full", "lora", "qlora")
 PRECISIONS = ("fp32", "bf16")
 SHARING = {"padded": "off", "tree": "on", "ours": "auto"}
@@ -178,7 +179,7 @@ def run(job: Job) -> dict[str, Any]:
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the variants of one setting, each beside the ratios of the last one to it."""
     print(
-        f"{'variant':<9}{'':<5}{'pass':>5}{'peak MB':>8}{'training':>9}{'held':>6}"
+        f"{'variant':<11}{'':<5}{'pass':>5}{'peak MB':>8}{'training':>9}{'held':>6}"
         f"{'CPU s':>8}{'wall s':>8}{'tok/CPU s':>10}"
         f"{'tok/s':>8}{'loss':>10}{'diff':>9}{'last: peak':>11}{'tok/CPU s':>10}  share_prefix"
     )
@@ -189,7 +190,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         peak = rows[-1]["peak_mb"] / row["peak_mb"]
         speed = rows[-1]["tokens_per_cpu_s"] / row["tokens_per_cpu_s"]
         print(
-            f"{row['variant']:<9}{row['precision']:<5}{row['micro_batch']:>5}"
+            f"{row['variant']:<11}{row['precision']:<5}{row['micro_batch']:>5}"
             f"{row['peak_mb']:>8.0f}{row['training_mb']:>9.0f}{row['held_mb']:>6.0f}"
             f"{row['cpu_s']:>8.1f}{row['wall_s']:>8.1f}{row['tokens_per_cpu_s']:>10.0f}"
             f"{row['tokens_per_s']:>8.0f}{row['losses'][-1]:>10.6f}{row['difference']:>9.1e}"
@@ -274,14 +275,14 @@ def measure(job: Job, *, load: Callable[[Any], Any] | None = None) -> dict[str, 
         import peft  # noqa: F401
     if job.method == "qlora":
         import bitsandbytes  # noqa: F401
-    if job.variant == "trl":
+    if job.variant.startswith("trl"):
         import trl.trainer.sft_trainer  # noqa: F401
     tokenizer: Any = AutoTokenizer.from_pretrained(job.model)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         meter = Meter()
         model = load(settings) if load else load_for_training(job.model, settings)
         meter.loaded(model)
-        if job.variant == "trl":
+        if job.variant.startswith("trl"):
             trainer = stock(job, settings, model, tokenizer, rows, Path(scratch))
         else:
             trainer = TurnSFTTrainer(
@@ -332,6 +333,7 @@ def stock(
             weight_decay=0.0,
             optim="paged_adamw_8bit" if settings.optimizer == "paged_adamw8bit" else "adamw_torch",
             max_length=None,
+            padding_free=job.variant == "trl-packed",
             bf16=uses_bf16(settings),
             gradient_checkpointing=job.checkpointing,
             logging_steps=1,

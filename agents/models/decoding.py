@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from eto_gym.agents.models.attention import packed_heads
+from eto_gym.agents.models.compiled import CompiledStep
 from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
 from eto_gym.agents.models.lookup import Lookup
 from eto_gym.errors import EtoGymError
@@ -89,6 +90,7 @@ class Decoder:
         stopped: Callable[[list[int]], bool] | None = None,
         prefill_tokens: int = 4096,
         lookup: int = 0,
+        compile: bool = False,
     ) -> None:
         """Create the decoder.
 
@@ -102,9 +104,11 @@ class Decoder:
                 of activations; more gains nothing once the matrices are large.
             lookup: Tokens of each row to guess per pass at most, from what followed the same tokens
                 before; 0 guesses none.
+            compile: Decode by `torch.compile`, see `CompiledStep`; prompts are read without.
 
         Raises:
-            EtoGymError: Tokens are to be guessed where attention needs rows of equal length.
+            EtoGymError: The step cannot be compiled, tokens are to be guessed where attention needs
+                rows of equal length, or both are asked for.
         """
         self._model = model
         self.batch = KVBatch(model)
@@ -125,12 +129,22 @@ class Decoder:
             and getattr(config, "sliding_window", None) is None
             and not getattr(config, "alibi", False)
         )
-        if lookup and not self._own_mask:
+        if compile and lookup:
             raise EtoGymError(
-                f"lookup={lookup} needs full attention by SDPA in every layer, which "
-                f"{type(model).__name__} has not: leave lookup out"
+                "expected compile or lookup, got both: a compiled pass reads one token"
+            )
+        if (compile or lookup) and not self._own_mask:
+            asked = "compile=true" if compile else f"lookup={lookup}"
+            has = f"{', '.join(sorted(kinds))} by {config._attn_implementation}"
+            raise EtoGymError(
+                f"{asked} needs full attention by SDPA in every layer: {type(model).__name__} has "
+                f"{has}. Leave it out"
             )
         self._lookup = lookup
+        self._compiled: CompiledStep | None = None
+        if compile:
+            with packed_heads(model):
+                self._compiled = CompiledStep(model, self.batch)
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], row: KVRow) -> None:
@@ -157,7 +171,8 @@ class Decoder:
 
     def _load(self, jobs: list[Job], *, columns: int) -> None:
         """Lay the jobs' rows side by side, so that all prompts end in the same column."""
-        self.batch.lay_out(len(jobs), columns)
+        room = (len(jobs), columns)
+        self.batch.lay_out(*(self._compiled.room(*room) if self._compiled else room))
         width = max(len(job.ids) for job in jobs)
         for i, job in enumerate(jobs):
             job.start = width - len(job.ids)
@@ -242,6 +257,9 @@ class Decoder:
         batch = self.batch
         width = 1 + max(len(guess) for guess in guesses)
         batch.rows, batch.column = slice(0, len(jobs)), max(at)
+        if self._compiled:
+            last = self._tensor([job.generated[-1] for job in jobs])
+            return self._compiled(last, starts, batch.column)[:, None]
         batch.left = min(job.start for job in jobs)
         # Rows with fewer guesses than others read something more, which is written over later.
         rows = zip(jobs, guesses, strict=True)

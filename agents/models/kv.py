@@ -158,7 +158,7 @@ class KVBatch(Cache):
                 input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=True
             )
         tensors = [t for pair in _keys_and_values(model, probe) for t in pair]
-        self._shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]
+        self.shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]
         self._arenas = [t.new_zeros(0) for t in tensors]
         self.dtype = tensors[0].dtype
         self.tensors: list[torch.Tensor] = []
@@ -171,7 +171,7 @@ class KVBatch(Cache):
     def lay_out(self, rows: int, columns: int) -> None:
         """Make room for so many rows and columns; what was held is lost."""
         self.tensors = []
-        for i, (heads, width) in enumerate(self._shapes):
+        for i, (heads, width) in enumerate(self.shapes):
             size = rows * heads * columns * width
             if self._arenas[i].numel() < size:
                 self._arenas[i] = self._arenas[i].new_zeros(size + size // 4)

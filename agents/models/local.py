@@ -68,6 +68,7 @@ class LocalPolicy:
         tokens: Literal["none", "ids", "logprobs"] = "none",
         keep_sampled: bool = False,
         lookup: int = 0,
+        compile: bool = False,
     ) -> None:
         """Create the policy from a loaded model; `from_pretrained` loads one.
 
@@ -99,6 +100,8 @@ class LocalPolicy:
                 same tokens before in the conversation (prompt lookup), so that one pass may say
                 several. What is said does not depend on it, apart from rounding. 0 guesses none.
                 It needs full attention by SDPA in every layer.
+            compile: Compile the decoding step by `torch.compile`, on a GPU into CUDA graphs. Takes
+                up to minutes at the start; for models with full attention under SDPA.
         """
         if temperature < 0 or not 0 < top_p <= 1:
             raise EtoGymError(
@@ -136,6 +139,7 @@ class LocalPolicy:
             stopped=self._has_stop if self._stop else None,
             prefill_tokens=prefill_tokens,
             lookup=lookup,
+            compile=compile,
         )
         self.context = _context(model, context)
 

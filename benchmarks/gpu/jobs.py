@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from eto_gym.benchmarks import random_models
-from eto_gym.benchmarks.gpu.plan import SHARING, STEPS, Job, Shapes
+from eto_gym.benchmarks.gpu.plan import COMPILED, SHARING, STEPS, Job, Shapes
 from eto_gym.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +170,7 @@ def _rollouts(job: Job, shapes: Shapes) -> dict[str, Any]:
         instruction=shapes.instruction,
         observation=shapes.observation,
         reply=shapes.reply,
+        compile=job.variant == COMPILED,
     )
     return {**found, **_rates(job.conversations, found["decoded"], found["wall_s"])}
 

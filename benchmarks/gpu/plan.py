@@ -15,6 +15,9 @@ VARIANTS = ("trl", "padded", "ours")
 SHARING = {"padded": "padded", "ours": "tree"}
 """What `eto_gym.benchmarks.sft` calls ours with sharing off, and on."""
 
+COMPILED = "compiled"
+"""Rollouts whose decoding step is compiled into CUDA graphs."""
+
 STEPS = 3
 """Optimizer steps of a training; the first warms up."""
 
@@ -101,10 +104,11 @@ def _training(
 
 
 def _rollouts(shapes: Shapes) -> Iterator[Job]:
-    """Yield one by one as `generate` does it, then many side by side."""
+    """Yield one by one as `generate` does it, then many side by side; last with a compiled step."""
     yield Job("generate", shapes.small, conversations=1)
     for count in shapes.conversations:
         yield Job("rollouts", shapes.small, conversations=count)
+    yield Job("rollouts", shapes.small, variant=COMPILED, conversations=shapes.conversations[0])
 
 
 def refusal(job: Job, card_bytes: float | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eto_gym.benchmarks.gpu.plan import SHAPES
+from eto_gym.benchmarks.gpu.plan import COMPILED, SHAPES
 
 Row = dict[str, Any]
 
@@ -97,6 +97,7 @@ def _rollouts(rows: Sequence[Row]) -> str:
         if row["kind"] not in ("generate", "rollouts"):
             continue
         name = "`generate`, one by one" if row["kind"] == "generate" else "local player"
+        name += ", compiled step" if row.get("variant") == COMPILED else ""
         cells = [name, row["model"], str(row["conversations"])]
         if not _ok(row):
             lines.append(_line([*cells, row["error"], "", ""]))

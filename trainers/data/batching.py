@@ -22,7 +22,7 @@ class BucketSampler(Sampler[list[int]]):
     The rows are shuffled; every window of `window` optimizer batches is then sorted by length and
     cut into batches, which are shuffled again. So batches stay random while little is spent on
     padding. Only the last batch of an epoch can be smaller. Within a batch the order of rows is by
-    length too, so that cutting it into micro-batches changes no sum, only the padding.
+    length too, or by `ranks`: cutting it into micro-batches changes no sum, only what these hold.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class BucketSampler(Sampler[list[int]]):
         window: int = 16,
         rank: int = 0,
         world: int = 1,
+        ranks: Sequence[int] | None = None,
     ) -> None:
         """Prepare.
 
@@ -48,8 +49,11 @@ class BucketSampler(Sampler[list[int]]):
             world: Number of processes, among which the micro-batches of each optimizer batch are
                 dealt in turn. Where the last batch has too few, the others get a filler: the
                 complement `~i` of a row's index, see `FillerDataset`.
+            ranks: Place of every row among all: rows of an optimizer batch are cut into
+                micro-batches in this order. None: by length.
         """
         self._lengths = lengths
+        self._ranks = ranks
         self.batch_size = micro_batch_size
         self.drop_last = False
         self._step_rows = batch_size
@@ -89,13 +93,18 @@ class BucketSampler(Sampler[list[int]]):
         yield from self._micro(last)
 
     def _micro(self, batch: list[int]) -> Iterator[list[int]]:
-        micro = [
-            batch[start : start + self.batch_size]
-            for start in range(0, len(batch), self.batch_size)
-        ]
+        if self._ranks is not None:
+            batch = sorted(batch, key=self._ranks.__getitem__)
+        micro = list(cut(batch, self.batch_size))
         while len(micro) % self._world:
             micro.append([~batch[0]])
         yield from micro[self._rank :: self._world]
+
+
+def cut(order: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Yield `size` numbers after another; the last part may have fewer."""
+    for start in range(0, len(order), size):
+        yield list(order[start : start + size])
 
 
 class FillerDataset(Dataset[Any]):

@@ -70,7 +70,7 @@ class PhasedSampler(BucketSampler):
             keywords: As `BucketSampler` takes them.
         """
         super().__init__(lengths, **keywords)
-        self._all_lengths = lengths
+        self._all_lengths, self._all_ranks = lengths, self._ranks
         self._phases = phases
         self._passes = passes
         self.set_epoch(0)
@@ -84,6 +84,8 @@ class PhasedSampler(BucketSampler):
         groups = [first + i for i, begins in enumerate(self._phases) if begins <= phase]
         self._rows = [*range(first), *(groups[i % len(groups)] for i in range(len(self._phases)))]
         self._lengths = [self._all_lengths[row] for row in self._rows]
+        if self._all_ranks is not None:
+            self._ranks = [self._all_ranks[row] for row in self._rows]
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the indices of each micro-batch of this process."""

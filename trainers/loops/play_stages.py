@@ -261,5 +261,6 @@ class PlayStages:
             template_kwargs=s.template_kwargs,
             chat_template=s.chat_template,
             dtype=s.play_dtype,
+            compile=s.play_compile,
             date=run_date(),
         )

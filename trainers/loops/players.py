@@ -61,6 +61,7 @@ class StagePolicy:
         chat_template: Replaces the model's own template; "" for none.
         dtype: Precision of a local policy's weights; "auto": as they were saved.
         date: For templates that read the clock; "" for that of the process that builds the policy.
+        compile: Whether a local policy compiles its decoding step.
     """
 
     model: str
@@ -73,6 +74,7 @@ class StagePolicy:
     chat_template: str = ""
     dtype: str = "auto"
     date: str = ""
+    compile: bool = False
 
     def __call__(self) -> Policy:
         """Build the local policy."""
@@ -81,6 +83,7 @@ class StagePolicy:
             device=self.device,
             dtype=self.dtype,
             date=self.date,
+            compile=self.compile,
             **self._options(),
             **({"template_kwargs": self.template_kwargs} if self.template_kwargs else {}),
             **({"chat_template": self.chat_template} if self.chat_template else {}),

@@ -25,11 +25,11 @@ from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.methods.kto_origin import Origin
 from eto_gym.trainers.methods.preference_losses import check_sides, preference_losses, turn_weights
 from eto_gym.trainers.model import reference, reference_model, sharding
-from eto_gym.trainers.model.layout import choose_layout, lay_out
+from eto_gym.trainers.model.layout import lay_out
 from eto_gym.trainers.model.models import bare_model, uses_bf16, with_adapters
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.scoring import install_scorer, row_sums, without_dropout
-from eto_gym.trainers.run import base_trainer
+from eto_gym.trainers.run import base_trainer, row_layout
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.base import SettingsError
@@ -142,8 +142,15 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
         adapted = hasattr(model, "peft_config")
         inner = bare_model(model)
         install_scorer(inner)
-        self._trees, layout = choose_layout(inner, settings.share_prefix)
-        self.notes = {"share_prefix": layout}
+        self._lengths = [max(sum(len(r.ids) for r in side) for side in row.sides) for row in rows]
+        self._layout = row_layout.choose(
+            inner,
+            settings,
+            [[row for side in pair.sides for row in side] for pair in rows],
+            self._lengths,
+            make=self._sampler,
+        )
+        self.notes = {"share_prefix": self._layout.note}
         args = TrainingArguments(**base_trainer.training_arguments(settings, workspace))
         super().__init__(
             model=_prepared(model, settings, args),
@@ -193,7 +200,7 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
         A side that is missing has no rows.
         """
         rows = [row for side in sides for row in side]
-        batch = lay_out(rows, trees=self._trees, pad_id=self._pad_id)
+        batch = lay_out(rows, trees=self._layout.trees, pad_id=self._pad_id)
         if any(len(side) != 1 for side in sides):
             owners = torch.tensor([i for i, side in enumerate(sides) for _ in side])
             batch["owners"] = owners
@@ -205,8 +212,9 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return batches of pairs of similar length."""
-        lengths = [max(sum(len(r.ids) for r in side) for side in row.sides) for row in self._rows]
-        return base_trainer.bucket_loader(self, lengths, self._settings, make=self._sampler)
+        return base_trainer.bucket_loader(
+            self, self._lengths, self._settings, ranks=self._layout.ranks, make=self._sampler
+        )
 
     def _sampler(self, lengths: list[int], **keywords: Any) -> BucketSampler:
         """Return what deals the rows."""
@@ -258,7 +266,9 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
         scores = torch.zeros(len(sides))
         order = sorted(
             (i for i, side in enumerate(sides) if side),
-            key=lambda i: sides[i][0].ids if self._trees else [sum(len(r.ids) for r in sides[i])],
+            key=lambda i: (
+                sides[i][0].ids if self._layout.trees else [sum(len(r.ids) for r in sides[i])]
+            ),
         )
         with self._on_device():
             for start in range(0, len(order), batch_size):

@@ -184,21 +184,16 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         self.notes = self._forests.sharing.notes
 
     def _play(self, tasks: Sequence[str]) -> None:
-        """Play a batch's episodes, and decide how they are computed.
-
-        An optimizer step learns from all of them, whatever the order: so those that share most
-        become neighbours where that saves anything.
-        """
+        """Play the episodes of an optimizer step, and decide on the layout of their rows."""
         self._source.play(tasks, self)
         rows = [episode.rows for episode in self._source.episodes]
-        self._order = sorted(range(len(rows)), key=lambda i: [row.ids for row in rows[i]])
-        size = self.args.per_device_train_batch_size
-        self._forests.decide([rows[i] for i in self._order], size)
+        self._forests.decide(rows, self.args.per_device_train_batch_size)
+        self._order = self._forests.order(rows, range(len(rows)))
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is before or not self._buffered_inputs or not self._forests.on:
+        if self._buffered_inputs is before or not self._buffered_inputs:
             return inputs
         self._buffered_inputs = regrouped(self._buffered_inputs, self._order)
         return self._buffered_inputs[self._step % len(self._buffered_inputs)]

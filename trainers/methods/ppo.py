@@ -26,6 +26,7 @@ from transformers import TrainingArguments, set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
 from eto_gym.errors import EtoGymError
+from eto_gym.trainers.data.batching import cut
 from eto_gym.trainers.data.encoding import Codec, TokenReport, TokenRow
 from eto_gym.trainers.data.sampled import encode_sampled
 from eto_gym.trainers.data.trees import score_tokens
@@ -222,15 +223,20 @@ class PPOTrainer(base_trainer.BaseTrainer):
             played = self._play_round()
             self._steps, self._over = [], False
             for turn in range(int(s.epochs)):
-                order = list(range(len(played)))
-                random.Random(f"{s.seed}:{self.done}:{turn}").shuffle(order)
-                for start in range(0, len(order), s.batch_size):
+                steps = self._optimizer_batches(len(played), turn)
+                for number, step in enumerate(steps, start=1):
                     # The optimizer's step comes after the last micro-batch, and reads these two.
-                    self._ends_pass = start + s.batch_size >= len(order)
+                    self._ends_pass = number == len(steps)
                     self._ends_round = self._ends_pass and turn + 1 == int(s.epochs)
-                    yield from self._deal([played[i] for i in order[start : start + s.batch_size]])
+                    yield from self._deal([played[i] for i in step])
                 if self._over:
                     break
+
+    def _optimizer_batches(self, episodes: int, turn: int) -> list[list[int]]:
+        """Return the episodes of each optimizer step of a pass over a round."""
+        order = list(range(episodes))
+        random.Random(f"{self._settings.seed}:{self.done}:{turn}").shuffle(order)
+        return list(cut(order, self._settings.batch_size))
 
     def _play_round(self) -> list[Played]:
         """Play together with the other processes, with the seeds that one process would give."""
@@ -248,10 +254,8 @@ class PPOTrainer(base_trainer.BaseTrainer):
             for trajectory, episode, seen in zip(whole, encoded, marked, strict=True)
             if episode.rows
         ]
-        several = any(len(rows) > 1 for rows, *_ in kept)
-        if several:
-            self._forests.decide([rows for rows, *_ in kept], s.micro_batch_size)
-        flat = iter(self.score([row for rows, *_ in kept for row in rows], several=several))
+        self._forests.decide([rows for rows, *_ in kept], s.micro_batch_size)
+        flat = iter(self.score([row for rows, *_ in kept for row in rows]))
         scores = [joined([next(flat) for _ in rows]) for rows, *_ in kept]
         # What every process has, in their order.
         failed = Counter(gather_object([str(t.error) for t in trajectories if t.failed_to_run]))
@@ -262,6 +266,9 @@ class PPOTrainer(base_trainer.BaseTrainer):
         if not episodes:
             raise EtoGymError(f"round {self.done + 1} has no episode to learn from: {dict(failed)}")
         rows, rewards, seen, said = ([episode[i] for episode in episodes] for i in range(4))
+        # Now by the episodes of all: every process must deal the same batches.
+        steps = self._optimizer_batches(len(rows), 0)
+        self._forests.decide(rows, self.args.per_device_train_batch_size, steps)
         credit = own_credit(seen, s.advantage, discount=s.advantage_discount)
         played, moved = estimate(rows, rewards, said, s, credit)
         means = [sum(column) / len(results) for column in zip(*results, strict=True)]
@@ -299,17 +306,16 @@ class PPOTrainer(base_trainer.BaseTrainer):
         trained tokens, or of its turns, is one vector over all rows.
         """
         args, size = self.args, self.args.per_device_train_batch_size
-        batch.sort(key=lambda episode: max(len(row.ids) for row in episode.rows))
+        order = self._forests.order([episode.rows for episode in batch], range(len(batch)))
         tokens = sum(len(episode.scores.logps) for episode in batch)
         turns = sum(len(episode.returns) for episode in batch)
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        parts = [[batch[i] for i in part] for part in cut(order, size)]
         own = parts[args.process_index :: args.world_size]
         for part in own:
             rows = [row for episode in part for row in episode.rows]
             self.tokens_seen += sum(len(row.ids) for row in rows)
-            tree = self._forests.on and any(len(episode.rows) > 1 for episode in part)
             yield {
-                **(self._forests.tree(rows) if tree else self._forests.padded(rows)),
+                **(self._forests.tree(rows) if self._forests.on else self._forests.padded(rows)),
                 "logps": torch.cat([e.scores.logps for e in part]),
                 "advantages": torch.cat([e.advantages[turns_of(e.rows)] for e in part]),
                 "values": torch.cat([e.scores.values for e in part]),
@@ -324,16 +330,11 @@ class PPOTrainer(base_trainer.BaseTrainer):
 
     # --- scoring ---------------------------------------------------------------------------------
 
-    def score(self, rows: Sequence[TokenRow], *, several: bool = False) -> list[Scores]:
-        """Score rows with the policy, its value head and the reference, without gradients.
-
-        Args:
-            rows: The rows, those of an episode beside each other.
-            several: Whether an episode has more than one.
-        """
+    def score(self, rows: Sequence[TokenRow]) -> list[Scores]:
+        """Score rows with the policy, its value head and the reference, without gradients."""
 
         def by(model: Any, rows: Sequence[TokenRow]) -> list[tuple[torch.Tensor, Any]]:
-            if several and self._forests.on:
+            if self._forests.on:
                 return self._forests.by_tree(model, rows)
             return self._forests.by_length(model, rows, 2 * self._settings.micro_batch_size)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from eto_gym.trainers.data.batching import IGNORED, pad_rows
+from eto_gym.trainers.data.batching import IGNORED, cut, pad_rows
 from eto_gym.trainers.data.encoding import TokenRow
 from eto_gym.trainers.data.trees import (
     build_tree,
@@ -20,7 +20,7 @@ from eto_gym.trainers.data.trees import (
     score_tokens,
     starts_of_turns,
 )
-from eto_gym.trainers.model.layout import LateSharing
+from eto_gym.trainers.model.layout import LateSharing, Units
 
 TREE_ROWS = 32
 """Rows that share their beginnings in one pass without gradients."""
@@ -51,18 +51,33 @@ class RowForests:
         self._trainer = trainer
         self._pad_id = pad_id
 
-    def decide(self, episodes: Sequence[Sequence[TokenRow]], size: int) -> bool:
-        """Decide for episodes, given by their rows, of which `size` make a micro-batch."""
-        rows = [row for episode in episodes for row in episode]
-        batches: list[range] = []
-        start = 0
-        for first in range(0, len(episodes), size):
-            stop = start + sum(len(episode) for episode in episodes[first : first + size])
-            if stop > start:
-                batches.append(range(start, stop))
-            start = stop
-        self.on = bool(rows) and self.sharing.decide(rows, batches)
+    def decide(
+        self, episodes: Units, size: int, steps: Sequence[Sequence[int]] | None = None
+    ) -> bool:
+        """Decide for episodes, given by their rows.
+
+        Args:
+            episodes: The episodes.
+            size: How many make a micro-batch.
+            steps: The optimizer batches, as places in `episodes`; None: all of them are one.
+        """
+        steps = [range(len(episodes))] if steps is None else steps
+        self.on = False  # the order of padded rows
+        padded = [part for step in steps for part in cut(self.order(episodes, step), size)]
+        self.on = True
+        trees = [part for step in steps for part in cut(self.order(episodes, step), size)]
+        self.on = any(episodes) and self.sharing.decide(episodes, padded, trees)
         return self.on
+
+    def order(self, episodes: Units, batch: Sequence[int]) -> list[int]:
+        """Return an optimizer batch in the order in which it is cut into micro-batches.
+
+        Neighbours share most where rows become trees, else they are of similar length: a step
+        learns from all of them, whatever the order.
+        """
+        if self.on:
+            return sorted(batch, key=lambda i: [row.ids for row in episodes[i]])
+        return sorted(batch, key=lambda i: max((len(row.ids) for row in episodes[i]), default=0))
 
     def tree(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
         """Return the tree of some rows, with the states before their turns as "starts"."""
@@ -106,10 +121,8 @@ class RowForests:
             tokens, and the values before its turns or None.
         """
         scores: list[Any] = [None] * len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
         device = self._trainer.args.device
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
+        for chunk in cut(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)), size):
             batch = self.padded([rows[i] for i in chunk])
             with self._trainer.accelerator.autocast():
                 found = model(**moved_to(batch, device))
@@ -125,9 +138,9 @@ class RowForests:
     @torch.no_grad()
     def by_tree(self, model: Any, rows: Sequence[TokenRow]) -> list[tuple[torch.Tensor, Any]]:
         """Score rows that share their beginnings; return what `by_length` does."""
-        scores: list[tuple[torch.Tensor, Any]] = []
-        for start in range(0, len(rows), TREE_ROWS):
-            chunk = rows[start : start + TREE_ROWS]
+        scores: list[Any] = [None] * len(rows)
+        for places in cut(sorted(range(len(rows)), key=lambda i: rows[i].ids), TREE_ROWS):
+            chunk = [rows[i] for i in places]
             with self._trainer.accelerator.autocast():
                 batch = moved_to(self.tree(chunk), self._trainer.args.device)
                 logps, values = score_tokens(model, batch)
@@ -136,7 +149,8 @@ class RowForests:
             split: Sequence[Any] = [None] * len(chunk)
             if values is not None:
                 split = torch.split(values.cpu(), turns)
-            scores += list(zip(parts, split, strict=True))
+            for i, one, value in zip(places, parts, split, strict=True):
+                scores[i] = (one, value)
         return scores
 
 

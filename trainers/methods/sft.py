@@ -17,12 +17,12 @@ from transformers import TrainingArguments, set_seed
 
 from eto_gym.trainers.data.encoding import Codec, TokenRow, encode_trajectories
 from eto_gym.trainers.data.trees import score_tree
-from eto_gym.trainers.model.layout import choose_layout, lay_out, saving_of_trees
+from eto_gym.trainers.model.layout import lay_out
 from eto_gym.trainers.model.models import bare_model, with_adapters
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.recompute import recompute_cheap
 from eto_gym.trainers.model.scoring import install_scorer
-from eto_gym.trainers.run import base_trainer
+from eto_gym.trainers.run import base_trainer, row_layout
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import SFTSettings
@@ -115,13 +115,8 @@ class TurnSFTTrainer(base_trainer.BaseTrainer):
         install_scorer(inner)
         if settings.recompute_cheap:
             recompute_cheap(inner)
-        saving = None
-        if settings.share_prefix == "auto":
-            # The batches that one process would have, so that several decide alike.
-            batches = list(base_trainer.bucket_sampler(self._lengths, settings))
-            saving = saving_of_trees(rows, batches)
-        self._trees, layout = choose_layout(inner, settings.share_prefix, saving=saving)
-        self.notes = {"share_prefix": layout}
+        self._layout = row_layout.choose(inner, settings, [[row] for row in rows], self._lengths)
+        self.notes = {"share_prefix": self._layout.note}
         super().__init__(
             model=model,
             args=TrainingArguments(**base_trainer.training_arguments(settings, workspace)),
@@ -131,11 +126,13 @@ class TurnSFTTrainer(base_trainer.BaseTrainer):
         )
 
     def _collate(self, rows: Sequence[TokenRow]) -> dict[str, Any]:
-        return lay_out(rows, trees=self._trees, pad_id=self._pad_id)
+        return lay_out(rows, trees=self._layout.trees, pad_id=self._pad_id)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
         """Return batches of rows of similar length."""
-        return base_trainer.bucket_loader(self, self._lengths, self._settings)
+        return base_trainer.bucket_loader(
+            self, self._lengths, self._settings, ranks=self._layout.ranks
+        )
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device

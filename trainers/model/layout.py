@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,9 @@ SAMPLE = 256
 """Micro-batches that are looked at, spread over an epoch, to tell what trees save."""
 
 logger = logging.getLogger(__name__)
+
+Units = Sequence[Sequence[TokenRow]]
+"""What a micro-batch is a number of: rows, episodes or pairs, each with its rows."""
 
 
 def lay_out(rows: Sequence[TokenRow], *, trees: bool, pad_id: int) -> dict[str, Any]:
@@ -132,18 +135,15 @@ class LateSharing:
                 self._model.config.get_text_config()._attn_implementation
             )
 
-    def decide(self, rows: Sequence[TokenRow], batches: Sequence[Sequence[int]]) -> bool:
-        """Return whether these rows become trees, one for each micro-batch.
-
-        Args:
-            rows: The rows.
-            batches: The micro-batches, as places in `rows`.
-        """
+    def decide(
+        self, units: Units, padded: Sequence[Sequence[int]], trees: Sequence[Sequence[int]]
+    ) -> bool:
+        """Return whether rows become trees, one for each micro-batch; see `saving_of_trees`."""
         if self._wanted == "off":
             return False
         shared, note = True, "on"
         if self._wanted == "auto":
-            saving = saving_of_trees(rows, batches)
+            saving = saving_of_trees(units, padded, trees)
             shared, note = saving.enough, f"{'on' if saving.enough else 'off'}: {saving}"
         if shared and self._obstacle:
             if self.notes.get("share_prefix") != f"off: {self._obstacle}":
@@ -164,19 +164,45 @@ def _made_ready(model: Any) -> str | None:
     return install_trees(model)
 
 
-def saving_of_trees(rows: Sequence[TokenRow], batches: Sequence[Sequence[int]]) -> Saving:
+def ranks_of(units: Units) -> list[int]:
+    """Return each unit's place among all, so that those whose rows share most are neighbours."""
+    ranks = [0] * len(units)
+    order = sorted(range(len(units)), key=lambda unit: [row.ids for row in units[unit]])
+    for rank, unit in enumerate(order):
+        ranks[unit] = rank
+    return ranks
+
+
+def saving_of_trees(
+    units: Units,
+    padded: Sequence[Sequence[int]],
+    trees: Sequence[Sequence[int]],
+    *,
+    passes: int = 1,
+) -> Saving:
     """Return what trees save of the tokens of padded micro-batches.
 
     Args:
-        rows: All rows.
-        batches: The micro-batches, as places in `rows`; a sample of them is looked at.
+        units: What micro-batches are made of, each with its rows: one, or those of an episode or
+            of the sides of a pair.
+        padded: The micro-batches of padded rows, as places in `units`.
+        trees: Those of trees; these have the same optimizer batches, cut in another way.
+        passes: Micro-batches of an optimizer batch; a sample of these is looked at.
     """
-    count = padded = kept = 0
-    for batch in batches[:: -(-len(batches) // SAMPLE)]:
-        ids = [np.asarray(tokens) for tokens in sorted(rows[index].ids for index in batch)]
-        count += len(ids)
-        padded += len(ids) * max(len(tokens) for tokens in ids)
-        kept += sum(len(tokens) for tokens in ids)
+    count = before = after = 0
+    stride = -(-len(padded) // SAMPLE)
+    for number, (wide, narrow) in enumerate(zip(padded, trees, strict=True)):
+        if number // passes % stride:
+            continue
+        lengths = [len(row.ids) for unit in wide for row in units[unit]]
+        count += len(lengths)
+        before += len(lengths) * max(lengths, default=0)
+        ids = [np.asarray(tokens) for tokens in sorted(_ids(units, narrow))]
+        after += sum(map(len, ids))
         # Of sorted rows, each shares most with the one before it.
-        kept -= sum(common_length(*pair) for pair in itertools.pairwise(ids))
-    return Saving((padded - kept) / padded, (padded - kept) / count)
+        after -= sum(common_length(*pair) for pair in itertools.pairwise(ids))
+    return Saving((before - after) / max(1, before), (before - after) / max(1, count))
+
+
+def _ids(units: Units, batch: Sequence[int]) -> Iterator[list[int]]:
+    return (row.ids for unit in batch for row in units[unit])

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -145,6 +145,7 @@ def bucket_sampler(
     *,
     rank: int = 0,
     world: int = 1,
+    ranks: Sequence[int] | None = None,
     make: Callable[..., BucketSampler] = BucketSampler,
 ) -> BucketSampler:
     """Return what decides which rows are in each micro-batch of a process."""
@@ -155,6 +156,7 @@ def bucket_sampler(
         seed=settings.seed,
         rank=rank,
         world=world,
+        ranks=ranks,
     )
 
 
@@ -163,15 +165,17 @@ def bucket_loader(
     lengths: list[int],
     settings: TrainSettings,
     *,
+    ranks: Sequence[int] | None = None,
     make: Callable[..., BucketSampler] = BucketSampler,
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Build the training loader: rows of similar length together, the order set by the seed.
 
-    Of several processes each gets its own micro-batches of every optimizer batch, so that together
-    they see what one process sees.
+    With `ranks`, rows of an optimizer batch are neighbours in that order. Of several processes each
+    gets its own micro-batches of every optimizer batch, so that together they see what one process
+    sees.
     """
     rank, world = trainer.args.process_index, trainer.args.world_size
-    sampler = bucket_sampler(lengths, settings, rank=rank, world=world, make=make)
+    sampler = bucket_sampler(lengths, settings, rank=rank, world=world, ranks=ranks, make=make)
     loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
         FillerDataset(trainer.train_dataset),
         batch_sampler=sampler,

@@ -247,9 +247,9 @@ class SharingSettings(TrainSettings):
 
     share_prefix: str = option(
         "auto",
-        "compute what the rows of a micro-batch (the sides of its pairs) share at their beginnings "
-        "once: same result, less memory and time; 'auto': where the model's attention allows it, "
-        "else a warning says why not, and for conversations where enough tokens are saved; 'on': "
-        "always, with an error instead of the warning; 'off': never",
+        "pack the rows of a micro-batch (the sides of its pairs) without padding, and compute what "
+        "they share at their beginnings once: same result, less memory and time; 'auto': where "
+        "that saves enough tokens, and the model's attention allows it, else a warning says why "
+        "not; 'on': always, with an error instead of the warning; 'off': never",
         choices=("auto", "on", "off"),
     )

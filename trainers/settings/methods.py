@@ -265,9 +265,9 @@ class PPOSettings(TrainSettings):
     )
     share_prefix: str = option(
         "auto",
-        "compute what the rows of an episode share at their beginnings once, where a bounded "
-        "history or a template gives it several: same result, less memory and time; 'auto': where "
-        "the model's attention allows it and enough is saved; 'on': always; 'off': never",
+        "pack the rows of a micro-batch's episodes without padding, and compute what they share "
+        "at their beginnings once: same result, less memory and time; 'auto': where the model's "
+        "attention allows it and enough is saved; 'on': always; 'off': never",
         choices=("auto", "on", "off"),
         added=True,
     )
@@ -343,9 +343,9 @@ class GroupSettings(TrainSettings):
     )
     share_prefix: str = option(
         "auto",
-        "compute what the episodes of a micro-batch, and the rows of an episode, share at their "
-        "beginnings once: same loss, less memory and time; 'auto': where the model's attention "
-        "allows it and enough is saved; 'on': always; 'off': never",
+        "pack the rows of a micro-batch's episodes without padding, and compute what they share "
+        "at their beginnings once: same loss, less memory and time; 'auto': where the model's "
+        "attention allows it and enough is saved; 'on': always; 'off': never",
         choices=("auto", "on", "off"),
         added=True,
     )

@@ -154,6 +154,12 @@ class WorldSettings(PlayerSettings):
         "time where the processor has instructions for it. A model in training plays as it trains",
         choices=DTYPES,
     )
+    play_compile: bool = option(
+        False,
+        "compile the decoding step of models that play in this process by torch.compile, on a GPU "
+        "into CUDA graphs; has no effect on what names a stage. Each stage and worker compiles "
+        "anew, which takes up to minutes. A model in training plays without",
+    )
     slots: int = option(
         64, "episodes that are played at the same time, by each process that was launched"
     )
@@ -182,6 +188,8 @@ class WorldSettings(PlayerSettings):
                 "play_dtype is for play local: servers are told by their own arguments, as in "
                 "play_arguments '--dtype bfloat16'"
             )
+        if self.play_compile and self.play_kind != "local":
+            raise SettingsError("play_compile is for play local: servers decode as they do")
         for name, least in _LEAST.items():
             value = getattr(self, name, least)
             if value < least:

@@ -120,6 +120,8 @@ def test_guesses_need_rows_that_may_differ_in_length() -> None:
     model = make_model("mistral-sliding")
     with pytest.raises(EtoGymError, match=r"lookup=2 needs full attention by SDPA .*Mistral"):
         policy(model, lookup=2)
+    with pytest.raises(EtoGymError, match="expected compile or lookup, got both"):
+        policy(lookup=1, compile=True)
     with pytest.raises(EtoGymError, match="expected lookup"):
         policy(lookup=-1)
 

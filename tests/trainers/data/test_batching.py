@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from eto_gym.trainers.data.batching import BucketSampler, pad_rows  # noqa: E402
+from eto_gym.trainers.data.batching import BucketSampler, cut, pad_rows  # noqa: E402
 from eto_gym.trainers.data.encoding import TokenRow  # noqa: E402
 
 
@@ -46,6 +48,29 @@ def test_micro_batches_cut_the_same_optimizer_batches() -> None:
         return [set(flat[start : start + 8]) for start in range(0, len(flat), 8)]
 
     assert steps(1) == steps(2) == steps(8)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=60),
+    micro=st.integers(1, 4),
+    passes=st.integers(1, 4),
+    shuffled=st.randoms(use_true_random=False),
+)
+def test_ranks_cut_the_same_optimizer_batches_in_another_order(
+    lengths: list[int], micro: int, passes: int, shuffled: random.Random
+) -> None:
+    ranks = list(range(len(lengths)))
+    shuffled.shuffle(ranks)
+
+    def steps(ranks: list[int] | None) -> list[list[int]]:
+        sampler = BucketSampler(
+            lengths, batch_size=micro * passes, micro_batch_size=micro, seed=1, ranks=ranks
+        )
+        return list(cut([index for part in sampler for index in part], micro * passes))
+
+    ordered = steps(ranks)
+    assert [sorted(step) for step in ordered] == [sorted(step) for step in steps(None)]
+    assert all(step == sorted(step, key=ranks.__getitem__) for step in ordered)
 
 
 def test_epochs_and_seeds_change_the_order() -> None:

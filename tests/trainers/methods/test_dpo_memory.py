@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,16 @@ QUICK = DPOSettings(
 def pairs(make_play: Play) -> list[PreferencePair]:
     agent = [make_play(n, good=False, rounds=1 + n % 5) for n in range(8)]
     return make_pairs(agent, [make_play(n, rounds=1 + n % 3) for n in range(8)])[0]
+
+
+@pytest.fixture(scope="module")
+def instructed(pairs: list[PreferencePair]) -> list[PreferencePair]:
+    """The same after an instruction as long as a real one."""
+    long = "You live in a house. " * 25
+    return [
+        replace(pair, prompt=(replace(pair.prompt[0], content=long), *pair.prompt[1:]))
+        for pair in pairs
+    ]
 
 
 def _run(
@@ -62,7 +73,7 @@ def test_shared_and_padded_runs_have_the_same_losses(
 
 def test_a_model_that_cannot_share_is_trained_with_a_warning(
     tiny: Path,
-    pairs: list[PreferencePair],
+    instructed: list[PreferencePair],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -71,11 +82,26 @@ def test_a_model_that_cannot_share_is_trained_with_a_warning(
         "eto_gym.trainers.model.layout.install_trees", lambda _: "it has layers of type conv"
     )
     with caplog.at_level(logging.WARNING):
-        report = _run(QUICK, pairs, tiny, tmp_path / "auto")
+        report = _run(QUICK, instructed, tiny, tmp_path / "auto")
     assert "cannot share what rows have in common: it has layers of type conv" in caplog.text
     assert report.notes["share_prefix"] == "off: it has layers of type conv"
     with pytest.raises(EtoGymError, match="layers of type conv"):
-        _run(replace(QUICK, share_prefix="on"), pairs, tiny, tmp_path / "on")
+        _run(replace(QUICK, share_prefix="on"), instructed, tiny, tmp_path / "on")
+
+
+def test_sharing_is_chosen_where_it_saves_enough(
+    tiny: Path,
+    pairs: list[PreferencePair],
+    instructed: list[PreferencePair],
+    tmp_path: Path,
+) -> None:
+    def note(pairs: list[PreferencePair]) -> str:
+        settings = replace(QUICK, max_steps=1)
+        return _run(settings, pairs, tiny, tmp_path / "out").notes["share_prefix"]
+
+    # Short prompts: a large part of few tokens.
+    assert re.match(r"off: saves [3-6]\d% of the tokens, \d\d of each row", note(pairs))
+    assert re.match(r"on: saves [4-9]\d% of the tokens, \d\d\d of each row", note(instructed))
 
 
 def test_reference_scores_are_found_again_by_content(

@@ -185,6 +185,13 @@ def _group(common: int, own: int) -> list[list[TokenRow]]:
     ]
 
 
+def _other_task() -> list[list[TokenRow]]:
+    return [
+        [TokenRow([id_ + 1 for id_ in row.ids], row.mask) for row in episode]
+        for episode in _group(150, 20)
+    ]
+
+
 def test_a_batch_is_shared_where_that_saves_enough(
     babbler: Path,  # noqa: F811
 ) -> None:
@@ -195,6 +202,13 @@ def test_a_batch_is_shared_where_that_saves_enough(
     assert not forests.decide(_group(20, 20), 4), "15 tokens of each row are not worth a tree"
     assert forests.sharing.notes["share_prefix"].startswith("off: saves 38% of the tokens, 15 of")
     assert not forests.decide(_group(150, 20), 1), "alone in its micro-batch, none shares"
+    mixed = [
+        episode for pair in zip(_group(150, 20), _other_task(), strict=True) for episode in pair
+    ]
+    assert forests.decide(mixed, 4)
+    assert forests.sharing.notes["share_prefix"].startswith("on: saves 66%"), "a task in each pass"
+    assert forests.order(mixed, range(8)) == [0, 2, 4, 6, 1, 3, 5, 7]
+    assert not forests.decide(mixed, 2, [[0, 1], [2, 3], [4, 5], [6, 7]]), "never in one step"
     assert not forests.decide([[], []], 1), "episodes without rows"
     assert forests.decide([[], *_group(150, 20)], 5)
     assert RowForests(trainer, _loaded(babbler), "on", pad_id=0).decide(_group(20, 20), 1)

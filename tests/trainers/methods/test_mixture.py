@@ -156,6 +156,23 @@ def test_a_phase_deals_its_groups_in_the_places_of_all() -> None:
     assert seen == [{0}, {0}, {0, 1, 3}, {0, 1, 3}, {0, 1, 2, 3}, {0, 1, 2, 3}]
 
 
+def test_groups_of_a_phase_are_put_in_order_by_their_own_ranks() -> None:
+    ranks = [5, 4, 0, 3, 2, 1]
+    sampler = PhasedSampler(
+        [9, 8, 1, 2, 3, 4],
+        phases=[0, 1, 2, 1],
+        passes=1,
+        batch_size=6,
+        micro_batch_size=2,
+        seed=0,
+        ranks=ranks,
+    )
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        dealt = [row for batch in sampler for row in batch]
+        assert dealt == sorted(dealt, key=ranks.__getitem__)
+
+
 def test_the_phases_take_turns_in_training(
     tiny: Path, kinds: tuple[list[PreferencePair], list[PreferencePair]], tmp_path: Path
 ) -> None:

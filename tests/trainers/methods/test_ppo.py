@@ -256,10 +256,53 @@ def test_rows_that_share_their_beginnings_are_learnt_from_alike(tiny: Path, tmp_
         scores = [torch.cat([e.scores.logps, e.scores.values]) for e in played]
         found.append((losses, grads, scores))
     (losses, grads, scores), (tree_losses, tree_grads, tree_scores) = found
-    assert tree_losses == pytest.approx(losses, rel=1e-5)
+    # An optimizer batch is cut into other micro-batches.
+    assert sum(tree_losses) == pytest.approx(sum(losses), rel=1e-5)
     assert len(grads) == len(tree_grads)
     for one, other in zip([*grads, *scores], [*tree_grads, *tree_scores], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_whole_episodes_are_packed_where_they_begin_alike(
+    tiny: Path, make_play: Play, tmp_path: Path
+) -> None:
+    """One row each: the gradient of an optimizer batch is that of padded rows, in doubles."""
+    plays = [make_play(n, rounds=1 + 2 * n % 5) for n in range(6)]
+    long = "You live in a house. " * 25
+    plays = [
+        replace(play, messages=(replace(play.messages[0], content=long), *play.messages[1:]))
+        for play in plays
+    ]
+    found = {}
+    for share in ("off", "on", "auto"):
+        settings = replace(
+            QUICK, rounds=1, episodes=6, batch_size=6, micro_batch_size=3, max_length=512,
+            share_prefix=share, epochs=1.0,
+        )  # fmt: skip
+        trainer = _trainer(tiny, tmp_path / share, settings, lambda *_: plays)
+        trainer.bare.double()
+        trainer._reference.double()
+        torch.manual_seed(1)
+        torch.nn.init.normal_(trainer.head.linear.weight)
+        played = trainer._play_round()
+        assert [len(e.rows) for e in played] == [1] * 6
+        losses = []
+        for batch in trainer._deal(played):
+            assert ("tree" in batch) == (share != "off")
+            moved = {**batch, "logps": batch["logps"] + 0.1, "returns": batch["returns"] + 1.0}
+            loss = trainer.compute_loss(trainer.bare, moved)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(float(loss.detach()))
+        grads = [p.grad for p in trainer.bare.parameters() if p.grad is not None]
+        scores = [torch.cat([e.scores.logps, e.scores.values]) for e in played]
+        found[share] = (sum(losses), grads, scores, trainer.notes["share_prefix"])
+    expected, grads, scores, _ = found["off"]
+    for share in ("on", "auto"):
+        assert found[share][0] == pytest.approx(expected, rel=1e-5)
+        for part, padded in ((found[share][1], grads), (found[share][2], scores)):
+            for one, other in zip(part, padded, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert found["auto"][3].startswith("on: saves ")
 
 
 def _player_parts(tiny: Path, folder: Path) -> tuple[Any, Any]:

@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from eto_gym.trainers.data.trees import build_tree  # noqa: E402
-from eto_gym.trainers.model.layout import SAMPLE, saving_of_trees  # noqa: E402
+from eto_gym.trainers.model.layout import SAMPLE, ranks_of, saving_of_trees  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -203,7 +203,7 @@ def test_what_trees_save_is_what_they_do_not_hold(groups: list[list[list[int]]])
         rows += own
         kept += build_tree(own)["input_ids"].shape[1]
         padded += len(own) * max(map(len, group))
-    part, per_row = saving_of_trees(rows, batches)
+    part, per_row = saving_of_trees([[row] for row in rows], batches, batches)
     assert part == pytest.approx(1 - kept / padded)
     assert per_row == pytest.approx((padded - kept) / len(rows))
 
@@ -211,15 +211,96 @@ def test_what_trees_save_is_what_they_do_not_hold(groups: list[list[list[int]]])
 def test_only_a_sample_of_the_batches_is_looked_at() -> None:
     looked = []
 
-    class Counted(list[TokenRow]):
+    class Counted(list[list[TokenRow]]):
         def __getitem__(self, index: Any) -> Any:
             looked.append(index)
             return super().__getitem__(index)
 
-    rows = Counted(TokenRow([3, 4, n], [True] * 3) for n in range(6000))
-    saving_of_trees(rows, [[n, n + 1] for n in range(0, 6000, 2)])
-    assert SAMPLE / 2 < len(looked) / 2 <= SAMPLE
+    units = Counted([TokenRow([3, 4, n], [True] * 3)] for n in range(6000))
+    batches = [[n, n + 1] for n in range(0, 6000, 2)]
+    saving_of_trees(units, batches, batches, passes=4)
+    # Each once padded and once in a tree.
+    assert SAMPLE / 2 < len(looked) / 4 <= SAMPLE
     assert max(looked) > 5900
+    whole = {n // 8 * 8 + i for n in looked for i in range(8)}
+    assert set(looked) == whole, "optimizer batches, lest padded rows and trees be of other rows"
+
+
+def test_rows_that_share_most_are_put_into_one_pass(
+    tiny: Path, instructed: list[Trajectory], tmp_path: Path
+) -> None:
+    """Two instructions, and lengths that have nothing to do with them."""
+    from eto_gym.trainers.methods.sft import TurnSFTTrainer
+    from eto_gym.trainers.model.models import load_tokenizer, quiet_libraries
+
+    first, second = list(range(3, 120)), list(range(120, 237))
+    rows = [
+        TokenRow((first, second)[n % 2] + [250 + n] * n, [n > 0] * (117 + n)) for n in range(1, 9)
+    ]
+    with quiet_libraries():
+        trainer = TurnSFTTrainer(
+            QUICK, model=_llama(), rows=rows, tokenizer=load_tokenizer(tiny), workspace=tmp_path
+        )
+        batches = list(trainer.get_train_dataloader())
+    assert trainer.notes["share_prefix"].startswith("on: saves ")
+    # Four rows of an instruction: it stands there once.
+    assert sorted(batch["input_ids"].shape[1] for batch in batches) == [
+        117 + 1 + 3 + 5 + 7,
+        117 + 2 + 4 + 6 + 8,
+    ]
+    units = [[row] for row in rows]
+    by_length = [[0, 1, 2, 3], [4, 5, 6, 7]]
+    shared = [sorted(range(8), key=ranks_of(units).__getitem__)[i : i + 4] for i in (0, 4)]
+    less, more = (saving_of_trees(units, by_length, some) for some in (by_length, shared))
+    assert more.per_row > less.per_row > 0
+
+
+def test_packed_rows_are_learnt_from_as_doubles_by_hand_say(tiny: Path, tmp_path: Path) -> None:
+    """Rows of four lengths that share nothing: one row of tokens, no padding, no mixing."""
+    from eto_gym.trainers.methods.sft import TurnSFTTrainer
+    from eto_gym.trainers.model.models import load_tokenizer, quiet_libraries
+
+    rows = [
+        TokenRow(
+            [3 + (7 * n + 37 * i) % 290 for i in range(size)], [i % 3 > 0 for i in range(size)]
+        )
+        for n, size in enumerate((5, 23, 11, 38))
+    ]
+    model = _llama().double()
+    logps = []
+    for row in rows:
+        said = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        logps += [said[i - 1, row.ids[i]] for i in range(1, len(row.ids)) if row.mask[i]]
+    expected = -torch.stack(logps).mean()
+    expected.backward()
+    by_hand = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+
+    with quiet_libraries():
+        trainer = TurnSFTTrainer(
+            replace(QUICK, batch_size=4, share_prefix="on"),
+            model=model,
+            rows=rows,
+            tokenizer=load_tokenizer(tiny),
+            workspace=tmp_path,
+        )
+    batch = trainer._collate(rows)
+    assert batch["input_ids"].shape == (1, 5 + 23 + 11 + 38)
+    assert len(batch["tree"].segments) == 4
+    count = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    loss: Any = trainer.compute_loss(model, batch, num_items_in_batch=count)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-7)
+    for name, weight in model.named_parameters():
+        # Layers take roots and positions in float32, whatever their weights are.
+        scale = by_hand[name].abs().max().item()
+        assert torch.allclose(weight.grad, by_hand[name], rtol=1e-6, atol=1e-7 * scale), name
+
+
+def _llama() -> Any:
+    from tests.trainers.model.test_trees import _model
+
+    return _model("llama")
 
 
 @pytest.mark.cuda

@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 from eto_gym.trainers.data.batching import IGNORED, pad_rows  # noqa: E402
 from eto_gym.trainers.data.encoding import TokenRow  # noqa: E402
 from eto_gym.trainers.data.trees import build_tree, score_tree  # noqa: E402
+from eto_gym.trainers.model import tree_attention  # noqa: E402
 from eto_gym.trainers.model.scoring import install_scorer, row_sums  # noqa: E402
 from eto_gym.trainers.model.tree_attention import install_trees  # noqa: E402
 
@@ -82,9 +83,15 @@ def _padded(model: Any, rows: list[TokenRow]) -> Any:
         ("phi3", "sdpa", {}),
     ],
 )
+@pytest.mark.parametrize("block", [tree_attention.BLOCK, 3])
 def test_scores_and_gradients_equal_those_of_padded_rows(
-    family: str, attention: str, options: dict[str, Any]
+    family: str,
+    attention: str,
+    options: dict[str, Any],
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tree_attention, "BLOCK", block)
     rows = _rows()
     tree = build_tree(rows)
     assert tree["input_ids"].shape[1] < 0.6 * sum(len(row.ids) for row in rows)
