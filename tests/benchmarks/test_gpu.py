@@ -127,7 +127,7 @@ def test_the_whole_plan_fits_eight_minutes_and_holds_what_is_asked() -> None:
     plan = parts(FULL)
     assert sum(part.seconds for part in plan) == 480
     jobs = [job for part in plan for job in part.jobs]
-    assert len(jobs) == len(set(jobs)) == 1 + 2 * 2 * 2 * 9 + 3 + 1
+    assert len(jobs) == len(set(jobs)) == 1 + 2 * 2 * 2 * 9 + 4 + 1
     assert [part.name for part in parts(FULL, ["tests"])] == ["rate", "tests"]
 
 
