@@ -120,13 +120,20 @@ class Served(NamedTuple):
 class Players:
     """Brings the model of a stage to where it plays, as the settings say."""
 
-    def __init__(self, settings: PlayerSettings, folder: Path, processes: ProcessGroup) -> None:
+    def __init__(
+        self,
+        settings: PlayerSettings,
+        folder: Path,
+        processes: ProcessGroup,
+        served: Served | None = None,
+    ) -> None:
         """Prepare; nothing is started.
 
         Args:
             settings: Where models play.
             folder: The run folder, in which servers may be given a folder of their own to load.
             processes: Those that play; the first starts the servers, for all of them.
+            served: What another process has made ready for all that plays here; None: nothing.
 
         Raises:
             EtoGymError: They are on several machines, which cannot reach each other's servers.
@@ -134,6 +141,7 @@ class Players:
         self._settings = settings
         self._kind = settings.play_kind
         self._processes = processes
+        self._ready = served
         self._scratch = folder / "served"
         self._told = ""  # what the hook was told last
         self._warned = False
@@ -160,14 +168,27 @@ class Players:
         if self._kind == "local" or not isinstance(policy, StagePolicy):
             yield spec
             return
+        with self.serving(policy) as served:
+            concurrency = max(1, spec.slots // spec.workers)
+            yield replace(spec, make_policy=policy.behind(served, concurrency=concurrency))
+
+    @contextlib.contextmanager
+    def serving(self, policy: StagePolicy) -> Iterator[Served]:
+        """Have servers ready for a policy; all processes must call this.
+
+        Raises:
+            EtoGymError: They do not come up, or serve something else.
+        """
+        if self._ready is not None:
+            yield self._ready
+            return
         with contextlib.ExitStack() as stack:
             _free_accelerator()
             own = self._keep if self._settings.keep_servers else self._start
             open_servers = own if self._kind == "serve" else self._follow
             served = self._processes.first(lambda: open_servers(policy, stack))
             logger.info("%s plays behind %s", policy.name, ", ".join(served.urls))
-            concurrency = max(1, spec.slots // spec.workers)
-            yield replace(spec, make_policy=policy.behind(served, concurrency=concurrency))
+            yield served
 
     def check(self, played: Sequence[Trajectory], label: str) -> None:
         """Refuse what servers have mostly failed at: a stage of it would be learnt from.

@@ -22,7 +22,10 @@ HOOK_EXAMPLE = "./load.sh {model}"
 
 @dataclass(frozen=True, kw_only=True)
 class PlayerSettings:
-    """Where the models of stages play. None of this has an effect on what names a stage."""
+    """Where the models of stages play, and when.
+
+    None of this has an effect on what names a stage, `play_ahead` excepted.
+    """
 
     play: str = option(
         "local",
@@ -64,6 +67,12 @@ class PlayerSettings:
         "",
         "GPUs of the servers in turn: '0 1' for two servers, '0,1 2,3' for two on two each; empty: "
         "those of this process",
+    )
+    play_ahead: bool = option(
+        False,
+        "play the next exploration while a model is trained, by the model that is being trained as "
+        "it was before: from the second round on every exploration is one training behind, which "
+        "its episodes record. For play serve, with gpus that training does not use, and endpoint",
     )
     play_timeout: float = option(
         900.0, "seconds until the servers must answer, and that the hook may take"

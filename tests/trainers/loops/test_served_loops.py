@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import signal
@@ -16,18 +15,16 @@ import pytest
 
 from eto_gym.cli import train
 from eto_gym.errors import EtoGymError, MissingDependencyError
-from eto_gym.files import DIGESTS_FILE
 from eto_gym.testing.fake_endpoint import FakeEndpoint
 from eto_gym.trainers.data.experience import QUESTION
-from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.loops.step_stage import BRANCHES, VALUES
 from eto_gym.trainers.settings import loops
-from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trajectories import TrajectoryStore
 from tests.agents.serving.test_serving import alive, folders, until  # noqa: F401
 from tests.toy import CORRIDOR
 from tests.trainers.loops.moments import Moment, watched
+from tests.trainers.loops.small_runs import assert_same, run, short
 from tests.trainers.loops.test_every_loop import small
 from tests.trainers.loops.test_players import (
     EXPLORE,
@@ -63,27 +60,13 @@ PLAY_ASIDE = [method for method in train.LOOPS if takes_servers(method)]
 def settings(method: str, **changes: Any) -> Any:
     """Return small settings of a method, in which every training leaves several checkpoints."""
     whole = small(method, CORRIDOR)
-    steps: dict[str, Any] = {
-        "max_steps": 2, "batch_size": 2, "micro_batch_size": 2, "save_every": 1,
-    }  # fmt: skip
-    for item in dataclasses.fields(whole):
-        part = getattr(whole, item.name)
-        if isinstance(part, TrainSettings):
-            changes[item.name] = dataclasses.replace(part, **steps)
     if method == "early-experience":
         changes["experience"] = dataclasses.replace(whole.experience, source="start")
-    return dataclasses.replace(whole, play_timeout=300.0, **changes)
+    return short(whole, **changes)
 
 
 def served(method: str, log: Path) -> Any:
     return settings(method, play_command=own_server(log), servers=SERVERS)
-
-
-def run(method: str, given: Any, folder: Path) -> dict[str, Any]:
-    entry = train.LOOPS[method]
-    loop = getattr(importlib.import_module(entry.module), entry.loop)
-    report: dict[str, Any] = loop(given, folder).run()
-    return report
 
 
 def processes_of(log: Path) -> list[int]:
@@ -258,7 +241,7 @@ def test_kill_9_at_every_moment_of_a_loop(method: str, tmp_path: Path) -> None:
         assert until(lambda: not processes_of(killed / "log"), seconds=60), victim
     assert fork_one(_run_until, method, killed, None) == 0
     assert not processes_of(killed / "log")
-    _assert_same(whole / "run", killed / "run")
+    assert_same(whole / "run", killed / "run")
 
 
 def _explore_and_die(folder: Path, adapter: Path) -> None:
@@ -307,35 +290,3 @@ def _assert_servers_only_play(moments: dict[Moment, int]) -> None:
     for moment, count in moments.items():
         plays = moment.stage in ours and moment.what in ("served", "stored")
         assert (count > 0) == plays, (moment, count)
-
-
-def _assert_same(one: Path, two: Path) -> None:
-    """Compare two run folders in all but the time that things took."""
-    assert (two / FINISHED).read_bytes() == (one / FINISHED).read_bytes()
-    files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
-    assert files == {path.relative_to(two) for path in two.rglob("*") if path.is_file()}
-    assert any(path.name == TRAJECTORIES for path in files)
-    assert any(path.suffix == ".safetensors" for path in files)
-    for path in sorted(files):
-        if path.name in (TRAJECTORIES, BRANCHES, VALUES) or path.suffix == ".safetensors":
-            assert (two / path).read_bytes() == (one / path).read_bytes(), path
-        elif path.suffix == ".json" and path.name not in OF_A_FOLDER:
-            read = [(folder / path).read_text().replace(str(folder), "") for folder in (one, two)]
-            first, second = (_untimed(json.loads(text)) for text in read)
-            assert first == second, path
-
-
-OF_A_FOLDER = ("config.json", DIGESTS_FILE)
-"""Files that tell how and where a run was started, or the digests of others."""
-
-TIMED = (
-    "seconds", "train_seconds", "eval_seconds", "tokens_per_second", "reused", "digest",
-    "reference",  # whether the scores of the reference lay in the folder already
-)  # fmt: skip
-
-
-def _untimed(value: Any) -> Any:
-    """Leave out of a record what differs from one run of the same to the next."""
-    if isinstance(value, dict):
-        return {name: _untimed(item) for name, item in value.items() if name not in TIMED}
-    return [_untimed(item) for item in value] if isinstance(value, list) else value
