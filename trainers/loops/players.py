@@ -38,6 +38,7 @@ from eto_gym.trajectories import Trajectory
 if TYPE_CHECKING:
     from eto_gym.agents.serving import ModelServers
     from eto_gym.agents.serving.kept import KeptServers
+    from eto_gym.agents.serving.kept_models import KeptModels
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class Players:
         self._told = ""  # what the hook was told last
         self._warned = False
         self._kept: KeptServers | None = None
+        self._kept_models: KeptModels | None = None
         here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
         if self._kind == "serve" and here < processes.count:
             raise EtoGymError(
@@ -184,7 +186,9 @@ class Players:
             return
         with contextlib.ExitStack() as stack:
             _free_accelerator()
-            own = self._keep if self._settings.keep_servers else self._start
+            own = self._start
+            if self._settings.keep_servers:
+                own = self._keep if self._settings.play_command else self._keep_transformers
             open_servers = own if self._kind == "serve" else self._follow
             served = self._processes.first(lambda: open_servers(policy, stack))
             logger.info("%s plays behind %s", policy.name, ", ".join(served.urls))
@@ -210,8 +214,9 @@ class Players:
 
     def close(self) -> None:
         """Stop the servers that were kept from stage to stage."""
-        if self._kept is not None:
-            self._kept.close()
+        for kept in (self._kept, self._kept_models):
+            if kept is not None:
+                kept.close()
 
     # --- servers of this run ----------------------------------------------------------------------
 
@@ -221,7 +226,10 @@ class Players:
         stack.callback(self.clear)
         weights = resolve_model(policy.model)
         whole, more, name = self._whole(weights, policy.name)
-        servers = stack.enter_context(self._servers(whole, weights, policy, more))
+        template = _template(whole, weights, policy)
+        servers = stack.enter_context(
+            self._servers(whole, template, policy.template_kwargs, more=more)
+        )
         return Served(servers.base_urls, name or servers.model, settled=True)
 
     def _keep(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
@@ -233,39 +241,54 @@ class Players:
         from eto_gym.agents.serving.kept import KeptServers
         from eto_gym.agents.serving.running_adapters import ALLOW
 
-        weights = resolve_model(policy.model)
+        weights = _taken_while_running(policy.model)
         adapter = is_adapter(weights)
-        if adapter and adapter_rows(weights) is not None:
-            raise EtoGymError(
-                f"the adapter in {weights} brings an embedding of its own, which no server takes "
-                "while it runs: drop keep_servers"
-            )
         whole = base_of(weights) if adapter else weights
         if self._kept is None:
             self._kept = KeptServers(self._settings.play_timeout)
-        key = (str(Path(whole).resolve()), _template(whole, weights, policy))
+        template = _template(whole, weights, policy)
         servers = self._kept.serving(
-            key, lambda: self._servers(whole, weights, policy, environment=ALLOW)
+            (str(Path(whole).resolve()), template),
+            lambda: self._servers(whole, template, policy.template_kwargs, environment=ALLOW),
         )
         if not adapter:
             return Served(servers.base_urls, servers.model, settled=True)
         self._kept.take(policy.name, str(Path(weights).resolve()))
         return Served(servers.base_urls, policy.name, settled=True)
 
+    def _keep_transformers(self, policy: StagePolicy, _: contextlib.ExitStack) -> Served:
+        """Have `transformers serve` processes that run take the model of a stage.
+
+        Raises:
+            EtoGymError: It is an adapter with an embedding of its own.
+        """
+        from eto_gym.agents.serving.kept_models import KeptModels
+        from eto_gym.agents.serving.templated import settled
+
+        weights = _taken_while_running(policy.model)
+        template: str | None = _template(weights, weights, policy) or None
+        if template or policy.template_kwargs:
+            template = settled(weights, template or "", policy.template_kwargs)
+        if self._kept_models is None:
+            make = functools.partial(self._servers, None)
+            self._kept_models = KeptModels(make, self._settings.play_timeout)
+        urls, name = self._kept_models.hold(weights, template)
+        return Served(urls, name, settled=True)
+
     def _servers(
         self,
-        whole: str,
-        weights: str,
-        policy: StagePolicy,
+        whole: str | None,
+        template: str = "",
+        variables: Mapping[str, Any] | None = None,
         more: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> ModelServers:
         """Return servers that are not started yet.
 
         Args:
-            whole: What they load.
-            weights: What a local policy would load.
-            policy: The local policy.
+            whole: What they load; None: nothing yet.
+            template: A chat template in place of its own; "" for its own.
+            variables: What is set in the template.
             more: Further arguments of their program.
             environment: Further variables of their environment.
         """
@@ -281,8 +304,8 @@ class Players:
             gpus=gpus,
             environment=environment,
             startup_timeout=s.play_timeout,
-            chat_template=_template(whole, weights, policy),
-            template_kwargs=policy.template_kwargs,
+            chat_template=template,
+            template_kwargs=variables,
         )
 
     def _whole(self, model: str, stage: str) -> tuple[str, list[str], str]:
@@ -333,6 +356,21 @@ class Players:
                 "until you have them serve what it made and start the same command again"
             )
         return Served(s.play_urls, name, settled=False)
+
+
+def _taken_while_running(model: str) -> str:
+    """Return the folder or name of a model that servers are to take while they run.
+
+    Raises:
+        EtoGymError: It is an adapter that none takes so.
+    """
+    weights = resolve_model(model)
+    if is_adapter(weights) and adapter_rows(weights) is not None:
+        raise EtoGymError(
+            f"the adapter in {weights} brings an embedding of its own, which no server takes while "
+            "it runs: drop keep_servers"
+        )
+    return weights
 
 
 def _template(served: str, weights: str, policy: StagePolicy) -> str:

@@ -47,9 +47,10 @@ class PlayerSettings:
     )
     keep_servers: bool = option(
         False,
-        "keep the servers of play_command from stage to stage, also while a model is trained: give "
-        "them gpus that training does not use. Each stage's adapter is loaded into them, as vLLM "
-        "does with --enable-lora in play_arguments; whole models start them anew",
+        "keep the servers from stage to stage, also while a model is trained: give them gpus that "
+        "training does not use. `transformers serve` takes each stage's model. Servers of "
+        "play_command take its adapter, as vLLM does with --enable-lora in play_arguments; whole "
+        "models start them anew",
     )
     play_hook: str = option(
         "",
@@ -148,10 +149,11 @@ class PlayerSettings:
                 )
         if self.play_command:
             split_server_command(self.play_command)
-        if self.keep_servers and (not self.play_command or self.play_adapter):
+        if self.keep_servers and self.play_adapter:
             raise SettingsError(
-                "keep_servers loads adapters into servers that run, as vLLM does: expected a "
-                "play_command, and no play_adapter"
+                "keep_servers loads adapters into servers that run, and play_adapter serves them "
+                "from the start: give one of them. Servers that take new weights by other means "
+                "are play endpoint:URL, and play_hook tells them"
             )
         if self.play_adapter:
             if not self.play_command:
