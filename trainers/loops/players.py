@@ -14,9 +14,7 @@ import logging
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +29,7 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.command_lines import fill
 from eto_gym.errors import EtoGymError
+from eto_gym.trainers.loops.hook import run_hook
 from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trainers.settings.playing import PlayerSettings
 from eto_gym.trajectories import Trajectory
@@ -44,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 _LOST = 0.1
 """Share of a stage's episodes that servers may fail at before the stage counts as not played."""
-_LINES = 20  # of a hook's output
 
 
 @dataclass(frozen=True)
@@ -384,41 +382,6 @@ def _template(served: str, weights: str, policy: StagePolicy) -> str:
     own = template_of(folder_of_model(served))
     template = policy.chat_template or template_of(folder_of_model(weights)) or own
     return template if template != own or reads_clock(template) else ""
-
-
-def run_hook(command: str, values: Mapping[str, str], timeout: float) -> None:
-    """Run a user's command to its end.
-
-    Args:
-        command: The command, with placeholders.
-        values: Placeholder -> its value.
-        timeout: Seconds that it may take.
-
-    Raises:
-        EtoGymError: It cannot be run, takes too long, or fails; the message ends with its output.
-    """
-    words = fill(shlex.split(command), values)
-    with tempfile.TemporaryFile() as output:  # no pipe: what it leaves running would hold that open
-        try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-            )
-            how = f"ended with status {done.returncode}" if done.returncode else ""
-        except subprocess.TimeoutExpired:
-            how = f"took more than {timeout:g} s"
-        except OSError as err:
-            raise EtoGymError(f"cannot run the play_hook {words[0]!r}: {err.strerror}") from err
-        if not how:
-            return
-        output.seek(max(0, output.seek(0, os.SEEK_END) - 16384))
-        lines = output.read().decode(errors="replace").splitlines()[-_LINES:]
-    told = "\n".join(lines) or "(it is empty)"
-    raise EtoGymError(f"the play_hook {how}: {shlex.join(words)}\nIts output ends:\n{told}")
 
 
 def _free_accelerator() -> None:
