@@ -73,7 +73,7 @@ class Turn(NamedTuple):
 
 
 ON_TIME = Turn()
-"""The first round, whose model has nobody behind it."""
+"""The first round, in which the newest model explores."""
 
 
 class PlayStages:

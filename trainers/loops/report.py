@@ -194,7 +194,7 @@ def _played_ahead(stages: list[dict[str, Any]]) -> list[str]:
     if not told:
         return []
     return [
-        "Played while a model was trained, and so by the one before it (one training behind): "
+        "Explored by the model before the one that learnt from it (one training behind): "
         f"{', '.join(told)}.",
         "",
     ]

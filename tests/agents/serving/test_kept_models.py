@@ -45,8 +45,8 @@ def test_one_server_holds_model_after_model(folders: tuple[Path, Path]) -> None:
 
 def test_what_a_server_does_not_take_is_told(tmp_path: Path) -> None:
     class Loading(FakeEndpoint):
-        def completion(self, _: dict[str, Any]) -> bytes:
-            return self.answer({}).encode()
+        def completion(self, body: dict[str, Any]) -> bytes:
+            return self.answer(body).encode()
 
     told = {
         'data: {"status": "loading"}\n\ndata: {"status": "error", "message": "no such folder"}\n':
@@ -61,7 +61,7 @@ def test_what_a_server_does_not_take_is_told(tmp_path: Path) -> None:
         ):
             swap_model(fake.url, str(tmp_path), timeout=60.0)
     with (
-        FakeEndpoint(choose=lambda _: "no model") as fake,
+        FakeEndpoint(answer=lambda _: "", choose=lambda _: "no model") as fake,
         pytest.raises(EtoGymError, match=r"/reset answers 404: .*Without keep_servers"),
     ):
         swap_model(fake.url, str(tmp_path), timeout=60.0)
