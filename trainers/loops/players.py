@@ -184,10 +184,14 @@ class Players:
             return
         with contextlib.ExitStack() as stack:
             _free_accelerator()
-            own = self._start
-            if self._settings.keep_servers:
-                own = self._keep if self._settings.play_command else self._keep_transformers
-            open_servers = own if self._kind == "serve" else self._follow
+            if self._kind != "serve":
+                open_servers = self._follow
+            elif not self._settings.keep_servers:
+                open_servers = self._start
+            elif self._settings.play_command:
+                open_servers = self._keep
+            else:
+                open_servers = self._keep_transformers
             served = self._processes.first(lambda: open_servers(policy, stack))
             logger.info("%s plays behind %s", policy.name, ", ".join(served.urls))
             yield served
@@ -254,7 +258,7 @@ class Players:
         self._kept.take(policy.name, str(Path(weights).resolve()))
         return Served(servers.base_urls, policy.name, settled=True)
 
-    def _keep_transformers(self, policy: StagePolicy, _: contextlib.ExitStack) -> Served:
+    def _keep_transformers(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
         """Have `transformers serve` processes that run take the model of a stage.
 
         Raises:

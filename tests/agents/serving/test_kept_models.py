@@ -22,7 +22,8 @@ ASKED = [Conversation("a", (Message("user", "You are in the middle of a room."),
 def test_one_server_holds_model_after_model(folders: tuple[Path, Path]) -> None:  # noqa: F811
     for package in ("torch", "peft", "openai", "fastapi", "uvicorn"):
         pytest.importorskip(package)
-    from eto_gym.agents.policies import endpoint_policy, local_policy
+    from eto_gym.agents.endpoint import EndpointPolicy
+    from eto_gym.agents.policies import local_policy
 
     base, adapter = map(str, folders)
     limits: dict[str, Any] = {"max_new_tokens": 12}
@@ -31,7 +32,7 @@ def test_one_server_holds_model_after_model(folders: tuple[Path, Path]) -> None:
         held = []
         for model in (base, base, adapter, base):
             held.append(kept.hold(model, None))
-            with endpoint_policy(held[-1].urls, held[-1].name, **limits) as behind:
+            with EndpointPolicy(held[-1].urls, held[-1].name, **limits) as behind:
                 (reply,) = behind.act(ASKED)
             (same,) = local_policy(model, device="cpu", **limits).act(ASKED)
             assert reply.text == same.text
@@ -43,23 +44,30 @@ def test_one_server_holds_model_after_model(folders: tuple[Path, Path]) -> None:
     assert not names[-1].exists()
 
 
-def test_what_a_server_does_not_take_is_told(tmp_path: Path) -> None:
-    class Loading(FakeEndpoint):
-        def completion(self, body: dict[str, Any]) -> bytes:
-            return self.answer(body).encode()
+class Loading(FakeEndpoint):
+    """Answers to every request with one text alone."""
 
-    told = {
-        'data: {"status": "loading"}\n\ndata: {"status": "error", "message": "no such folder"}\n':
-            "has not loaded .*: no such folder. Without keep_servers",
-        "Welcome": "does not say that .* is loaded: 'Welcome'",
-        "": "does not say that",
-    }  # fmt: skip
-    for words, error in told.items():
-        with (
-            Loading(answer=lambda _, words=words: words) as fake,
-            pytest.raises(EtoGymError, match=error),
-        ):
-            swap_model(fake.url, str(tmp_path), timeout=60.0)
+    def completion(self, body: dict[str, Any]) -> bytes:
+        return self.answer(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("events", "error"),
+    [
+        (
+            'data: {"status": "loading"}\n\ndata: {"status": "error", "message": "no room"}\n\n',
+            "has not loaded .*: no room. Without keep_servers",
+        ),
+        ("Welcome", "does not say that .* is loaded: 'Welcome'"),
+        ("", "does not say that"),
+    ],
+)
+def test_a_model_that_is_not_loaded_is_told(events: str, error: str, tmp_path: Path) -> None:
+    with Loading(answer=lambda _: events) as fake, pytest.raises(EtoGymError, match=error):
+        swap_model(fake.url, str(tmp_path), timeout=60.0)
+
+
+def test_a_server_that_takes_no_models_is_told(tmp_path: Path) -> None:
     with (
         FakeEndpoint(answer=lambda _: "", choose=lambda _: "no model") as fake,
         pytest.raises(EtoGymError, match=r"/reset answers 404: .*Without keep_servers"),

@@ -20,7 +20,6 @@ from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trainers.settings.methods import DPOSettings, SFTSettings
-from eto_gym.trainers.settings.world import ExplorationSettings
 from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from tests.agents.serving.test_serving import alive, folders, until  # noqa: F401
 from tests.trainers.loops.test_players import (
@@ -225,15 +224,14 @@ def test_transformers_serve_takes_a_model_after_the_other(
     for package in ("fastapi", "uvicorn"):
         pytest.importorskip(package)
     options = {"play": "serve", "play_arguments": "--device cpu", "play_timeout": 250.0}
-    sampled = ExplorationSettings(explore_temperature=1.0)
     before = set(descendants(os.getpid()))
     play = play_in(tmp_path / "run", **options, keep_servers=True, slots=2)
     local = play_in(tmp_path / "local", slots=2)
     running = []
     for name, model in (("explore-1", base), ("explore-2", adapter), ("explore-3", base)):
-        stage = play.explore(name, model_stage(play, model), sampled, tasks=4)
+        stage = play.explore(name, model_stage(play, model), EXPLORE, tasks=4)
         running.append(sorted(set(descendants(os.getpid())) - before))
-        same = local.explore(name, model_stage(local, model), sampled, tasks=4)
+        same = local.explore(name, model_stage(local, model), EXPLORE, tasks=4)
         assert said(stored(stage)) == said(stored(same))
         assert stage.path.name == same.path.name
     assert len(running[0]) >= 2, "the server and its watcher"
