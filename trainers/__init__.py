@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from eto_gym.trainers.data.pairing import make_pairs as make_pairs
     from eto_gym.trainers.loops.early_experience import EarlyExperienceLoop as EarlyExperienceLoop
     from eto_gym.trainers.loops.eto import ETOLoop as ETOLoop
-    from eto_gym.trainers.loops.group import GRPOLoop as GRPOLoop
-    from eto_gym.trainers.loops.group import RLOOLoop as RLOOLoop
     from eto_gym.trainers.loops.mixture import HPLLoop as HPLLoop
     from eto_gym.trainers.loops.mixture import MixtureLoop as MixtureLoop
-    from eto_gym.trainers.loops.ppo import PPOLoop as PPOLoop
+    from eto_gym.trainers.loops.on_policy import GRPOLoop as GRPOLoop
+    from eto_gym.trainers.loops.on_policy import PPOLoop as PPOLoop
+    from eto_gym.trainers.loops.on_policy import RLOOLoop as RLOOLoop
     from eto_gym.trainers.loops.rft import RFTLoop as RFTLoop
     from eto_gym.trainers.loops.self_play import SelfPlayLoop as SelfPlayLoop
     from eto_gym.trainers.loops.step_dpo import StepDPOLoop as StepDPOLoop
@@ -105,9 +105,8 @@ __getattr__, __dir__ = lazy_exports(
         "data.pairing": ["PairingReport", "make_pairs"],
         "loops.early_experience": ["EarlyExperienceLoop"],
         "loops.eto": ["ETOLoop"],
-        "loops.group": ["GRPOLoop", "RLOOLoop"],
         "loops.mixture": ["HPLLoop", "MixtureLoop"],
-        "loops.ppo": ["PPOLoop"],
+        "loops.on_policy": ["GRPOLoop", "PPOLoop", "RLOOLoop"],
         "loops.rft": ["RFTLoop"],
         "loops.self_play": ["SelfPlayLoop"],
         "loops.step_dpo": ["StepDPOLoop"],

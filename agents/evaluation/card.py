@@ -27,7 +27,7 @@ MATTERS = (
 )
 """Facts that make two scores incomparable where they differ."""
 
-TOLD = ("policy", "model", "model_digest", "server", "seed", "eto_gym")
+TOLD = ("policy", "model", "model_digest", "server", "seed", "eto_gym", "staleness")
 """Facts that may differ: they are what is compared, or have no effect on what is played."""
 
 _SAMPLING = ("temperature", "top_p", "max_new_tokens", "stop", "context", "on_full", "extra_body")
@@ -46,7 +46,9 @@ def score_card(trajectories: Sequence[Trajectory], about: Mapping[str, Any]) -> 
         trajectories: The episodes.
         about: What was asked for: "env", "env_kwargs", "prompt_style", "seed", "policy" (a scripted
             one's name, a model's folder or hub name, or "endpoint:URL"), and the arguments of the
-            policy. What is missing is unknown, and is None on the card.
+            policy. What is missing is unknown, and is None on the card. "staleness", which is on it
+            only where it is more than 0: trainings by which the model was behind that played what
+            the evaluated one learnt from.
 
     Returns:
         The facts of `MATTERS` and `TOLD`, "tasks", "episodes", "starts_digest" (of the first
@@ -80,6 +82,7 @@ def score_card(trajectories: Sequence[Trajectory], about: Mapping[str, Any]) -> 
         **_policy_facts(about, played),
         "seed": about.get("seed"),
         "eto_gym": eto_gym.__version__,
+        **({"staleness": about["staleness"]} if about.get("staleness") else {}),
         "episodes": len(trajectories),
         "counts": habits(trajectories).to_json(),
     }
@@ -249,6 +252,7 @@ def card_lines(card: Mapping[str, Any]) -> list[str]:
     counts = card["counts"]
     sampling = card["sampling"]
     how = ", ".join(f"{name} {value}" for name, value in (sampling or {}).items() if value)
+    behind = card.get("staleness")
     lines = [
         f"Card: {card['env']}, engine {card['engine'] or 'unknown'} "
         f"{card['engine_version'] or ''}, split "
@@ -257,6 +261,7 @@ def card_lines(card: Mapping[str, Any]) -> list[str]:
         f"{card['parser']}, step limit {card['step_limit']}"
         + (f"; {how}" if how else "")
         + (f"; model {(card['model_digest'] or 'unknown')[:8]}" if card["model"] else "")
+        + (f"; learnt from play {behind} training behind" if behind else "")
         + "."
     ]
     known = counts["admissible_known"]

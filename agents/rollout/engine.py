@@ -8,7 +8,7 @@ import pickle
 import queue
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -100,6 +100,7 @@ class Rollout:
         history: str = FULL,
         record_admissible: bool = False,
         record_seconds: bool = False,
+        player: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a rollout; environments are made when they are first needed.
 
@@ -123,6 +124,7 @@ class Rollout:
                 its `facts`; the environments must have been made to tell them.
             record_seconds: Record how long every reply took. Off by default, since a rollout that
                 is played again then stores the same bytes.
+            player: What is recorded of the model that plays; see `Trajectory`.
 
         Raises:
             EtoGymError: The policy looks into its environments, or `make_env` cannot be sent, but
@@ -146,6 +148,7 @@ class Rollout:
         self._prompt = prompt
         self._record_admissible = record_admissible
         self._record_seconds = record_seconds
+        self._player = dict(player or {})
         if self.env_workers:
             self._check_workers()
 
@@ -193,6 +196,7 @@ class Rollout:
                 card=card,
                 record_admissible=self._record_admissible,
                 record_seconds=self._record_seconds,
+                player=self._player,
             )
             for i, dialogue in enumerate(dialogues)
         ]

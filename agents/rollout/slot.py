@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -109,6 +109,7 @@ class Slot:
         card: dict[str, Any],
         record_admissible: bool = False,
         record_seconds: bool = False,
+        player: Mapping[str, Any] | None = None,
     ) -> None:
         """Create a slot.
 
@@ -119,6 +120,7 @@ class Slot:
             card: The environment's card, recorded too.
             record_admissible: Record the admissible actions of every turn.
             record_seconds: Record how long every reply took.
+            player: What is recorded of the model that plays; see `Trajectory`.
         """
         self.index = index
         self.episode: Episode | None = None
@@ -135,6 +137,7 @@ class Slot:
         self._known: list[int] = []  # the prompt and the reply before, where tokens are told
         self._record_admissible = record_admissible
         self._record_seconds = record_seconds
+        self._player = dict(player or {})
 
     def start(self, episode: Episode) -> dict[str, Any]:
         """Take an episode; return the options for `EpisodeEnv.reset`.
@@ -287,4 +290,5 @@ class Slot:
             states=self._dialogue.states if begun else (),
             facts=facts,
             tokens=tokens,
+            player=self._player,
         )

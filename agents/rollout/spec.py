@@ -37,6 +37,7 @@ class RolloutSpec:
         record_seconds: Record how long every reply took; see `Rollout`.
         policy_name: The name that the policy has, where it is known before it is built; stored
             episodes of another are then played again.
+        player: What is recorded of the model that plays; see `Trajectory`.
     """
 
     env_id: str
@@ -52,6 +53,7 @@ class RolloutSpec:
     record_admissible: bool = False
     record_seconds: bool = False
     policy_name: str | None = None
+    player: Mapping[str, Any] = field(default_factory=dict)
 
     def rollout(self, *, slots: int | None = None) -> Rollout:
         """Build the policy and the engine in this process.
@@ -70,6 +72,7 @@ class RolloutSpec:
             history=self.history,
             record_admissible=self.record_admissible,
             record_seconds=self.record_seconds,
+            player=self.player,
         )
 
     def make_env(self) -> gym.Env[str, str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
-import urllib.request
 from typing import Any
 
+from eto_gym.agents.serving.asking import ask
 from eto_gym.errors import EtoGymError
 
 ALLOW = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 """Variables with which vLLM offers this, beside its option `--enable-lora`."""
+
+_REMEDY = (
+    "Adapters are loaded into servers that run, as vLLM does when it is started with --enable-lora "
+    "and a --max-lora-rank that they need; without keep_servers they are served from the start"
+)
 
 
 def swap_adapter(base_url: str, name: str, folder: str, *, old: str = "", timeout: float) -> None:
@@ -46,20 +49,4 @@ def _models(base_url: str, timeout: float) -> list[str]:
 
 
 def _ask(url: str, body: dict[str, Any] | None, timeout: float) -> bytes:
-    """Return the answer to a request; with a body it is posted."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=timeout) as answer:
-            return bytes(answer.read())
-    except urllib.error.HTTPError as err:
-        with err:
-            words = err.read(2000).decode(errors="replace").strip()
-        raise EtoGymError(
-            f"{url} answers {err.code}: {words}. Adapters are loaded into servers that run, as "
-            "vLLM does when it is started with --enable-lora and a --max-lora-rank that they need; "
-            "without keep_servers they are served from the start"
-        ) from err
-    except (OSError, http.client.HTTPException) as err:
-        raise EtoGymError(f"no answer from {url}: {err}") from err
+    return ask(url, body, timeout, remedy=_REMEDY)

@@ -58,7 +58,7 @@ class ModelServers:
 
     def __init__(
         self,
-        model: str,
+        model: str | None,
         *,
         workers: int = 1,
         host: str = "127.0.0.1",
@@ -77,7 +77,8 @@ class ModelServers:
         Args:
             model: Folder, or name on the Hugging Face hub. For the folder of a LoRA adapter,
                 `transformers serve` gets a temporary folder with links to the adapter and to its
-                base, and each worker loads the base with the adapter on top.
+                base, and each worker loads the base with the adapter on top. None: servers of
+                transformers that hold no model until they are told to; see `KeptModels`.
             workers: Processes, each with the whole model.
             host: Address to listen on; loopback, because the servers let everyone in.
             port: Port of the first worker, the others take the next ones; None takes free ports.
@@ -109,24 +110,26 @@ class ModelServers:
             raise EtoGymError("expected at least one entry in gpus, got none")
         if command is None and "--trust-remote-code" in arguments:
             raise EtoGymError("code that comes with a model is never run: drop --trust-remote-code")
-        if command is None:
-            model = resolve_model(model)
-        if Path(model).exists():
-            model = str(Path(model).resolve())
-        self.model = model
+        if model is None and (command is not None or chat_template or template_kwargs):
+            raise EtoGymError("expected a model, which all but `transformers serve` starts with")
+        if model is not None:
+            model = resolve_model(model) if command is None else model
+            model = str(Path(model).resolve()) if Path(model).exists() else model
+        self.model = model or ""
         self.base_urls: list[str] = []
-        self._adapter = model if command is None and is_adapter(model) else None
+        self._adapter = model if command is None and model and is_adapter(model) else None
         if self._adapter is not None:
             require("peft", feature="LoRA adapters", extra="train")
             base_of(self._adapter)
         self._template: str | None = None
-        if chat_template or template_kwargs:
+        if model is not None and (chat_template or template_kwargs):
             self._template = settled(model, chat_template, template_kwargs or {})
         # Of a folder of links the model's own name does not matter.
         linked = self._adapter is not None or self._template is not None
         if command is None:
             self._command = transformers_command("" if linked else model)
-            check_served(model)
+            if model is not None:
+                check_served(model)
         else:
             self._command = split_server_command(command)
         self._command += arguments

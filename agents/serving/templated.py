@@ -51,13 +51,7 @@ def link_with_template(model: str, folder: str | Path, template: str) -> None:
         DataError: The model, or the base of the adapter, cannot be had.
     """
     folder = Path(folder)
-    if is_adapter(model):
-        link_whole(model, folder)
-    else:
-        folder.mkdir(parents=True)
-        for path in _folder_of(model).iterdir():
-            if path.is_file():
-                (folder / path.name).symlink_to(path.resolve())
+    link_model(model, folder)
     for name in _OTHERS:
         (folder / name).unlink(missing_ok=True)
     config = folder / _CONFIG
@@ -67,6 +61,29 @@ def link_with_template(model: str, folder: str | Path, template: str) -> None:
             config.unlink()
             config.write_text(json.dumps(told), encoding="utf-8")
     (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8", newline="")
+
+
+def link_model(model: str, folder: str | Path, template: str | None = None) -> None:
+    """Make a folder with links to a model's files.
+
+    Args:
+        model: Folder of a model or of an adapter, or a name on the Hugging Face hub.
+        folder: A folder that does not exist yet.
+        template: A chat template in place of the model's own; None: its own.
+
+    Raises:
+        DataError: The model, or the base of the adapter, cannot be had.
+    """
+    folder = Path(folder)
+    if template is not None:
+        link_with_template(model, folder, template)
+    elif is_adapter(model):
+        link_whole(model, folder)
+    else:
+        folder.mkdir(parents=True)
+        for path in _folder_of(model).iterdir():
+            if path.is_file():
+                (folder / path.name).symlink_to(path.resolve())
 
 
 def _folder_of(model: str) -> Path:

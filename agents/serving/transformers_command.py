@@ -23,24 +23,26 @@ def check_packages() -> None:
         require(package, feature="`transformers serve`", extra="serve")
 
 
-def transformers_command(model: str) -> list[str]:
+def transformers_command(model: str | None) -> list[str]:
     """Return the command of `transformers serve` in this environment, with its placeholders.
 
     Args:
         model: What it is to serve; "" for a folder of links, of which the name does not matter.
+            None: nothing until it is told to, and then for as long as it is not told otherwise.
 
     Raises:
         MissingDependencyError: A package is not installed.
         EtoGymError: The model's name has a meaning for it.
     """
     check_packages()
-    if "@" in model and Path(model).exists():
+    if model and "@" in model and Path(model).exists():
         raise EtoGymError(
             f"`transformers serve` takes what follows the @ for a revision: rename {model}"
         )
     # -P: not this folder's modules in place of the environment's.
     program = [sys.executable, "-P", str(_PROGRAM)]
-    return [*program, "serve", "{model}", "--host", "{host}", "--port", "{port}"]
+    holds = ["--model-timeout", "-1"] if model is None else ["{model}"]
+    return [*program, "serve", *holds, "--host", "{host}", "--port", "{port}"]
 
 
 def check_served(model: str) -> None:

@@ -16,7 +16,7 @@ from eto_gym.errors import DataError, require
 from eto_gym.files import write_text
 from eto_gym.trajectories import PreferencePair, Trajectory
 
-_AS_TEXT = ("env", "usage", "facts")
+_AS_TEXT = ("env", "usage", "facts", "player")
 _ROWS = 1000
 """Rows of a group in a file: what a reader holds at a time."""
 
@@ -49,7 +49,8 @@ def write_pairs(pairs: Sequence[PreferencePair], folder: Path) -> None:
 
 def trajectory_row(episode: Trajectory) -> dict[str, Any]:
     """Return a trajectory as a row."""
-    row = {"reasoning": [], "history": "full", "states": [], "facts": [], **episode.to_json()}
+    absent = {"reasoning": [], "history": "full", "states": [], "facts": [], "player": {}}
+    row = {**absent, **episode.to_json()}
     return {**row, **{name: json.dumps(row[name]) for name in _AS_TEXT}}
 
 
@@ -59,6 +60,7 @@ def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
     Raises:
         DataError: It is none.
     """
+    row = {"player": "{}", **row}  # older files have no such column
     try:
         values = {**row, **{name: json.loads(row[name]) for name in _AS_TEXT}}
     except (KeyError, TypeError, ValueError, RecursionError) as err:
@@ -148,6 +150,7 @@ _TRAJECTORY_COLUMNS = {
     "history": "how much of the conversation each reply was given to",
     "states": "state block before each reply, if any",
     "facts": "what is known of each reply, as JSON",
+    "player": "which model acted, where it was behind the one that learns from it, as JSON",
 }
 _PAIR_COLUMNS = {
     "task_id": "the task",

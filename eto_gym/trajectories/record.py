@@ -68,6 +68,9 @@ class Trajectory:
         tokens: The tokens that were read and sampled, one entry per step, or empty: recorded where
             the policy was asked to return them. Steps that a snapshot held have empty ones. As
             `facts` they are no part of what was played.
+        player: The model that acted, where a loop played ahead of its training: the stage of the
+            run that made it ("model"), and how many trainings it was behind the model that learns
+            from the episode ("staleness"). Empty where the newest model played.
     """
 
     task_id: str
@@ -88,6 +91,7 @@ class Trajectory:
     states: tuple[str, ...] = ()
     facts: tuple[dict[str, Any], ...] = field(default=(), compare=False)
     tokens: tuple[SampledTokens, ...] = field(default=(), compare=False)
+    player: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Reject records that contradict themselves."""
@@ -190,6 +194,7 @@ class Trajectory:
             **({"states": list(self.states)} if self.states else {}),
             **({"facts": list(self.facts)} if self.facts else {}),
             **({"tokens": [link.to_json() for link in self.tokens]} if self.tokens else {}),
+            **({"player": self.player} if self.player else {}),
         }
 
     @classmethod
@@ -232,6 +237,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "usage": (dict,),
     "history": (str,),
+    "player": (dict,),
 }
 
 

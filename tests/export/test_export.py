@@ -46,6 +46,7 @@ EPISODES = [
     episode("t2", env={"benchmark": "ALFWorld", "backend": "own"}, reasoning=("hm", ""), usage={}),
     episode("t2", sample=1, success=False, facts=({"finish": "stop"}, {"decoded_tokens": 3})),
     episode("t3", outcome="error", error="policy", success=False, env={}),
+    episode("t4", player={"model": "sft-1", "staleness": 1}),
 ]
 
 
@@ -69,6 +70,8 @@ def test_a_folder_of_datasets_holds_all_benchmarks_at_once(stored: Path, tmp_pat
     cache = str(tmp_path / "cache")
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=cache)
     assert by_key(map(trajectory_of, loaded)) == by_key(EPISODES)
+    older = [{k: v for k, v in row.items() if k != "player"} for row in loaded]
+    assert [trajectory_of(row).player for row in older] == [{}] * len(EPISODES)
     only = datasets.load_dataset(str(out), "alfworld", split="train", cache_dir=cache)
     assert only["task_id"] == ["t2"]
     assert "2 with success" not in (out / "README.md").read_text()

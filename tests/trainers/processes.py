@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -147,9 +148,10 @@ def die() -> None:
 def descendants(pid: int) -> list[int]:
     """Return the processes that a process has started, and theirs, as Linux tells them."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *descendants(child)]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 

@@ -207,6 +207,7 @@ def test_lines_are_utf8_and_nothing_else(tmp_path: Path) -> None:
         {"messages": [[]]},
         {"history": "all"},
         {"facts": [1]},
+        {"player": ["sft"]},
         {"unknown": 1},
     ],
 )

@@ -6,7 +6,10 @@ ACL 2024 (https://arxiv.org/abs/2403.02502), algorithm 1.
 
 from __future__ import annotations
 
+import functools
+
 from eto_gym.trainers.loops.loop import Loop
+from eto_gym.trainers.loops.rounds import Rounds, explore_tasks
 from eto_gym.trainers.settings.loops import ETOSettings
 
 
@@ -24,9 +27,10 @@ class ETOLoop(Loop[ETOSettings]):
     def _run_stages(self) -> None:
         s = self.settings
         _, experts, current = first = self._demonstrate(s, s.sft)
+        explore = functools.partial(explore_tasks, exploration=s, tasks=s.train_tasks)
+        rounds = Rounds(self.play, current, count=s.rounds, explore=explore)
         for i in range(1, s.iterations + 1):
-            explored = self.play.explore(f"explore-{i}", current, s, tasks=s.train_tasks)
-            pairs = self.data.pair(f"pairs-{i}", s.pairing, experts, explored)
-            current = self.train.prefer(f"eto-{i}", s.dpo_of(i), current, pairs)
+            pairs = self.data.pair(f"pairs-{i}", s.pairing, experts, rounds.explored())
+            current = rounds.train(self.train.prefer, f"eto-{i}", s.dpo_of(i), current, pairs)
             self.play.evaluate(f"ETO, iteration {i}", f"eto-{i}", current)
         self._control(s, s.sft, first)

@@ -5,11 +5,15 @@ HPL, Gao et al. (https://arxiv.org/abs/2510.03253), has pairs of action groups b
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+from eto_gym.trainers.loops.data_stages import DataStages
 from eto_gym.trainers.loops.loop import Loop
+from eto_gym.trainers.loops.play_stages import PlayStages, Turn
+from eto_gym.trainers.loops.rounds import Rounds, explore_tasks
 from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import MODEL, load_pairs, model_of
 from eto_gym.trainers.loops.step_stage import step_pairs
@@ -26,20 +30,13 @@ class MixtureLoop(Loop[MixtureLoopSettings]):
     def _run_stages(self) -> None:
         s = self.settings
         _, experts, current = first = self._demonstrate(s, s.sft)
+        explore = functools.partial(_explore, settings=s, experts=experts)
+        rounds = Rounds(self.play, current, count=s.rounds, explore=explore)
         for i in range(1, s.iterations + 1):
-            explored = self.play.explore(f"explore-{i}", current, s, tasks=s.train_tasks)
-            pairs = self.data.pair(f"pairs-{i}", s.pairing, experts, explored)
-            steps = step_pairs(
-                self.play, f"steps-{i}", s.steps, current, experts, tasks=s.step_tasks
-            )
-            groups = self._group(i, current, experts)
-            current = self._mix(f"{self.method}-{i}", current, pairs, steps, *groups)
+            pairs = rounds.explored()
+            current = rounds.train(self._mix, f"{self.method}-{i}", current, *pairs)
             self.play.evaluate(f"{self.label}, iteration {i}", f"{self.method}-{i}", current)
         self._control(s, s.sft, first)
-
-    def _group(self, iteration: int, model: Stage, experts: Stage) -> tuple[Stage, ...]:
-        """Return the stage of the action groups, if the method has any."""
-        return ()
 
     def _mix(self, name: str, model: Stage, *pairs: Stage) -> Stage:
         settings = self.settings.mixture
@@ -65,9 +62,21 @@ class HPLLoop(MixtureLoop):
 
     method = "hpl"
     label = "HPL"
-    settings: HPLLoopSettings
 
-    def _group(self, iteration: int, model: Stage, experts: Stage) -> tuple[Stage, ...]:
-        s = self.settings
-        name = f"groups-{iteration}"
-        return (step_pairs(self.play, name, s.groups, model, experts, tasks=s.step_tasks),)
+
+def _explore(
+    play: PlayStages, model: Stage, turn: Turn, *, settings: MixtureLoopSettings, experts: Stage
+) -> tuple[Stage, ...]:
+    """Explore and pair episodes, steps, and action groups where the method has any."""
+    s, i = settings, turn.number
+    explored = explore_tasks(play, model, turn, exploration=s, tasks=s.train_tasks)
+    pairs = DataStages(play).pair(f"pairs-{i}", s.pairing, experts, explored)
+    tried = {"steps": s.steps, **({"groups": s.groups} if isinstance(s, HPLLoopSettings) else {})}
+    tasks = s.step_tasks
+    return (
+        pairs,
+        *(
+            step_pairs(play, f"{name}-{i}", how, model, experts, tasks=tasks, turn=turn)
+            for name, how in tried.items()
+        ),
+    )

@@ -1,9 +1,10 @@
-"""What the loops share whose model plays while it is trained: the training stage and its player."""
+"""The loops whose model plays while it is trained: SFT on the experts, then PPO, GRPO or RLOO."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +13,12 @@ from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import MODEL, model_of
+from eto_gym.trainers.methods.group import run_group
 from eto_gym.trainers.methods.player import EpisodePlayer
+from eto_gym.trainers.methods.ppo import run_ppo
 from eto_gym.trainers.run.training import TrainReport
 from eto_gym.trainers.settings.base import TrainSettings
-from eto_gym.trainers.settings.loops import OnPolicySettings
+from eto_gym.trainers.settings.loops import GroupLoopSettings, OnPolicySettings, PPOLoopSettings
 
 S = TypeVar("S", bound=OnPolicySettings)
 
@@ -57,6 +60,43 @@ class OnPolicyLoop(Loop[S]):
 
         decides = {part: self.train.watched(settings), **plan}
         return self.play.folder.run(self.method, work, settings=decides, inputs=(start,))
+
+
+class PPOLoop(OnPolicyLoop[PPOLoopSettings]):
+    """One run of the PPO baseline in a run folder."""
+
+    method = "ppo"
+
+    def _run_stages(self) -> None:
+        s = self.settings
+        first = self._demonstrate(s, s.sft)
+        learnt = self._learn(
+            first.sft, run_ppo, part="ppo", settings=s.ppo, episodes=s.ppo.episodes
+        )
+        self.play.evaluate("PPO", "ppo", learnt)
+
+
+class _GroupLoop(OnPolicyLoop[GroupLoopSettings]):
+    def _run_stages(self) -> None:
+        s = self.settings
+        first = self._demonstrate(s, s.sft)
+        run = partial(run_group, self.method)
+        learnt = self._learn(
+            first.sft, run, part="group", settings=s.group, episodes=s.group.batch_size
+        )
+        self.play.evaluate(self.method.upper(), self.method, learnt)
+
+
+class GRPOLoop(_GroupLoop):
+    """One run of GRPO in a run folder."""
+
+    method = "grpo"
+
+
+class RLOOLoop(_GroupLoop):
+    """One run of RLOO in a run folder."""
+
+    method = "rloo"
 
 
 def play_plan(settings: OnPolicySettings) -> dict[str, Any]:

@@ -6,12 +6,14 @@ device.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import eto_gym
 from eto_gym.agents.evaluation.measures import summarise
@@ -21,7 +23,7 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
 from eto_gym.agents.rollout.launchers import Launcher, get_launcher
-from eto_gym.trainers.loops.players import Players, StagePolicy
+from eto_gym.trainers.loops.players import Players, Served, StagePolicy
 from eto_gym.trainers.loops.report import Evaluated
 from eto_gym.trainers.loops.run_folder import RunFolder, Stage
 from eto_gym.trainers.loops.shared_play import play_shared
@@ -30,11 +32,48 @@ from eto_gym.trainers.loops.stage_data import (
     model_of,
 )
 from eto_gym.trainers.loops.world import open_world
-from eto_gym.trainers.run.process_group import launched
+from eto_gym.trainers.run.process_group import ProcessGroup, launched
 from eto_gym.trainers.settings.world import ExplorationSettings, WorldSettings
 from eto_gym.trajectories import Trajectory
 
 logger = logging.getLogger(__name__)
+
+
+class Turn(NamedTuple):
+    """When an exploration is played.
+
+    Attributes:
+        number: Number of the round that learns from it, from 1.
+        staleness: Trainings by which the model that explores is behind the one that learns.
+    """
+
+    number: int = 1
+    staleness: int = 0
+
+    def seed(self, seed: int) -> int:
+        """Return the seed of its sampling: one of its own where the model is behind.
+
+        Such a model may have explored before, and would say the same again.
+
+        Args:
+            seed: That of the run.
+        """
+        if not self.staleness:
+            return seed
+        text = f"{seed}\0round {self.number}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+    def decides(self) -> dict[str, Any]:
+        """Return what a stage depends on by this: nothing where the newest model explores."""
+        return {"ahead": self._asdict()} if self.staleness else {}
+
+    def player(self, model: Stage) -> dict[str, Any]:
+        """Return what is recorded of the model that explores: nothing of the newest one."""
+        return {"model": model.path.name, "staleness": self.staleness} if self.staleness else {}
+
+
+ON_TIME = Turn()
+"""The first round, in which the newest model explores."""
 
 
 class PlayStages:
@@ -49,6 +88,8 @@ class PlayStages:
             been called.
         evaluated: The policies that were evaluated, in order; the rows of the report.
         limits: The limits of replies in which this start differs from the folder's first.
+        staleness: Key of the stage of a model -> trainings by which what it has learnt from was
+            behind; models that learnt from what the newest model played are not in it.
     """
 
     def __init__(self, settings: WorldSettings, out: str | Path) -> None:
@@ -69,13 +110,20 @@ class PlayStages:
         self.lists_actions = False
         self.evaluated: list[Evaluated] = []
         self.limits: dict[str, Any] = {}
+        self.staleness: dict[str, int] = {}
         if self.settings.launcher != "local":
             get_launcher(self.settings.launcher)  # what it needs is missing now, not in an hour
         self._tasks: dict[str, tuple[str, ...]] = {}
         self._dev_aside: tuple[str, ...] = ()
 
     def explore(
-        self, name: str, model: Stage, exploration: ExplorationSettings, *, tasks: int
+        self,
+        name: str,
+        model: Stage,
+        exploration: ExplorationSettings,
+        *,
+        tasks: int,
+        turn: Turn = ON_TIME,
     ) -> Stage:
         """Play training tasks with a model; `tasks` counts where the settings name no number."""
         split, count = self.settings.train_split, exploration.explore_tasks or tasks
@@ -84,11 +132,13 @@ class PlayStages:
             name,
             self.policy_maker(model, name, temperature=temperature),
             split=split,
-            episodes=self.planned(split, count, samples),
+            episodes=self.planned(split, count, samples, turn),
             depends_on={
                 **{"tasks": count, "samples": samples, "temperature": temperature},
+                **turn.decides(),
                 **self.limits,
             },
+            player=turn.player(model),
             inputs=(model,),
         )
 
@@ -103,7 +153,8 @@ class PlayStages:
             depends_on={"tasks": s.eval_tasks, "samples": 1, **self.limits},
             inputs=(model,),
         )
-        self.evaluated.append(Evaluated(label, model, evaluation))
+        staleness = self.staleness.get(model.key, 0)
+        self.evaluated.append(Evaluated(label, model, evaluation, staleness))
         return evaluation
 
     def rollouts(
@@ -115,6 +166,7 @@ class PlayStages:
         episodes: Callable[[], Sequence[Episode]],
         depends_on: dict[str, Any],
         env_options: dict[str, Any] | None = None,
+        player: dict[str, Any] | None = None,
         inputs: tuple[Stage, ...] = (),
     ) -> Stage:
         """Play episodes.
@@ -126,13 +178,16 @@ class PlayStages:
             episodes: Lists the episodes; called only if the stage has work to do.
             depends_on: What decides the episodes, besides `inputs`.
             env_options: Further arguments of `gym.make`.
+            player: What is recorded of the model that plays, if it is behind.
             inputs: Stages that the policy or the episodes come from.
         """
         s = self.settings
-        spec = self.spec(make_policy, split, env_options)
+        spec = replace(self.spec(make_policy, split, env_options), player=player or {})
+        told = {"player": player} if player else {}
 
         def work(folder: Path) -> Any:
-            return summarise(self.play_episodes(spec, episodes(), folder / TRAJECTORIES, name))
+            played = self.play_episodes(spec, episodes(), folder / TRAJECTORIES, name)
+            return {**summarise(played), **told}
 
         settings = {
             "env": s.env,
@@ -177,6 +232,24 @@ class PlayStages:
         """Return a context with what plays, servers included; see `Players.playing`."""
         return self._players.playing(spec)
 
+    def serving(self, policy: StagePolicy) -> AbstractContextManager[Served]:
+        """Return a context with servers of a policy's model; see `Players.serving`."""
+        return self._players.serving(policy)
+
+    def elsewhere(self, served: Served) -> PlayStages:
+        """Return what another process does stages of this folder with; it can be pickled.
+
+        Args:
+            served: What is asked for the replies of all models.
+        """
+        other = copy.copy(self)
+        other.settings = replace(self.settings, progress=False)
+        other.processes = ProcessGroup()
+        other.folder = RunFolder(self.folder.path)
+        other.evaluated = []
+        other._players = Players(other.settings, other.folder.path, other.processes, served)
+        return other
+
     def spec(
         self,
         make_policy: Callable[[], Policy],
@@ -196,13 +269,14 @@ class PlayStages:
             workers=workers or s.workers,
         )
 
-    def planned(self, split: str, tasks: int, samples: int = 1) -> Callable[[], list[Episode]]:
+    def planned(
+        self, split: str, tasks: int, samples: int = 1, turn: Turn = ON_TIME
+    ) -> Callable[[], list[Episode]]:
         """Return what lists the episodes of `tasks` tasks of a split (0: all), when called."""
 
         def plan() -> list[Episode]:
-            return plan_episodes(
-                self.task_ids(split, tasks), samples=samples, seed=self.settings.seed
-            )
+            seed = turn.seed(self.settings.seed)
+            return plan_episodes(self.task_ids(split, tasks), samples=samples, seed=seed)
 
         return plan
 

@@ -14,9 +14,7 @@ import logging
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +29,7 @@ from eto_gym.agents.policy import Policy
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.command_lines import fill
 from eto_gym.errors import EtoGymError
+from eto_gym.trainers.loops.hook import run_hook
 from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trainers.settings.playing import PlayerSettings
 from eto_gym.trajectories import Trajectory
@@ -38,12 +37,12 @@ from eto_gym.trajectories import Trajectory
 if TYPE_CHECKING:
     from eto_gym.agents.serving import ModelServers
     from eto_gym.agents.serving.kept import KeptServers
+    from eto_gym.agents.serving.kept_models import KeptModels
 
 logger = logging.getLogger(__name__)
 
 _LOST = 0.1
 """Share of a stage's episodes that servers may fail at before the stage counts as not played."""
-_LINES = 20  # of a hook's output
 
 
 @dataclass(frozen=True)
@@ -123,13 +122,20 @@ class Served(NamedTuple):
 class Players:
     """Brings the model of a stage to where it plays, as the settings say."""
 
-    def __init__(self, settings: PlayerSettings, folder: Path, processes: ProcessGroup) -> None:
+    def __init__(
+        self,
+        settings: PlayerSettings,
+        folder: Path,
+        processes: ProcessGroup,
+        served: Served | None = None,
+    ) -> None:
         """Prepare; nothing is started.
 
         Args:
             settings: Where models play.
             folder: The run folder, in which servers may be given a folder of their own to load.
             processes: Those that play; the first starts the servers, for all of them.
+            served: What another process has made ready for all that plays here; None: nothing.
 
         Raises:
             EtoGymError: They are on several machines, which cannot reach each other's servers.
@@ -137,10 +143,12 @@ class Players:
         self._settings = settings
         self._kind = settings.play_kind
         self._processes = processes
+        self._ready = served
         self._scratch = folder / "served"
         self._told = ""  # what the hook was told last
         self._warned = False
         self._kept: KeptServers | None = None
+        self._kept_models: KeptModels | None = None
         here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
         if self._kind == "serve" and here < processes.count:
             raise EtoGymError(
@@ -163,14 +171,33 @@ class Players:
         if self._kind == "local" or not isinstance(policy, StagePolicy):
             yield spec
             return
-        with contextlib.ExitStack() as stack:
-            _free_accelerator()
-            own = self._keep if self._settings.keep_servers else self._start
-            open_servers = own if self._kind == "serve" else self._follow
-            served = self._processes.first(lambda: open_servers(policy, stack))
-            logger.info("%s plays behind %s", policy.name, ", ".join(served.urls))
+        with self.serving(policy) as served:
             concurrency = max(1, spec.slots // spec.workers)
             yield replace(spec, make_policy=policy.behind(served, concurrency=concurrency))
+
+    @contextlib.contextmanager
+    def serving(self, policy: StagePolicy) -> Iterator[Served]:
+        """Have servers ready for a policy; all processes must call this.
+
+        Raises:
+            EtoGymError: They do not come up, or serve something else.
+        """
+        if self._ready is not None:
+            yield self._ready
+            return
+        with contextlib.ExitStack() as stack:
+            _free_accelerator()
+            if self._kind != "serve":
+                open_servers = self._follow
+            elif not self._settings.keep_servers:
+                open_servers = self._start
+            elif self._settings.play_command:
+                open_servers = self._keep
+            else:
+                open_servers = self._keep_transformers
+            served = self._processes.first(lambda: open_servers(policy, stack))
+            logger.info("%s plays behind %s", policy.name, ", ".join(served.urls))
+            yield served
 
     def check(self, played: Sequence[Trajectory], label: str) -> None:
         """Refuse what servers have mostly failed at: a stage of it would be learnt from.
@@ -192,8 +219,9 @@ class Players:
 
     def close(self) -> None:
         """Stop the servers that were kept from stage to stage."""
-        if self._kept is not None:
-            self._kept.close()
+        for kept in (self._kept, self._kept_models):
+            if kept is not None:
+                kept.close()
 
     # --- servers of this run ----------------------------------------------------------------------
 
@@ -203,7 +231,10 @@ class Players:
         stack.callback(self.clear)
         weights = resolve_model(policy.model)
         whole, more, name = self._whole(weights, policy.name)
-        servers = stack.enter_context(self._servers(whole, weights, policy, more))
+        template = _template(whole, weights, policy)
+        servers = stack.enter_context(
+            self._servers(whole, template, policy.template_kwargs, more=more)
+        )
         return Served(servers.base_urls, name or servers.model, settled=True)
 
     def _keep(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
@@ -215,39 +246,54 @@ class Players:
         from eto_gym.agents.serving.kept import KeptServers
         from eto_gym.agents.serving.running_adapters import ALLOW
 
-        weights = resolve_model(policy.model)
+        weights = _taken_while_running(policy.model)
         adapter = is_adapter(weights)
-        if adapter and adapter_rows(weights) is not None:
-            raise EtoGymError(
-                f"the adapter in {weights} brings an embedding of its own, which no server takes "
-                "while it runs: drop keep_servers"
-            )
         whole = base_of(weights) if adapter else weights
         if self._kept is None:
             self._kept = KeptServers(self._settings.play_timeout)
-        key = (str(Path(whole).resolve()), _template(whole, weights, policy))
+        template = _template(whole, weights, policy)
         servers = self._kept.serving(
-            key, lambda: self._servers(whole, weights, policy, environment=ALLOW)
+            (str(Path(whole).resolve()), template),
+            lambda: self._servers(whole, template, policy.template_kwargs, environment=ALLOW),
         )
         if not adapter:
             return Served(servers.base_urls, servers.model, settled=True)
         self._kept.take(policy.name, str(Path(weights).resolve()))
         return Served(servers.base_urls, policy.name, settled=True)
 
+    def _keep_transformers(self, policy: StagePolicy, stack: contextlib.ExitStack) -> Served:
+        """Have `transformers serve` processes that run take the model of a stage.
+
+        Raises:
+            EtoGymError: It is an adapter with an embedding of its own.
+        """
+        from eto_gym.agents.serving.kept_models import KeptModels
+        from eto_gym.agents.serving.templated import settled
+
+        weights = _taken_while_running(policy.model)
+        template: str | None = _template(weights, weights, policy) or None
+        if template or policy.template_kwargs:
+            template = settled(weights, template or "", policy.template_kwargs)
+        if self._kept_models is None:
+            make = functools.partial(self._servers, None)
+            self._kept_models = KeptModels(make, self._settings.play_timeout)
+        urls, name = self._kept_models.hold(weights, template)
+        return Served(urls, name, settled=True)
+
     def _servers(
         self,
-        whole: str,
-        weights: str,
-        policy: StagePolicy,
+        whole: str | None,
+        template: str = "",
+        variables: Mapping[str, Any] | None = None,
         more: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> ModelServers:
         """Return servers that are not started yet.
 
         Args:
-            whole: What they load.
-            weights: What a local policy would load.
-            policy: The local policy.
+            whole: What they load; None: nothing yet.
+            template: A chat template in place of its own; "" for its own.
+            variables: What is set in the template.
             more: Further arguments of their program.
             environment: Further variables of their environment.
         """
@@ -263,8 +309,8 @@ class Players:
             gpus=gpus,
             environment=environment,
             startup_timeout=s.play_timeout,
-            chat_template=_template(whole, weights, policy),
-            template_kwargs=policy.template_kwargs,
+            chat_template=template,
+            template_kwargs=variables,
         )
 
     def _whole(self, model: str, stage: str) -> tuple[str, list[str], str]:
@@ -317,6 +363,21 @@ class Players:
         return Served(s.play_urls, name, settled=False)
 
 
+def _taken_while_running(model: str) -> str:
+    """Return the folder or name of a model that servers are to take while they run.
+
+    Raises:
+        EtoGymError: It is an adapter that none takes so.
+    """
+    weights = resolve_model(model)
+    if is_adapter(weights) and adapter_rows(weights) is not None:
+        raise EtoGymError(
+            f"the adapter in {weights} brings an embedding of its own, which no server takes while "
+            "it runs: drop keep_servers"
+        )
+    return weights
+
+
 def _template(served: str, weights: str, policy: StagePolicy) -> str:
     """Return the template that servers must be given to read as a local policy does; "" for none.
 
@@ -328,41 +389,6 @@ def _template(served: str, weights: str, policy: StagePolicy) -> str:
     own = template_of(folder_of_model(served))
     template = policy.chat_template or template_of(folder_of_model(weights)) or own
     return template if template != own or reads_clock(template) else ""
-
-
-def run_hook(command: str, values: Mapping[str, str], timeout: float) -> None:
-    """Run a user's command to its end.
-
-    Args:
-        command: The command, with placeholders.
-        values: Placeholder -> its value.
-        timeout: Seconds that it may take.
-
-    Raises:
-        EtoGymError: It cannot be run, takes too long, or fails; the message ends with its output.
-    """
-    words = fill(shlex.split(command), values)
-    with tempfile.TemporaryFile() as output:  # no pipe: what it leaves running would hold that open
-        try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-            )
-            how = f"ended with status {done.returncode}" if done.returncode else ""
-        except subprocess.TimeoutExpired:
-            how = f"took more than {timeout:g} s"
-        except OSError as err:
-            raise EtoGymError(f"cannot run the play_hook {words[0]!r}: {err.strerror}") from err
-        if not how:
-            return
-        output.seek(max(0, output.seek(0, os.SEEK_END) - 16384))
-        lines = output.read().decode(errors="replace").splitlines()[-_LINES:]
-    told = "\n".join(lines) or "(it is empty)"
-    raise EtoGymError(f"the play_hook {how}: {shlex.join(words)}\nIts output ends:\n{told}")
 
 
 def _free_accelerator() -> None:

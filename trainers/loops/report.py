@@ -25,11 +25,19 @@ CONTROL = "control: SFT continued"
 
 
 class Evaluated(NamedTuple):
-    """A policy of a run, which becomes a row of its report."""
+    """A policy of a run, which becomes a row of its report.
+
+    Attributes:
+        label: Its name there.
+        model: The stage that made its model.
+        evaluation: The stage that evaluated it.
+        staleness: Trainings by which the model was behind that played what this one learnt from.
+    """
 
     label: str
     model: Stage
     evaluation: Stage
+    staleness: int = 0
 
 
 def make_report(
@@ -52,17 +60,17 @@ def make_report(
         stages: All stages, in order.
         ended: Why the run ended before its last stage; None: it did not.
     """
-    evaluations = {label: evaluation for label, _, evaluation in policies}
+    evaluations = {row.label: row.evaluation for row in policies}
     before = load_trajectories(evaluations[reference])
     control = load_trajectories(evaluations[CONTROL]) if CONTROL in evaluations else None
     rows = []
-    for label, model, evaluation in policies:
+    for label, model, evaluation, staleness in policies:
         played = load_trajectories(evaluation)
         row = {
             "policy": label,
             **evaluation.result,
             "stage": evaluation.path.name,
-            "card": score_card(played, _about(settings, model)),
+            "card": score_card(played, {**_about(settings, model), "staleness": staleness}),
             "train_seconds": model.seconds,
             "eval_seconds": evaluation.seconds,
         }
@@ -142,6 +150,7 @@ def render(report: dict[str, Any]) -> str:
         *_paired(rows, "paired_with_control", "the control"),
         *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
         "",
+        *_played_ahead(report["stages"]),
         *([*card_lines(rows[-1]["card"]), ""] if "card" in rows[-1] else []),
         conclusion(report),
     ]
@@ -173,6 +182,22 @@ def conclusion(report: dict[str, Any]) -> str:
         words = f"Better: {row['policy']} beats {reference}"
     counts = f"{test['gained']} episodes gained, {test['lost']} lost, p {test['p']:.2g}"
     return f"{words} ({counts}; {_reward(test['reward'])})."
+
+
+def _played_ahead(stages: list[dict[str, Any]]) -> list[str]:
+    """Say which stages were played by a model that was behind; nothing where there is none."""
+    told = []
+    for stage in stages:
+        player = stage["result"].get("player") if isinstance(stage["result"], dict) else None
+        if player:
+            told.append(f"{stage['name']} by {player['model']}")
+    if not told:
+        return []
+    return [
+        "Explored by the model before the one that learnt from it (one training behind): "
+        f"{', '.join(told)}.",
+        "",
+    ]
 
 
 def _significant(test: dict[str, Any]) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def digest(value: Any) -> str:
 def _digest(result: Any) -> str:
     """Return the digest of a result as it is read back."""
     return digest(json.loads(json.dumps(strict(result))))
+
+
+class _Unfinished(Exception):
+    """A stage has work to do."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class RunFolder:
         self.path = Path(path)
         self.processes = processes or ProcessGroup()
         self.stages: list[Stage] = []
+        self._looking = False
+        self._made_ahead: set[str] = set()
         self.processes.first(lambda: (self.path / "stages").mkdir(parents=True, exist_ok=True))
 
     def run(
@@ -113,6 +120,10 @@ class RunFolder:
                 f"the processes run {name} with different settings: start the same command with "
                 "the same version everywhere"
             )
+        if self._looking:
+            if not self.processes.first(marker.exists):
+                raise _Unfinished(name)
+            return Stage(name, key, folder, None, 0.0, reused=True)
         reused = self.processes.first(lambda: self._open(folder, settings))
         if not reused:
             started = time.perf_counter()
@@ -125,11 +136,31 @@ class RunFolder:
             self.processes.first(lambda: self._finish(folder, key, result))
         saved = self.processes.first(lambda: self._read(marker))
         self.processes.see(marker)
+        reused = reused and key not in self._made_ahead
         stage = Stage(name, key, folder, saved["result"], saved["seconds"], reused)
         if self.processes.is_first:
             logger.info("%s %s (%.0f s)", "reused" if reused else "finished", name, stage.seconds)
         self.stages.append(stage)
         return stage
+
+    def finished(self, stages: Callable[[], object]) -> bool:
+        """Return whether all stages that a call runs are finished, and run none of them.
+
+        Args:
+            stages: Runs them; of a stage that is looked at there is no result.
+        """
+        self._looking = True
+        try:
+            with contextlib.suppress(_Unfinished):
+                stages()
+                return True
+            return False
+        finally:
+            self._looking = False
+
+    def made_ahead(self, keys: Iterable[str]) -> None:
+        """Take stages for this run's own work that another process of it has finished."""
+        self._made_ahead.update(keys)
 
     @staticmethod
     def _open(folder: Path, settings: Any) -> bool:

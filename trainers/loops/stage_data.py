@@ -54,6 +54,7 @@ def load_pairs(stage: Stage) -> list[PreferencePair]:
     if not pairs:
         found = dict(stage.result)
         reasons = found.pop("skipped", {})
+        found.pop("player", None)
         why = ", ".join(f"{name} {count}" for name, count in reasons.items()) or "no candidates"
         counts = ", ".join(f"{name} {count}" for name, count in found.items() if count)
         raise NothingToLearn(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from eto_gym.trainers.data.steps import (
     plan_values,
     repeat_expert,
 )
-from eto_gym.trainers.loops.play_stages import PlayStages
+from eto_gym.trainers.loops.play_stages import ON_TIME, PlayStages, Turn
 from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import (
     NothingToLearn,
@@ -46,6 +46,7 @@ def step_pairs(
     experts: Stage,
     *,
     tasks: int,
+    turn: Turn = ON_TIME,
 ) -> Stage:
     """Make step-level pairs around the successful experts' episodes of some tasks.
 
@@ -61,21 +62,30 @@ def step_pairs(
         model: What tries other steps, and plays on from them.
         experts: The stage of the demonstrations.
         tasks: How many demonstrated tasks; 0: all.
+        turn: When this is played.
     """
     s = play.settings
-    spec = play.spec(
-        play.policy_maker(model, name, temperature=settings.temperature), s.train_split
-    )
+    seed, player = turn.seed(s.seed), turn.player(model)
+    policy_maker = play.policy_maker(model, name, temperature=settings.temperature)
+    spec = replace(play.spec(policy_maker, s.train_split), player=player)
 
     def exact(
         ready: RolloutSpec, env: ConversationEnv, paths: Sequence[ExpertPath]
     ) -> tuple[list[PreferencePair], StepReport]:
         policy = ready.make_policy()
         try:
-            return exact_step_pairs(env, paths, policy, settings, seed=s.seed)
+            return exact_step_pairs(env, paths, policy, settings, seed=seed)
         finally:
             if (close := getattr(policy, "close", None)) is not None:
                 close()
+
+    def kept(
+        folder: Path, pairs: list[PreferencePair], report: StepReport, *, unlike: int
+    ) -> dict[str, Any]:
+        report.not_repeated = unlike
+        play.processes.first(lambda: write_pairs(folder, pairs))
+        told = {"player": player} if player else {}
+        return {**asdict(report), "skipped": dict(report.skipped), **told}
 
     def work(folder: Path) -> Any:
         env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
@@ -90,16 +100,16 @@ def step_pairs(
             if settings.reward == "exact":
                 with play.playing(spec) as ready:
                     pairs, report = play.processes.first(lambda: exact(ready, env, paths))
-                return _kept(folder, play, pairs, report, unlike=len(chosen) - len(paths))
-            plan = plan_branches(paths, settings, seed=s.seed)
+                return kept(folder, pairs, report, unlike=len(chosen) - len(paths))
+            plan = plan_branches(paths, settings, seed=seed)
             branches = play.play_episodes(spec, plan, folder / BRANCHES, f"{name}: steps")
             found = find_alternatives(paths, branches, settings)
-            plan = plan_values(env, found, settings, seed=s.seed)
+            plan = plan_values(env, found, settings, seed=seed)
             values = play.play_episodes(spec, plan, folder / VALUES, f"{name}: values")
         finally:
             env.close()
         pairs, report = make_step_pairs(paths, branches, values, settings)
-        return _kept(folder, play, pairs, report, unlike=len(chosen) - len(paths))
+        return kept(folder, pairs, report, unlike=len(chosen) - len(paths))
 
     depends_on = {
         "env": s.env,
@@ -108,24 +118,12 @@ def step_pairs(
         "tasks": tasks,
         "prompt_style": s.prompt_style,
         **s.read_so(),
+        **turn.decides(),
         **play.limits,
         "version": eto_gym.__version__,
         **deciding(settings),
     }
     return play.folder.run(name, work, settings=depends_on, inputs=(model, experts))
-
-
-def _kept(
-    folder: Path,
-    play: PlayStages,
-    pairs: list[PreferencePair],
-    report: StepReport,
-    *,
-    unlike: int,
-) -> dict[str, Any]:
-    report.not_repeated = unlike
-    play.processes.first(lambda: write_pairs(folder, pairs))
-    return {**asdict(report), "skipped": dict(report.skipped)}
 
 
 def chosen_experts(experts: Stage, tasks: int, *, seed: int) -> list[Trajectory]:

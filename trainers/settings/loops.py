@@ -121,6 +121,11 @@ class SelfPlaySettings(WorldSettings, ExplorationSettings):
         if self.pairing.contrast != "self":
             raise SettingsError("self-play has no expert: expected pairing.contrast 'self'")
 
+    @property
+    def rounds(self) -> int:
+        """How often the agent explores, each time with a training after it."""
+        return self.iterations * len(self.phases.split("+"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepDPOSettings(WorldSettings, ExpertSettings, ControlSettings):
@@ -142,6 +147,11 @@ class StepDPOSettings(WorldSettings, ExpertSettings, ControlSettings):
                 "steps are explored around demonstrations: expected explore_tasks <= train_tasks, "
                 f"got {self.explore_tasks} > {self.train_tasks}"
             )
+
+    @property
+    def rounds(self) -> int:
+        """How often the agent explores, each time with a training after it."""
+        return self.iterations
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,10 @@ HOOK_EXAMPLE = "./load.sh {model}"
 
 @dataclass(frozen=True, kw_only=True)
 class PlayerSettings:
-    """Where the models of stages play. None of this has an effect on what names a stage."""
+    """Where the models of stages play, and when.
+
+    None of this has an effect on what names a stage, `play_ahead` excepted.
+    """
 
     play: str = option(
         "local",
@@ -44,9 +47,10 @@ class PlayerSettings:
     )
     keep_servers: bool = option(
         False,
-        "keep the servers of play_command from stage to stage, also while a model is trained: give "
-        "them gpus that training does not use. Each stage's adapter is loaded into them, as vLLM "
-        "does with --enable-lora in play_arguments; whole models start them anew",
+        "keep the servers from stage to stage, also while a model is trained: give them gpus that "
+        "training does not use. `transformers serve` takes each stage's model. Servers of "
+        "play_command take its adapter, as vLLM does with --enable-lora in play_arguments; whole "
+        "models start them anew",
     )
     play_hook: str = option(
         "",
@@ -64,6 +68,12 @@ class PlayerSettings:
         "",
         "GPUs of the servers in turn: '0 1' for two servers, '0,1 2,3' for two on two each; empty: "
         "those of this process",
+    )
+    play_ahead: bool = option(
+        False,
+        "play the next exploration while a model is trained, by the model that is being trained as "
+        "it was before: from the second round on every exploration is one training behind, which "
+        "its episodes record. For play serve, with gpus that training does not use, and endpoint",
     )
     play_timeout: float = option(
         900.0, "seconds until the servers must answer, and that the hook may take"
@@ -139,10 +149,11 @@ class PlayerSettings:
                 )
         if self.play_command:
             split_server_command(self.play_command)
-        if self.keep_servers and (not self.play_command or self.play_adapter):
+        if self.keep_servers and self.play_adapter:
             raise SettingsError(
-                "keep_servers loads adapters into servers that run, as vLLM does: expected a "
-                "play_command, and no play_adapter"
+                "keep_servers loads adapters into servers that run, and play_adapter serves them "
+                "from the start: give one of them. Servers that take new weights by other means "
+                "are play endpoint:URL, and play_hook tells them"
             )
         if self.play_adapter:
             if not self.play_command:

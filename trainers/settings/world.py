@@ -12,6 +12,7 @@ from eto_gym.errors import check_choice
 from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.prompt import Feedback
 from eto_gym.registration import check_arguments, data_kwargs
+from eto_gym.trainers.settings.ahead import check_ahead
 from eto_gym.trainers.settings.base import SettingsError, option
 from eto_gym.trainers.settings.methods import SFTSettings
 from eto_gym.trainers.settings.playing import PlayerSettings
@@ -194,6 +195,8 @@ class WorldSettings(PlayerSettings):
             value = getattr(self, name, least)
             if value < least:
                 raise SettingsError(f"expected {name} >= {least}, got {value}")
+        if self.play_ahead:
+            check_ahead(self)
         if self.dev_tasks and self.dev_split == self.eval_split:
             raise SettingsError(
                 f"dev tasks choose the weights, so the split that is reported ({self.eval_split!r})"
@@ -308,3 +311,8 @@ class ExplorationSettings:
     explore_temperature: float = option(
         0.0, "sampling temperature of exploration; 0: greedy", paper="0"
     )
+
+    @property
+    def rounds(self) -> int:
+        """How often the agent explores, each time with a training after it."""
+        return self.iterations

@@ -81,19 +81,19 @@ LOOPS = {
         "Early experience: predict what other actions than the experts' lead to, then SFT.",
     ),
     "ppo": LoopMethod(
-        "eto_gym.trainers.loops.ppo",
+        "eto_gym.trainers.loops.on_policy",
         "PPOLoopSettings",
         "PPOLoop",
         "PPO after SFT: clipped, with a value head and advantages per turn.",
     ),
     "grpo": LoopMethod(
-        "eto_gym.trainers.loops.group",
+        "eto_gym.trainers.loops.on_policy",
         "GroupLoopSettings",
         "GRPOLoop",
         "GRPO after SFT, by TRL: several episodes of a task are compared with each other.",
     ),
     "rloo": LoopMethod(
-        "eto_gym.trainers.loops.group",
+        "eto_gym.trainers.loops.on_policy",
         "RLOOLoopSettings",
         "RLOOLoop",
         "RLOO after SFT, by TRL: each episode against the mean of the others of its task.",

@@ -32,7 +32,7 @@ from tests.trainers.loops.test_players import (
     started,
     stored,
 )
-from tests.trainers.processes import die, fork_one
+from tests.trainers.processes import descendants, die, fork_one
 
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
@@ -204,16 +204,40 @@ def test_a_server_that_takes_no_adapters_is_told_of(
     assert not any(alive(pid) for pid, *_ in started(log))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"play": "serve"},
-        {"play_command": "x {model} {host} {port}", "play_adapter": "{adapter} {name}"},
-    ],
-)
-def test_what_cannot_be_kept_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(EtoGymError, match="expected a play_command, and no play_adapter"):
-        settings(keep_servers=True, **wrong)
+def test_what_cannot_be_kept_is_refused() -> None:
+    command = {"play_command": "x {model} {host} {port}", "play_adapter": "{adapter} {name}"}
+    with pytest.raises(EtoGymError, match=r"give one of them.*play_hook tells them") as told:
+        settings(keep_servers=True, **command)
+    assert "\n" not in str(told.value)
+    for wrong in ({}, {"play": "endpoint:h"}):
+        with pytest.raises(EtoGymError, match="keep_servers is for play serve"):
+            settings(keep_servers=True, **wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are read in /proc")
+def test_transformers_serve_takes_a_model_after_the_other(
+    base: Path,
+    adapter: Path,
+    tmp_path: Path,
+) -> None:
+    for package in ("fastapi", "uvicorn"):
+        pytest.importorskip(package)
+    options = {"play": "serve", "play_arguments": "--device cpu", "play_timeout": 250.0}
+    before = set(descendants(os.getpid()))
+    play = play_in(tmp_path / "run", **options, keep_servers=True, slots=2)
+    local = play_in(tmp_path / "local", slots=2)
+    running = []
+    for name, model in (("explore-1", base), ("explore-2", adapter), ("explore-3", base)):
+        stage = play.explore(name, model_stage(play, model), EXPLORE, tasks=4)
+        running.append(sorted(set(descendants(os.getpid())) - before))
+        same = local.explore(name, model_stage(local, model), EXPLORE, tasks=4)
+        assert said(stored(stage)) == said(stored(same))
+        assert stage.path.name == same.path.name
+    assert len(running[0]) >= 2, "the server and its watcher"
+    assert running == [running[0]] * 3, "one start"
+    play.close()
+    assert until(lambda: not any(map(alive, running[0])))
 
 
 def test_a_loop_of_adapters_is_the_same_with_servers_that_stay(

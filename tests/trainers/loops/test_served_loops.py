@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import functools
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,16 @@ import pytest
 
 from eto_gym.cli import train
 from eto_gym.errors import EtoGymError, MissingDependencyError
-from eto_gym.files import DIGESTS_FILE
 from eto_gym.testing.fake_endpoint import FakeEndpoint
 from eto_gym.trainers.data.experience import QUESTION
-from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.loops.step_stage import BRANCHES, VALUES
 from eto_gym.trainers.settings import loops
-from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trajectories import TrajectoryStore
 from tests.agents.serving.test_serving import alive, folders, until  # noqa: F401
 from tests.toy import CORRIDOR
 from tests.trainers.loops.moments import Moment, watched
+from tests.trainers.loops.small_runs import assert_same, run, short
 from tests.trainers.loops.test_every_loop import small
 from tests.trainers.loops.test_players import (
     EXPLORE,
@@ -60,30 +58,16 @@ PLAY_ASIDE = [method for method in train.LOOPS if takes_servers(method)]
 """Methods whose stages play behind servers; the others play inside their training."""
 
 
-def settings(method: str, **changes: Any) -> Any:
+def settings(method: str, env: str = CORRIDOR, **changes: Any) -> Any:
     """Return small settings of a method, in which every training leaves several checkpoints."""
-    whole = small(method, CORRIDOR)
-    steps: dict[str, Any] = {
-        "max_steps": 2, "batch_size": 2, "micro_batch_size": 2, "save_every": 1,
-    }  # fmt: skip
-    for item in dataclasses.fields(whole):
-        part = getattr(whole, item.name)
-        if isinstance(part, TrainSettings):
-            changes[item.name] = dataclasses.replace(part, **steps)
+    whole = small(method, env)
     if method == "early-experience":
         changes["experience"] = dataclasses.replace(whole.experience, source="start")
-    return dataclasses.replace(whole, play_timeout=300.0, **changes)
+    return short(whole, **changes)
 
 
-def served(method: str, log: Path) -> Any:
-    return settings(method, play_command=own_server(log), servers=SERVERS)
-
-
-def run(method: str, given: Any, folder: Path) -> dict[str, Any]:
-    entry = train.LOOPS[method]
-    loop = getattr(importlib.import_module(entry.module), entry.loop)
-    report: dict[str, Any] = loop(given, folder).run()
-    return report
+def served(method: str, env: str, log: Path) -> Any:
+    return settings(method, env, play_command=own_server(log), servers=SERVERS)
 
 
 def processes_of(log: Path) -> list[int]:
@@ -223,42 +207,87 @@ def test_a_package_that_is_missing_is_told_before_anything_runs(
 # --- kill -9 --------------------------------------------------------------------------------------
 
 
-def _run_until(method: str, folder: Path, victim: Moment | None) -> None:
-    """Run until a moment, and be killed."""
+def _run_until(method: str, env: str, folder: Path, victim: Moment | None) -> None:
+    """Run until a moment, write down what has been started, and be killed."""
 
     def see(moment: Moment) -> None:
         if moment == victim:
+            (folder / "pids").write_text(json.dumps(descendants(os.getpid())))
             die()
 
     with watched(see):
-        run(method, served(method, folder / "log"), folder / "run")
+        run(method, served(method, env, folder / "log"), folder / "run")
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are read in /proc")
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("method", PLAY_ASIDE)
-def test_kill_9_at_every_moment_of_a_loop(method: str, tmp_path: Path) -> None:
-    """Killed in each stage, as it begins, serves, plays, trains and ends, a run ends the same."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+def _kill_and_go_on(
+    method: str, env: str, victims: Callable[[dict[Moment, int]], Iterable[Moment]], path: Path
+) -> dict[Moment, int]:
+    """Run whole, and killed at some moments one after the other: the files must be the same.
+
+    Args:
+        method: The loop.
+        env: The environment.
+        victims: Chooses among the moments of the whole run.
+        path: Where both run.
+
+    Returns:
+        The moments of the whole run, in order, each with the number of processes of servers.
+    """
+    whole, killed = path / "whole", path / "killed"
     whole.mkdir()
     killed.mkdir()
     moments: dict[Moment, int] = {}
     log = whole / "log"
     # In this process, so that its copies have imported what they need.
     with watched(lambda moment: moments.setdefault(moment, len(processes_of(log)))):
-        run(method, served(method, log), whole / "run")
+        run(method, served(method, env, log), whole / "run")
     stages = {path.name.rsplit("-", 1)[0] for path in whole.glob("run/stages/*")}
     assert stages == {m.stage for m in moments if m.what == "begun"}
+    for victim in victims(moments):
+        assert fork_one(_run_until, method, env, killed, victim) == -signal.SIGKILL, victim
+        pids = json.loads((killed / "pids").read_text())
+        assert until(functools.partial(_gone, pids, killed / "log"), seconds=60), victim
+    assert fork_one(_run_until, method, env, killed, None) == 0
+    assert not processes_of(killed / "log")
+    assert_same(whole / "run", killed / "run")
+    return moments
+
+
+def _gone(pids: list[int], log: Path) -> bool:
+    """Whether none is left of what a run has started: servers, their watchers, Java."""
+    return not any(map(alive, pids)) and not processes_of(log)
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="processes are read in /proc"
+)
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("method", PLAY_ASIDE)
+def test_kill_9_at_every_moment_of_a_loop(method: str, tmp_path: Path) -> None:
+    """Killed in each stage, as it begins, serves, plays, trains and ends, a run ends the same."""
+    moments = _kill_and_go_on(method, CORRIDOR, list, tmp_path)
     assert {m.what for m in moments} == {"begun", "served", "stored", "checkpoint", "finished"}
     _assert_servers_only_play(moments)
 
-    for victim in moments:
-        assert fork_one(_run_until, method, killed, victim) == -signal.SIGKILL, victim
-        assert until(lambda: not processes_of(killed / "log"), seconds=60), victim
-    assert fork_one(_run_until, method, killed, None) == 0
-    assert not processes_of(killed / "log")
-    _assert_same(whole / "run", killed / "run")
+
+def _last_in_each_stage(moments: dict[Moment, int]) -> list[Moment]:
+    """Return the last moment of every stage before it is finished."""
+    return list({moment.stage: moment for moment in moments if moment.what != "finished"}.values())
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("env", ["alfworld", "webshop", "scienceworld"])
+def test_kill_9_in_every_stage_on_a_benchmark(env: str, tmp_path: Path) -> None:
+    """As it begins, with its first episode stored, or in training: what has a JVM has none left."""
+    moments = _kill_and_go_on("eto", env, _last_in_each_stage, tmp_path)
+    assert {m.what for m in _last_in_each_stage(moments)} == {"begun", "stored", "checkpoint"}
+    _assert_servers_only_play(moments)
 
 
 def _explore_and_die(folder: Path, adapter: Path) -> None:
@@ -280,7 +309,7 @@ def _explore(folder: Path, adapter: Path) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are read in /proc")
+@needs_proc
 def test_kill_9_leaves_no_transformers_serve(
     folders: tuple[Path, Path],  # noqa: F811
     tmp_path: Path,
@@ -307,35 +336,3 @@ def _assert_servers_only_play(moments: dict[Moment, int]) -> None:
     for moment, count in moments.items():
         plays = moment.stage in ours and moment.what in ("served", "stored")
         assert (count > 0) == plays, (moment, count)
-
-
-def _assert_same(one: Path, two: Path) -> None:
-    """Compare two run folders in all but the time that things took."""
-    assert (two / FINISHED).read_bytes() == (one / FINISHED).read_bytes()
-    files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
-    assert files == {path.relative_to(two) for path in two.rglob("*") if path.is_file()}
-    assert any(path.name == TRAJECTORIES for path in files)
-    assert any(path.suffix == ".safetensors" for path in files)
-    for path in sorted(files):
-        if path.name in (TRAJECTORIES, BRANCHES, VALUES) or path.suffix == ".safetensors":
-            assert (two / path).read_bytes() == (one / path).read_bytes(), path
-        elif path.suffix == ".json" and path.name not in OF_A_FOLDER:
-            read = [(folder / path).read_text().replace(str(folder), "") for folder in (one, two)]
-            first, second = (_untimed(json.loads(text)) for text in read)
-            assert first == second, path
-
-
-OF_A_FOLDER = ("config.json", DIGESTS_FILE)
-"""Files that tell how and where a run was started, or the digests of others."""
-
-TIMED = (
-    "seconds", "train_seconds", "eval_seconds", "tokens_per_second", "reused", "digest",
-    "reference",  # whether the scores of the reference lay in the folder already
-)  # fmt: skip
-
-
-def _untimed(value: Any) -> Any:
-    """Leave out of a record what differs from one run of the same to the next."""
-    if isinstance(value, dict):
-        return {name: _untimed(item) for name, item in value.items() if name not in TIMED}
-    return [_untimed(item) for item in value] if isinstance(value, list) else value

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eto_gym.agents.rollout.collect import RolloutSpec
-from eto_gym.trainers.loops.group import GRPOLoop, RLOOLoop
+from eto_gym.trainers.loops.on_policy import GRPOLoop, RLOOLoop
 from eto_gym.trainers.methods.group import run_group
 from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.run.training import Watch

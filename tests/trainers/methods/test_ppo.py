@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers.errors import DiskFullError, TrainingError
-from eto_gym.trainers.loops.ppo import PPOLoop
+from eto_gym.trainers.loops.on_policy import PPOLoop
 from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.methods.ppo import run_ppo
 from eto_gym.trainers.run.training import TrainReport, Watch
