@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -54,6 +56,10 @@ class Foretold:
         return [*right, *wrong][: self.chance.randrange(count + 1)]
 
 
+def known(replies: Iterable[PolicyReply]) -> dict[tuple[int, ...], list[int]]:
+    return {tuple(r.prompt_ids or ()): list(r.token_ids or ()) for r in replies}
+
+
 def play(acting: LocalPolicy) -> list[list[PolicyReply]]:
     """Play episodes of different length at once; return the replies turn by turn."""
     rules = Message("user", "The rules of this house. " * 3)
@@ -76,14 +82,9 @@ def test_what_is_said_does_not_depend_on_guesses(
     model = make_model(kind)
     options = {**options, "tokens": "logprobs"}
     expected = play(policy(model, lookup=0, **options))
-    Foretold.known = {
-        tuple(reply.prompt_ids): reply.token_ids for replies in expected for reply in replies
-    }
-    passes = []
-    forward = type(model).forward
-    monkeypatch.setattr(
-        type(model), "forward", lambda *a, **k: passes.append(1) or forward(*a, **k)
-    )
+    Foretold.known = known(itertools.chain(*expected))
+    passes: list[None] = []
+    model.register_forward_hook(lambda *_: passes.append(None))
     play(policy(model, lookup=0, **options))
     alone = len(passes)
     for lookup in (0, 1, 2, 5):
@@ -109,7 +110,7 @@ def test_a_row_at_the_end_of_the_context_reads_no_position_beyond_it(
     talks = [Conversation("long", long), Conversation("short", [Message("user", "go go go")])]
     expected = policy(model, lookup=0, tokens="ids").act(talks)
     assert len(expected[0].prompt_ids or ()) > 505
-    Foretold.known = {tuple(r.prompt_ids or ()): list(r.token_ids or ()) for r in expected}
+    Foretold.known = known(expected)
     monkeypatch.setattr("eto_gym.agents.models.decoding.Lookup", Foretold)
     for lookup in (3, 9):
         got = policy(model, lookup=lookup, tokens="ids").act(talks)
