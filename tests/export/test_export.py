@@ -44,9 +44,14 @@ def episode(task: str = "t1", **changes: Any) -> Trajectory:
 EPISODES = [
     episode(),
     episode("t2", env={"benchmark": "ALFWorld", "backend": "own"}, reasoning=("hm", ""), usage={}),
-    episode("t2", sample=1, success=False, facts=({"finish": "stop"}, {"decoded_tokens": 3})),
+    episode(
+        "t2",
+        sample=1,
+        success=False,
+        facts=({"finish": "stop"}, {"decoded_tokens": 3}),
+        player={"model": "sft-1", "staleness": 1},
+    ),
     episode("t3", outcome="error", error="policy", success=False, env={}),
-    episode("t4", player={"model": "sft-1", "staleness": 1}),
 ]
 
 

@@ -36,6 +36,7 @@ def test_encoded_trajectories_come_back_the_same(
         history="state",
         states=(text or "here",),
         facts=({"finish": text},),
+        player={"model": text},
     )
     whole = asdict(trajectory)
     assert whole.pop("tokens") == ()  # kept where the policy was asked for them

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from eto_gym.benchmarks.attack_runs import (
+from eto_gym.benchmarks.attack.runs import (
     LOOP_FILES,
     TRAINING_FILES,
     Account,
@@ -201,7 +201,3 @@ def main() -> int:
             summed = total(log.read(strict=True))
     print(json.dumps(summed, indent=1))
     return 1 if any(counts["wrong"] for counts in summed.values()) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
