@@ -228,7 +228,6 @@ def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> N
 
 
 def test_rows_that_share_their_beginnings_are_learnt_from_alike(tiny: Path, tmp_path: Path) -> None:
-    """Scores, loss and every gradient are those of padded rows, with weights in doubles."""
     player = _forgetful_player()
     kept = player(*_player_parts(tiny, tmp_path), 0, range(4))
     found = []
@@ -238,35 +237,13 @@ def test_rows_that_share_their_beginnings_are_learnt_from_alike(tiny: Path, tmp_
             share_prefix=share,
         )  # fmt: skip
         trainer = _trainer(tiny, tmp_path / share, settings, lambda *_: kept)
-        trainer.bare.double()
-        trainer._reference.double()
-        torch.manual_seed(1)
-        torch.nn.init.normal_(trainer.head.linear.weight)
-        played = trainer._play_round()
-        assert [len(e.rows) for e in played] == [3] * 4
-        losses = []
-        for batch in list(trainer._deal(played))[:2]:
-            assert ("tree" in batch) == (share == "on")
-            # The policy has moved since it played: no ratio is 1.
-            moved = {**batch, "logps": batch["logps"] + 0.1, "returns": batch["returns"] + 1.0}
-            loss = trainer.compute_loss(trainer.bare, moved)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(float(loss.detach()))
-        grads = [p.grad for p in trainer.bare.parameters() if p.grad is not None]
-        scores = [torch.cat([e.scores.logps, e.scores.values]) for e in played]
-        found.append((losses, grads, scores))
-    (losses, grads, scores), (tree_losses, tree_grads, tree_scores) = found
-    # An optimizer batch is cut into other micro-batches.
-    assert sum(tree_losses) == pytest.approx(sum(losses), rel=1e-5)
-    assert len(grads) == len(tree_grads)
-    for one, other in zip([*grads, *scores], [*tree_grads, *tree_scores], strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+        found.append(_learn_in_doubles(trainer, rows=[3] * 4, trees=share == "on"))
+    _assert_alike(*found)
 
 
 def test_whole_episodes_are_packed_where_they_begin_alike(
     tiny: Path, make_play: Play, tmp_path: Path
 ) -> None:
-    """One row each: the gradient of an optimizer batch is that of padded rows, in doubles."""
     plays = [make_play(n, rounds=1 + 2 * n % 5) for n in range(6)]
     long = "You live in a house. " * 25
     plays = [
@@ -280,29 +257,45 @@ def test_whole_episodes_are_packed_where_they_begin_alike(
             share_prefix=share, epochs=1.0,
         )  # fmt: skip
         trainer = _trainer(tiny, tmp_path / share, settings, lambda *_: plays)
-        trainer.bare.double()
-        trainer._reference.double()
-        torch.manual_seed(1)
-        torch.nn.init.normal_(trainer.head.linear.weight)
-        played = trainer._play_round()
-        assert [len(e.rows) for e in played] == [1] * 6
-        losses = []
-        for batch in trainer._deal(played):
-            assert ("tree" in batch) == (share != "off")
-            moved = {**batch, "logps": batch["logps"] + 0.1, "returns": batch["returns"] + 1.0}
-            loss = trainer.compute_loss(trainer.bare, moved)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(float(loss.detach()))
-        grads = [p.grad for p in trainer.bare.parameters() if p.grad is not None]
-        scores = [torch.cat([e.scores.logps, e.scores.values]) for e in played]
-        found[share] = (sum(losses), grads, scores, trainer.notes["share_prefix"])
-    expected, grads, scores, _ = found["off"]
+        found[share] = _learn_in_doubles(trainer, rows=[1] * 6, trees=share != "off")
     for share in ("on", "auto"):
-        assert found[share][0] == pytest.approx(expected, rel=1e-5)
-        for part, padded in ((found[share][1], grads), (found[share][2], scores)):
-            for one, other in zip(part, padded, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert found["auto"][3].startswith("on: saves ")
+        _assert_alike(found["off"], found[share])
+    assert trainer.notes["share_prefix"].startswith("on: saves ")
+
+
+def _learn_in_doubles(
+    trainer: Any, *, rows: list[int], trees: bool
+) -> tuple[float, list[Any], list[Any]]:
+    """Play a round and learn from its first optimizer batch, which is two micro-batches.
+
+    Returns:
+        The loss, the gradients of all weights, and the scores of each episode.
+    """
+    trainer.bare.double()
+    trainer._reference.double()
+    torch.manual_seed(1)
+    torch.nn.init.normal_(trainer.head.linear.weight)
+    played = trainer._play_round()
+    assert [len(episode.rows) for episode in played] == rows
+    total = 0.0
+    for batch in list(trainer._deal(played))[:2]:
+        assert ("tree" in batch) == trees
+        # The policy has moved since it played: no ratio is 1.
+        moved = {**batch, "logps": batch["logps"] + 0.1, "returns": batch["returns"] + 1.0}
+        loss = trainer.compute_loss(trainer.bare, moved)
+        loss.backward()
+        total += float(loss.detach())
+    grads = [p.grad for p in trainer.bare.parameters() if p.grad is not None]
+    return total, grads, [torch.cat([e.scores.logps, e.scores.values]) for e in played]
+
+
+def _assert_alike(
+    padded: tuple[float, list[Any], list[Any]], other: tuple[float, list[Any], list[Any]]
+) -> None:
+    """Compare what two layouts of the rows came to; each cuts the batch into micro-batches."""
+    assert other[0] == pytest.approx(padded[0], rel=1e-5)
+    for one, two in zip([*padded[1], *padded[2]], [*other[1], *other[2]], strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
 
 
 def _player_parts(tiny: Path, folder: Path) -> tuple[Any, Any]:
