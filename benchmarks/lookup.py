@@ -43,18 +43,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with TrajectoryStore(args.episodes) as store:
         episodes = store.load()
     name = resolve_model(args.model)
+    codec = ChatCodec(load_tokenizer(name))
     model = load_model(name, dtype=args.dtype, device=args.device)
     passes: list[None] = []
     model.register_forward_hook(lambda *_: passes.append(None))
     for rows in args.rows:
         expected: list[str] = []
         for lookup in args.lookup:
-            policy = LocalPolicy(
-                model,
-                ChatCodec(load_tokenizer(name)),
-                max_new_tokens=args.max_new_tokens,
-                lookup=lookup,
-            )
+            policy = LocalPolicy(model, codec, max_new_tokens=args.max_new_tokens, lookup=lookup)
             passes.clear()
             told, replies = measure(policy, episodes[:rows], turns=args.turns)
             told["passes"] = len(passes)

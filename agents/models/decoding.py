@@ -197,7 +197,7 @@ class Decoder:
         """
         batch = self.batch
         end = jobs[0].start + len(jobs[0].ids)
-        batch.rows, batch.column = rows, end - query
+        batch.rows, batch.column, batch.places = rows, end - query, None
         batch.left = min(batch.column, *(job.start for job in jobs))
         # B rows, K columns from the leftmost start on, of which the last Q are computed.
         starts = self._tensor([job.start for job in jobs])  # (B,)
@@ -266,7 +266,9 @@ class Decoder:
         ids = [[job.generated[-1], *guess, *[0] * (width - 1 - len(guess))] for job, guess in rows]
         offsets = torch.arange(width, device=self._device)
         queries = self._tensor(at)[:, None] + offsets  # (B, Q)
-        batch.ends = queries if width > 1 or min(at) < batch.column else None
+        batch.places = None
+        if width > 1 or min(at) < batch.column:
+            batch.places = (torch.arange(len(jobs), device=self._device)[:, None], queries)
         keys = torch.arange(batch.left, batch.column + width, device=self._device)
         mask = keys >= starts[:, None]  # (B, K)
         if self._own_mask:
@@ -274,10 +276,7 @@ class Decoder:
         # What is no guess stays at the position of the last one: there may be none after it.
         last = self._tensor([len(guess) for guess in guesses])[:, None]
         positions = queries - starts[:, None] - (offsets - last).clamp_(min=0)  # (B, Q)
-        try:
-            return self._forward(self._tensor(ids), positions, mask, keep=width)
-        finally:
-            batch.ends = None
+        return self._forward(self._tensor(ids), positions, mask, keep=width)
 
     def _pick(
         self, jobs: list[Job], logits: torch.Tensor

@@ -107,14 +107,14 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         batch = self._batch
         keys, values = batch.tensors[self._keys], batch.tensors[self._values]
         rows, start, end = batch.rows, batch.column, batch.column + key_states.shape[2]
-        if batch.ends is None:
+        if batch.places is None:
             keys[rows, :, start:end] = key_states
             values[rows, :, start:end] = value_states
         else:
             # (B, 1) rows and (B, Q) columns name (B, Q, heads, width).
-            row = torch.arange(len(batch.ends), device=batch.ends.device)[:, None]
-            keys[row, :, batch.ends] = key_states.transpose(1, 2)
-            values[row, :, batch.ends] = value_states.transpose(1, 2)
+            each, columns = batch.places
+            keys[each, :, columns] = key_states.transpose(1, 2)
+            values[each, :, columns] = value_states.transpose(1, 2)
         return keys[rows, :, batch.left : end], values[rows, :, batch.left : end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -133,16 +133,16 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 class KVBatch(Cache):
     """The keys and values of the rows that are computed together.
 
-    Set `rows`, `left` and `column` before each forward pass. Memory is kept from batch to batch,
-    and is always finite: a masked column must not hold a NaN.
+    Set `rows`, `left`, `column` and `places` before each forward pass. Memory is kept from batch to
+    batch, and is always finite: a masked column must not hold a NaN.
 
     Attributes:
         tensors: Keys and values of every layer, as (rows, heads, columns, width).
         rows: The rows that the next forward pass computes.
         left: First column that it attends to.
         column: Column of its first query.
-        ends: Columns of its queries where rows differ in them, as (rows, queries): no row's first
-            one is beyond `column`, and `rows` begins with the first. None: they do not differ.
+        places: Where rows differ in the columns of their queries, the rows (B, 1) and these columns
+            (B, Q), of which no row's first one is beyond `column`. None: they do not differ.
         dtype: Type of keys and values.
     """
 
@@ -165,7 +165,7 @@ class KVBatch(Cache):
         self.rows = slice(0, 0)
         self.left = 0
         self.column = 0
-        self.ends: torch.Tensor | None = None
+        self.places: tuple[torch.Tensor, torch.Tensor] | None = None
         super().__init__(layers=[_Layer(self, 2 * i, 2 * i + 1) for i in range(len(tensors) // 2)])
 
     def lay_out(self, rows: int, columns: int) -> None:

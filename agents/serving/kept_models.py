@@ -77,18 +77,23 @@ class KeptModels:
             self._servers = self._stack.enter_context(self._make())
         else:
             self._servers.await_all()
-        before = self._links / str(self._count)
         if self._holds != (model, template):
             check_served(model)
             self._holds = None
+            before = self._link
             self._count += 1
-            link_model(model, self._links / str(self._count), template)
+            link_model(model, self._link, template)
             for url in self._servers.base_urls:
-                swap_model(url, str(self._links / str(self._count)), timeout=self._timeout)
+                swap_model(url, str(self._link), timeout=self._timeout)
             shutil.rmtree(before, ignore_errors=True)
             self._holds = (model, template)
             logger.info("%s is loaded into the servers that run", model)
-        return Loaded(self._servers.base_urls, str(self._links / str(self._count)))
+        return Loaded(self._servers.base_urls, str(self._link))
+
+    @property
+    def _link(self) -> Path:
+        """The folder of links to the model that is asked for: each has one of its own."""
+        return self._links / str(self._count)
 
     def close(self) -> None:
         """Stop the servers, if there are any."""

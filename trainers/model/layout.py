@@ -194,7 +194,7 @@ def saving_of_trees(
     for number, (wide, narrow) in enumerate(zip(padded, trees, strict=True)):
         if number // passes % stride:
             continue
-        lengths = [len(row.ids) for unit in wide for row in units[unit]]
+        lengths = [len(ids) for ids in _ids(units, wide)]
         count += len(lengths)
         before += len(lengths) * max(lengths, default=0)
         ids = [np.asarray(tokens) for tokens in sorted(_ids(units, narrow))]

@@ -137,15 +137,14 @@ def test_groups_come_in_by_length_and_by_gap() -> None:
         HPLSettings(epochs=0.5)
 
 
+def _sampler(**options: Any) -> PhasedSampler:
+    """Return a sampler of two rows and four groups, in three phases."""
+    lengths, phases = [9, 8, 1, 2, 3, 4], [0, 1, 2, 1]
+    return PhasedSampler(lengths, phases=phases, micro_batch_size=2, seed=0, **options)
+
+
 def test_a_phase_deals_its_groups_in_the_places_of_all() -> None:
-    sampler = PhasedSampler(
-        [9, 8, 1, 2, 3, 4],
-        phases=[0, 1, 2, 1],
-        passes=2,
-        batch_size=2,
-        micro_batch_size=2,
-        seed=0,
-    )
+    sampler = _sampler(passes=2, batch_size=2)
     seen = []
     for epoch in range(6):
         sampler.set_epoch(epoch)
@@ -158,15 +157,7 @@ def test_a_phase_deals_its_groups_in_the_places_of_all() -> None:
 
 def test_groups_of_a_phase_are_put_in_order_by_their_own_ranks() -> None:
     ranks = [5, 4, 0, 3, 2, 1]
-    sampler = PhasedSampler(
-        [9, 8, 1, 2, 3, 4],
-        phases=[0, 1, 2, 1],
-        passes=1,
-        batch_size=6,
-        micro_batch_size=2,
-        seed=0,
-        ranks=ranks,
-    )
+    sampler = _sampler(passes=1, batch_size=6, ranks=ranks)
     for epoch in range(3):
         sampler.set_epoch(epoch)
         dealt = [row for batch in sampler for row in batch]
