@@ -11,7 +11,8 @@ import pytest
 
 from eto_gym.benchmarks.methods import panel
 from eto_gym.benchmarks.methods.budget import Budget, Lengths, within
-from eto_gym.benchmarks.methods.panel import PANEL, Outcome, played_steps, settings_of, show
+from eto_gym.benchmarks.methods.panel import PANEL, played_steps, settings_of
+from eto_gym.benchmarks.methods.tables import Outcome, show
 from eto_gym.errors import DataError
 from eto_gym.trainers.settings.base import SettingsError, deciding, known_before
 from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
@@ -101,21 +102,32 @@ def _episode(task: str, success: bool) -> Trajectory:
     )  # fmt: skip
 
 
-def test_the_table_pairs_each_method_with_sft_over_seeds(tmp_path: Path) -> None:
+def test_tables_pair_each_method_with_sft_and_its_peers_over_seeds(tmp_path: Path) -> None:
     names = [str(i) for i in range(6)]
     found = {
         "sft": {0: Outcome([_episode(n, False) for n in names], 0, 0, "")},
         "eto": {0: Outcome([_episode(n, n != "0") for n in names], 120, 3000, "")},
         "kto": {0: Outcome([], 12, 0, "nothing to learn from")},
+        "grpo": {
+            0: Outcome([_episode(n, n in "02") for n in names], 120, 3000, ""),
+            1: Outcome([_episode(n, True) for n in names], 120, 3000, ""),  # no other has this seed
+        },
     }
     show(found, tmp_path)
     text = (tmp_path / "methods.md").read_text("utf-8")
     assert "| eto" in text
     assert "3,000" in text
-    _, eto = json.loads((tmp_path / "methods.json").read_text("utf-8"))
+    _, eto, grpo = json.loads((tmp_path / "methods.json").read_text("utf-8"))
     assert eto["env_steps"] == 120
     assert eto["success"] == pytest.approx(5 / 6)
-    assert eto["p_against_sft"] == pytest.approx(2 * 0.5**5)
+    assert eto["against"]["sft"]["p"] == pytest.approx(2 * 0.5**5)
+    assert set(grpo["against"]) == {"sft", "eto"}
+    against = grpo["against"]["eto"]
+    assert [against[key] for key in ("episodes", "gained", "lost")] == [6, 1, 4]
+    assert against["reward"]["mean"] == pytest.approx(-3 / 6)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    table = rows[next(i for i, row in enumerate(rows) if row[0] == "against eto") :]
+    assert next(row for row in table if row[0] == "grpo")[1:4] == ["6", "1", "4"]
     assert "kto: ended early with seed 0: nothing to learn from" in text
 
 

@@ -10,7 +10,8 @@ All methods of a seed share a run folder: the start model, the demonstrations, S
 explore alike are made once. What is finished is not done again, so a run that was killed goes on.
 Every method trains on the same demonstrated tasks and is evaluated on the same held-out ones. What
 each spent beyond SFT stands beside it: steps in the environment, and tokens trained on (those of
-every pass). A row compares a method with SFT, task by task, over all seeds.
+every pass). Further tables compare every method with SFT, RFT and ETO, task by task and over all
+seeds.
 
 `--env-steps` and `--tokens` give every method the same budget beyond SFT: the number of tasks,
 rounds or optimizer steps that it makes of these is told by the lengths of SFT's episodes and of the
@@ -24,19 +25,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eto_gym.agents.evaluation.measures import measure
-from eto_gym.agents.evaluation.report import table, words
-from eto_gym.agents.evaluation.statistics import compare
 from eto_gym.benchmarks.methods.budget import Budget, lengths_of, within
+from eto_gym.benchmarks.methods.tables import Outcome, show
 from eto_gym.cli.train import LOOPS
 from eto_gym.errors import EtoGymError, unknown_name
-from eto_gym.files import write_json, write_text
 from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.report import CONTROL
@@ -107,15 +104,6 @@ TINY: dict[str, Any] = {
     "group.generations": 4, "workers": 1,
 }  # fmt: skip
 """Settings with which every method ends in a minute or two, having learnt nothing."""
-
-
-class Outcome(NamedTuple):
-    """What became of one method with one seed; no episodes where it made no policy."""
-
-    episodes: Sequence[Trajectory]
-    env_steps: int
-    tokens: int
-    ended: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,76 +228,6 @@ def settings_of(method: Method, env: str, preset: str, values: Mapping[str, Any]
     return settings
 
 
-def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
-    """Write the table, its numbers and the plot of what is there so far."""
-    sft = found["sft"]
-    rows, data = [], []
-    for name, outcomes in found.items():
-        by_seed = {seed: outcome for seed, outcome in outcomes.items() if outcome.episodes}
-        if not by_seed:
-            continue
-        episodes = _joined(by_seed)
-        summary = measure(episodes)
-        test = compare(_joined({seed: sft[seed] for seed in by_seed}), episodes)
-        env_steps = sum(o.env_steps for o in by_seed.values()) / len(by_seed)
-        tokens = sum(o.tokens for o in by_seed.values()) / len(by_seed)
-        told = ["", "", ""] if name == "sft" else [
-            str(test.gained), str(test.lost), f"{test.p:.2g}"
-        ]  # fmt: skip
-        rows.append(
-            [
-                *(name, str(len(by_seed)), str(summary.episodes), words(summary.success, 3)),
-                *(words(summary.reward, 3), f"{env_steps:,.0f}", f"{tokens:,.0f}", *told),
-            ]
-        )
-        data.append(
-            {
-                "method": name,
-                "seeds": sorted(by_seed),
-                "success": summary.success.mean,
-                "low": summary.success.low,
-                "high": summary.success.high,
-                "env_steps": env_steps,
-                "tokens": tokens,
-                "p_against_sft": None if name == "sft" else test.p,
-                "ended": _ended(outcomes),
-            }
-        )
-    header = ["method", "seeds", "episodes", "success", "reward", "env steps", "tokens trained"]
-    out.mkdir(parents=True, exist_ok=True)
-    lines = table([*header, "gained", "lost", "p"], rows)
-    ended = [
-        f"{name}: ended early with seed {seed}: {why}"
-        for name, outcomes in found.items()
-        for seed, why in _ended(outcomes).items()
-    ]
-    write_text(out / "methods.md", "\n".join([*lines, "", *ended, ""]))
-    write_json(out / "methods.json", data)
-    _plot(data, out / "methods.png")
-
-
-def _ended(outcomes: Mapping[int, Outcome]) -> dict[int, str]:
-    return {seed: outcome.ended for seed, outcome in outcomes.items() if outcome.ended}
-
-
-def _plot(data: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw success against tokens; without matplotlib there is the table alone."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="tight")
-    axes = figure.add_subplot()
-    for row in data:
-        error = [[row["success"] - row["low"]], [row["high"] - row["success"]]]
-        axes.errorbar(row["tokens"] + 1, row["success"], yerr=error, fmt="o", capsize=2)
-        axes.annotate(row["method"], (row["tokens"] + 1, row["success"]), fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("tokens trained beyond SFT, per seed")
-    axes.set_ylabel("success, 95% interval")
-    figure.savefig(path, dpi=150)
-
-
 def _spent(loop: Loop[Any]) -> tuple[int, int]:
     """Count what the method's own stages spent: steps in the environment, tokens trained."""
     steps = tokens = 0
@@ -352,15 +270,6 @@ def _tokens(result: Any) -> int:
 
 def _load(folder: Path) -> list[Trajectory]:
     return TrajectoryStore(folder / TRAJECTORIES).load()
-
-
-def _joined(by_seed: Mapping[int, Outcome]) -> list[Trajectory]:
-    """Join the episodes of all seeds; a task counts once for each seed."""
-    return [
-        dataclasses.replace(episode, task_id=f"{seed}:{episode.task_id}")
-        for seed, outcome in by_seed.items()
-        for episode in outcome.episodes
-    ]
 
 
 def _values(words_: Sequence[str]) -> dict[str, Any]:
