@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from eto_gym.agents.models.codec import ChatCodec
 from eto_gym.agents.models.loading import load_model, load_tokenizer
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.models.model_names import resolve_model
-from eto_gym.agents.policy import Conversation
-from eto_gym.trajectories import Trajectory, TrajectoryStore
+from eto_gym.benchmarks.players import say_again
+from eto_gym.trajectories import TrajectoryStore
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,33 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for lookup in args.lookup:
             policy = LocalPolicy(model, codec, max_new_tokens=args.max_new_tokens, lookup=lookup)
             passes.clear()
-            told, replies = measure(policy, episodes[:rows], turns=args.turns)
+            told, replies = say_again(policy, episodes[:rows], turns=args.turns)
             told["passes"] = len(passes)
             expected = expected or replies
             told["same"] = sum(a == b for a, b in zip(expected, replies, strict=True))
             print(json.dumps({"rows": rows, "lookup": lookup, **told}), flush=True)
-
-
-def measure(
-    policy: LocalPolicy, episodes: Sequence[Trajectory], *, turns: int
-) -> tuple[dict[str, Any], list[str]]:
-    """Return what saying the first replies of these episodes again took, and what was said."""
-    said: list[str] = []
-    decoded = 0
-    began = time.process_time()
-    for turn in range(turns):
-        asked = []
-        for i, episode in enumerate(episodes):
-            ends = [j for j, message in enumerate(episode.messages) if message.train]
-            if turn < len(ends):
-                asked.append(Conversation(str(i), episode.messages[: ends[turn]]))
-        if not asked:
-            break
-        for reply in policy.act(asked):
-            said.append(reply.text)
-            decoded += reply.usage["decoded_tokens"]
-    seconds = time.process_time() - began
-    return {"replies": len(said), "decoded": decoded, "cpu_s": round(seconds, 2)}, said
 
 
 if __name__ == "__main__":
