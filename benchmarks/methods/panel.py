@@ -60,18 +60,25 @@ class Method(NamedTuple):
     changes: dict[str, Any]
 
 
+WHOLE = {"pairing.cut": "none"}
+"""Failures are not cut at their error, as the papers have it, whatever the preset says."""
+
 PANEL = {
     "sft": Method("eto", {"iterations": 0}),
     "rft": Method("rft", {}),
-    "eto": Method("eto", {}),
-    "eto-dpop": Method("eto", {"dpo.loss": "dpop"}),
-    "dmpo": Method("eto", {"dpo.loss": "dmpo"}),
-    "kto": Method("eto", {"dpo.loss": "kto", "pairing.contrast": "unpaired"}),
-    "kto-pairs": Method("eto", {"dpo.loss": "kto"}),
+    "eto": Method("eto", WHOLE),
+    "eto-dpop": Method("eto", {**WHOLE, "dpo.loss": "dpop"}),
+    "dmpo": Method("eto", {**WHOLE, "dpo.loss": "dmpo"}),
+    "kto": Method("eto", {**WHOLE, "dpo.loss": "kto", "pairing.contrast": "unpaired"}),
+    "kto-first-error": Method(
+        "eto",
+        {"dpo.loss": "kto", "pairing.contrast": "unpaired", "pairing.cut": "first-error"},
+    ),
+    "kto-pairs": Method("eto", {**WHOLE, "dpo.loss": "kto"}),
     "eto-first-error": Method("eto", {"pairing.cut": "first-error"}),
     "eto-final-error": Method("eto", {"pairing.cut": "final-error"}),
-    "simpo": Method("eto", {"dpo.loss": "simpo", "dpo.beta": 2.0}),
-    "orpo": Method("eto", {"dpo.loss": "orpo"}),
+    "simpo": Method("eto", {**WHOLE, "dpo.loss": "simpo", "dpo.beta": 2.0}),
+    "orpo": Method("eto", {**WHOLE, "dpo.loss": "orpo"}),
     "step-dpo": Method("step-dpo", {}),
     "step-dpo-exact": Method("step-dpo", {"steps.reward": "exact"}),
     "mixture": Method("mixture", {}),
@@ -86,7 +93,10 @@ PANEL = {
 }
 """Name in the table -> what is run. "sft" makes SFT and the control, which is more SFT."""
 
-MAIN = ["sft", "rft", "eto", "step-dpo", "hpl", "kto", "dmpo", "grpo", "gigpo", "cost-to-go", "ppo"]
+MAIN = [
+    "sft", "rft", "eto", "eto-first-error", "step-dpo", "hpl", "kto", "dmpo", "grpo", "gigpo",
+    "cost-to-go", "ppo",
+]  # fmt: skip
 """What is run where no methods are named."""
 
 TINY: dict[str, Any] = {
