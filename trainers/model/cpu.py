@@ -5,17 +5,34 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
-"""Names, as `torch.cpu.get_capabilities` has them, of the instructions that multiply bf16."""
-
 
 def multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for products of bf16; without, it emulates them slowly."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in BF16_INSTRUCTIONS)
+    """Whether the CPU multiplies matrices of bf16 faster than those of float32.
+
+    AMX does; AVX-512 BF16 does on AMD's CPUs, at twice the rate. Intel's CPUs with AVX-512 BF16 and
+    without AMX (or where a virtual machine hides it) take longer than in float32, others emulate
+    bf16, longer still. Figures: benchmarks/results.md, "SmolLM2 on a CPU".
+    """
+    # Names as torch has them.
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16")) or (
+        bool(has.get("avx512_bf16")) and vendor() != "GenuineIntel"
+    )
+
+
+def vendor() -> str:
+    """Return the CPU's vendor as the CPU itself names it; "" where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), ""
+    )
 
 
 def return_freed_memory() -> None:

@@ -125,8 +125,8 @@ class TrainSettings:
     seed: int = option(0, "seed of the order of the data, of dropout and of new adapters")
     precision: str = option(
         "auto",
-        "'auto': bf16 where a GPU supports it, else fp32; 'hardware': also where the CPU has "
-        "instructions for it (AVX-512 BF16, AMX), without which 'bf16' is slow there",
+        "'auto': bf16 where a GPU supports it, else fp32; 'hardware': also where the CPU is faster "
+        "by it (AMX, and AVX-512 BF16 but Intel's); elsewhere 'bf16' is slow there",
         choices=("auto", "hardware", "fp32", "bf16"),
     )
     gradient_checkpointing: bool = option(

@@ -17,26 +17,31 @@ cpu = pytest.importorskip("eto_gym.trainers.model.cpu")
 base_trainer = pytest.importorskip("eto_gym.trainers.run.base_trainer")
 
 
-def has(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
+def has(
+    monkeypatch: pytest.MonkeyPatch, vendor: str = "AuthenticAMD", **capabilities: bool
+) -> None:
+    monkeypatch.setattr(cpu, "vendor", lambda: vendor)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **capabilities})
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "bf16"),
+    ("vendor", "capabilities", "bf16"),
     [
-        ({}, False),
-        ({"avx512_bf16": False}, False),
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
+        ("AuthenticAMD", {}, False),
+        ("AuthenticAMD", {"avx512_bf16": False}, False),
+        ("AuthenticAMD", {"avx512_bf16": True}, True),
+        ("GenuineIntel", {"avx512_bf16": True}, False),
+        ("GenuineIntel", {"avx512_bf16": True, "amx_bf16": True}, True),
+        ("", {"avx512_bf16": True}, True),
     ],
 )
-def test_hardware_means_bf16_where_the_cpu_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], bf16: bool
+def test_hardware_means_bf16_where_the_cpu_gains_by_it(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, capabilities: dict[str, bool], bf16: bool
 ) -> None:
     from eto_gym.trainers.model.models import uses_bf16
 
-    has(monkeypatch, **capabilities)
+    has(monkeypatch, vendor, **capabilities)
     assert uses_bf16(SFTSettings(precision="hardware")) is bf16
     assert not uses_bf16(SFTSettings(precision="fp32"))
     assert not uses_bf16(SFTSettings(precision="auto"))  # for a GPU alone, as ever
@@ -70,6 +75,12 @@ def test_hardware_trains_as_the_precision_that_it_chose_and_reports_it(
         assert report.notes["precision"] == name
         assert [entry["loss"] for entry in report.metrics] == losses[name]
     assert "precision" not in train("fp32").notes
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="where Linux tells it")
+def test_the_vendor_is_read_from_the_system() -> None:
+    named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "vendor" in line]
+    assert cpu.vendor() == (named[0].split()[-1] if named else "")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
