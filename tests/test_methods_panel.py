@@ -23,7 +23,7 @@ from eto_gym.trajectories import Step, Trajectory
 def test_every_row_is_a_method_with_settings_of_its_own(name: str) -> None:
     values = {"train_tasks": 700, "seed": 3, "dpo.epochs": 1.0, "no_such": 1}
     settings = settings_of(PANEL[name], "ETO/ALFWorld-v0", "quickstart", values)
-    assert (settings.train_tasks, settings.seed) == (700, 3)
+    assert (settings.train_tasks, settings.seed, settings.eval_start) == (700, 3, False)
     for path, value in PANEL[name].changes.items():
         place = settings
         for part in path.split("."):

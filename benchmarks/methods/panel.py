@@ -206,7 +206,7 @@ def run_one(
     entry = LOOPS[method.loop]
     loop: Loop[Any] = getattr(importlib.import_module(entry.module), entry.loop)(settings, out)
     report = loop.run()
-    own = [row for row in loop.play.evaluated if row.label not in ("SFT", CONTROL)][1:]
+    own = [row for row in loop.play.evaluated if row.label not in ("SFT", CONTROL)]
     spent = _spent(loop)
     if name != "sft":
         # One that found nothing to learn from has made no policy: its row says so.
@@ -233,9 +233,11 @@ def settings_of(method: Method, env: str, preset: str, values: Mapping[str, Any]
         preset_values(preset, env, kind, method=method.loop), nested({**changes, **method.changes})
     )
     settings = build(kind, {**merged, "env": env, "preset": preset})
-    if hasattr(settings, "control"):
-        settings = dataclasses.replace(settings, control=False)  # SFT's row has it
-    return settings
+    # SFT's row has the control, and no table has the start model.
+    left_out = {"control": False, "eval_start": False}
+    return dataclasses.replace(
+        settings, **{k: v for k, v in left_out.items() if hasattr(settings, k)}
+    )
 
 
 def _spent(loop: Loop[Any]) -> tuple[int, int]:

@@ -145,8 +145,11 @@ class Loop(ABC, Generic[S]):
         """Run the method's stages in order."""
 
     def _demonstrate(self, source: ExpertSettings, settings: SFTSettings) -> Demonstrated:
-        """Fine-tune the start model on the experts, as most methods begin; evaluate both."""
-        start = self.train.start_model()
+        """Fine-tune the start model on the experts, as most methods begin; evaluate both.
+
+        The start model is left out where `source` says so.
+        """
+        start = self.train.start_model(evaluated=source.eval_start)
         experts = self.data.experts(source)
         sft = self.train.sft("sft", settings, start, experts)
         self.play.evaluate("SFT", "sft", sft)

@@ -280,6 +280,12 @@ class ExpertSettings:
     strict: bool = option(
         False, "refuse an expert file with corrupt lines instead of skipping them"
     )
+    eval_start: bool = option(
+        True,
+        "also evaluate the model that SFT starts from, which often solves nothing and takes the "
+        "longest to say so",
+        decides=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

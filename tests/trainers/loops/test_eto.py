@@ -121,6 +121,22 @@ def test_a_finished_run_is_not_repeated(finished: tuple[Path, dict[str, Any]]) -
     assert {p.name for p in changed} <= {"report.md", "report.html"}
 
 
+def test_the_start_model_need_not_be_played(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """All else is as it was, and nothing of it is done again."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    shutil.rmtree(stage(folder, "eval-untrained"))
+    report = ETOLoop(small_settings(max_steps=6, eval_start=False), folder).run()
+    assert [item["name"] for item in report["stages"]] == [
+        name for name in STAGES if name != "eval-untrained"
+    ]
+    assert all(item["reused"] for item in report["stages"])
+    kept = [row["policy"] for row in finished[1]["policies"][1:]]
+    assert [row["policy"] for row in report["policies"]] == kept
+
+
 def test_a_changed_setting_redoes_only_what_depends_on_it(
     finished: tuple[Path, dict[str, Any]],
 ) -> None:
