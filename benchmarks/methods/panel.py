@@ -63,17 +63,17 @@ class Method(NamedTuple):
 WHOLE = {"pairing.cut": "none"}
 """Failures are not cut at their error, as the papers have it, whatever the preset says."""
 
+UNPAIRED = {"dpo.loss": "kto", "pairing.contrast": "unpaired", "dpo.undesirable_weight": 0.0}
+"""Successes and failures each by themselves, and both kinds of the same weight."""
+
 PANEL = {
     "sft": Method("eto", {"iterations": 0}),
     "rft": Method("rft", {}),
     "eto": Method("eto", WHOLE),
     "eto-dpop": Method("eto", {**WHOLE, "dpo.loss": "dpop"}),
     "dmpo": Method("eto", {**WHOLE, "dpo.loss": "dmpo"}),
-    "kto": Method("eto", {**WHOLE, "dpo.loss": "kto", "pairing.contrast": "unpaired"}),
-    "kto-first-error": Method(
-        "eto",
-        {"dpo.loss": "kto", "pairing.contrast": "unpaired", "pairing.cut": "first-error"},
-    ),
+    "kto": Method("eto", {**WHOLE, **UNPAIRED}),
+    "kto-first-error": Method("eto", {**UNPAIRED, "pairing.cut": "first-error"}),
     "kto-pairs": Method("eto", {**WHOLE, "dpo.loss": "kto"}),
     "eto-first-error": Method("eto", {"pairing.cut": "first-error"}),
     "eto-final-error": Method("eto", {"pairing.cut": "final-error"}),

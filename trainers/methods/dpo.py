@@ -23,7 +23,12 @@ from eto_gym.trainers.data.batching import BucketSampler
 from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenRow, encode_pairs
 from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.methods.kto_origin import Origin
-from eto_gym.trainers.methods.preference_losses import check_sides, preference_losses, turn_weights
+from eto_gym.trainers.methods.preference_losses import (
+    balanced,
+    check_sides,
+    preference_losses,
+    turn_weights,
+)
 from eto_gym.trainers.model import reference, reference_model, sharding
 from eto_gym.trainers.model.layout import lay_out
 from eto_gym.trainers.model.models import bare_model, uses_bf16, with_adapters
@@ -78,7 +83,7 @@ def run_dpo(
             max_length=settings.max_length,
             truncation=settings.truncation,
         )
-        settings = settings.for_data(data.rows, data.tokens)
+        settings = balanced(settings.for_data(data.rows, data.tokens), pairs)
 
         def build(loaded: Any, workspace: Path) -> TrajectoryDPOTrainer:
             return TrajectoryDPOTrainer(

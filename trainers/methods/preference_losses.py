@@ -11,6 +11,7 @@ SimPO, Meng et al. 2024 (https://arxiv.org/abs/2405.14734); ORPO, Hong et al. 20
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
@@ -85,6 +86,19 @@ def check_sides(pairs: Iterable[PreferencePair], loss: str) -> None:
             f"{alone} successes or failures stand by themselves, and the loss {loss!r} compares "
             "two sides: set the loss to 'kto', or pair them (pairing.contrast)"
         )
+
+
+def balanced(settings: DPOSettings, pairs: Iterable[PreferencePair]) -> DPOSettings:
+    """Return settings in which an `undesirable_weight` of 0 is settled by the data.
+
+    All failures together then weigh as much as all successes, which is the upper end of what KTO's
+    authors advise. Where there are only failures, or only successes, it is 1.
+    """
+    if settings.loss != "kto" or settings.undesirable_weight:
+        return settings
+    sides = [(bool(pair.chosen), bool(pair.rejected)) for pair in pairs]
+    good, bad = (sum(there) for there in zip(*sides, strict=True))
+    return replace(settings, undesirable_weight=good / bad if good and bad else 1.0)
 
 
 def turn_weights(side: Sequence[TokenRow], discount: float) -> torch.Tensor:

@@ -103,7 +103,10 @@ class DPOSettings(SharingSettings):
         added=True,
     )
     undesirable_weight: float = option(
-        1.0, "'kto': weight of rejected sides; chosen ones have 1", added=True
+        1.0,
+        "'kto': weight of rejected sides; chosen ones have 1. 0: chosen over rejected sides, so that "
+        "both kinds weigh alike, whatever their numbers",
+        added=True,
     )
     target_margin: float = option(
         0.5,
