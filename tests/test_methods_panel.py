@@ -128,7 +128,7 @@ def test_tables_pair_each_method_with_sft_and_its_peers_over_seeds(tmp_path: Pat
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     table = rows[next(i for i, row in enumerate(rows) if row[0] == "against eto") :]
     assert next(row for row in table if row[0] == "grpo")[1:4] == ["6", "1", "4"]
-    assert "kto: ended early with seed 0: nothing to learn from" in text
+    assert "kto, seed 0: nothing to learn from" in text
 
 
 def test_only_steps_that_were_played_are_counted() -> None:
@@ -171,4 +171,4 @@ def test_a_method_that_fails_does_not_end_the_panel(
     words = ["--methods", "rft", "kto", "--seeds", "4", "5", "--out", str(tmp_path)]
     assert panel.main(words) == 1
     assert ran == [(name, seed) for seed in (4, 5) for name in ("sft", "rft", "kto")]
-    assert "rft: ended early with seed 5: the disk is full" in capsys.readouterr().out
+    assert "rft, seed 5: the disk is full" in capsys.readouterr().out

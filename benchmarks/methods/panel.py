@@ -37,6 +37,7 @@ from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.registration import resolve_env_id
 from eto_gym.trainers.loops.loop import Loop
 from eto_gym.trainers.loops.report import CONTROL
+from eto_gym.trainers.loops.run_folder import Stage
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.settings import loops
 from eto_gym.trainers.settings.base import SettingsError
@@ -211,7 +212,9 @@ def run_one(
     if name != "sft":
         # One that found nothing to learn from has made no policy: its row says so.
         episodes = _load(own[-1].evaluation.path) if own else []
-        found.setdefault(name, {})[seed] = Outcome(episodes, *spent, report["ended"] or "")
+        said = [report["ended"], *_warnings(loop)]
+        remarks = "; ".join(dict.fromkeys(filter(None, said)))
+        found.setdefault(name, {})[seed] = Outcome(episodes, *spent, remarks)
     for row in loop.play.evaluated:
         if row.label == "SFT":
             found.setdefault("sft", {})[seed] = Outcome(_load(row.evaluation.path), 0, 0, "")
@@ -240,12 +243,22 @@ def settings_of(method: Method, env: str, preset: str, values: Mapping[str, Any]
     )
 
 
+def _own_stages(loop: Loop[Any]) -> list[Stage]:
+    """Return what the method did beyond SFT, evaluations excepted."""
+    stages = loop.play.folder.stages
+    return [stage for stage in stages if not stage.name.startswith((*SHARED, "eval-"))]
+
+
+def _warnings(loop: Loop[Any]) -> list[str]:
+    """Return what trainings warned of, such as a collapse that ended one."""
+    results = [stage.result for stage in _own_stages(loop) if isinstance(stage.result, dict)]
+    return [warning for result in results for warning in result.get("warnings", ())]
+
+
 def _spent(loop: Loop[Any]) -> tuple[int, int]:
     """Count what the method's own stages spent: steps in the environment, tokens trained."""
     steps = tokens = 0
-    for stage in loop.play.folder.stages:
-        if stage.name.startswith((*SHARED, "eval-")):
-            continue
+    for stage in _own_stages(loop):
         tokens += _tokens(stage.result)
         kept = [path for name in PLAYED if (path := stage.path / f"{name}.jsonl").exists()]
         for path in kept:

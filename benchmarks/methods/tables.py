@@ -23,12 +23,15 @@ REFERENCES = ("sft", "rft", "eto")
 
 
 class Outcome(NamedTuple):
-    """What became of one method with one seed; no episodes where it made no policy."""
+    """What became of one method with one seed; no episodes where it made no policy.
+
+    `remarks` say why it ended early, and what its trainings warned of.
+    """
 
     episodes: Sequence[Trajectory]
     env_steps: int
     tokens: int
-    ended: str
+    remarks: str
 
 
 def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
@@ -66,7 +69,7 @@ def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
                     for other in REFERENCES
                     if other in played and other != name
                 },
-                "ended": _ended(found[name]),
+                "remarks": _remarks(found[name]),
             }
         )
     header = ["method", "seeds", "episodes", "success", "reward", "env steps", "tokens trained"]
@@ -74,13 +77,13 @@ def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
     for other in REFERENCES:
         if other in played and len(played) > 1:
             lines += ["", *_against(other, played)]
-    ended = [
-        f"{name}: ended early with seed {seed}: {why}"
+    said = [
+        f"{name}, seed {seed}: {why}"
         for name, outcomes in found.items()
-        for seed, why in _ended(outcomes).items()
+        for seed, why in _remarks(outcomes).items()
     ]
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "methods.md", "\n".join([*lines, "", *ended, ""]))
+    write_text(out / "methods.md", "\n".join([*lines, "", *said, ""]))
     write_json(out / "methods.json", data)
     _plot(data, out / "methods.png")
 
@@ -104,8 +107,8 @@ def _played(outcomes: Mapping[int, Outcome]) -> dict[int, Outcome]:
     return {seed: outcome for seed, outcome in outcomes.items() if outcome.episodes}
 
 
-def _ended(outcomes: Mapping[int, Outcome]) -> dict[int, str]:
-    return {seed: outcome.ended for seed, outcome in outcomes.items() if outcome.ended}
+def _remarks(outcomes: Mapping[int, Outcome]) -> dict[int, str]:
+    return {seed: outcome.remarks for seed, outcome in outcomes.items() if outcome.remarks}
 
 
 def _plot(data: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -104,8 +104,8 @@ class DPOSettings(SharingSettings):
     )
     undesirable_weight: float = option(
         1.0,
-        "'kto': weight of rejected sides; chosen ones have 1. 0: chosen over rejected sides, so that "
-        "both kinds weigh alike, whatever their numbers",
+        "'kto': weight of rejected sides; chosen ones have 1. 0: the number of chosen over that of "
+        "rejected sides, so that both kinds weigh alike",
         added=True,
     )
     target_margin: float = option(

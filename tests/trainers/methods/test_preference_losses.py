@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("torch")
 
-# ruff: noqa: E402
 from eto_gym.prompt import Message
 from eto_gym.trainers.methods.preference_losses import balanced
 from eto_gym.trainers.settings.methods import DPOSettings
