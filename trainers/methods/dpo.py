@@ -147,6 +147,7 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
         adapted = hasattr(model, "peft_config")
         inner = bare_model(model)
         install_scorer(inner)
+        base_trainer.spare_memory(inner, settings)
         self._lengths = [max(sum(len(r.ids) for r in side) for side in row.sides) for row in rows]
         self._layout = row_layout.choose(
             inner,

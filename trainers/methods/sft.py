@@ -113,6 +113,7 @@ class TurnSFTTrainer(base_trainer.BaseTrainer):
         model = with_adapters(model, settings)
         inner = bare_model(model)
         install_scorer(inner)
+        base_trainer.spare_memory(inner, settings)
         if settings.recompute_cheap:
             recompute_cheap(inner)
         self._layout = row_layout.choose(inner, settings, [[row] for row in rows], self._lengths)

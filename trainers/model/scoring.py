@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from eto_gym.errors import EtoGymError
@@ -24,6 +23,12 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 64 << 20
 """Largest tensor of logits that is held at once, in bytes; more rows are computed chunk by chunk,
 and computed again in the backward pass."""
+
+BLOCK_BYTES = {"cpu": 4 << 20}
+"""Largest part of them that is worked on in float32: little enough for the cache of a core, and
+elsewhere `BLOCK_BYTES_ELSEWHERE`, enough to keep a device busy."""
+
+BLOCK_BYTES_ELSEWHERE = 32 << 20
 
 Score = torch.Tensor | tuple[torch.Tensor, ...]
 """Labels as transformers has them; or places of states and the tokens that they predict, and for a
@@ -123,13 +128,14 @@ def _score(
         states = hidden[0].index_select(0, places)
 
     def scores(states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        logits = head(states)  # (n, vocabulary)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = _scaled(logits, model.config.get_text_config())
-        logps = -functional.cross_entropy(logits, targets, reduction="none")
+        logits = _scaled(head(states), model.config.get_text_config())  # (n, vocabulary)
+        logps: torch.Tensor = _LogProbabilities.apply(logits, targets)  # type: ignore[no-untyped-call]
         return (logps, _entropies(logits.detach())) if entropies else (logps,)
 
-    rows = max(1, CHUNK_BYTES // (4 * model.config.get_text_config().vocab_size))
+    device = states.device.type
+    lowers = torch.is_autocast_enabled(device)
+    size = (torch.get_autocast_dtype(device) if lowers else states.dtype).itemsize
+    rows = max(1, CHUNK_BYTES // (size * model.config.get_text_config().vocab_size))
     if len(targets) <= rows:
         found = scores(states, targets)
     else:
@@ -142,20 +148,67 @@ def _score(
     return dict(zip(("token_logps", "token_entropies"), found, strict=False))
 
 
+class _LogProbabilities(torch.autograd.Function):
+    """Log-probabilities of targets, (n, vocabulary) and (n,) -> (n,), in float32 or wider.
+
+    Logits are kept in the precision that they have, and widened a few rows at a time, in both
+    passes: cross entropy would keep a second tensor of their size, and make two more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logps = logits.new_empty(len(targets), dtype=_wide(logits.dtype))
+        for part, goal, result in _blocks(logits, targets, logps):
+            found = part.to(logps.dtype).log_softmax(-1)
+            result.copy_(found.gather(-1, goal[:, None])[:, 0])
+        ctx.save_for_backward(logits, targets, logps)
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, logps = ctx.saved_tensors
+        inner = torch.empty_like(logits)
+        for part, goal, logp, grad, result in _blocks(logits, targets, logps, grads[0], inner):
+            wide, goal = part.to(logps.dtype), goal[:, None]
+            total = wide.gather(-1, goal) - logp[:, None]  # logarithm of the sum of all
+            wide = torch.sub(wide, total, out=wide if wide is not part else None).exp_()
+            wide.mul_(-grad[:, None]).scatter_add_(-1, goal, grad[:, None])
+            result.copy_(wide)
+        return inner, None
+
+
+def _blocks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield all tensors in blocks of a few rows."""
+    size = BLOCK_BYTES.get(logits.device.type, BLOCK_BYTES_ELSEWHERE)
+    rows = max(1, size // (_wide(logits.dtype).itemsize * logits.shape[-1]))
+    return zip(*(tensor.split(rows) for tensor in (logits, *others)), strict=True)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _entropies(logits: torch.Tensor) -> torch.Tensor:
     """Return the entropy of each row of logits in nats: (n, vocabulary) -> (n,)."""
-    logps = logits.log_softmax(-1)
-    return -(logps.exp() * logps).sum(-1)
+    parts = []
+    for (part,) in _blocks(logits):
+        logps = part.to(_wide(part.dtype)).log_softmax(-1)
+        parts.append(-(logps.exp() * logps).sum(-1))
+    return torch.cat(parts)
 
 
 def _scaled(logits: torch.Tensor, config: Any) -> torch.Tensor:
-    """Apply what some families do to their logits after the output layer."""
-    if getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / config.logits_scaling
-    if getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * config.logit_scale
-    if getattr(config, "final_logit_softcapping", None):  # Gemma
-        cap = config.final_logit_softcapping
+    """Apply what some families do to their logits after the output layer, in float32."""
+    names = ("logits_scaling", "logit_scale", "final_logit_softcapping")  # Granite, Cohere, Gemma
+    scaling, scale, cap = (getattr(config, name, None) for name in names)
+    if not (scaling or scale or cap):
+        return logits
+    logits = logits.to(_wide(logits.dtype))
+    if scaling:
+        logits = logits / scaling
+    if scale:
+        logits = logits * scale
+    if cap:
         logits = torch.tanh(logits / cap) * cap
     return logits
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from eto_gym.trainers.model.optimizers import Muon
+from eto_gym.trainers import SFTSettings
+from eto_gym.trainers.model.optimizers import Muon, build_optimizer
 
 # The coefficients of the quintic iteration.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -71,3 +72,32 @@ def test_a_state_of_pytorchs_muon_is_taken_up() -> None:
         parameter.grad = -2 * gradient
         optimizer.step()
     torch.testing.assert_close(first, second, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_in_one_pass_is_pytorchs_up_to_rounding(decay: float) -> None:
+    torch.manual_seed(0)
+    ours = torch.nn.Linear(7, 5)
+    stock = torch.nn.Linear(7, 5)
+    stock.load_state_dict(ours.state_dict())
+    settings = SFTSettings(learning_rate=1e-2, weight_decay=decay)
+    optimizer = build_optimizer(ours, settings)
+    groups = [
+        {"params": [stock.weight], "weight_decay": decay},
+        {"params": [stock.bias], "weight_decay": 0.0},
+    ]
+    plain = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, settings.adam_beta2), foreach=False)
+    start = stock.weight.detach().clone()
+    for _ in range(5):
+        for own, weight in zip(ours.parameters(), stock.parameters(), strict=True):
+            own.grad = torch.randn(own.shape)
+            weight.grad = own.grad.clone()
+        optimizer.step()
+        plain.step()
+    assert optimizer.defaults["fused"]
+    assert (stock.weight - start).norm() > 0.1
+    torch.testing.assert_close(
+        list(ours.parameters()), list(stock.parameters()), rtol=1e-6, atol=1e-7
+    )
+    plain.load_state_dict(optimizer.state_dict())  # as a run that is resumed elsewhere does
+    optimizer.load_state_dict(plain.state_dict())

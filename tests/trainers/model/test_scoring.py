@@ -1,0 +1,46 @@
+"""Log-probabilities in blocks of rows: those of cross entropy, with its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+scoring = pytest.importorskip("eto_gym.trainers.model.scoring")
+
+ROWS, VOCABULARY = 11, 50
+
+
+@pytest.mark.parametrize("block", [1, 4 * VOCABULARY * 3, 1 << 20])  # 1 row, 3 rows, all
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_log_probabilities_and_gradients_are_those_of_cross_entropy(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, block: int
+) -> None:
+    monkeypatch.setitem(scoring.BLOCK_BYTES, "cpu", block)
+    torch.manual_seed(0)
+    start = (8 * torch.randn(ROWS, VOCABULARY)).to(dtype)
+    targets = torch.arange(ROWS) * 7 % VOCABULARY
+    grads = torch.randn(ROWS).to(scoring._wide(dtype))
+    ours, plain = (start.clone().requires_grad_() for _ in range(2))
+    found = scoring._LogProbabilities.apply(ours, targets)
+    wide = plain.to(scoring._wide(dtype))
+    expected = -torch.nn.functional.cross_entropy(wide, targets, reduction="none")
+    assert found.dtype == scoring._wide(dtype)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    found.backward(grads)
+    expected.backward(grads)
+    assert ours.grad.dtype == dtype
+    assert torch.equal(ours, start)  # what is kept is not worked in
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=tolerance, atol=1e-6)
+
+
+def test_only_the_logits_themselves_are_kept_of_their_size() -> None:
+    kept = []
+    logits = torch.randn(ROWS, VOCABULARY, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        scoring._LogProbabilities.apply(logits, torch.arange(ROWS))
+    large = [tensor for tensor in kept if tensor.numel() == ROWS * VOCABULARY]
+    assert [tensor.dtype for tensor in large] == [torch.bfloat16]
+    assert large[0].data_ptr() == logits.data_ptr()
