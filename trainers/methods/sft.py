@@ -20,7 +20,6 @@ from eto_gym.trainers.data.trees import score_tree
 from eto_gym.trainers.model.layout import lay_out
 from eto_gym.trainers.model.models import bare_model, with_adapters
 from eto_gym.trainers.model.offload import activations_of
-from eto_gym.trainers.model.recompute import recompute_cheap
 from eto_gym.trainers.model.scoring import install_scorer
 from eto_gym.trainers.run import base_trainer, row_layout
 from eto_gym.trainers.run.training import TrainReport, train
@@ -114,8 +113,6 @@ class TurnSFTTrainer(base_trainer.BaseTrainer):
         inner = bare_model(model)
         install_scorer(inner)
         base_trainer.spare_memory(inner, settings)
-        if settings.recompute_cheap:
-            recompute_cheap(inner)
         self._layout = row_layout.choose(inner, settings, [[row] for row in rows], self._lengths)
         self.notes = {"share_prefix": self._layout.note}
         super().__init__(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import types
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,10 +23,8 @@ from torch.nn import functional
 ROWS = 64
 """States that a norm takes at a time: few enough to stay in a core's cache."""
 
-_MARK = "_keeps_less"
 
-
-def keep_less(model: Any) -> None:
+def keep_less(model: Any, *, products: bool = False) -> bool:
     """Let the norms, linear layers and gated networks of a model keep less on a CPU.
 
     Losses are those of before: exactly but for the gradients of norms, which are summed in another
@@ -34,22 +33,26 @@ def keep_less(model: Any) -> None:
     Args:
         model: A model of transformers itself, not a wrapper of PEFT around it. Weights under
             adapters, which are not trained, are not looked at.
+        products: Make the wide products of gated networks again too, a tenth of all products, and
+            most of what is still kept.
+
+    Returns:
+        Whether there are such networks, and so such products.
     """
-    if getattr(model, _MARK, False):
-        return
-    setattr(model, _MARK, True)
+    networks = 0
     for module in model.modules():
         if type(module) is torch.nn.Linear:
             module.forward = types.MethodType(_linear, module)
         elif _is_gated(module):
-            _replace(module, _gated_network)
+            networks += _replace(module, partial(_gated_network, again=products))
         elif _is_norm(module):
             _replace(module, _norm)
+    return networks > 0
 
 
-def _replace(module: Any, forward: Any) -> None:
+def _replace(module: Any, forward: Any) -> bool:
     """Give a module another way to compute, where a few random states show it to be the same."""
-    before = module.forward
+    before = vars(module).get("_plain", module.forward)
     weight = next(module.parameters())
     states = torch.randn(5, weight.shape[-1], generator=torch.Generator().manual_seed(0))
     module.forward = types.MethodType(forward, module)
@@ -57,6 +60,8 @@ def _replace(module: Any, forward: Any) -> None:
     with torch.enable_grad():  # without, both would be the same function
         if not torch.allclose(module(states), before(states), rtol=1e-5, atol=1e-6):
             module.forward = before
+            return False
+    return True
 
 
 def _trained(weight: torch.Tensor) -> bool:
@@ -181,10 +186,15 @@ def _is_gated(module: Any) -> bool:
     if not isinstance(getattr(module, "act_fn", None), torch.nn.SiLU | _silu_class()):
         return False
     children = {name for name, _ in module.named_children()}
-    if children != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
-        return False
-    down = module.down_proj
-    return type(down) is torch.nn.Linear and down.bias is None and _trained(down.weight)
+    return children == {*_PARTS, "act_fn"} and _plain_parts(module)
+
+
+_PARTS = ("gate_proj", "up_proj", "down_proj")
+
+
+def _plain_parts(module: Any) -> bool:
+    parts = [getattr(module, name) for name in _PARTS]
+    return all(type(p) is torch.nn.Linear and p.bias is None and _trained(p.weight) for p in parts)
 
 
 def _silu_class() -> type:
@@ -193,13 +203,17 @@ def _silu_class() -> type:
     return type(ACT2FN["silu"])
 
 
-def _gated_network(self: Any, x: torch.Tensor) -> torch.Tensor:
-    weight = self.down_proj.weight
-    alike = torch.is_autocast_enabled("cpu") or x.dtype == weight.dtype
-    if not (torch.is_grad_enabled() and _trained(weight) and alike):
+def _gated_network(self: Any, x: torch.Tensor, *, again: bool = False) -> torch.Tensor:
+    lowers = _lowers(x)
+    alike = lowers or x.dtype == self.down_proj.weight.dtype
+    if not (torch.is_grad_enabled() and alike and _plain_parts(self)):
         plain: torch.Tensor = self._plain(x)
         return plain
-    return _GatedDown.apply(self.gate_proj(x), self.up_proj(x), weight)
+    if not again:
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return _GatedDown.apply(gate, up, self.down_proj.weight)
+    low = _LOWERED.get(x, torch.get_autocast_dtype("cpu") if lowers else x.dtype)
+    return _GatedNetwork.apply(x, *(getattr(self, name).weight for name in _PARTS), low)
 
 
 class _GatedDown(torch.autograd.Function):
@@ -214,13 +228,53 @@ class _GatedDown(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        gate, up, weight = ctx.saved_tensors
-        outer = grads[0].reshape(-1, grads[0].shape[-1])  # (N, out)
-        active = functional.silu(gate)
-        product = (active * up).reshape(-1, gate.shape[-1])
-        of_weight = (outer.t() @ product).to(weight.dtype)
-        del product
-        of_product = (outer @ weight.to(outer.dtype)).view(gate.shape)
-        of_up = active.mul_(of_product)
-        of_gate = torch.ops.aten.silu_backward(of_product.mul_(up), gate)
-        return of_gate, of_up, of_weight
+        return _back_through_down(*ctx.saved_tensors, grads[0])
+
+
+class _GatedNetwork(torch.autograd.Function):
+    """The whole network, that keeps only its input, and makes both factors again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        gate: torch.Tensor,
+        up: torch.Tensor,
+        down: torch.Tensor,
+        low: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.dtype = states.dtype
+        ctx.save_for_backward(gate, up, down, low)
+        product = functional.silu(functional.linear(low, gate.to(low.dtype)))
+        product *= functional.linear(low, up.to(low.dtype))
+        return functional.linear(product, down.to(low.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        gate, up, down, low = ctx.saved_tensors
+        factors = [functional.linear(low, weight.to(low.dtype)) for weight in (gate, up)]
+        *of_factors, of_down = _back_through_down(*factors, down, grads[0])
+        del factors
+        flat = low.reshape(-1, low.shape[-1])  # (N, width)
+        of_states, of_weights = None, []
+        for weight, outer in zip((gate, up), of_factors, strict=True):
+            outer = outer.reshape(-1, outer.shape[-1])  # (N, inner)
+            of_weights.append((outer.t() @ flat).to(weight.dtype))
+            part = (outer @ weight.to(outer.dtype)).view(low.shape).to(ctx.dtype)
+            of_states = part if of_states is None else of_states.add_(part)
+        return of_states, *of_weights, of_down, None
+
+
+def _back_through_down(
+    gate: torch.Tensor, up: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of both factors, (..., inner), and of the weight of the last layer."""
+    outer = grad.reshape(-1, grad.shape[-1])  # (N, width)
+    active = functional.silu(gate)
+    product = (active * up).reshape(-1, gate.shape[-1])
+    of_weight = (outer.t() @ product).to(weight.dtype)
+    del product
+    of_product = (outer @ weight.to(outer.dtype)).view(gate.shape)
+    of_up = active.mul_(of_product)
+    of_gate = torch.ops.aten.silu_backward(of_product.mul_(up), gate)
+    return of_gate, of_up, of_weight

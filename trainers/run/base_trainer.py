@@ -23,10 +23,11 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from eto_gym.errors import DataError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
 from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
-from eto_gym.trainers.model.cpu import return_freed_memory
+from eto_gym.trainers.model.cpu import return_freed_memory, tidy_in_passing
 from eto_gym.trainers.model.lean import keep_less
 from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
+from eto_gym.trainers.model.recompute import recompute_cheap
 from eto_gym.trainers.model.sharding import check_precision, keep_precise, load_whole, whole_weights
 from eto_gym.trainers.run.callbacks import COMPLETE, AlreadyTrainedError
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings, deciding
@@ -132,18 +133,23 @@ def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, An
 
 
 def spare_memory(model: Any, settings: TrainSettings) -> None:
-    """Let a model that one process trains on a CPU keep less for the backward pass.
+    """Let a model keep less for the backward pass: on a CPU anyway, and as the settings say.
 
-    Devices have kernels for that; what spreads a model over processes watches over its layers; and
-    of layers that are computed again as a whole, nothing is kept.
+    For the first, devices have kernels; what spreads a model over processes watches over its
+    layers; and of layers that are computed again as a whole, nothing is kept.
 
     Args:
         model: The model itself, not a wrapper of PEFT around it.
         settings: How it is trained.
     """
+    if not torch.accelerator.is_available():
+        tidy_in_passing(model)
+    cheap = getattr(settings, "recompute_cheap", False)
     alone = _world() == 1 and not torch.accelerator.is_available()
-    if alone and not settings.gradient_checkpointing and not settings.lora_r:
-        keep_less(model)
+    whole = not settings.lora_r and not settings.gradient_checkpointing
+    known = alone and whole and keep_less(model, products=cheap)
+    if cheap and not known:
+        recompute_cheap(model)
 
 
 def micro_batch(settings: TrainSettings) -> int:

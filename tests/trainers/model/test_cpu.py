@@ -83,6 +83,23 @@ def test_the_vendor_is_read_from_the_system() -> None:
     assert cpu.vendor() == (named[0].split()[-1] if named else "")
 
 
+def test_only_a_large_process_returns_memory_within_each_pass(
+    tiny: Path,
+    make_play: Callable[..., Trajectory],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    returned: list[None] = []
+    monkeypatch.setattr(cpu, "return_freed_memory", lambda: returned.append(None))
+    settings = SFTSettings(max_steps=2, batch_size=4, micro_batch_size=2)
+    plays = [make_play(n) for n in range(4)]
+    for large, expected in ((1 << 50, 0), (0, 8)):  # two steps of two passes, there and back
+        monkeypatch.setattr(cpu, "LARGE", large)
+        quiet = Watch(progress=False)
+        run_sft(settings, plays, model=tiny, output=tmp_path / "out", watch=quiet)
+        assert len(returned) == expected
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_freed_memory_is_returned_to_the_system() -> None:
     """Between tensors that live on, freed ones are kept by glibc, until it is told."""

@@ -52,12 +52,14 @@ def replaced(model: Any) -> set[str]:
     return {type(module).__name__ for module in model.modules() if "forward" in vars(module)}
 
 
+@pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("kind", ["Llama", "Qwen2", "Qwen3"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_losses_and_gradients_are_the_same(kind: str, bf16: bool) -> None:
+def test_losses_and_gradients_are_the_same(kind: str, bf16: bool, products: bool) -> None:
     plain = made(kind)
     ours = copy.deepcopy(plain)
-    lean.keep_less(ours)
+    assert lean.keep_less(ours, products=not products)
+    assert lean.keep_less(ours, products=products)  # the last word counts
     assert replaced(ours) == {"Linear", f"{kind}MLP", f"{kind}RMSNorm"}
     expected, found = loss_of(plain, bf16=bf16), loss_of(ours, bf16=bf16)
     assert found.item() == expected.item()
@@ -90,8 +92,9 @@ def kept(model: Any, *, bf16: bool) -> dict[int, Any]:
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_less_is_kept(bf16: bool) -> None:
-    plain, ours = made(), made()
+    plain, ours, least = made(), made(), made()
     lean.keep_less(ours)
+    lean.keep_less(least, products=True)
     before, after = kept(plain, bf16=bf16), kept(ours, bf16=bf16)
 
     def size(tensors: Iterator[Any]) -> int:
@@ -103,6 +106,7 @@ def test_less_is_kept(bf16: bool) -> None:
     assert size(iter(after.values())) < 0.7 * size(iter(before.values()))
     assert inner(before) == 2 * 4
     assert inner(after) == 2 * 2  # of each layer, gate and up
+    assert inner(kept(least, bf16=bf16)) == 0
     weights = {tuple(weight.shape) for weight in ours.parameters() if weight.ndim == 2}
     low = [t for t in after.values() if t.dtype == torch.bfloat16]
     assert not [t for t in low if tuple(t.shape) in weights or tuple(t.shape[::-1]) in weights]
@@ -114,11 +118,11 @@ def test_what_is_not_known_stays_as_it_is() -> None:
     for norm in norms:
         norm.variance_epsilon = norm.eps
     expected = loss_of(gemma).item()
-    lean.keep_less(gemma)
+    assert not lean.keep_less(gemma)
     assert loss_of(gemma).item() == expected
     assert all(norm.forward == norm._plain for norm in norms)
     frozen = made().requires_grad_(False)
-    lean.keep_less(frozen)
+    assert not lean.keep_less(frozen)
     assert replaced(frozen) == {"Linear"}
 
 
