@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -146,12 +147,13 @@ def build_optimizer(model: torch.nn.Module, settings: TrainSettings) -> torch.op
 
 
 def _fused(parameters: Iterable[torch.Tensor]) -> bool | None:
-    """Whether AdamW takes one pass over each weight: on a CPU, where it otherwise takes ten.
+    """Whether AdamW takes one pass over each weight: in one process on a CPU.
 
-    Each of these makes a tensor of the weight's size, the embedding's too. None: as PyTorch does by
-    default, which is several weights at a time on a GPU.
+    There it otherwise takes ten, and most of these make a tensor of the weight's size. None: as
+    PyTorch does by default, and so wherever weights may yet be moved, or spread over processes.
     """
-    return True if all(p.device.type == "cpu" for p in parameters) else None
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" and not torch.accelerator.is_available()
+    return True if alone and all(p.device.type == "cpu" for p in parameters) else None
 
 
 def _embedding_weights(model: Any) -> Iterable[torch.Tensor]:

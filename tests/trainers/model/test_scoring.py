@@ -37,9 +37,14 @@ def test_log_probabilities_and_gradients_are_those_of_cross_entropy(
 
 
 def test_only_the_logits_themselves_are_kept_of_their_size() -> None:
-    kept = []
+    kept: list[Any] = []
+
+    def note(tensor: Any) -> Any:
+        kept.append(tensor)
+        return tensor
+
     logits = torch.randn(ROWS, VOCABULARY, dtype=torch.bfloat16, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         scoring._LogProbabilities.apply(logits, torch.arange(ROWS))
     large = [tensor for tensor in kept if tensor.numel() == ROWS * VOCABULARY]
     assert [tensor.dtype for tensor in large] == [torch.bfloat16]
