@@ -70,7 +70,7 @@ def _after_layers(module: Any, inputs: Any, output: Any) -> None:
         _return_where_large()
 
 
-def _before_layers(module: Any, inputs: Any, output: torch.Tensor) -> None:
+def _before_layers(module: Any, inputs: Any, output: Any) -> None:
     if output.requires_grad:
         output.register_hook(lambda gradient: _return_where_large())
 

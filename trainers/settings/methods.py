@@ -33,8 +33,8 @@ class SFTSettings(SharingSettings):
     recompute_cheap: bool = option(
         False,
         "recompute what is cheap in the backward pass, norms, casts and activation functions: "
-        "saves less memory than gradient_checkpointing, and less time is lost. Where all weights are "
-        "trained on a CPU these come again anyway: there, the wide products of gated networks",
+        "saves less memory than gradient_checkpointing, and less time is lost. Where all weights "
+        "are trained on a CPU these come again anyway: there, the wide products of gated networks",
         added=True,
     )
 
