@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from eto_gym.agents.endpoint import EndpointPolicy
 from eto_gym.agents.models.codec import ChatCodec
@@ -151,7 +151,8 @@ def say_again(
 
 def cpu_seconds() -> float:
     """Return the CPU time of this process and of all below it that live, user and system."""
-    return sum(t.user + t.system for t in (p.cpu_times() for p in _processes()))
+    times = [process.cpu_times() for process in _processes()]
+    return float(sum(spent.user + spent.system for spent in times))
 
 
 def _processes() -> list[psutil.Process]:

@@ -40,6 +40,7 @@ def keep_less(model: Any, *, products: bool = False) -> bool:
         Whether there are such networks, and so such products.
     """
     networks = 0
+    module: Any  # its way to compute is replaced
     for module in model.modules():
         if type(module) is torch.nn.Linear:
             module.forward = types.MethodType(_linear, module)
@@ -85,7 +86,8 @@ def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     if not (torch.is_grad_enabled() and whole and _trained(self.weight)):
         plain: torch.Tensor = self._plain(hidden_states)
         return plain
-    return _Norm.apply(hidden_states, self.weight, self.variance_epsilon)
+    found: torch.Tensor = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Norm(torch.autograd.Function):
@@ -95,7 +97,8 @@ class _Norm(torch.autograd.Function):
     def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         flat = states.reshape(-1, states.shape[-1])  # (N, width)
         output, scales = torch.empty_like(flat), flat.new_empty(len(flat), 1)
-        for x, y, scale in zip(*(t.split(ROWS) for t in (flat, output, scales)), strict=True):
+        parts = (torch.split(t, ROWS) for t in (flat, output, scales))
+        for x, y, scale in zip(*parts, strict=True):
             torch.mul(x, x, out=y)
             torch.rsqrt(y.mean(-1, keepdim=True) + eps, out=scale)
             torch.mul(x, scale, out=y).mul_(weight)
@@ -107,7 +110,7 @@ class _Norm(torch.autograd.Function):
         states, weight, scales = ctx.saved_tensors
         flat, outer = (t.reshape(-1, t.shape[-1]) for t in (states, grads[0]))
         inner, of_weight = torch.empty_like(flat), torch.zeros_like(weight)
-        parts = (t.split(ROWS) for t in (flat, outer, scales, inner))
+        parts = (torch.split(t, ROWS) for t in (flat, outer, scales, inner))
         for x, g, scale, result in zip(*parts, strict=True):
             normal = x * scale
             of_weight += (g * normal).sum(0)
@@ -123,7 +126,8 @@ def _linear(self: Any, input: torch.Tensor) -> torch.Tensor:
     if not (torch.is_grad_enabled() and _lowers(input) and _trained(self.weight)):
         return functional.linear(input, self.weight, self.bias)
     low = _LOWERED.get(input, torch.get_autocast_dtype("cpu"))
-    return _Linear.apply(input, self.weight, self.bias, low)
+    found: torch.Tensor = _Linear.apply(input, self.weight, self.bias, low)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _lowers(states: torch.Tensor) -> bool:
@@ -209,11 +213,15 @@ def _gated_network(self: Any, x: torch.Tensor, *, again: bool = False) -> torch.
     if not (torch.is_grad_enabled() and alike and _plain_parts(self)):
         plain: torch.Tensor = self._plain(x)
         return plain
-    if not again:
+    found: torch.Tensor
+    if again:
+        low = _LOWERED.get(x, torch.get_autocast_dtype("cpu") if lowers else x.dtype)
+        weights = [getattr(self, name).weight for name in _PARTS]
+        found = _GatedNetwork.apply(x, *weights, low)  # type: ignore[no-untyped-call]
+    else:
         gate, up = self.gate_proj(x), self.up_proj(x)
-        return _GatedDown.apply(gate, up, self.down_proj.weight)
-    low = _LOWERED.get(x, torch.get_autocast_dtype("cpu") if lowers else x.dtype)
-    return _GatedNetwork.apply(x, *(getattr(self, name).weight for name in _PARTS), low)
+        found = _GatedDown.apply(gate, up, self.down_proj.weight)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _GatedDown(torch.autograd.Function):
@@ -228,7 +236,8 @@ class _GatedDown(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        return _back_through_down(*ctx.saved_tensors, grads[0])
+        gate, up, weight = ctx.saved_tensors
+        return _back_through_down(gate, up, weight, grads[0])
 
 
 class _GatedNetwork(torch.autograd.Function):
@@ -252,9 +261,9 @@ class _GatedNetwork(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         gate, up, down, low = ctx.saved_tensors
-        factors = [functional.linear(low, weight.to(low.dtype)) for weight in (gate, up)]
-        *of_factors, of_down = _back_through_down(*factors, down, grads[0])
-        del factors
+        gated, wide = (functional.linear(low, weight.to(low.dtype)) for weight in (gate, up))
+        *of_factors, of_down = _back_through_down(gated, wide, down, grads[0])
+        del gated, wide
         flat = low.reshape(-1, low.shape[-1])  # (N, width)
         of_states, of_weights = None, []
         for weight, outer in zip((gate, up), of_factors, strict=True):

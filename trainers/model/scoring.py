@@ -181,7 +181,7 @@ def _blocks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch
     """Yield all tensors in blocks of a few rows."""
     size = BLOCK_BYTES.get(logits.device.type, BLOCK_BYTES_ELSEWHERE)
     rows = max(1, size // (_wide(logits.dtype).itemsize * logits.shape[-1]))
-    return zip(*(tensor.split(rows) for tensor in (logits, *others)), strict=True)
+    return zip(*(torch.split(tensor, rows) for tensor in (logits, *others)), strict=True)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
