@@ -43,7 +43,7 @@ def keep_less(model: Any, *, products: bool = False) -> bool:
     module: Any  # its way to compute is replaced
     for module in model.modules():
         if type(module) is torch.nn.Linear:
-            module.forward = types.MethodType(_linear, module)
+            module.forward = types.MethodType(_linear, module)  # type: ignore[method-assign]
         elif _is_gated(module):
             networks += _replace(module, partial(_gated_network, again=products))
         elif _is_norm(module):
