@@ -40,7 +40,6 @@ def keep_less(model: Any, *, products: bool = False) -> bool:
         Whether there are such networks, and so such products.
     """
     networks = 0
-    module: Any  # its way to compute is replaced
     for module in model.modules():
         if type(module) is torch.nn.Linear:
             module.forward = types.MethodType(_linear, module)  # type: ignore[method-assign]
