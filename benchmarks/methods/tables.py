@@ -43,9 +43,16 @@ def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
     """
     played = {name: _played(outcomes) for name, outcomes in found.items()}
     played = {name: by_seed for name, by_seed in played.items() if by_seed}
+    joined = {name: _joined(by_seed) for name, by_seed in played.items()}
+    # Of every reference that is there, each other method's test against it.
+    tests = {
+        other: {name: compare(joined[other], joined[name]) for name in played if name != other}
+        for other in REFERENCES
+        if other in played
+    }
     rows, data = [], []
     for name, by_seed in played.items():
-        summary = measure(_joined(by_seed))
+        summary = measure(joined[name])
         env_steps = sum(o.env_steps for o in by_seed.values()) / len(by_seed)
         tokens = sum(o.tokens for o in by_seed.values()) / len(by_seed)
         rows.append(
@@ -65,18 +72,18 @@ def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
                 "env_steps": env_steps,
                 "tokens": tokens,
                 "against": {
-                    other: dataclasses.asdict(_paired(played[other], by_seed))
-                    for other in REFERENCES
-                    if other in played and other != name
+                    other: dataclasses.asdict(against[name])
+                    for other, against in tests.items()
+                    if name in against
                 },
                 "remarks": _remarks(found[name]),
             }
         )
     header = ["method", "seeds", "episodes", "success", "reward", "env steps", "tokens trained"]
     lines = table(header, rows)
-    for other in REFERENCES:
-        if other in played and len(played) > 1:
-            lines += ["", *_against(other, played)]
+    for other, against in tests.items():
+        if against:
+            lines += ["", *_against(other, against)]
     said = [
         f"{name}, seed {seed}: {why}"
         for name, outcomes in found.items()
@@ -88,19 +95,13 @@ def show(found: Mapping[str, Mapping[int, Outcome]], out: Path) -> None:
     _plot(data, out / "methods.png")
 
 
-def _against(other: str, played: Mapping[str, Mapping[int, Outcome]]) -> list[str]:
+def _against(other: str, tests: Mapping[str, PairedTest]) -> list[str]:
     """Return the table that compares every method with `other` on the episodes of both."""
     rows = []
-    for name, by_seed in played.items():
-        if name != other:
-            test = _paired(played[other], by_seed)
-            counts = (test.episodes, test.gained, test.lost)
-            rows.append([name, *map(str, counts), f"{test.p:.2g}", words(test.reward, 3)])
+    for name, test in tests.items():
+        counts = (test.episodes, test.gained, test.lost)
+        rows.append([name, *map(str, counts), f"{test.p:.2g}", words(test.reward, 3)])
     return table([f"against {other}", "episodes", "gained", "lost", "p", "reward higher by"], rows)
-
-
-def _paired(before: Mapping[int, Outcome], after: Mapping[int, Outcome]) -> PairedTest:
-    return compare(_joined(before), _joined(after))
 
 
 def _played(outcomes: Mapping[int, Outcome]) -> dict[int, Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ def vendor() -> str:
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), ""
     )
+
+
+def alone_on_cpu() -> bool:
+    """Whether one process trains, and on a CPU: no weight is moved, or spread over processes."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" and not torch.accelerator.is_available()
 
 
 def return_freed_memory() -> None:

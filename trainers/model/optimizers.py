@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from eto_gym.errors import require
+from eto_gym.trainers.model.cpu import alone_on_cpu
 from eto_gym.trainers.settings.base import TrainSettings
 
 
@@ -152,8 +152,7 @@ def _fused(parameters: Iterable[torch.Tensor]) -> bool | None:
     There it otherwise takes ten, and most of these make a tensor of the weight's size. None: as
     PyTorch does by default, and so wherever weights may yet be moved, or spread over processes.
     """
-    alone = os.environ.get("WORLD_SIZE", "1") == "1" and not torch.accelerator.is_available()
-    return True if alone and all(p.device.type == "cpu" for p in parameters) else None
+    return True if alone_on_cpu() and all(p.device.type == "cpu" for p in parameters) else None
 
 
 def _embedding_weights(model: Any) -> Iterable[torch.Tensor]:

@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from eto_gym.errors import DataError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
 from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
-from eto_gym.trainers.model.cpu import return_freed_memory, tidy_in_passing
+from eto_gym.trainers.model.cpu import alone_on_cpu, return_freed_memory, tidy_in_passing
 from eto_gym.trainers.model.lean import keep_less
 from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
@@ -145,9 +145,8 @@ def spare_memory(model: Any, settings: TrainSettings) -> None:
     if not torch.accelerator.is_available():
         tidy_in_passing(model)
     cheap = getattr(settings, "recompute_cheap", False)
-    alone = _world() == 1 and not torch.accelerator.is_available()
     whole = not settings.lora_r and not settings.gradient_checkpointing
-    known = alone and whole and keep_less(model, products=cheap)
+    known = alone_on_cpu() and whole and keep_less(model, products=cheap)
     if cheap and not known:
         recompute_cheap(model)
 
