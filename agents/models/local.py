@@ -10,6 +10,7 @@ import numpy as np
 
 from eto_gym.agents.models.codec import ChatCodec, Transcript
 from eto_gym.agents.models.decoding import Decoder, Job, Sampler
+from eto_gym.agents.models.few_rows import for_few_rows
 from eto_gym.agents.models.kv import KVRow
 from eto_gym.agents.models.loading import load_model, load_tokenizer, read_template
 from eto_gym.agents.models.room import check_prompt
@@ -62,7 +63,7 @@ class LocalPolicy:
         context: int | None = None,
         on_full: Literal["error", "drop_oldest"] = "error",
         batch_size: int = 128,
-        prefill_tokens: int = 4096,
+        prefill_tokens: int | None = None,
         keep_cache: bool = True,
         max_cached_tokens: int | None = None,
         tokens: Literal["none", "ids", "logprobs"] = "none",
@@ -87,7 +88,9 @@ class LocalPolicy:
                 kind "context". "drop_oldest" leaves out the oldest exchanges after the first
                 message until a whole reply fits, and counts them as "dropped_messages".
             batch_size: Conversations computed at a time; longer batches are cut by length.
-            prefill_tokens: New tokens per forward pass while conversations are read.
+            prefill_tokens: New tokens per forward pass while conversations are read. None takes
+                1,024 on a CPU, so that what a layer makes of them stays near its caches, and 4,096
+                elsewhere.
             keep_cache: False computes every conversation from its beginning at each turn.
             max_cached_tokens: Tokens held for conversations that are not in the current batch, at
                 most; those unused for longest go first. None sets no limit.
@@ -107,6 +110,8 @@ class LocalPolicy:
             raise EtoGymError(
                 f"expected temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}"
             )
+        if prefill_tokens is None:
+            prefill_tokens = 1024 if model.device.type == "cpu" else 4096
         if min(max_new_tokens, batch_size, prefill_tokens) < 1:
             raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
         if on_full not in ("error", "drop_oldest"):
@@ -176,6 +181,7 @@ class LocalPolicy:
         loaded = load_model(
             model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
         )
+        for_few_rows(loaded)
         tokenizer = load_tokenizer(model)
         embedding: Any = loaded.get_input_embeddings()
         check_vocabulary(tokenizer, embedding.weight.shape[0], model)

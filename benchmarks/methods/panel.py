@@ -67,19 +67,22 @@ WHOLE = {"pairing.cut": "none"}
 UNPAIRED = {"dpo.loss": "kto", "pairing.contrast": "unpaired", "dpo.undesirable_weight": 0.0}
 """Successes and failures each by themselves, and both kinds of the same weight."""
 
+NO_SFT_TERM = {"dpo.sft_weight": 0.0}
+"""Of losses that take none, whatever the preset gives the others."""
+
 PANEL = {
     "sft": Method("eto", {"iterations": 0}),
     "rft": Method("rft", {}),
     "eto": Method("eto", WHOLE),
     "eto-dpop": Method("eto", {**WHOLE, "dpo.loss": "dpop"}),
-    "dmpo": Method("eto", {**WHOLE, "dpo.loss": "dmpo"}),
+    "dmpo": Method("eto", {**WHOLE, **NO_SFT_TERM, "dpo.loss": "dmpo"}),
     "kto": Method("eto", {**WHOLE, **UNPAIRED}),
     "kto-first-error": Method("eto", {**UNPAIRED, "pairing.cut": "first-error"}),
     "kto-pairs": Method("eto", {**WHOLE, "dpo.loss": "kto"}),
     "eto-first-error": Method("eto", {"pairing.cut": "first-error"}),
     "eto-final-error": Method("eto", {"pairing.cut": "final-error"}),
     "simpo": Method("eto", {**WHOLE, "dpo.loss": "simpo", "dpo.beta": 2.0}),
-    "orpo": Method("eto", {**WHOLE, "dpo.loss": "orpo"}),
+    "orpo": Method("eto", {**WHOLE, **NO_SFT_TERM, "dpo.loss": "orpo"}),
     "step-dpo": Method("step-dpo", {}),
     "step-dpo-exact": Method("step-dpo", {"steps.reward": "exact"}),
     "mixture": Method("mixture", {}),
