@@ -23,6 +23,10 @@ from eto_gym.benchmarks.players import say_again
 from eto_gym.trajectories import TrajectoryStore
 
 
+def _guesses(word: str) -> int | None:
+    return None if word == "auto" else int(word)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a line for each number of rows and of guesses."""
     parser = argparse.ArgumentParser(
@@ -33,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--lookup", type=int, nargs="+", default=[0, 2, 4, 8])
+    parser.add_argument(
+        "--lookup", type=_guesses, nargs="+", default=[0, None, 2, 4, 8],
+        help="tokens at most; auto: what the player takes by itself",
+    )  # fmt: skip
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--max-new-tokens", type=int, default=48)
     args = parser.parse_args(argv)

@@ -25,7 +25,6 @@ import psutil  # type: ignore[import-untyped]
 
 from eto_gym.agents.endpoint import EndpointPolicy
 from eto_gym.agents.models.codec import ChatCodec
-from eto_gym.agents.models.few_rows import for_few_rows
 from eto_gym.agents.models.loading import load_model, load_tokenizer
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.models.model_names import resolve_model
@@ -86,7 +85,6 @@ def _player(name: str, command: str, args: argparse.Namespace) -> Iterator[Calla
             folder = resolve_model(args.model)
             codec = ChatCodec(load_tokenizer(folder))
             model = load_model(folder, dtype=args.dtype, device="cpu")
-            for_few_rows(model)
 
             def make() -> Policy:
                 return LocalPolicy(model, codec, max_new_tokens=args.max_new_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,14 @@ from eto_gym.agents.models.compiled import CompiledStep
 from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
 from eto_gym.agents.models.lookup import Lookup
 from eto_gym.errors import EtoGymError
+
+LOOKUP = 4
+"""Tokens of a row that are guessed at most where nothing is said of it."""
+
+GUESSES_OF_ALL = 32
+"""Tokens that the rows of a pass guess then together. On a CPU a pass over few rows costs what it
+reads, weights and kept keys; one over many costs what it computes: benchmarks/results.md, "Guessed
+tokens"."""
 
 
 @dataclass(slots=True)
@@ -89,7 +98,7 @@ class Decoder:
         stop_ids: frozenset[int],
         stopped: Callable[[list[int]], bool] | None = None,
         prefill_tokens: int = 4096,
-        lookup: int = 0,
+        lookup: int | None = 0,
         compile: bool = False,
     ) -> None:
         """Create the decoder.
@@ -103,7 +112,8 @@ class Decoder:
             prefill_tokens: New tokens per forward pass while prompts are read. Bounds the memory
                 of activations; more gains nothing once the matrices are large.
             lookup: Tokens of each row to guess per pass at most, from what followed the same tokens
-                before; 0 guesses none.
+                before; 0 guesses none. None guesses where it pays and tells nothing apart, in
+                float32 on a CPU, and the fewer the more rows there are.
             compile: Decode by `torch.compile`, see `CompiledStep`; prompts are read without.
 
         Raises:
@@ -129,6 +139,11 @@ class Decoder:
             and getattr(config, "sliding_window", None) is None
             and not getattr(config, "alibi", False)
         )
+        self._guesses_of_all = math.inf
+        if lookup is None:
+            plain = self._device.type == "cpu" and self._dtype == torch.float32
+            lookup = LOOKUP if plain and self._own_mask and not compile else 0
+            self._guesses_of_all = GUESSES_OF_ALL
         if compile and lookup:
             raise EtoGymError(
                 "expected compile or lookup, got both: a compiled pass reads one token"
@@ -161,9 +176,6 @@ class Decoder:
         columns = max(len(job.ids) for job in jobs) + max(job.limit for job in jobs) + self._lookup
         self._load(jobs, columns=columns)
         logits = self._read(jobs)
-        if self._lookup:
-            for job in jobs:
-                job.lookup = Lookup(job.ids)
         with packed_heads(self._model) if self._own_mask else contextlib.nullcontext():
             self._decode(jobs, logits)
 
@@ -241,14 +253,20 @@ class Decoder:
                     return
                 jobs, at = [jobs[i] for i in kept], [at[i] for i in kept]
                 starts = starts[self._tensor(kept)]
-            guesses = [self._guess(job) for job in jobs]
+            each = int(min(self._lookup, self._guesses_of_all // len(jobs)))
+            guesses = [self._guess(job, each) for job in jobs]
             logits = self._step(jobs, starts, at, guesses)
 
-    def _guess(self, job: Job) -> list[int]:
+    def _guess(self, job: Job, count: int) -> list[int]:
         """Return tokens that a row may say after the last one, no more than it may still say."""
-        if job.lookup is None:
+        count = min(count, job.limit - len(job.generated) - 1)
+        if count < 1:
             return []
-        return job.lookup.guess(min(self._lookup, job.limit - len(job.generated) - 1))
+        if job.lookup is None:
+            job.lookup = Lookup(job.ids)
+            for token in job.generated:
+                job.lookup.add(token)
+        return job.lookup.guess(count)
 
     def _step(
         self, jobs: list[Job], starts: torch.Tensor, at: list[int], guesses: list[list[int]]

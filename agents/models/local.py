@@ -10,7 +10,6 @@ import numpy as np
 
 from eto_gym.agents.models.codec import ChatCodec, Transcript
 from eto_gym.agents.models.decoding import Decoder, Job, Sampler
-from eto_gym.agents.models.few_rows import for_few_rows
 from eto_gym.agents.models.kv import KVRow
 from eto_gym.agents.models.loading import load_model, load_tokenizer, read_template
 from eto_gym.agents.models.room import check_prompt
@@ -68,7 +67,7 @@ class LocalPolicy:
         max_cached_tokens: int | None = None,
         tokens: Literal["none", "ids", "logprobs"] = "none",
         keep_sampled: bool = False,
-        lookup: int = 0,
+        lookup: int | None = None,
         compile: bool = False,
     ) -> None:
         """Create the policy from a loaded model; `from_pretrained` loads one.
@@ -102,7 +101,8 @@ class LocalPolicy:
             lookup: Tokens of a reply that are guessed at a time at most, from what followed the
                 same tokens before in the conversation (prompt lookup), so that one pass may say
                 several. What is said does not depend on it, apart from rounding. 0 guesses none.
-                It needs full attention by SDPA in every layer.
+                It needs full attention by SDPA in every layer. None guesses in float32 on a CPU, up
+                to 4, and fewer where more than 8 conversations are decoded together.
             compile: Compile the decoding step by `torch.compile`, on a GPU into CUDA graphs. Takes
                 up to minutes at the start; for models with full attention under SDPA.
         """
@@ -116,7 +116,7 @@ class LocalPolicy:
             raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
         if on_full not in ("error", "drop_oldest"):
             raise EtoGymError(f"expected on_full 'error' or 'drop_oldest', got {on_full!r}")
-        if lookup < 0:
+        if lookup is not None and lookup < 0:
             raise EtoGymError(f"expected lookup >= 0, got {lookup}")
         check_choice("tokens", tokens, ("none", "ids", "logprobs"))
         model.train(False)
@@ -181,7 +181,6 @@ class LocalPolicy:
         loaded = load_model(
             model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
         )
-        for_few_rows(loaded)
         tokenizer = load_tokenizer(model)
         embedding: Any = loaded.get_input_embeddings()
         check_vocabulary(tokenizer, embedding.weight.shape[0], model)

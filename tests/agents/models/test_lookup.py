@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from eto_gym.agents.models.attention import packed_attention
+from eto_gym.agents.models.decoding import Decoder
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.models.lookup import Lookup
 from tests.agents.models.test_local import CODEC, hello, make_model, observation, policy
@@ -98,6 +99,43 @@ def test_what_is_said_does_not_depend_on_guesses(
                 assert reply.truncated == true.truncated
                 assert reply.logprobs == pytest.approx(true.logprobs, abs=1e-4)
         assert (len(passes) < alone) == bool(lookup)
+
+
+class Eager(Foretold):
+    """Guesses as many as it is asked for."""
+
+    def guess(self, count: int) -> list[int]:
+        return [0] * count
+
+
+def test_by_itself_the_player_guesses_fewer_the_more_conversations_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("eto_gym.agents.models.decoding.Lookup", Eager)
+    passes: set[tuple[int, int]] = set()  # rows, and guesses of the row with the most
+    step = Decoder._step
+
+    def counted(self: Decoder, jobs: Any, starts: Any, at: Any, guesses: Any) -> Any:
+        passes.add((len(jobs), max(map(len, guesses))))
+        return step(self, jobs, starts, at, guesses)
+
+    monkeypatch.setattr(Decoder, "_step", counted)
+    rules = Message("user", "The rules of this house.")
+    talks = [Conversation(str(i), [rules, *hello(i)], seed=i) for i in range(40)]
+
+    def played(model: Any, conversations: int) -> set[tuple[int, int]]:
+        passes.clear()
+        policy(model, temperature=1.0).act(talks[:conversations])
+        return passes.copy()
+
+    model = make_model("llama")
+    many = played(model, 40)
+    assert {most for rows, most in many if rows > 32} == {0}
+    assert {most for rows, most in many if 16 < rows <= 32} == {1}  # as replies end
+    assert all(most <= min(4, 32 // rows) for rows, most in many)
+    assert max(most for _, most in played(model, 5)) == 4
+    for other in (make_model("llama").to(torch.bfloat16), make_model("mistral-sliding")):
+        assert {most for _, most in played(other, 5)} == {0}
 
 
 def test_a_row_at_the_end_of_the_context_reads_no_position_beyond_it(
