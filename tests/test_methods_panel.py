@@ -16,6 +16,7 @@ from eto_gym.benchmarks.methods.tables import Outcome, show
 from eto_gym.errors import DataError
 from eto_gym.trainers.settings.base import SettingsError, deciding, known_before
 from eto_gym.trainers.settings.methods import GroupSettings, SFTSettings
+from eto_gym.trainers.settings.presets import PRESETS
 from eto_gym.trajectories import Step, Trajectory
 
 
@@ -29,6 +30,14 @@ def test_every_row_is_a_method_with_settings_of_its_own(name: str) -> None:
         for part in path.split("."):
             place = getattr(place, part)
         assert place == value
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("env", ["ETO/ALFWorld-v0", "ETO/WebShop-v0", "ETO/ScienceWorld-v0"])
+def test_no_preset_has_what_a_row_refuses(env: str, preset: str) -> None:
+    """A loss that takes no SFT term, say, beside a preset that gives the others one."""
+    for method in PANEL.values():
+        assert settings_of(method, env, preset, {}).env == env
 
 
 @pytest.mark.parametrize(
