@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,8 +96,8 @@ class Decoder:
         sampler: Sampler,
         stop_ids: frozenset[int],
         stopped: Callable[[list[int]], bool] | None = None,
-        prefill_tokens: int = 4096,
-        lookup: int | None = 0,
+        prefill_tokens: int | None = None,
+        lookup: int | None = None,
         compile: bool = False,
     ) -> None:
         """Create the decoder.
@@ -110,7 +109,9 @@ class Decoder:
             stopped: Tells from the sampled ids whether a stop string is complete; None looks for
                 none.
             prefill_tokens: New tokens per forward pass while prompts are read. Bounds the memory
-                of activations; more gains nothing once the matrices are large.
+                of activations; more gains nothing once the matrices are large. None takes 1,024 on
+                a CPU, so that what a layer makes of them stays near its caches, and 4,096
+                elsewhere.
             lookup: Tokens of each row to guess per pass at most, from what followed the same tokens
                 before; 0 guesses none. None guesses where it pays and tells nothing apart, in
                 float32 on a CPU, and the fewer the more rows there are.
@@ -126,8 +127,9 @@ class Decoder:
         self._sampler = sampler
         self._stop_ids = stop_ids
         self._stopped = stopped
-        self._prefill_tokens = prefill_tokens
         self._device = next(model.parameters()).device
+        on_cpu = self._device.type == "cpu"
+        self._prefill_tokens = prefill_tokens or (1024 if on_cpu else 4096)
         self._dtype = self.batch.dtype
         # With plain causal attention under SDPA the mask of a whole decoding loop is built once.
         # Otherwise (windows, ALiBi) transformers builds it from the padding, at every step.
@@ -139,11 +141,10 @@ class Decoder:
             and getattr(config, "sliding_window", None) is None
             and not getattr(config, "alibi", False)
         )
-        self._guesses_of_all = math.inf
+        self._share_guesses = lookup is None
         if lookup is None:
-            plain = self._device.type == "cpu" and self._dtype == torch.float32
+            plain = on_cpu and self._dtype == torch.float32
             lookup = LOOKUP if plain and self._own_mask and not compile else 0
-            self._guesses_of_all = GUESSES_OF_ALL
         if compile and lookup:
             raise EtoGymError(
                 "expected compile or lookup, got both: a compiled pass reads one token"
@@ -253,7 +254,9 @@ class Decoder:
                     return
                 jobs, at = [jobs[i] for i in kept], [at[i] for i in kept]
                 starts = starts[self._tensor(kept)]
-            each = int(min(self._lookup, self._guesses_of_all // len(jobs)))
+            each = self._lookup
+            if self._share_guesses:
+                each = min(each, GUESSES_OF_ALL // len(jobs))
             guesses = [self._guess(job, each) for job in jobs]
             logits = self._step(jobs, starts, at, guesses)
 

@@ -88,8 +88,7 @@ class LocalPolicy:
                 message until a whole reply fits, and counts them as "dropped_messages".
             batch_size: Conversations computed at a time; longer batches are cut by length.
             prefill_tokens: New tokens per forward pass while conversations are read. None takes
-                1,024 on a CPU, so that what a layer makes of them stays near its caches, and 4,096
-                elsewhere.
+                1,024 on a CPU and 4,096 elsewhere.
             keep_cache: False computes every conversation from its beginning at each turn.
             max_cached_tokens: Tokens held for conversations that are not in the current batch, at
                 most; those unused for longest go first. None sets no limit.
@@ -110,9 +109,8 @@ class LocalPolicy:
             raise EtoGymError(
                 f"expected temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}"
             )
-        if prefill_tokens is None:
-            prefill_tokens = 1024 if model.device.type == "cpu" else 4096
-        if min(max_new_tokens, batch_size, prefill_tokens) < 1:
+        sizes = (max_new_tokens, batch_size, prefill_tokens)
+        if min(size for size in sizes if size is not None) < 1:
             raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
         if on_full not in ("error", "drop_oldest"):
             raise EtoGymError(f"expected on_full 'error' or 'drop_oldest', got {on_full!r}")
