@@ -1,10 +1,12 @@
 """Measure trajectory DPO against stock TRL on the same pairs: memory, speed, and equal losses.
 
     OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.training --prompts 500 1500 3000
+    OMP_NUM_THREADS=1 python -m eto_gym.benchmarks.training --data PAIRS --models FOLDER --pairs 8
 
 Models have random weights and are built from their configuration; nothing is downloaded. Every
 variant runs in a process of its own, one after another. A pair has a prompt of its own, and two
-continuations of turns of agent and environment, of random tokens.
+continuations of turns of agent and environment, of random tokens. With `--data` pairs are the first
+of a file that `train dpo` reads, and `--models` are folders.
 
 Variants:
     trl: TRL's DPOTrainer with its reference model (with adapters: they are switched off instead).
@@ -12,10 +14,11 @@ Variants:
     padded: ours with `share_prefix="off"`.
     ours: ours as it is by default; reference scores are always computed anew.
 
-TRL counts observations in its loss. So that all variants minimise the same loss, its collator, a
-public argument, is given completion masks without them; everything else of TRL is as released,
-except that options are equal on both sides: precision, optimizer (AdamW), learning rate, one pair
-per pass, all pairs in each optimizer step, and no truncation.
+TRL counts observations in its loss. So that all variants minimise the same loss, it is given tokens
+in place of texts, and its collator, a public argument, completion masks without observations;
+everything else of TRL is as released, except that options are equal on both sides: precision,
+optimizer (AdamW), learning rate, one pair per pass, all pairs in each optimizer step, and no
+truncation.
 
 Columns:
     peak: largest resident memory from before the model is loaded until training ends, over the
@@ -45,9 +48,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from eto_gym.benchmarks.random_models import ARCHITECTURES, END, PAD, build, operations, word
+from eto_gym.benchmarks.random_models import ARCHITECTURES, END, build, operations
+from eto_gym.errors import DataError
 from eto_gym.files import write_json
 
 VARIANTS = ("trl", "trl-precomputed", "padded", "ours")
@@ -70,6 +74,14 @@ class Job:
     offload: bool
     precision: str
     seed: int
+    data: str = ""
+
+
+class Pair(NamedTuple):
+    """Both sides of a pair: the tokens of each, and which of them are trained."""
+
+    chosen: tuple[list[int], list[bool]]
+    rejected: tuple[list[int], list[bool]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=ARCHITECTURES, help="default: by device")
+    parser.add_argument(
+        "--models", nargs="+", help=f"{', '.join(ARCHITECTURES)}, or folders; default: by device"
+    )
+    parser.add_argument("--data", type=Path, help="file of pairs")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["full"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--prompts", type=int, nargs="+", default=[500, 1500, 3000])
@@ -94,6 +109,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    for name in args.models or ():
+        if args.data and not Path(name).is_dir():
+            parser.error(f"{name} is no folder of a model, which --data wants")
+        if not args.data and name not in ARCHITECTURES:
+            parser.error(f"{name} is none of {', '.join(ARCHITECTURES)}; folders go with --data")
+    if args.data and not args.models:
+        parser.error("--data wants the folder of a model as --models")
     if args.worker:
         folder, job = json.loads(args.worker)
         print(json.dumps(measure_alone(Path(folder), Job(**job))))
@@ -113,17 +135,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in models:
-            folder = Path(scratch) / name
-            build(folder, name, args.seed)
+            if args.data:
+                folder = Path(name)
+            else:
+                folder = Path(scratch) / name
+                build(folder, name, args.seed)
             for method in args.methods:
-                for prompt in args.prompts:
+                for prompt in [0] if args.data else args.prompts:
                     jobs = [
                         Job(
                             architecture=name,
                             method=method,
                             variant=variant,
                             prompt=prompt,
-                            continuation=args.continuation,
+                            continuation=0 if args.data else args.continuation,
                             pairs=args.pairs,
                             epochs=args.epochs,
                             learning_rate=args.learning_rate,
@@ -131,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                             offload=args.offload and variant in ("padded", "ours"),
                             precision=args.precision or ("auto" if cuda else "fp32"),
                             seed=args.seed,
+                            data=str(args.data or ""),
                         )
                         for variant in args.variants
                     ]
@@ -164,9 +190,9 @@ def run(folder: Path, job: Job) -> dict[str, Any]:
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the variants of one setting, each beside the ratios of ours to it."""
     first = rows[0]
+    what = first["data"] or f"prompt {first['prompt']}, continuation {first['continuation']}"
     print(
-        f"\n{first['architecture']} {first['method']}, prompt {first['prompt']}, continuation "
-        f"{first['continuation']}, {first['pairs']} pairs, {first['epochs']} epochs"
+        f"\n{first['architecture']} {first['method']}, {what}, {first['pairs']} pairs, {first['epochs']} epochs"
         f"{', recomputing activations' * first['checkpointing']}, {first['precision']}"
     )
     print(
@@ -201,8 +227,8 @@ def show(rows: list[dict[str, Any]]) -> None:
 # --- what is trained, on what ------------------------------------------------------------------
 
 
-def make_pairs(job: Job, vocabulary: int) -> list[tuple[list[int], list[int], list[int]]]:
-    """Return prompt, chosen and rejected tokens of every pair.
+def make_pairs(job: Job, vocabulary: int) -> list[Pair]:
+    """Return pairs of random tokens.
 
     Of a continuation, 40% is the agent's: turns of 20 tokens, and observations of 30. The lower
     half of the vocabulary is the agent's, the upper half the environment's.
@@ -217,14 +243,36 @@ def make_pairs(job: Job, vocabulary: int) -> list[tuple[list[int], list[int], li
             tokens += [rng.randrange(half, vocabulary) for _ in range(30)]
         return [*tokens[: job.continuation - 1], END]
 
-    return [
-        (
-            [rng.randrange(2, vocabulary) for _ in range(job.prompt)],
-            continuation(),
-            continuation(),
+    pairs = []
+    for _ in range(job.pairs):
+        prompt = [rng.randrange(2, vocabulary) for _ in range(job.prompt)]
+        sides = [continuation(), continuation()]
+        pairs.append(
+            Pair(
+                *(
+                    (prompt + side, [False] * len(prompt) + [token < half for token in side])
+                    for side in sides
+                )
+            )
         )
-        for _ in range(job.pairs)
-    ]
+    return pairs
+
+
+def stored_pairs(path: Path, tokenizer: Any, count: int) -> list[Pair]:
+    """Return the first pairs of a file, as the model's tokens.
+
+    Raises:
+        DataError: One does not hold both sides as one conversation each.
+    """
+    from eto_gym.trainers.data.encoding import encode_pairs
+    from eto_gym.trainers.model.models import default_codec
+    from eto_gym.trajectories.formats import read_pair, read_records
+
+    stored = [read_pair(record) for record in read_records(path)]
+    rows, _ = encode_pairs(default_codec(tokenizer), stored[:count], max_length=1 << 20)
+    if any(row.more_chosen or row.more_rejected or not all(row.sides) for row in rows):
+        raise DataError(f"{path} holds pairs of bounded histories, or sides that are missing")
+    return [Pair((r.chosen.ids, r.chosen.mask), (r.rejected.ids, r.rejected.mask)) for r in rows]
 
 
 # --- one process -------------------------------------------------------------------------------
@@ -249,12 +297,17 @@ def measure(folder: Path, job: Job, *, load: Callable[[Any], Any] | None = None)
     from eto_gym.trainers.run.callbacks import set_callbacks
 
     cuda = torch.cuda.is_available()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    if job.data:
+        pairs = stored_pairs(Path(job.data), tokenizer, job.pairs)
+    else:
+        pairs = make_pairs(job, tokenizer.vocab_size)
     settings = DPOSettings(
         learning_rate=job.learning_rate,
         epochs=job.epochs,
-        batch_size=job.pairs,
+        batch_size=len(pairs),
         micro_batch_size=1,
-        max_length=job.prompt + job.continuation,
+        max_length=max(len(ids) for pair in pairs for ids, _ in pair),
         warmup_ratio=0,
         optimizer="paged_adamw8bit" if job.method == "qlora" and cuda else "adamw",
         gradient_checkpointing=job.checkpointing,
@@ -269,25 +322,15 @@ def measure(folder: Path, job: Job, *, load: Callable[[Any], Any] | None = None)
     if job.method != "full":
         import bitsandbytes  # noqa: F401
         import peft  # noqa: F401
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    pairs = make_pairs(job, tokenizer.vocab_size)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         meter = Meter()
         model = load(settings) if load else load_for_training(folder, settings)
         meter.loaded(model)
         if job.variant in ("padded", "ours"):
-            half = tokenizer.vocab_size // 2
-            sides = [
-                [
-                    TokenRow(p + side, [False] * len(p) + [token < half for token in side])
-                    for side in (chosen, rejected)
-                ]
-                for p, chosen, rejected in pairs
-            ]
             trainer: Any = TrajectoryDPOTrainer(
                 settings,
                 model=model,
-                rows=[TokenPair(chosen, rejected) for chosen, rejected in sides],
+                rows=[TokenPair(TokenRow(*one), TokenRow(*other)) for one, other in pairs],
                 tokenizer=tokenizer,
                 workspace=Path(scratch),
             )
@@ -296,9 +339,17 @@ def measure(folder: Path, job: Job, *, load: Callable[[Any], Any] | None = None)
         trainer.args.save_strategy = "no"
         set_callbacks(trainer, meter)
         trainer.train()
-        length = job.prompt + job.continuation
-        tokens = 2 * job.pairs * length * job.epochs
+        tokens = job.epochs * sum(len(ids) for pair in pairs for ids, _ in pair)
         results = meter.results(tokens=tokens)
+    found = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": tokens,
+        **results,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+    }
+    if job.data:
+        return found
+    length = job.prompt + job.continuation
     work = operations(
         job.architecture,
         tokens,
@@ -306,12 +357,7 @@ def measure(folder: Path, job: Job, *, load: Callable[[Any], Any] | None = None)
         trained=0.4 * job.continuation / length,
         whole=job.method == "full",
     )
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **results,
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "operations_per_s": work / tokens * results["step_tokens_per_s"],
-    }
+    return {**found, "operations_per_s": work / tokens * results["step_tokens_per_s"]}
 
 
 def measure_alone(folder: Path, job: Job) -> dict[str, Any]:
@@ -321,12 +367,15 @@ def measure_alone(folder: Path, job: Job) -> dict[str, Any]:
     from eto_gym.benchmarks.meter import matrix_rate
 
     results = measure(folder, job)
-    rate = results["operations_per_s"] / matrix_rate() if torch.cuda.is_available() else None
+    known = torch.cuda.is_available() and "operations_per_s" in results
+    rate = results["operations_per_s"] / matrix_rate() if known else None
     return {**results, "rate": rate}
 
 
-def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, workspace: Path) -> Any:
-    """Return TRL's trainer as released, with a collator that masks observations."""
+def stock(
+    job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Sequence[Pair], workspace: Path
+) -> Any:
+    """Return TRL's trainer, which gets tokens, with a collator that masks observations."""
     import torch
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
@@ -334,30 +383,44 @@ def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, works
 
     from eto_gym.trainers.model.models import lora_config, uses_bf16
 
-    half = tokenizer.vocab_size // 2
-
     class AgentsTokens(DataCollatorForPreference):
         def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
             batch: dict[str, Any] = super().torch_call(examples)
-            batch["completion_mask"] *= batch["input_ids"] < half
+            masks = [one["chosen_mask"] for one in examples]
+            masks += [one["rejected_mask"] for one in examples]
+            longest = batch["input_ids"].shape[1]
+            batch["completion_mask"] = torch.tensor(
+                [mask + [0] * (longest - len(mask)) for mask in masks]
+            )
             return batch
 
-    def text(tokens: Sequence[int]) -> str:
-        return "".join(f" {word(token)}" for token in tokens)
+    class OfTokens(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
 
-    columns = ("prompt", "chosen", "rejected")
-    data = [dict(zip(columns, map(text, pair), strict=True)) for pair in pairs]
+    data = []
+    for chosen, rejected in pairs:
+        start = min(chosen[1].index(True), rejected[1].index(True))
+        data.append(
+            {
+                "prompt_ids": chosen[0][:start],
+                "chosen_ids": chosen[0][start:],
+                "rejected_ids": rejected[0][start:],
+                "chosen_mask": [int(trained) for trained in chosen[1]],
+                "rejected_mask": [int(trained) for trained in rejected[1]],
+            }
+        )
     # A model that was made in memory cannot be loaded again as its own reference.
     folder = model.config._name_or_path
     again = settings.lora_r or (folder and Path(folder).is_dir())
     precomputed = job.variant == "trl-precomputed"
-    return DPOTrainer(
+    return OfTokens(
         model=model,
         ref_model=None if again or precomputed else copy.deepcopy(model),
         args=DPOConfig(
             output_dir=str(workspace),
             per_device_train_batch_size=1,
-            gradient_accumulation_steps=job.pairs,
+            gradient_accumulation_steps=len(pairs),
             num_train_epochs=job.epochs,
             learning_rate=job.learning_rate,
             lr_scheduler_type="constant",
@@ -371,11 +434,12 @@ def stock(job: Job, settings: Any, model: Any, tokenizer: Any, pairs: Any, works
             logging_steps=1,
             report_to=[],
             disable_tqdm=True,
+            remove_unused_columns=False,
             dataloader_pin_memory=False,
             seed=job.seed,
             use_cpu=not torch.cuda.is_available(),
         ),
-        data_collator=AgentsTokens(pad_token_id=PAD),
+        data_collator=AgentsTokens(pad_token_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
         peft_config=lora_config(settings) if settings.lora_r else None,

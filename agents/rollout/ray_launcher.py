@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,14 @@ logger = logging.getLogger(__name__)
 
 _SPREAD = "SPREAD"
 """Over the machines, as evenly as they have room. By default Ray fills one to its half first."""
+
+_SLIVER = 0.001
+"""CPUs that Ray books for a policy actor: it finds a place beside any workers, so a policy that was
+lost with its machine is never kept waiting by those that ask it, nor they by it. Not 0: then a head
+that declares no CPUs would get some."""
+
+_GRAIN = 10_000
+"""Ray counts resources in ten-thousandths."""
 
 _QUIET = 300.0
 """Seconds without a word of any worker until that is told: machines may be gone for good."""
@@ -62,7 +71,7 @@ class RayLauncher:
             address: Address of a cluster's head, or "auto"; None reads RAY_ADDRESS.
             policies: Policy actors; 0 (the default) builds a policy in every worker.
             gpus: GPUs of each actor that holds a policy, fractions included. None (the default)
-                divides those of the cluster among them, one each at most.
+                gives each the most with which all have a place, one at most.
 
         Raises:
             MissingDependencyError: Ray is not installed.
@@ -80,10 +89,8 @@ class RayLauncher:
         """Play the episodes; see `Launcher.play`."""
         if not episodes:
             return
-        with ray_cluster(self._address) as resources:
-            pool = _RayPool(
-                spec, episodes, resources=resources, policies=self._policies, gpus=self._gpus
-            )
+        with ray_cluster(self._address):
+            pool = _RayPool(spec, episodes, policies=self._policies, gpus=self._gpus)
             try:
                 yield from pool.trajectories()
             finally:
@@ -98,17 +105,20 @@ class _RayPool(WorkerPool):
         spec: RolloutSpec,
         episodes: Sequence[Episode],
         *,
-        resources: dict[str, float],
         policies: int,
         gpus: float | None,
     ) -> None:
         super().__init__(spec, episodes)
         import ray
 
+        there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         # Fractions, so that all workers fit where there are more of them than cores.
-        cpus = _share(resources.get("CPU", 1.0), spec.workers + policies)
+        rooms = [machine.get("CPU", 0.0) - policies * _SLIVER for machine in there]
+        cpus = largest_share(rooms, spec.workers) or 1.0  # none: they wait for a machine
         if gpus is None:
-            gpus = _share(resources.get("GPU", 0.0), policies or spec.workers)
+            # A part of a GPU is a part of one.
+            whole = [1.0 for machine in there for _ in range(int(machine.get("GPU", 0.0)))]
+            gpus = largest_share(whole, policies or spec.workers)
         self._make_worker = ray.remote(WorkerActor).options(
             num_cpus=cpus,
             num_gpus=0.0 if policies else gpus,
@@ -117,7 +127,7 @@ class _RayPool(WorkerPool):
         # Ray starts a lost policy again; its workers end, and their successors find it.
         self._origin = Origin(folder=str(Path.cwd()), version=eto_gym.__version__)
         make = ray.remote(PolicyActor).options(
-            num_cpus=cpus, num_gpus=gpus, max_restarts=-1, scheduling_strategy=_SPREAD
+            num_cpus=_SLIVER, num_gpus=gpus, max_restarts=-1, scheduling_strategy=_SPREAD
         )
         self._policies: list[Any] = [
             make.remote(spec.make_policy, self._origin) for _ in range(policies)
@@ -160,9 +170,25 @@ class _RayPool(WorkerPool):
             ray.kill(policy)
 
 
-def _share(total: float, parts: int) -> float:
-    """Divide a resource, one each at most; Ray counts in ten-thousandths."""
-    return min(1.0, int(total / max(1, parts) * 10_000) / 10_000)
+def largest_share(rooms: Sequence[float], parts: int) -> float:
+    """Return the most of a resource, 1 at most, that each of `parts` actors can have at once.
+
+    Args:
+        rooms: What there is of it in each place; an actor's share lies in one place.
+        parts: How many actors there are.
+
+    Returns:
+        A multiple of a ten-thousandth; 0.0 where they do not fit however little they take.
+    """
+    counts = Counter(grains for room in rooms if (grains := round(room * _GRAIN)) > 0)
+    # The largest share fills some place to its last grain, or is 1.
+    shares = {min(_GRAIN, grains // k) for grains in counts for k in range(1, parts + 1)} - {0}
+    fitting = (
+        share
+        for share in shares
+        if sum(number * (grains // share) for grains, number in counts.items()) >= parts
+    )
+    return max(fitting, default=0) / _GRAIN
 
 
 def _forget(policy: Any, worker: str) -> None:

@@ -177,6 +177,8 @@ class Host:
     def close(self) -> None:
         """Power it off, and forget what it has used."""
         self.power_off()
+        with contextlib.suppress(EtoGymError):  # the system takes it away too, some time later
+            _ip(self._switch, "link", "del", self.name)
         deadline = time.monotonic() + 10.0
         for group in self._groups:
             while True:

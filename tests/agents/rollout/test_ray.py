@@ -28,7 +28,7 @@ if find_spec("ray") is None:  # not imported here: the launcher must be the firs
     pytest.skip("needs the extra ray", allow_module_level=True)
 
 from eto_gym.agents.rollout.ray_cluster import check_listens, ray_cluster
-from eto_gym.agents.rollout.ray_launcher import RayLauncher
+from eto_gym.agents.rollout.ray_launcher import RayLauncher, largest_share
 
 pytestmark = pytest.mark.timeout(600)
 EPISODES = plan_episodes([f"door-{i % 4}/{i}" for i in range(24)], seed=4)
@@ -145,7 +145,12 @@ from tests.agents.rollout.test_ray import EPISODES, Slow, spec
 if __name__ == "__main__":
     store = TrajectoryStore(sys.argv[1])
     try:
-        collect(spec(Slow, workers=2, slots=6), EPISODES, launcher=RayLauncher(), store=store)
+        collect(
+            spec(Slow, workers=2, slots=6),
+            EPISODES,
+            launcher=RayLauncher(policies=int(sys.argv[2])),
+            store=store,
+        )
     except EtoGymError as err:
         sys.exit(str(err))
 """
@@ -171,9 +176,9 @@ def _places(notes: Path) -> dict[int, str]:
     return {int(note.name): node for note in notes.iterdir() if (node := note.read_text())}
 
 
-def join(address: str, out: Path, **env: str) -> subprocess.Popen[str]:
+def join(address: str, out: Path, policies: int, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(out)],
+        [sys.executable, "-c", DRIVER, str(out), str(policies)],
         env={**os.environ, "RAY_ADDRESS": address, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -183,8 +188,9 @@ def join(address: str, out: Path, **env: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("policies", [0, 2])
 def test_joins_a_cluster_of_two_nodes_and_outlives_one(
-    expected: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    expected: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policies: int
 ) -> None:
     root = str(Path(__file__).parents[3])
     monkeypatch.setenv("PYTHONPATH", root)
@@ -212,10 +218,10 @@ def test_joins_a_cluster_of_two_nodes_and_outlives_one(
         address = nodes.stdout.readline().strip()
         second = nodes.stdout.readline().strip()
         assert address.startswith("127.0.0.1:"), "others can reach the cluster"
-        lost = join(address, tmp_path / "no.jsonl", RAY_AUTH_MODE="token")
+        lost = join(address, tmp_path / "no.jsonl", policies, RAY_AUTH_MODE="token")
         assert "there is none on this machine" in lost.communicate()[1]
         assert lost.returncode == 1
-        driver = join(address, tmp_path / "t.jsonl", **keys)
+        driver = join(address, tmp_path / "t.jsonl", policies, **keys)
         while len(places := _places(tmp_path / "notes")) < 2:
             assert driver.poll() is None, driver.communicate()
             time.sleep(0.05)
@@ -235,6 +241,28 @@ def test_joins_a_cluster_of_two_nodes_and_outlives_one(
     stored = TrajectoryStore(tmp_path / "t.jsonl").load(strict=True)
     assert len(stored) == len(EPISODES), "an episode was recorded twice"
     assert latest(stored) == {t.key: t for t in expected}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("rooms", "parts", "share"),
+    [
+        ([2.0], 2, 1.0),
+        ([2.0], 1, 1.0),  # one actor takes no more than one
+        ([2.0], 4, 0.5),
+        ([1.0, 1.0, 1.0], 4, 0.5),  # 0.75 of each would leave the fourth without a place
+        ([4.0, 1.0], 5, 1.0),
+        ([3.0, 1.0], 5, 0.75),
+        ([0.998, 0.998], 2, 0.998),  # beside two policy actors
+        ([1.0], 3, 0.3333),
+        ([1.0, 0.0, -0.1], 1, 1.0),
+        ([], 3, 0.0),
+        ([0.0], 3, 0.0),
+    ],
+)
+def test_every_actor_has_its_share_in_one_place(
+    rooms: list[float], parts: int, share: float
+) -> None:
+    assert largest_share(rooms, parts) == share
 
 
 def test_says_at_once_that_there_is_no_cluster() -> None:
