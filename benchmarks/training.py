@@ -192,8 +192,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     what = first["data"] or f"prompt {first['prompt']}, continuation {first['continuation']}"
     print(
-        f"\n{first['architecture']} {first['method']}, {what}, {first['pairs']} pairs, {first['epochs']} epochs"
-        f"{', recomputing activations' * first['checkpointing']}, {first['precision']}"
+        f"\n{first['architecture']} {first['method']}, {what}, {first['pairs']} pairs, "
+        f"{first['epochs']} epochs{', recomputing activations' * first['checkpointing']}, "
+        f"{first['precision']}"
     )
     print(
         f"{'variant':<16}{'peak MB':>9}{'training':>9}{'CPU s':>8}{'wall s':>8}{'tok/CPU s':>10}"
