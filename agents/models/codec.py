@@ -8,11 +8,11 @@ training are the ones that a rollout samples.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eto_gym.agents.models.pieces import PieceTokenizer
 from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Message
 from eto_gym.reasoning import closed_blocks, closed_by, open_block, split_reasoning
@@ -133,16 +133,10 @@ class ChatCodec:
             raise EtoGymError(
                 "the tokenizer has no chat template: pass chat_template=, or save one with it"
             )
-        specials = sorted(
-            (tok.content for tok in tokenizer.added_tokens_decoder.values() if tok.special),
-            key=len,
-            reverse=True,
-        )
-        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
-        self._anchor = self._find_anchor()
+        self._tokens = PieceTokenizer(tokenizer)
         self._opened, self.rewrites, self._channels = "", False, False
         self._lead, self._gap, self.end_of_turn = self._probe_reply()
-        self.end_of_turn_id: int = self._tokenize(self.end_of_turn)[0]
+        self.end_of_turn_id: int = self._tokens.encode(self.end_of_turn)[0]
 
     # --- what callers use ------------------------------------------------------------------------
 
@@ -230,15 +224,8 @@ class ChatCodec:
         kept = list(ids)
         if kept and kept[-1] == self.end_of_turn_id:
             kept.pop()
-        anchor = self._tokenize_raw(self._anchor) if self._anchor else []
-        text = str(
-            self.tokenizer.decode(
-                anchor + kept,
-                skip_special_tokens=not self._channels,
-                clean_up_tokenization_spaces=False,
-            )
-        )
-        text = self._opened + text[len(self._anchor) :].removeprefix(self._lead)
+        text = self._tokens.decode(kept, special=self._channels)
+        text = self._opened + text.removeprefix(self._lead)
         return text.removesuffix(self._gap) if self._gap else text
 
     # --- where the template rewrites history ------------------------------------------------------
@@ -255,7 +242,7 @@ class ChatCodec:
         if self._channels and (split := split_reasoning(words)).reasoning:
             # The marks of the thoughts are special tokens, and the words are not.
             end = self._gap + self.end_of_turn
-            before = self._tokenize(split.reasoning)
+            before = self._tokens.encode(split.reasoning)
             spoken = split.spoken if not split.cut else ""
             return before + self._tokenize_reply(spoken, spoken + end)
         if self._opened and words.startswith(self._opened):
@@ -264,7 +251,7 @@ class ChatCodec:
             # A reply without a thought; the prompt has opened a block for one.
             words = f"\n{closed_by(self._opened)}\n\n{words}"
         if self._channels:
-            return self._tokenize(self._lead) + self._tokenize_reply(
+            return self._tokens.encode(self._lead) + self._tokenize_reply(
                 words, words + self._gap + self.end_of_turn
             )
         return self._tokenize_reply(words, self._lead + words + self._gap + self.end_of_turn)
@@ -351,7 +338,7 @@ class ChatCodec:
         before: str | None = self.end_of_turn if text else ""
         unsafe = [i for i in range(first, len(messages)) if self._spells_special(messages[i])]
         if not unsafe:
-            return self._tokenize(rest, after=before)
+            return self._tokens.encode(rest, after=before)
         masked = list(messages)
         for i in unsafe:
             masked[i] = Message(masked[i].role, _PROBE.format(i))
@@ -369,12 +356,12 @@ class ChatCodec:
                     "a message spells a special token, and the chat template does not keep the "
                     f"message's words apart: {clean[:80]!r}"
                 )
-            ids += self._tokenize(head, after=before) + self._tokenize(shown, plain=True)
+            ids += self._tokens.encode(head, after=before) + self._tokens.encode(shown, plain=True)
             rest, before = rest[len(head) + len(shown) :], None
-        return ids + self._tokenize(rest, after=before)
+        return ids + self._tokens.encode(rest, after=before)
 
     def _spells_special(self, message: Message) -> bool:
-        return self._special.search(self._shown(message)) is not None
+        return self._tokens.special.search(self._shown(message)) is not None
 
     # --- rendering and tokenising ----------------------------------------------------------------
 
@@ -402,47 +389,14 @@ class ChatCodec:
         """Return what a template is given of a message: of a reply with channels, its words."""
         if self._channels and message.role == "assistant":
             # Marks that a model put where none belongs are no words; templates refuse them there.
-            return self._special.sub("", _valid(split_reasoning(message.content).spoken))
+            return self._tokens.special.sub("", _valid(split_reasoning(message.content).spoken))
         return _valid(message.content)
 
-    def _tokenize_raw(self, text: str, *, plain: bool = False) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=plain
-        )
-        return ids
-
-    def _tokenize(self, text: str, *, plain: bool = False, after: str | None = None) -> list[int]:
-        """Tokenise a piece as it is tokenised in the middle of a conversation.
-
-        Args:
-            text: The piece.
-            plain: Read no special tokens in it.
-            after: The special token before the piece, which may swallow white space after it; ""
-                where the piece is the beginning; None where other text comes before it.
-        """
-        anchor = self._anchor if after is None else after
-        if not text or not anchor:
-            return self._tokenize_raw(text, plain=plain) if text else []
-        before = self._tokenize_raw(anchor)
-        ids = self._tokenize_raw(anchor + text, plain=plain)
-        if ids[: len(before)] != before:
-            raise EtoGymError(f"the tokenizer merges {anchor!r} with {text[:20]!r}")
-        return ids[len(before) :]
-
     def _tokenize_reply(self, content: str, reply: str) -> list[int]:
-        if not self._special.search(content):
-            return self._tokenize(reply)
+        if not self._tokens.special.search(content):
+            return self._tokens.encode(reply)
         words = reply.removesuffix(self.end_of_turn)
-        return [*self._tokenize(words, plain=True), self.end_of_turn_id]
-
-    def _find_anchor(self) -> str:
-        """Return what to put before a piece so that no space is added at its start.
-
-        Tokenizers in SentencePiece's manner put a space before the first word of whatever they
-        are given, which must not happen in the middle of a conversation.
-        """
-        first: str = self.tokenizer.convert_ids_to_tokens(self._tokenize_raw("a"))[0]
-        return "\n" if first[0] in "\u2581\u0120" else ""  # the space of SentencePiece, of GPT-2
+        return [*self._tokens.encode(words, plain=True), self.end_of_turn_id]
 
     def _probe_reply(self) -> tuple[str, str, str]:
         """Find what surrounds a reply: text before, text after, and the end-of-turn token.
@@ -457,7 +411,7 @@ class ChatCodec:
         for whole in (self._render(talk[:2], prompt=False), self._render(talk, prompt=True)):
             same = whole.startswith(prompt)
             before, found, tail = (whole[len(prompt) :] if same else whole).partition(probe)
-            end = self._special.search(tail)
+            end = self._tokens.special.search(tail)
             if not found or end is None:
                 raise EtoGymError(
                     "the chat template closes the assistant's reply without a special token, so a "
@@ -467,7 +421,7 @@ class ChatCodec:
         (lead, gap, close), later = tails
         if tails[0] == later and lead is not None:
             return lead, gap, close
-        if lead is not None and close != later[2] and self._special.search(lead):
+        if lead is not None and close != later[2] and self._tokens.special.search(lead):
             # A channel of its own for what is said, and another mark at its end in history.
             self._channels = self.rewrites = True
             return lead, gap, close

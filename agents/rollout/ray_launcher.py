@@ -111,7 +111,8 @@ class _RayPool(WorkerPool):
         super().__init__(spec, episodes)
         import ray
 
-        there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        there = [node["Resources"] for node in nodes if node["Alive"]]
         # Fractions, so that all workers fit where there are more of them than cores.
         rooms = [machine.get("CPU", 0.0) - policies * _SLIVER for machine in there]
         cpus = largest_share(rooms, spec.workers) or 1.0  # none: they wait for a machine

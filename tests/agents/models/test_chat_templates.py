@@ -221,7 +221,7 @@ def test_training_takes_what_a_rollout_read_and_sampled(name: str, kind: str) ->
         said = f"{thought}Thought: t\nAction: {action}"
         opened = "<think>\n" if rendered.endswith("<think>\n") else ""
         fresh = codec._lead + said.removeprefix(opened)
-        reply = [*codec._tokenize(fresh), codec.end_of_turn_id]
+        reply = [*codec._tokens.encode(fresh), codec.end_of_turn_id]
         text = codec.decode_reply(reply)
         assert text == said
         sampled.append((prompt, reply))
@@ -245,13 +245,13 @@ def test_a_reply_without_a_thought_closes_the_block_that_its_prompt_opens() -> N
     ids, mask = codec.encode(talk)
     said = codec.decode_reply([i for i, kept in zip(ids, mask, strict=True) if kept])
     assert said == "<think>\n\n</think>\n\nAction: look"
-    cut = codec.decode_reply(codec._tokenize("Perhaps Action: look"))
+    cut = codec.decode_reply(codec._tokens.encode("Perhaps Action: look"))
     assert split_reasoning(cut).cut
     assert parse_reply(cut) is None
     again, _ = codec.encode((TALK[0], Message("assistant", cut, train=True)))
-    assert again[-len(codec._tokenize("Perhaps Action: look")) - 1 : -1] == codec._tokenize(
-        "Perhaps Action: look"
-    )
+    assert again[
+        -len(codec._tokens.encode("Perhaps Action: look")) - 1 : -1
+    ] == codec._tokens.encode("Perhaps Action: look")
 
 
 def test_a_conversation_is_no_one_row_where_history_is_rewritten() -> None:

@@ -107,6 +107,6 @@ def test_channels_keep_thoughts_apart_from_words(kind: str) -> None:
     text = str(codec.tokenizer.decode(prompts[0]))
     assert "<|channel|>final<|message|>Action: go<|end|>" in text
     # One that was cut within its thoughts has no action.
-    cut = codec.decode_reply(codec._tokenize("<|channel|>analysis<|message|>Action: look"))
+    cut = codec.decode_reply(codec._tokens.encode("<|channel|>analysis<|message|>Action: look"))
     assert split_reasoning(cut).cut
     assert parse_reply(cut) is None
