@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from eto_gym.agents.models.attention import packed_heads
+from eto_gym.agents.models.batches import Costs
 from eto_gym.agents.models.compiled import CompiledStep
 from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
 from eto_gym.agents.models.lookup import Lookup
@@ -129,6 +130,13 @@ class Decoder:
         self._stopped = stopped
         self._device = next(model.parameters()).device
         on_cpu = self._device.type == "cpu"
+        self._costs: Costs | None = None
+        if on_cpu and not compile:  # a compiled step wants the same rows, and a GPU as many
+            self._costs = Costs(
+                weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+                layers=len(self.batch.layers),
+                token=self.batch.bytes_per_token,
+            )
         self._prefill_tokens = prefill_tokens or (1024 if on_cpu else 4096)
         self._dtype = self.batch.dtype
         # With plain causal attention under SDPA the mask of a whole decoding loop is built once.
@@ -170,9 +178,24 @@ class Decoder:
         self._read([job])
         row.store(self.batch, 0, 0, ids, len(row.ids))
 
+    def run(self, jobs: list[Job], most: int) -> None:
+        """Sample the replies of all `jobs`, and bring their rows up to date.
+
+        Args:
+            jobs: What is to be said, in any order.
+            most: Rows that are computed together.
+        """
+        jobs = sorted(jobs, key=lambda job: len(job.ids) + job.limit)
+        if self._costs is None:
+            batches = [slice(first, first + most) for first in range(0, len(jobs), most)]
+        else:
+            batches = self._costs.cut([len(job.ids) + job.limit for job in jobs], most)
+        for batch in batches:
+            self._run(jobs[batch])
+
     @torch.inference_mode()
-    def run(self, jobs: list[Job]) -> None:
-        """Sample the replies of all `jobs` together, and bring their rows up to date."""
+    def _run(self, jobs: list[Job]) -> None:
+        """Sample the replies of a batch."""
         jobs = sorted(jobs, key=lambda job: len(job.ids) - len(job.row.ids), reverse=True)
         columns = max(len(job.ids) for job in jobs) + max(job.limit for job in jobs) + self._lookup
         self._load(jobs, columns=columns)

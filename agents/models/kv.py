@@ -168,6 +168,11 @@ class KVBatch(Cache):
         self.places: tuple[torch.Tensor, torch.Tensor] | None = None
         super().__init__(layers=[_Layer(self, 2 * i, 2 * i + 1) for i in range(len(tensors) // 2)])
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a token's keys and values in all layers."""
+        return sum(heads * width for heads, width in self.shapes) * self.dtype.itemsize
+
     def lay_out(self, rows: int, columns: int) -> None:
         """Make room for so many rows and columns; what was held is lost."""
         self.tensors = []

@@ -86,7 +86,8 @@ class LocalPolicy:
             on_full: What to do where a conversation does not fit. "error" replies with the error
                 kind "context". "drop_oldest" leaves out the oldest exchanges after the first
                 message until a whole reply fits, and counts them as "dropped_messages".
-            batch_size: Conversations computed at a time; longer batches are cut by length.
+            batch_size: Conversations computed at a time at most; longer batches are cut by length,
+                on a CPU also where that is cheaper, or saves memory at little cost.
             prefill_tokens: New tokens per forward pass while conversations are read. None takes
                 1,024 on a CPU and 4,096 elsewhere.
             keep_cache: False computes every conversation from its beginning at each turn.
@@ -204,9 +205,7 @@ class LocalPolicy:
         self._share_start([(conversations[i].key, prompts[i][0]) for i in fitting])
         jobs = {i: self._job(conversations[i], prompts[i][0]) for i in fitting}
         held = {i: len(job.row.ids) for i, job in jobs.items()}
-        by_length = sorted(fitting, key=lambda i: len(jobs[i].ids))
-        for first in range(0, len(by_length), self._batch_size):
-            self._decoder.run([jobs[i] for i in by_length[first : first + self._batch_size]])
+        self._decoder.run(list(jobs.values()), self._batch_size)
         replies = []
         for i, (ids, dropped) in enumerate(prompts):
             job = jobs.get(i)
