@@ -22,7 +22,7 @@ CALLS = {"compile", "match", "fullmatch", "search", "sub", "subn", "split", "fin
 ANCHORED = {"match", "fullmatch"}
 # Patterns that are put together in a function, and why they are linear: looked at by hand.
 BY_HAND = {
-    "agents/models/codec.py": "alternatives of literal texts",
+    "agents/models/pieces.py": "alternatives of literal texts",
     "agents/endpoint/client.py": "one literal text, the name of a field",
     "eto_gym/envs/alfworld/engine/wording.py": "the shape of _TASK there, for the name of a rule",
 }
