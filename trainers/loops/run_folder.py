@@ -22,6 +22,7 @@ from eto_gym.files import (
     write_digests,
     write_json,
 )
+from eto_gym.trainers.model.memory import release_memory
 from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trajectories import JsonlFile
 
@@ -134,6 +135,7 @@ class RunFolder:
                     with JsonlFile(folder / "attempts.jsonl") as attempts:
                         attempts.append({"seconds": time.perf_counter() - started})
             self.processes.first(lambda: self._finish(folder, key, result))
+            release_memory()
         saved = self.processes.first(lambda: self._read(marker))
         self.processes.see(marker)
         reused = reused and key not in self._made_ahead

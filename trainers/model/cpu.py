@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import mmap
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from eto_gym.trainers.model.memory import return_freed_memory
 
 
 def multiplies_bf16() -> bool:
@@ -41,16 +40,6 @@ def vendor() -> str:
 def alone_on_cpu() -> bool:
     """Whether one process trains, and on a CPU: no weight is moved, or spread over processes."""
     return os.environ.get("WORLD_SIZE", "1") == "1" and not torch.accelerator.is_available()
-
-
-def return_freed_memory() -> None:
-    """Return what the C library holds of freed memory to the system; only glibc can be told to.
-
-    glibc keeps freed tensors of up to 32 MB for later ones. Where the rows of a pass differ in
-    length from those of the next, the later ones do not fit, and the process grows.
-    """
-    if (trim := _malloc_trim()) is not None:
-        trim(0)
 
 
 LARGE = 2 << 30
@@ -88,12 +77,3 @@ def _return_where_large() -> None:
         return
     if pages * mmap.PAGESIZE > LARGE:
         return_freed_memory()
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    """Return glibc's function, or None where the process runs on another C library."""
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library of that name
-        return None

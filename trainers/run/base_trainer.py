@@ -23,8 +23,9 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from eto_gym.errors import DataError
 from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
 from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
-from eto_gym.trainers.model.cpu import alone_on_cpu, return_freed_memory, tidy_in_passing
+from eto_gym.trainers.model.cpu import alone_on_cpu, tidy_in_passing
 from eto_gym.trainers.model.lean import keep_less
+from eto_gym.trainers.model.memory import return_freed_memory
 from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.model.recompute import recompute_cheap

@@ -98,31 +98,3 @@ def test_only_a_large_process_returns_memory_within_each_pass(
         quiet = Watch(progress=False)
         run_sft(settings, plays, model=tiny, output=tmp_path / "out", watch=quiet)
         assert len(returned) == expected
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
-def test_freed_memory_is_returned_to_the_system() -> None:
-    """Between tensors that live on, freed ones are kept by glibc, until it is told."""
-    from eto_gym.benchmarks.meter import resident
-
-    size = 1 << 14  # bytes: small enough for glibc to take them from its heap
-    tensors = [torch.ones(size // 4) for _ in range(8000)]
-    live = tensors[::16]
-    del tensors
-    before = resident()
-    cpu.return_freed_memory()
-    freed = 8000 * 15 / 16 * size / 1e6
-    assert before - resident() > 0.5 * freed
-    assert all(bool((tensor == 1).all()) for tensor in live)
-
-
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Library:
-        """musl's has no `malloc_trim`."""
-
-    cpu._malloc_trim.cache_clear()
-    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: Library())
-    try:
-        cpu.return_freed_memory()
-    finally:
-        cpu._malloc_trim.cache_clear()

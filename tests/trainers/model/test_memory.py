@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import gc
+import platform
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eto_gym.trainers.loops.run_folder import RunFolder
+from eto_gym.trainers.model import memory
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_is_returned_to_the_system() -> None:
+    """Between tensors that live on, freed ones are kept by glibc, until it is told."""
+    from eto_gym.benchmarks.meter import resident
+
+    size = 1 << 14  # bytes: small enough for glibc to take them from its heap
+    tensors = [torch.ones(size // 4) for _ in range(8000)]
+    live = tensors[::16]
+    del tensors
+    before = resident()
+    memory.return_freed_memory()
+    freed = 8000 * 15 / 16 * size / 1e6
+    assert before - resident() > 0.5 * freed
+    assert all(bool((tensor == 1).all()) for tensor in live)
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        """musl's has no `malloc_trim`."""
+
+    memory._malloc_trim.cache_clear()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Library())
+    try:
+        memory.return_freed_memory()
+    finally:
+        memory._malloc_trim.cache_clear()
+
+
+def test_a_finished_stage_leaves_no_trainer_behind(tmp_path: Path) -> None:
+    class Trainer:
+        """Refers to itself, as transformers' does by way of its callbacks."""
+
+        def __init__(self) -> None:
+            self.own: Any = self
+
+    kept: list[weakref.ref[Trainer]] = []
+
+    def work(folder: Path) -> dict[str, str]:
+        kept.append(weakref.ref(Trainer()))
+        assert kept[0]() is not None
+        return {}
+
+    folder = RunFolder(tmp_path)
+    gc.disable()
+    try:
+        folder.run("stage", work, settings={})
+        assert kept[0]() is None
+    finally:
+        gc.enable()
