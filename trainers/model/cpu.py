@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eto_gym.trainers.model.memory import return_freed_memory
+from eto_gym.trainers.model.memory import resident_bytes, return_freed_memory
 
 
 def multiplies_bf16() -> bool:
@@ -71,9 +70,5 @@ def _before_layers(module: Any, inputs: Any, output: Any) -> None:
 
 
 def _return_where_large() -> None:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux, so not glibc
-        return
-    if pages * mmap.PAGESIZE > LARGE:
+    if resident_bytes() > LARGE:
         return_freed_memory()
