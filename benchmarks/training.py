@@ -267,9 +267,9 @@ def stored_pairs(path: Path, tokenizer: Any, count: int) -> list[Pair]:
     """
     from eto_gym.trainers.data.encoding import encode_pairs
     from eto_gym.trainers.model.models import default_codec
-    from eto_gym.trajectories.formats import read_pair, read_records
+    from eto_gym.trajectories.formats import read_pairs
 
-    stored = [read_pair(record) for record in read_records(path)]
+    stored, _ = read_pairs(path, strict=True)
     rows, _ = encode_pairs(default_codec(tokenizer), stored[:count], max_length=1 << 20)
     if any(row.more_chosen or row.more_rejected or not all(row.sides) for row in rows):
         raise DataError(f"{path} holds pairs of bounded histories, or sides that are missing")

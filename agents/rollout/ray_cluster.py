@@ -36,8 +36,8 @@ def _token_at_hand() -> bool:
 
 
 @contextmanager
-def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str, float]]:
-    """Be connected to a Ray cluster inside the block; yields the cluster's resources.
+def ray_cluster(address: str | None = None, **options: Any) -> Iterator[None]:
+    """Be connected to a Ray cluster inside the block.
 
     A connection that this process has already is used, and stays. Else the cluster at `address` or
     in RAY_ADDRESS is joined; without either, one is started on this machine's loopback, and stopped
@@ -80,7 +80,7 @@ def ray_cluster(address: str | None = None, **options: Any) -> Iterator[dict[str
         if not address and own_ip != "127.0.0.1":
             logger.warning("Ray listens on %s: it was imported before eto_gym asked it to", own_ip)
     try:
-        yield ray.cluster_resources()
+        yield
     finally:
         if ours:
             ray.shutdown()

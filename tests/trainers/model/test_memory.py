@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from eto_gym.trainers.loops.run_folder import RunFolder
 from eto_gym.trainers.model import memory
+
+torch = pytest.importorskip("torch")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
