@@ -44,7 +44,8 @@ class ScoreRow:
     @property
     def scored(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The results that count, by task and sample."""
-        return {(r["task"], r["sample"]): r for r in self.results if r["error"] is None}
+        counted = [r for r in self.results if r["error"] in (None, "context")]
+        return {(r["task"], r["sample"]): r for r in counted}
 
 
 @dataclass(frozen=True)

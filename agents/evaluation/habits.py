@@ -60,7 +60,7 @@ def habits(trajectories: Iterable[Trajectory]) -> Habits:
     """Count over the scored episodes among some."""
     counts: Counter[str] = Counter()
     for t in trajectories:
-        if t.failed_to_run:
+        if not t.scored:
             continue
         actions = [step.action for step in t.steps]
         admissible = [item["admissible"] for item in t.facts if "admissible" in item]
@@ -97,7 +97,7 @@ def tricks(t: Trajectory) -> tuple[str, ...]:
 
     None of these proves anything: water boils while one waits. They say where to look.
     """
-    if t.failed_to_run or t.reward <= 0:
+    if not t.scored or t.reward <= 0:
         return ()
     actions = [step.action or "" for step in t.steps]
     found = []

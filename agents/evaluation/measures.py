@@ -17,8 +17,9 @@ class Measures:
 
     Attributes:
         tasks: Tasks with at least one scored episode.
-        episodes: Episodes that were scored; those that ended in an error are not.
-        errors: Number of the others by error kind.
+        episodes: Episodes that were scored; see `Trajectory.scored`.
+        errors: Number of episodes that ended in an error, by its kind; those of "context" are
+            among the scored ones, the others are not.
         success: Success rate.
         reward: Mean of the episodes' summed rewards.
         steps: Mean number of steps.
@@ -42,7 +43,7 @@ class Measures:
 def measure(trajectories: Iterable[Trajectory]) -> Measures:
     """Measure a group of episodes; episodes of one task are not taken for independent."""
     everything = list(trajectories)
-    scored = [t for t in everything if not t.failed_to_run]
+    scored = [t for t in everything if t.scored]
     tasks = [t.task_id for t in scored]
     actions = [step.action for t in scored for step in t.steps]
     return Measures(
@@ -74,7 +75,7 @@ def summarise(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
     everything = list(trajectories)
     types: dict[str, list[Trajectory]] = defaultdict(list)
     for trajectory in everything:
-        if not trajectory.failed_to_run:
+        if trajectory.scored:
             types[trajectory.task_type].append(trajectory)
     found = measure(everything)
     return {

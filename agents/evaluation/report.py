@@ -42,7 +42,7 @@ def best_of(trajectories: Iterable[Trajectory], n: int) -> BestOf:
     every_task: set[str] = set()
     for t in trajectories:
         every_task.add(t.task_id)
-        if not t.failed_to_run and t.sample < n:
+        if t.scored and t.sample < n:
             by_task[t.task_id].append(t)
     whole = [samples for samples in by_task.values() if len(samples) == n]
     return BestOf(
@@ -128,8 +128,11 @@ def render(report: Report) -> str:
         rows = [*(_row(name, group) for name, group in report.by_type.items()), *rows]
     lines = [*table(header, rows), ""]
     lines.append("Brackets hold 95% intervals; tokens are those generated in an episode.")
-    if report.overall.errors:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in report.overall.errors.items())
+    lost = dict(report.overall.errors)
+    if full := lost.pop("context", 0):
+        lines.append(f"Of these, {full} failed because they outgrew the model's context.")
+    if lost:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in lost.items())
         lines.append(f"Not scored, because they could not be played out: {kinds}.")
     if report.best is not None:
         lines += ["", *_best_lines(report.best)]

@@ -141,7 +141,7 @@ class PairedTest:
     """Two policies on the same episodes.
 
     Attributes:
-        episodes: Episodes that both policies played without an error.
+        episodes: Episodes that are scored of both policies.
         gained: Episodes that the second policy solved and the first did not.
         lost: Episodes that the first policy solved and the second did not.
         p: Two-sided exact p-value of the sign-flip test on the tasks' differences in successes.
@@ -160,7 +160,7 @@ class PairedTest:
 def compare(before: Iterable[Trajectory], after: Iterable[Trajectory]) -> PairedTest:
     """Test whether `after` succeeds more or less often than `before` on the same episodes."""
     first, second = (
-        {t.key: {"success": t.success, "reward": t.reward} for t in side if not t.failed_to_run}
+        {t.key: {"success": t.success, "reward": t.reward} for t in side if t.scored}
         for side in (before, after)
     )
     return compare_results(first, second)

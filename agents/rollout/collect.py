@@ -160,13 +160,13 @@ class _Progress:
 
     def __init__(self, label: str | None, *, total: int, done: Iterable[PlayedTrajectory]) -> None:
         self._total = total
-        self._scored = self._wins = self._played = 0
+        self._over = self._scored = self._wins = self._played = 0
         self._errors: Counter[str] = Counter()
         for trajectory in done:
             self._count(trajectory)
         self._begun = time.monotonic()
-        self._shown = Progress(label, total=total, done=self._scored, unit="episode")
-        self._shown.update(self._scored, self._text())
+        self._shown = Progress(label, total=total, done=self._over, unit="episode")
+        self._shown.update(self._over, self._text())
 
     def __enter__(self) -> Self:
         return self
@@ -178,14 +178,15 @@ class _Progress:
         """Count one more."""
         self._played += 1
         self._count(trajectory)
-        self._shown.update(self._scored + self._errors.total(), self._text())
+        self._shown.update(self._over, self._text())
 
     def _count(self, trajectory: PlayedTrajectory) -> None:
+        self._over += 1
         if trajectory.error is not None:
             self._errors[trajectory.error] += 1
-            return
-        self._scored += 1
-        self._wins += trajectory.success
+        if trajectory.scored:
+            self._scored += 1
+            self._wins += trajectory.success
 
     def _text(self) -> str:
         parts = [self._success()]
@@ -195,7 +196,6 @@ class _Progress:
 
     def _success(self) -> str:
         """Say how many succeeded; a rate only when all are over, since successes end first."""
-        left = self._total - self._scored - self._errors.total()
-        if left:
+        if left := self._total - self._over:
             return f"success {self._wins}, failure {self._scored - self._wins}, open {left}"
         return f"success {self._wins / self._scored:.3f}" if self._scored else "success -"

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,12 @@ from typing import Any
 from eto_gym.errors import EtoGymError, require
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Where Ray reads how long a process may do without the head; 60 seconds where it is not set."""
+
+_LOOK = 5.0
+"""Seconds between two looks at the head."""
 
 
 def import_ray(address: str | None) -> Any:
@@ -101,7 +108,58 @@ def _stranger() -> str:
     )
 
 
-def check_listens(address: str) -> None:
+class Head:
+    """The head of the cluster that this process is connected to.
+
+    Ray ends a process that has missed the head for a minute, from within and at once: nothing is
+    closed, and no caller hears of it. So that is noticed here, and told, before the minute is over.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Remember where it listens.
+
+        Args:
+            address: HOST:PORT; another kind of address is never looked at.
+        """
+        self._address = address
+        self._limit = float(os.environ.get(_PATIENCE) or 60.0) / 2
+        self._looked = time.monotonic()
+        self._deaf_since: float | None = None
+
+    def look(self) -> bool:
+        """Return whether it listened at the last look, of at most some seconds ago.
+
+        Raises:
+            EtoGymError: It has not for half the time that Ray grants.
+        """
+        now = time.monotonic()
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            try:
+                check_listens(self._address, timeout=_LOOK)
+                self._deaf_since = None
+            except EtoGymError as err:
+                if self._deaf_since is None:
+                    self._deaf_since = now
+                    logger.warning("the head of the Ray cluster does not answer: %s", err)
+                if now - self._deaf_since > self._limit:
+                    raise EtoGymError(
+                        f"the head of the Ray cluster at {self._address} is lost. What was written "
+                        "stays; the same command on a new cluster goes on from there"
+                    ) from err
+        return self._deaf_since is None
+
+    def wait(self) -> None:
+        """Return once it listens.
+
+        Raises:
+            EtoGymError: It does not for too long, as in `look`.
+        """
+        while not self.look():
+            time.sleep(1.0)
+
+
+def check_listens(address: str, *, timeout: float = 10.0) -> None:
     """Find out at once that nothing listens; Ray takes minutes.
 
     Raises:
@@ -111,6 +169,6 @@ def check_listens(address: str) -> None:
     if not colon or "/" in host or not port.isdecimal():
         return  # "auto", or an address of another kind, which Ray looks up
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
     except (OSError, OverflowError) as err:
         raise EtoGymError(f"no Ray cluster at {address}: {err}") from err

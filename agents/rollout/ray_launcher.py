@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -16,7 +17,7 @@ import eto_gym
 from eto_gym.agents.rollout.engine import Episode
 from eto_gym.agents.rollout.local_launcher import Message, Worker, WorkerPool
 from eto_gym.agents.rollout.ray_actors import Origin, PolicyActor, RemotePolicy, WorkerActor
-from eto_gym.agents.rollout.ray_cluster import import_ray, ray_cluster
+from eto_gym.agents.rollout.ray_cluster import Head, import_ray, ray_cluster
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import PlayedTrajectory
@@ -33,6 +34,9 @@ that declares no CPUs would get some."""
 
 _GRAIN = 10_000
 """Ray counts resources in ten-thousandths."""
+
+_TURN = 5.0
+"""Seconds that it waits for workers before it looks around."""
 
 _QUIET = 300.0
 """Seconds without a word of any worker until that is told: machines may be gone for good."""
@@ -134,8 +138,11 @@ class _RayPool(WorkerPool):
             make.remote(spec.make_policy, self._origin) for _ in range(policies)
         ]
         self._started = 0
+        self._head = Head(ray.get_runtime_context().gcs_address)
+        self._heard = time.monotonic()
 
     def new_worker(self, *, alone: bool) -> Worker:
+        self._head.wait()  # it gives workers their places
         spec, policy, name = self.spec, None, uuid.uuid4().hex
         if self._policies:
             policy = self._policies[self._started % len(self._policies)]
@@ -151,7 +158,11 @@ class _RayPool(WorkerPool):
         import ray
 
         by_answer = {actor.answer(): actor for actor in cast("Sequence[_Actor]", workers)}
-        while not (ready := ray.wait(list(by_answer), timeout=_QUIET)[0]):
+        while not (ready := ray.wait(list(by_answer), timeout=_TURN)[0]):
+            self._head.look()
+            if time.monotonic() - self._heard < _QUIET:
+                continue
+            self._heard = time.monotonic()
             there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             cpus = there.get("CPU", 0.0)
             logger.warning(
@@ -161,6 +172,8 @@ class _RayPool(WorkerPool):
                 len(by_answer),
                 cpus,
             )
+        self._head.look()
+        self._heard = time.monotonic()
         return [by_answer[answer] for answer in ready]
 
     def stop(self) -> None:

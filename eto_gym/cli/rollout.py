@@ -41,12 +41,12 @@ def summary(trajectories: Sequence[PlayedTrajectory]) -> str:
         rows = rows[:1]
     lines = []
     for name, group in rows:
-        played = [t for t in group if not t.failed_to_run]
+        scored = [t for t in group if t.scored]
         outcomes = Counter(t.outcome for t in group)
-        rewards = sum(t.reward for t in played) / len(played) if played else 0.0
-        steps = sum(t.step_count for t in played) / len(played) if played else 0.0
+        rewards = sum(t.reward for t in scored) / len(scored) if scored else 0.0
+        steps = sum(t.step_count for t in scored) / len(scored) if scored else 0.0
         lines.append(
-            f"{name}: {len(group)} episodes, {sum(t.success for t in played)} successful, "
+            f"{name}: {len(group)} episodes, {sum(t.success for t in scored)} successful, "
             f"mean reward {rewards:.3f}, mean steps {steps:.1f}, "
             f"truncated {outcomes['truncated']}, errors {outcomes['error']}"
         )

@@ -95,8 +95,13 @@ class EncodedTrajectory(NamedTuple):
 
     @property
     def failed_to_run(self) -> bool:
-        """Whether the episode ended in an error, and so has no score."""
+        """Whether the episode ended in an error."""
         return self.outcome == "error"
+
+    @property
+    def scored(self) -> bool:
+        """Whether an evaluation counts the episode; see `Trajectory.scored`."""
+        return self.outcome != "error" or self.error == "context"
 
     def decode(self) -> Trajectory:
         """Return the trajectory itself."""

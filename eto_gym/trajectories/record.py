@@ -23,6 +23,9 @@ up. "context": the conversation does not fit into the model. "timeout": a step o
 long. "format": what the policy returned is no reply (an endpoint's broken response, say); a reply
 in which no action is found is no error but a step. "worker": the process that played it was lost
 through no fault of its own that is known.
+
+"context" is the agent's own failure and is scored as one (see `Trajectory.scored`); the others tell
+nothing of the agent.
 """
 
 
@@ -46,7 +49,7 @@ class Trajectory:
         steps: One entry per assistant turn after the prompt, in order.
         outcome: "terminated" by the task, "truncated" by the step limit, or "error".
         reward: Sum of the step rewards; an error has a reward too (what was earned before it), but
-            is never scored or paired.
+            is never paired, and scored only where the error is "context".
         success: Whether the task was solved.
         error: Kind of the error where the outcome is "error", else None.
         policy: Name of the policy that acted.
@@ -117,8 +120,17 @@ class Trajectory:
 
     @property
     def failed_to_run(self) -> bool:
-        """Whether the episode ended in an error, and so has no score."""
+        """Whether the episode ended in an error."""
         return self.outcome == "error"
+
+    @property
+    def scored(self) -> bool:
+        """Whether an evaluation counts the episode, with its success and reward.
+
+        It was played out, or the conversation outgrew the model: to leave those out would favour
+        a policy that fills its context on what it cannot do.
+        """
+        return self.outcome != "error" or self.error == "context"
 
     @property
     def start(self) -> int:

@@ -111,7 +111,8 @@ function taskView(store, part) {
 
 function scoresView(store) {
   const parts = [h("h1", {}, "Scores"),
-    h("p", {}, "Success with 95% intervals; episodes that ended in an error are not scored.")];
+    h("p", {}, "Success with 95% intervals. Episodes that ended in an error are not scored, but for "
+      + "those that outgrew the model's context.")];
   for (const [name, rows] of store.groups) {
     const types = new Map();
     for (const row of rows) if (row.type) add(types, row.type, row);
@@ -131,7 +132,7 @@ function scoreCells(type, rows) {
   const steps = played.reduce((sum, row) => sum + row.steps, 0) / played.length;
   return [type, played.length, intervalPlot(rate),
     `${number(rate.mean)} [${number(rate.low)}, ${number(rate.high)}]`,
-    number(reward.mean), number(steps, 1), rows.length - played.length];
+    number(reward.mean), number(steps, 1), rows.filter((row) => row.error).length];
 }
 
 function pairsView(store) {

@@ -109,7 +109,7 @@ function paired(before, after) {
   };
 }
 
-const scored = (row) => row.outcome !== "error";
+const scored = (row) => row.outcome !== "error" || row.error === "context";
 
 function signFlip(totals) {
   const flips = totals.map(Math.abs).filter(Boolean);

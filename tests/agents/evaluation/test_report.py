@@ -6,11 +6,13 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from scipy import stats
 
-from eto_gym.agents.evaluation.measures import measure
+from eto_gym.agents.evaluation.habits import habits
+from eto_gym.agents.evaluation.measures import measure, summarise
 from eto_gym.agents.evaluation.report import _paired_line, best_of, evaluate, render
 from eto_gym.agents.evaluation.statistics import (
     compare,
@@ -89,13 +91,32 @@ def test_measures_keep_errors_apart() -> None:
         [
             episode("a", True, usage={"decoded_tokens": 10, "prefilled_tokens": 100}),
             episode("b", False, usage={"decoded_tokens": 30, "prefilled_tokens": 300}),
-            episode("c", False, outcome="error", error="context", usage={"decoded_tokens": 999}),
+            episode("c", False, outcome="error", error="policy", usage={"decoded_tokens": 999}),
         ]
     )
-    assert (measures.tasks, measures.episodes, measures.errors) == (2, 2, {"context": 1})
+    assert (measures.tasks, measures.episodes, measures.errors) == (2, 2, {"policy": 1})
     assert (measures.success.mean, measures.reward.mean, measures.steps.mean) == (0.5, 0.5, 2.0)
     assert (measures.read_tokens.mean, measures.generated_tokens.mean) == (200.0, 20.0)
     assert measures.format_errors == 0.5
+
+
+def test_an_agent_that_outgrows_its_model_has_failed() -> None:
+    full = episode("c", False, outcome="error", error="context")
+    lost = episode("d", False, outcome="error", error="timeout")
+    played = [episode("a", True), episode("b", False), full, lost]
+    measures = measure(played)
+    assert (measures.tasks, measures.episodes) == (3, 3)
+    assert measures.errors == {"context": 1, "timeout": 1}
+    assert measures.success.mean == pytest.approx(1 / 3)
+    assert summarise(played)["episodes"] == 3
+    assert "failed because they outgrew the model's context" in (text := render(evaluate(played)))
+    assert "could not be played out: timeout 1." in text
+    before = [episode(name, True) for name in "abcd"]
+    assert compare(before, played).episodes == 3
+    assert compare(before, played).lost == 2
+    again = [replace(full, sample=1), replace(lost, sample=1)]
+    assert best_of([*played, *again], 2).tasks == 1
+    assert habits([full, lost]).replies == len(full.steps)
 
 
 def test_paired_test_on_repeated_tasks_flips_whole_tasks() -> None:

@@ -1,7 +1,7 @@
 """Two Ray nodes on the loopback of this machine, in a process of their own.
 
-Prints the cluster's address and the second node's id; kills that node at a line of standard input,
-and the first at its end.
+Prints the cluster's address and the second node's id; kills that node, or the cluster's head where
+the line is "head", at a line of standard input, and the first node at its end.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ if __name__ == "__main__":
     second = cluster.add_node(**node)
     sys.stdout.write(f"{cluster.address}\n{second.node_id}\n")
     sys.stdout.flush()
-    if sys.stdin.readline():
-        cluster.remove_node(second, allow_graceful=False)
+    if line := sys.stdin.readline():
+        if line == "head\n":
+            cluster.head_node.kill_gcs_server(check_alive=False)
+        else:
+            cluster.remove_node(second, allow_graceful=False)
         sys.stdout.write("killed\n")
         sys.stdout.flush()
         sys.stdin.readline()

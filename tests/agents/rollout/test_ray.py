@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from tests.toy import CORRIDOR
 if find_spec("ray") is None:  # not imported here: the launcher must be the first to do so
     pytest.skip("needs the extra ray", allow_module_level=True)
 
-from eto_gym.agents.rollout.ray_cluster import check_listens, ray_cluster
+from eto_gym.agents.rollout import ray_cluster as ray_cluster_module
+from eto_gym.agents.rollout.ray_cluster import _PATIENCE, Head, check_listens, ray_cluster
 from eto_gym.agents.rollout.ray_launcher import RayLauncher, largest_share
 
 pytestmark = pytest.mark.timeout(600)
@@ -186,12 +188,33 @@ def join(address: str, out: Path, policies: int, **env: str) -> subprocess.Popen
     )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("policies", [0, 2])
-def test_joins_a_cluster_of_two_nodes_and_outlives_one(
-    expected: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policies: int
-) -> None:
+@dataclass
+class TwoNodes:
+    """A cluster in a process of its own, which lets in only who shows its token."""
+
+    address: str
+    second: str
+    keys: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def kill(self, what: str) -> None:
+        """End the head, or the second node."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "killed\n"
+
+    def both_play(self, driver: subprocess.Popen[str], notes: Path) -> dict[int, str]:
+        """Wait until each node has a worker of the driver; return their processes and nodes."""
+        while len(places := _places(notes)) < 2:
+            assert driver.poll() is None, driver.communicate()
+            time.sleep(0.05)
+        return places
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
     root = str(Path(__file__).parents[3])
     monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -218,29 +241,49 @@ def test_joins_a_cluster_of_two_nodes_and_outlives_one(
         address = nodes.stdout.readline().strip()
         second = nodes.stdout.readline().strip()
         assert address.startswith("127.0.0.1:"), "others can reach the cluster"
-        lost = join(address, tmp_path / "no.jsonl", policies, RAY_AUTH_MODE="token")
-        assert "there is none on this machine" in lost.communicate()[1]
-        assert lost.returncode == 1
-        driver = join(address, tmp_path / "t.jsonl", policies, **keys)
-        while len(places := _places(tmp_path / "notes")) < 2:
-            assert driver.poll() is None, driver.communicate()
-            time.sleep(0.05)
-        (there,) = (pid for pid, node in places.items() if node == second)
-        nodes.stdin.write("kill\n")
-        nodes.stdin.flush()
-        assert nodes.stdout.readline() == "killed\n"
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(there, signal.SIGKILL)  # a process outlives its node for a while
-        (tmp_path / "notes" / "go").touch()  # not before: a worker may be done by then
-        _, told = driver.communicate()
-        assert driver.returncode == 0, told
-        assert "a rollout process died" in told
+        yield TwoNodes(address, second, keys, nodes)
     finally:
         nodes.stdin.close()
         nodes.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("policies", [0, 2])
+def test_joins_a_cluster_of_two_nodes_and_outlives_one(
+    expected: list[object], tmp_path: Path, two_nodes: TwoNodes, policies: int
+) -> None:
+    lost = join(two_nodes.address, tmp_path / "no.jsonl", policies, RAY_AUTH_MODE="token")
+    assert "there is none on this machine" in lost.communicate()[1]
+    assert lost.returncode == 1
+    driver = join(two_nodes.address, tmp_path / "t.jsonl", policies, **two_nodes.keys)
+    places = two_nodes.both_play(driver, tmp_path / "notes")
+    (there,) = (pid for pid, node in places.items() if node == two_nodes.second)
+    two_nodes.kill("node")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(there, signal.SIGKILL)  # a process outlives its node for a while
+    (tmp_path / "notes" / "go").touch()  # not before: a worker may be done by then
+    _, told = driver.communicate()
+    assert driver.returncode == 0, told
+    assert "a rollout process died" in told
     stored = TrajectoryStore(tmp_path / "t.jsonl").load(strict=True)
     assert len(stored) == len(EPISODES), "an episode was recorded twice"
     assert latest(stored) == {t.key: t for t in expected}  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_lost_head_ends_the_run_in_one_line(tmp_path: Path, two_nodes: TwoNodes) -> None:
+    patience = {_PATIENCE: "30"}  # Ray would end the driver after these seconds
+    driver = join(two_nodes.address, tmp_path / "t.jsonl", 0, **two_nodes.keys, **patience)
+    two_nodes.both_play(driver, tmp_path / "notes")
+    two_nodes.kill("head")
+    _, told = driver.communicate()
+    assert driver.returncode == 1
+    assert told.splitlines()[-1] == (
+        f"the head of the Ray cluster at {two_nodes.address} is lost. What was written stays; the "
+        "same command on a new cluster goes on from there"
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,3 +315,35 @@ def test_says_at_once_that_there_is_no_cluster() -> None:
         with pytest.raises(EtoGymError, match="no Ray cluster"):
             check_listens(address)
     check_listens("auto")
+
+
+def test_a_head_that_comes_back_in_time_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, back = 0.0, 0.0  # the time, and when it listens again
+
+    def listens(address: str, *, timeout: float) -> None:
+        assert timeout < 60 / 3, "Ray would end this process during the look"
+        if now < back:
+            raise EtoGymError("refused")
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(ray_cluster_module, "check_listens", listens)
+    monkeypatch.setattr(ray_cluster_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(ray_cluster_module.time, "sleep", sleep)
+    head = Head("host:1")
+    assert head.look()
+    back = 200.0
+    assert head.look(), "it looks every few seconds alone"
+    now = 180.0  # busy elsewhere: what was not looked at is not held against the head
+    assert not head.look()
+    head.wait()
+    assert now >= back
+    assert caplog.text.count("does not answer") == 1
+    now, back = 300.0, 400.0
+    with pytest.raises(EtoGymError, match="head of the Ray cluster at host:1 is lost"):
+        head.wait()
+    assert 320 < now < 350
