@@ -135,12 +135,12 @@ def differences(
     for name in ("sampling", "admissible_actions"):
         if None in matters.get(name, ()):
             del matters[name]
-    changed = [
-        key[0]
+    starts = [
+        {first.scored[key]["start"], result["start"]} - {""}  # none: it ended before its first step
         for key, result in row.scored.items()
-        if key in first.scored and first.scored[key]["start"] != result["start"]
+        if key in first.scored
     ]
-    if changed:
+    if any(len(different) > 1 for different in starts):
         matters["data_digest"] = (a.get("starts_digest"), b.get("starts_digest"))
     told = {name: (a.get(name), b.get(name)) for name in TOLD if a.get(name) != b.get(name)}
     return matters, told

@@ -138,6 +138,17 @@ def test_an_error_is_no_other_data(tmp_path: Path) -> None:
     assert compare_rows(rows)[1].matters == {}
 
 
+def test_who_outgrows_the_model_has_lost(tmp_path: Path) -> None:
+    a = [played("take", task="a"), played("take", task="b")]
+    full = Trajectory("b", "", (), (), "error", 0.0, False, "context")
+    rows = load_rows([report(tmp_path, "a", a), report(tmp_path, "b", [a[0], full])])
+    compared = compare_rows(rows)[1]
+    assert compared.matters == {}
+    assert compared.success.mean == 0.5
+    assert compared.paired is not None
+    assert (compared.paired.episodes, compared.paired.lost) == (2, 1)
+
+
 def test_a_script_has_no_sampling_to_contradict(tmp_path: Path) -> None:
     a = report(tmp_path, "a", [played("take")], sampling=None, admissible_actions=None)
     b = report(tmp_path, "b", [played("take")])
