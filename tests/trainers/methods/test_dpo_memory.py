@@ -6,7 +6,6 @@ import ast
 import logging
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,11 @@ import pytest
 from eto_gym.errors import EtoGymError
 from eto_gym.trainers import DPOSettings, make_pairs, run_dpo
 from eto_gym.trainers.run.training import TrainReport, Watch
-from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
+from tests.trainers.methods.dpo_parts import QUICK, Play
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-
-Play = Callable[..., Trajectory]
-
-QUICK = DPOSettings(
-    learning_rate=1e-3, epochs=1, batch_size=4, micro_batch_size=2, max_length=512, warmup_ratio=0
-)
 
 
 @pytest.fixture(scope="module")
