@@ -118,6 +118,19 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("qlora", [False, True])
+def test_adapters_learn_and_are_their_own_reference(
+    locksmith: Path, tmp_path: Path, qlora: bool
+) -> None:
+    if qlora:
+        pytest.importorskip("bitsandbytes")
+    settings = replace(QUICK, lora_r=4, qlora=qlora, rounds=2, episodes=64, learning_rate=1e-2)
+    report = _run(locksmith, tmp_path / "out", settings)
+    assert report.metrics[0]["kl_reference"] == pytest.approx(0, abs=1e-6)
+    assert abs(report.metrics[1]["kl_reference"]) > 1e-4
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
 def test_a_round_ends_early_where_the_policy_moved_too_far(
     tiny: Path, make_play: Play, tmp_path: Path
 ) -> None:
