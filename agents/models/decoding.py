@@ -37,6 +37,7 @@ class Job:
         generated: Receives the sampled ids, the end-of-turn token included.
         logprobs: Receives the log-probability of each, before temperature and top_p; None: they are
             not computed.
+        computed: Receives how many tokens of the prompt were computed for it.
         ended: Becomes True where the reply came to its end, rather than to `limit`.
         start: Column of the first token while the job is in a batch.
         lookup: Guesses the next tokens, where tokens are guessed.
@@ -48,9 +49,15 @@ class Job:
     uniforms: Sequence[float] | None = None
     generated: list[int] = field(default_factory=list)
     logprobs: list[float] | None = None
+    computed: int = 0
     ended: bool = False
     start: int = 0
     lookup: Lookup | None = None
+
+    @property
+    def lacks(self) -> int:
+        """How many tokens of the prompt its row does not hold."""
+        return len(self.ids) - len(self.row.ids)
 
 
 class Sampler:
@@ -196,10 +203,11 @@ class Decoder:
     @torch.inference_mode()
     def _run(self, jobs: list[Job]) -> None:
         """Sample the replies of a batch."""
-        jobs = sorted(jobs, key=lambda job: len(job.ids) - len(job.row.ids), reverse=True)
+        jobs, twins = _by_need(jobs)
         columns = max(len(job.ids) for job in jobs) + max(job.limit for job in jobs) + self._lookup
         self._load(jobs, columns=columns)
-        logits = self._read(jobs)
+        logits = self._read(jobs[: len(jobs) - len(twins)])
+        logits = torch.cat([logits, self._take_over(jobs, twins, logits)])
         with packed_heads(self._model) if self._own_mask else contextlib.nullcontext():
             self._decode(jobs, logits)
 
@@ -218,12 +226,20 @@ class Decoder:
         """Compute what the rows lack of their prompts; return the logits after each prompt."""
         logits, first = [], 0
         while first < len(jobs):  # the most new tokens come first
-            query = len(jobs[first].ids) - len(jobs[first].row.ids)
+            query = jobs[first].lacks
             count = max(1, self._prefill_tokens // query)
             rows = slice(first, min(first + count, len(jobs)))
             logits.append(self._read_slice(jobs[rows], rows, query))
             first += count
         return torch.cat(logits)
+
+    def _take_over(self, jobs: list[Job], twins: list[int], logits: torch.Tensor) -> torch.Tensor:
+        """Give the last jobs what those that `twins` names computed; return their logits."""
+        for row, twin in enumerate(twins, start=len(jobs) - len(twins)):
+            job = jobs[row]
+            start = job.start + len(job.row.ids)
+            self.batch.copy(twin, row, start, job.start + len(job.ids))
+        return logits[self._tensor(twins)] if twins else logits[:0]
 
     def _read_slice(self, jobs: list[Job], rows: slice, query: int) -> torch.Tensor:
         """Compute the last `query` tokens of these prompts.
@@ -377,7 +393,7 @@ class Decoder:
         movers = (i for i in range(rest, len(jobs)) if i not in gone)
         for hole in (i for i in done if i < rest):
             mover = next(movers)
-            self.batch.move(mover, hole, jobs[mover].start)
+            self.batch.copy(mover, hole, jobs[mover].start, self.batch.column)
             kept[hole] = mover
         return kept
 
@@ -398,3 +414,24 @@ class Decoder:
 
     def _tensor(self, values: list[Any]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _by_need(jobs: list[Job]) -> tuple[list[Job], list[int]]:
+    """Order jobs so that those that compute the most of their prompts come first.
+
+    A prompt that several jobs have is computed for one of them, that which lacks the least of it.
+
+    Returns:
+        The jobs, with those at the end for which nothing is computed; and of each of these the
+        number of the job that has the same prompt.
+    """
+    first: dict[tuple[int, ...], Job] = {}
+    others = []
+    for job in sorted(jobs, key=lambda job: job.lacks):
+        if first.setdefault(tuple(job.ids), job) is not job:
+            others.append(job)
+    computed = list(first.values())[::-1]
+    for job in computed:
+        job.computed = job.lacks
+    place = {id(job): i for i, job in enumerate(computed)}
+    return [*computed, *others], [place[id(first[tuple(job.ids)])] for job in others]

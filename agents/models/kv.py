@@ -53,6 +53,16 @@ class KVRow:
         other._borrowed = True
         return other
 
+    def copy(self, length: int) -> KVRow:
+        """Return a row of the first `length` tokens in memory of its own."""
+        other = KVRow()
+        other.ids = self.ids[:length]
+        for held in self._tensors:
+            new = held.new_empty((held.shape[0], _columns(length), held.shape[2]))
+            new[:, :length] = held[:, :length]
+            other._tensors.append(new)
+        return other
+
     def load(self, batch: KVBatch, row: int, start: int, length: int) -> None:
         """Copy the first `length` tokens into a row of the batch, the first one to `start`."""
         if length:
@@ -78,13 +88,18 @@ class KVRow:
         self.ids = ids
 
     def _grow(self, batch: KVBatch, total: int, kept: int) -> None:
-        columns = (total // _GROWTH + 2) * _GROWTH
+        columns = _columns(total)
         grown = [t.new_empty((t.shape[1], columns, t.shape[3])) for t in batch.tensors]
         if kept:
             for new, old in zip(grown, self._tensors, strict=True):
                 new[:, :kept] = old[:, :kept]
         self._tensors = grown
         self._borrowed = False
+
+
+def _columns(tokens: int) -> int:
+    """Return the columns of a row that is to hold so many tokens, and may grow."""
+    return (tokens // _GROWTH + 2) * _GROWTH
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -182,10 +197,10 @@ class KVBatch(Cache):
                 self._arenas[i] = self._arenas[i].new_zeros(size + size // 4)
             self.tensors.append(self._arenas[i][:size].view(rows, heads, columns, width))
 
-    def move(self, source: int, target: int, start: int) -> None:
-        """Copy a row over another one, from column `start` to the current one."""
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Copy a row over another one, from column `start` to before `end`."""
         for tensor in self.tensors:
-            tensor[target, :, start : self.column] = tensor[source, :, start : self.column]
+            tensor[target, :, start:end] = tensor[source, :, start:end]
 
 
 def cache_argument(model: Any) -> str:

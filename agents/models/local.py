@@ -202,9 +202,11 @@ class LocalPolicy:
             raise EtoGymError("two conversations of a batch have the same key")
         prompts = [self._prompt(c) for c in conversations]
         fitting = [i for i, (ids, _) in enumerate(prompts) if len(ids) < self.context]
-        self._share_start([(conversations[i].key, prompts[i][0]) for i in fitting])
+        if self._keep_cache:
+            self._share_start([(conversations[i].key, prompts[i][0]) for i in fitting])
+            for i in fitting:
+                self._take_over(self._episodes[conversations[i].key], prompts[i][0])
         jobs = {i: self._job(conversations[i], prompts[i][0]) for i in fitting}
-        held = {i: len(job.row.ids) for i, job in jobs.items()}
         self._decoder.run(list(jobs.values()), self._batch_size)
         replies = []
         for i, (ids, dropped) in enumerate(prompts):
@@ -215,7 +217,7 @@ class LocalPolicy:
             if job is None:
                 replies.append(PolicyReply("", usage, error="context"))
                 continue
-            usage["prefilled_tokens"] = len(ids) - held[i]
+            usage["prefilled_tokens"] = job.computed
             usage["decoded_tokens"] = len(job.generated)
             full = not job.ended and job.limit < self._max_new_tokens
             text = "" if full else self._text(job.generated)
@@ -289,8 +291,6 @@ class LocalPolicy:
 
     def _share_start(self, prompts: list[tuple[str, list[int]]]) -> None:
         """Give conversations that hold nothing yet the start that they share with others."""
-        if not self._keep_cache:
-            return
         new = [(key, ids) for key, ids in prompts if not self._episodes[key].row.ids]
         if len(new) > 1:
             first, last = min(ids for _, ids in new), max(ids for _, ids in new)
@@ -303,6 +303,23 @@ class LocalPolicy:
             length = min(_common(self._shared.ids, ids), len(ids) - 1)
             if length >= _SHARED_MIN:
                 self._episodes[key].row = self._shared.head(length)
+
+    def _take_over(self, episode: _Session, ids: list[int]) -> None:
+        """Copy what another conversation holds of the same tokens, if that is more.
+
+        Several episodes of a task begin alike, for as long as the same is said in them.
+        """
+        held = _common(episode.row.ids, ids)
+        best, length = None, held + _SHARED_MIN
+        for other in self._episodes.values():
+            row = other.row
+            # Most begin otherwise, which the first of these comparisons finds out.
+            if row.ids[:length] == ids[:length]:
+                shared = min(_common(row.ids, ids), len(ids) - 1)
+                if shared >= length:
+                    best, length = row, shared + 1
+        if best is not None:
+            episode.row = best.copy(length - 1)
 
     def _evict(self) -> None:
         if self._max_cached_tokens is None:
