@@ -100,7 +100,7 @@ class EncodedTrajectory(NamedTuple):
 
     @property
     def scored(self) -> bool:
-        """Whether an evaluation counts the episode; see `Trajectory.scored`."""
+        """Whether the episode counts; see `Trajectory.scored`."""
         return self.outcome != "error" or self.error == "context"
 
     def decode(self) -> Trajectory:

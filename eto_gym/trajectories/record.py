@@ -24,7 +24,7 @@ long. "format": what the policy returned is no reply (an endpoint's broken respo
 in which no action is found is no error but a step. "worker": the process that played it was lost
 through no fault of its own that is known.
 
-"context" is the agent's own failure and is scored as one (see `Trajectory.scored`); the others tell
+"context" is the agent's own failure and counts as one (see `Trajectory.scored`); the others tell
 nothing of the agent.
 """
 
@@ -48,8 +48,8 @@ class Trajectory:
         messages: The whole conversation, prompt included, ending with the agent's last reply.
         steps: One entry per assistant turn after the prompt, in order.
         outcome: "terminated" by the task, "truncated" by the step limit, or "error".
-        reward: Sum of the step rewards; an error has a reward too (what was earned before it), but
-            is never paired, and scored only where the error is "context".
+        reward: Sum of the step rewards; an error has a reward too (what was earned before it),
+            which counts only where the error is "context".
         success: Whether the task was solved.
         error: Kind of the error where the outcome is "error", else None.
         policy: Name of the policy that acted.
@@ -125,7 +125,7 @@ class Trajectory:
 
     @property
     def scored(self) -> bool:
-        """Whether an evaluation counts the episode, with its success and reward.
+        """Whether the episode's success and reward count, in evaluation and in training.
 
         It was played out, or the conversation outgrew the model: to leave those out would favour
         a policy that fills its context on what it cannot do.

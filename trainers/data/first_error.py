@@ -41,7 +41,7 @@ def find_errors(
     found: dict[tuple[str, int], Errors | None] = {}
     known = False
     for trajectory in agent:
-        if trajectory.failed_to_run or trajectory.success or not trajectory.steps:
+        if not trajectory.scored or trajectory.success or not trajectory.steps:
             continue
         left = _repeat(env, trajectory)
         known = known or left is None or any(steps is not None for steps in left)

@@ -259,7 +259,7 @@ def _by_task(
 ) -> dict[str, list[_Side]]:
     tasks: dict[str, list[_Side]] = defaultdict(list)
     for trajectory in trajectories:
-        if trajectory.failed_to_run:
+        if not trajectory.scored:
             report.skipped[error_reason] += 1
             continue
         side = _split(trajectory)

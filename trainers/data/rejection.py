@@ -46,7 +46,7 @@ def keep_best(
     successes: dict[str, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
         report.episodes += 1
-        if trajectory.failed_to_run:
+        if not trajectory.scored:
             report.errors += 1
         elif not trajectory.success:
             report.failures += 1

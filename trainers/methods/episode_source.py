@@ -54,7 +54,7 @@ class EpisodeSource:
             self._codec, played, max_length=s.max_length, truncation=s.truncation
         )
         self.rewards = [
-            t.reward if episode.rows and not t.failed_to_run else None
+            t.reward if episode.rows and t.scored else None
             for t, episode in zip(played, self.episodes, strict=True)
         ]
         tokens = sum(episode.tokens for episode in self.episodes)
@@ -91,9 +91,7 @@ class EpisodeSource:
         if s.advantage != "episode":
             env = self.player.conversation()
             try:
-                marks = [
-                    () if t.failed_to_run else mark_states(env, t, s.advantage) for t in played
-                ]
+                marks = [mark_states(env, t, s.advantage) if t.scored else () for t in played]
             finally:
                 env.close()
         own = [

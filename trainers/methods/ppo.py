@@ -244,7 +244,7 @@ class PPOTrainer(base_trainer.BaseTrainer):
         part = range(rank * s.episodes // world, (rank + 1) * s.episodes // world)
         with without_dropout(self.model):
             trajectories = self._play(self.bare, self._codec, self.done, part)
-        whole = [t for t in trajectories if not t.failed_to_run]
+        whole = [t for t in trajectories if t.scored]
         encoded, report = encode_sampled(
             self._codec, whole, max_length=s.max_length, truncation=s.truncation
         )
@@ -258,7 +258,7 @@ class PPOTrainer(base_trainer.BaseTrainer):
         flat = iter(self.score([row for rows, *_ in kept for row in rows]))
         scores = [joined([next(flat) for _ in rows]) for rows, *_ in kept]
         # What every process has, in their order.
-        failed = Counter(gather_object([str(t.error) for t in trajectories if t.failed_to_run]))
+        failed = Counter(gather_object([str(t.error) for t in trajectories if not t.scored]))
         results = gather_object([(t.success, t.reward, len(t.steps)) for t in whole])
         episodes = gather_object([(*one, score) for one, score in zip(kept, scores, strict=True)])
         for other in gather_object([report]):

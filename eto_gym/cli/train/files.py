@@ -127,7 +127,7 @@ def train_on_file(method: str, argv: Sequence[str]) -> int:
 
 def _demonstrations(path: Path, failures: bool, *, strict: bool) -> list[Trajectory]:
     everything = _read(read_demonstrations, path, strict=strict)
-    chosen = [t for t in everything if t.success or (failures and not t.failed_to_run)]
+    chosen = [t for t in everything if t.success or (failures and t.scored)]
     if left := len(everything) - len(chosen):
         print(f"{path}: left out {left} of {len(everything)} trajectories that did not succeed")
     return chosen

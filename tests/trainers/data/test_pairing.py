@@ -68,6 +68,15 @@ def test_nothing_else_is_paired_and_each_reason_is_counted(make_play: Play) -> N
     }
 
 
+def test_an_agent_that_outgrew_its_model_has_failed(make_play: Play) -> None:
+    agent = make_play(0, good=False, rounds=2)
+    asked = Message("user", agent.steps[-1].observation)  # nothing fitted after it
+    full = replace(agent, outcome="error", error="context", messages=(*agent.messages, asked))
+    (pair,), report = make_pairs([full], [make_play(0)])
+    assert pair.rejected == agent.messages[3:]
+    assert not report.skipped
+
+
 def _tail(make_play: Play) -> tuple[Message, ...]:
     return make_play(5, good=False).messages[1:]
 

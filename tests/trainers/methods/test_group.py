@@ -31,7 +31,12 @@ QUICK = GroupSettings(
 
 
 def _trainer(
-    algorithm: str, model: Path, folder: Path, settings: GroupSettings, history: str = "full"
+    algorithm: str,
+    model: Path,
+    folder: Path,
+    settings: GroupSettings,
+    history: str = "full",
+    context: int = 512,
 ) -> Any:
     from eto_gym.trainers.methods.episode_source import EpisodeSource
     from eto_gym.trainers.methods.group import PlayedGRPOTrainer, PlayedRLOOTrainer
@@ -45,7 +50,7 @@ def _trainer(
         episodes=8,
         seed=0,
         max_new_tokens=12,
-        context=512,
+        context=context,
         history=history,
     )
     made = PlayedGRPOTrainer if algorithm == "grpo" else PlayedRLOOTrainer
@@ -66,6 +71,23 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(["You are in the hall. Action: use bone"], vocab_size=280)
     model = build_model(tokenizer, hidden_size=32, layers=1, mlp_size=64, context=512)
     return save_tiny(model, tokenizer, tmp_path_factory.mktemp("babbler"))
+
+
+def test_an_episode_that_outgrows_the_model_earns_what_it_has_earned(
+    babbler: Path, tmp_path: Path
+) -> None:
+    trainer = _trainer("grpo", babbler, tmp_path, QUICK, context=256)
+    source = trainer._source
+    played: list[Any] = []
+    play = source.player.play
+    source.player.play = lambda *args: played.append(play(*args)) or played[-1]
+    trainer.model.train()
+    inputs = [{"prompt": name} for name in source.player.task_ids[:2] for _ in range(4)]
+    trainer._generate_and_score_completions(inputs)
+    (trajectories,) = played
+    assert {t.error for t in trajectories} == {"context"}
+    assert all(t.steps for t in trajectories), "no context for a single reply"
+    assert source.rewards == [t.reward for t in trajectories]
 
 
 @pytest.mark.parametrize("history", ["full", "last:1"])

@@ -21,18 +21,29 @@ from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
 from eto_gym.trainers.methods.row_forests import turns_of  # noqa: E402
 
 
-def _forgetful_player() -> EpisodePlayer:
-    """Return what plays four episodes and reads the last exchange alone."""
+def _player(context: int, history: str) -> EpisodePlayer:
+    """Return what plays four episodes."""
     spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=4)  # type: ignore[arg-type,return-value]
     return EpisodePlayer(
-        spec, LocksEnv().task_set.ids, episodes=4, seed=0, max_new_tokens=6, context=512,
-        history="last:1",
+        spec, LocksEnv().task_set.ids, episodes=4, seed=0, max_new_tokens=6, context=context,
+        history=history,
     )  # fmt: skip
+
+
+def test_an_episode_that_outgrows_the_model_is_learnt_from(tiny: Path, tmp_path: Path) -> None:
+    player = _player(256, "full")
+    settings = replace(QUICK, rounds=1, episodes=4, batch_size=4, epochs=1.0, max_length=512)
+    trainer = new_trainer(tiny, tmp_path, settings, player)
+    played = trainer._play_round()
+    trajectories = player(trainer.bare, trainer._codec, 0, range(4))
+    assert {t.error for t in trajectories} == {"context"}
+    assert [len(episode.returns) for episode in played] == [len(t.steps) for t in trajectories]
+    assert trainer._round["errors"] == 0
 
 
 def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> None:
     """Each reply is scored and learnt from after what was read for it."""
-    player = _forgetful_player()
+    player = _player(512, "last:1")
     settings = replace(QUICK, rounds=1, episodes=4, batch_size=4, epochs=1.0, max_length=512)
     trainer = new_trainer(tiny, tmp_path, settings, player)
     played = trainer._play_round()
@@ -62,7 +73,7 @@ def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> N
 
 
 def test_rows_that_share_their_beginnings_are_learnt_from_alike(tiny: Path, tmp_path: Path) -> None:
-    player = _forgetful_player()
+    player = _player(512, "last:1")
     kept = player(*_player_parts(tiny, tmp_path), 0, range(4))
     found = []
     for share in ("off", "on"):
