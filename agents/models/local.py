@@ -309,15 +309,15 @@ class LocalPolicy:
 
         Several episodes of a task begin alike, for as long as the same is said in them.
         """
-        held = _common(episode.row.ids, ids)
-        best, length = None, held + _SHARED_MIN
+        best, length = None, _common(episode.row.ids, ids) + _SHARED_MIN
         for other in self._episodes.values():
             row = other.row
-            # Most begin otherwise, which the first of these comparisons finds out.
-            if row.ids[:length] == ids[:length]:
+            if length > len(row.ids) or length >= len(ids):
+                continue
+            # Of many conversations most differ here already: a glance is all that they cost.
+            if row.ids[length - 1] == ids[length - 1] and row.ids[:length] == ids[:length]:
                 shared = min(_common(row.ids, ids), len(ids) - 1)
-                if shared >= length:
-                    best, length = row, shared + 1
+                best, length = row, shared + 1
         if best is not None:
             episode.row = best.copy(length - 1)
 
