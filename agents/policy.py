@@ -51,7 +51,7 @@ class PolicyReply:
     Attributes:
         text: What the agent says; empty where there is an error.
         usage: Token counts of this reply: "prompt_tokens" (the whole conversation),
-            "prefilled_tokens" (those computed, the rest was cached) and "decoded_tokens" (those
+            "prefilled_tokens" (those new to its conversation) and "decoded_tokens" (those
             generated). Empty for scripted policies.
         error: Why there is no reply ("context": the conversation is full; "policy": the policy has
             given up or failed; "timeout": it took too long; "format": what came back is no reply),

@@ -37,7 +37,6 @@ class Job:
         generated: Receives the sampled ids, the end-of-turn token included.
         logprobs: Receives the log-probability of each, before temperature and top_p; None: they are
             not computed.
-        computed: Receives how many tokens of the prompt were computed for it.
         ended: Becomes True where the reply came to its end, rather than to `limit`.
         start: Column of the first token while the job is in a batch.
         lookup: Guesses the next tokens, where tokens are guessed.
@@ -49,7 +48,6 @@ class Job:
     uniforms: Sequence[float] | None = None
     generated: list[int] = field(default_factory=list)
     logprobs: list[float] | None = None
-    computed: int = 0
     ended: bool = False
     start: int = 0
     lookup: Lookup | None = None
@@ -431,7 +429,5 @@ def _by_need(jobs: list[Job]) -> tuple[list[Job], list[int]]:
         if first.setdefault(tuple(job.ids), job) is not job:
             others.append(job)
     computed = list(first.values())[::-1]
-    for job in computed:
-        job.computed = job.lacks
     place = {id(job): i for i, job in enumerate(computed)}
     return [*computed, *others], [place[id(first[tuple(job.ids)])] for job in others]

@@ -202,10 +202,14 @@ class LocalPolicy:
             raise EtoGymError("two conversations of a batch have the same key")
         prompts = [self._prompt(c) for c in conversations]
         fitting = [i for i, (ids, _) in enumerate(prompts) if len(ids) < self.context]
+        waiting = [(self._episodes[conversations[i].key], prompts[i][0]) for i in fitting]
         if self._keep_cache:
-            self._share_start([(conversations[i].key, prompts[i][0]) for i in fitting])
-            for i in fitting:
-                self._take_over(self._episodes[conversations[i].key], prompts[i][0])
+            self._share_start(waiting)
+        # What is recorded of an episode does not depend on which others happen to be played.
+        held = {i: _held(own.row, ids) for i, (own, ids) in zip(fitting, waiting, strict=True)}
+        if self._keep_cache:
+            for own, ids in waiting:
+                self._take_over(own, ids)
         jobs = {i: self._job(conversations[i], prompts[i][0]) for i in fitting}
         self._decoder.run(list(jobs.values()), self._batch_size)
         replies = []
@@ -217,7 +221,7 @@ class LocalPolicy:
             if job is None:
                 replies.append(PolicyReply("", usage, error="context"))
                 continue
-            usage["prefilled_tokens"] = job.computed
+            usage["prefilled_tokens"] = len(ids) - held[i]
             usage["decoded_tokens"] = len(job.generated)
             full = not job.ended and job.limit < self._max_new_tokens
             text = "" if full else self._text(job.generated)
@@ -261,8 +265,7 @@ class LocalPolicy:
 
     def _job(self, conversation: Conversation, ids: list[int]) -> Job:
         row = self._episodes[conversation.key].row if self._keep_cache else KVRow()
-        # The last token is always computed, because its logits are wanted.
-        row.ids = row.ids[: min(_common(row.ids, ids), len(ids) - 1)]
+        row.ids = row.ids[: _held(row, ids)]
         limit = min(self._max_new_tokens, self.context - len(ids))
         uniforms = None
         if self._sampled:
@@ -289,9 +292,9 @@ class LocalPolicy:
 
     # --- the cache -------------------------------------------------------------------------------
 
-    def _share_start(self, prompts: list[tuple[str, list[int]]]) -> None:
+    def _share_start(self, waiting: list[tuple[_Session, list[int]]]) -> None:
         """Give conversations that hold nothing yet the start that they share with others."""
-        new = [(key, ids) for key, ids in prompts if not self._episodes[key].row.ids]
+        new = [(episode, ids) for episode, ids in waiting if not episode.row.ids]
         if len(new) > 1:
             first, last = min(ids for _, ids in new), max(ids for _, ids in new)
             start = first[: _common(first, last)]
@@ -299,10 +302,10 @@ class LocalPolicy:
                 shared = KVRow()
                 self._decoder.prefill(start, shared)
                 self._shared = shared
-        for key, ids in new:
-            length = min(_common(self._shared.ids, ids), len(ids) - 1)
+        for episode, ids in new:
+            length = _held(self._shared, ids)
             if length >= _SHARED_MIN:
-                self._episodes[key].row = self._shared.head(length)
+                episode.row = self._shared.head(length)
 
     def _take_over(self, episode: _Session, ids: list[int]) -> None:
         """Copy what another conversation holds of the same tokens, if that is more.
@@ -316,8 +319,7 @@ class LocalPolicy:
                 continue
             # Of many conversations most differ here already: a glance is all that they cost.
             if row.ids[length - 1] == ids[length - 1] and row.ids[:length] == ids[:length]:
-                shared = min(_common(row.ids, ids), len(ids) - 1)
-                best, length = row, shared + 1
+                best, length = row, _held(row, ids) + 1
         if best is not None:
             episode.row = best.copy(length - 1)
 
@@ -349,6 +351,11 @@ def _context(model: PreTrainedModel, asked: int | None) -> int:
             "many tokens it may have, by --max-context N (in Python context=N)"
         )
     return longest
+
+
+def _held(row: KVRow, ids: list[int]) -> int:
+    """Return how many first ids need not be computed; the last always is, for its logits."""
+    return min(_common(row.ids, ids), len(ids) - 1)
 
 
 def _common(held: list[int], ids: list[int]) -> int:

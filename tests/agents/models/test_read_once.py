@@ -50,7 +50,6 @@ def test_samples_of_one_prompt_read_it_once(options: dict[str, Any]) -> None:
     size = replies[0].usage["prompt_tokens"]
     assert read[-1] <= size
     assert sum(read) <= size + 1, "its last token alone may be read again, for what follows it"
-    assert sum(reply.usage["prefilled_tokens"] for reply in replies) <= size
     assert len({reply.text for reply in replies}) > 1
     for conversation, reply in zip(samples(TALK, 5), replies, strict=True):
         assert reply.text == reply_alone(conversation, temperature=1.0).text
@@ -72,7 +71,9 @@ def test_replies_are_those_of_conversations_that_read_alone(kind: str) -> None:
     replies = acting.act(batch)
     for reply, talk in zip(replies, more, strict=True):
         assert reply.text == generate(model, talk)
-    assert replies[0].usage["prefilled_tokens"] * replies[1].usage["prefilled_tokens"] == 0
+    lacking = [reply.usage["prefilled_tokens"] for reply in replies]
+    assert lacking[0] == lacking[1], "what is recorded depends on other conversations"
+    assert sum(read) <= 2 * max(lacking)
 
 
 def test_a_later_sample_takes_over_what_an_earlier_one_reads() -> None:
@@ -84,7 +85,6 @@ def test_a_later_sample_takes_over_what_an_earlier_one_reads() -> None:
     del read[:]
     again = acting.act([Conversation("1", TALK)])[0]
     assert (again.text, sum(read)) == (first.text, 1)
-    assert again.usage["prefilled_tokens"] == 1
     del read[:]
     turn = acting.act([Conversation("1", longer)])[0]
     assert turn.text == generate(MODEL, longer)
@@ -109,7 +109,6 @@ def test_the_one_that_lacks_the_least_computes() -> None:
 
     jobs = [job(0, 1, 2, 3), job(2, 1, 2, 3), job(0, 4, 5), job(1, 1, 2, 3), job(1, 4, 6)]
     ordered, twins = _by_need(jobs)
-    assert [j.computed for j in jobs] == [0, 1, 2, 0, 1]
-    assert ordered[0] is jobs[2]
+    assert [j.lacks for j in ordered[:3]] == [2, 1, 1]
     assert {id(j) for j in ordered[3:]} == {id(jobs[0]), id(jobs[3])}
     assert [ordered[twin] for twin in twins] == [jobs[1]] * 2
