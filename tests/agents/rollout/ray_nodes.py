@@ -23,7 +23,8 @@ if __name__ == "__main__":
     sys.stdout.flush()
     if line := sys.stdin.readline():
         if line == "head\n":
-            cluster.head_node.kill_gcs_server(check_alive=False)
+            head: Any = cluster.head_node
+            head.kill_gcs_server(check_alive=False)
         else:
             cluster.remove_node(second, allow_graceful=False)
         sys.stdout.write("killed\n")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -332,8 +333,8 @@ def test_a_head_that_comes_back_in_time_is_waited_for(
         now += seconds
 
     monkeypatch.setattr(ray_cluster_module, "check_listens", listens)
-    monkeypatch.setattr(ray_cluster_module.time, "monotonic", lambda: now)
-    monkeypatch.setattr(ray_cluster_module.time, "sleep", sleep)
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr(ray_cluster_module, "time", clock)
     head = Head("host:1")
     assert head.look()
     back = 200.0

@@ -73,14 +73,25 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(model, tokenizer, tmp_path_factory.mktemp("babbler"))
 
 
+def _remember(source: Any) -> list[Any]:
+    """Return a list that receives what the source plays, batch by batch."""
+    played: list[Any] = []
+    play = source.player.play
+
+    def remember(*args: Any) -> Any:
+        played.append(play(*args))
+        return played[-1]
+
+    source.player.play = remember
+    return played
+
+
 def test_an_episode_that_outgrows_the_model_earns_what_it_has_earned(
     babbler: Path, tmp_path: Path
 ) -> None:
     trainer = _trainer("grpo", babbler, tmp_path, QUICK, context=256)
     source = trainer._source
-    played: list[Any] = []
-    play = source.player.play
-    source.player.play = lambda *args: played.append(play(*args)) or played[-1]
+    played = _remember(source)
     trainer.model.train()
     inputs = [{"prompt": name} for name in source.player.task_ids[:2] for _ in range(4)]
     trainer._generate_and_score_completions(inputs)
@@ -99,14 +110,7 @@ def test_what_was_sampled_is_learnt_from_after_what_was_read(
     settings = dataclasses.replace(QUICK, max_length=512)
     trainer = _trainer(algorithm, babbler, tmp_path, settings, history)
     source = trainer._source
-    played: list[Any] = []
-    play = source.player.play
-
-    def remember(*args: Any) -> Any:
-        played.append(play(*args))
-        return played[-1]
-
-    source.player.play = remember
+    played = _remember(source)
     names = list(source.player.task_ids[:2])
     inputs = [{"prompt": name} for name in names for _ in range(4)]
     trainer.model.train()
