@@ -20,6 +20,7 @@ from eto_gym.agents.evaluation.statistics import (
 )
 from eto_gym.errors import DataError
 from eto_gym.trajectories import TrajectoryStore
+from eto_gym.trajectories.record import counts
 
 Result = Mapping[str, Any]
 
@@ -44,8 +45,7 @@ class ScoreRow:
     @property
     def scored(self) -> dict[tuple[str, int], dict[str, Any]]:
         """The results that count, by task and sample."""
-        counted = [r for r in self.results if r["error"] in (None, "context")]
-        return {(r["task"], r["sample"]): r for r in counted}
+        return {(r["task"], r["sample"]): r for r in self.results if counts(r["error"])}
 
 
 @dataclass(frozen=True)

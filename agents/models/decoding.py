@@ -204,8 +204,7 @@ class Decoder:
         jobs, twins = _by_need(jobs)
         columns = max(len(job.ids) for job in jobs) + max(job.limit for job in jobs) + self._lookup
         self._load(jobs, columns=columns)
-        logits = self._read(jobs[: len(jobs) - len(twins)])
-        logits = torch.cat([logits, self._take_over(jobs, twins, logits)])
+        logits = self._take_over(jobs, twins, self._read(jobs[: len(jobs) - len(twins)]))
         with packed_heads(self._model) if self._own_mask else contextlib.nullcontext():
             self._decode(jobs, logits)
 
@@ -232,12 +231,12 @@ class Decoder:
         return torch.cat(logits)
 
     def _take_over(self, jobs: list[Job], twins: list[int], logits: torch.Tensor) -> torch.Tensor:
-        """Give the last jobs what those that `twins` names computed; return their logits."""
+        """Give the last jobs what those that `twins` names computed; return the logits of all."""
         for row, twin in enumerate(twins, start=len(jobs) - len(twins)):
             job = jobs[row]
             start = job.start + len(job.row.ids)
             self.batch.copy(twin, row, start, job.start + len(job.ids))
-        return logits[self._tensor(twins)] if twins else logits[:0]
+        return torch.cat([logits, logits[self._tensor(twins)]]) if twins else logits
 
     def _read_slice(self, jobs: list[Job], rows: slice, query: int) -> torch.Tensor:
         """Compute the last `query` tokens of these prompts.

@@ -7,7 +7,7 @@ import json
 from typing import Any, NamedTuple, TypeAlias
 
 from eto_gym.errors import DataError
-from eto_gym.trajectories.record import DIGEST, ErrorKind, Outcome, Trajectory
+from eto_gym.trajectories.record import DIGEST, ErrorKind, Outcome, Trajectory, counts
 
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _escaped = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -101,7 +101,7 @@ class EncodedTrajectory(NamedTuple):
     @property
     def scored(self) -> bool:
         """Whether the episode counts; see `Trajectory.scored`."""
-        return self.outcome != "error" or self.error == "context"
+        return counts(self.error)
 
     def decode(self) -> Trajectory:
         """Return the trajectory itself."""

@@ -24,9 +24,18 @@ long. "format": what the policy returned is no reply (an endpoint's broken respo
 in which no action is found is no error but a step. "worker": the process that played it was lost
 through no fault of its own that is known.
 
-"context" is the agent's own failure and counts as one (see `Trajectory.scored`); the others tell
-nothing of the agent.
+"context" is the agent's own failure and counts as one (see `counts`); the others tell nothing of
+the agent.
 """
+
+
+def counts(error: str | None) -> bool:
+    """Whether an episode that ended so counts, in evaluation and in training.
+
+    It was played out (None), or the conversation outgrew the model: to leave those out would favour
+    a policy that fills its context on what it cannot do.
+    """
+    return error in (None, "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +134,8 @@ class Trajectory:
 
     @property
     def scored(self) -> bool:
-        """Whether the episode's success and reward count, in evaluation and in training.
-
-        It was played out, or the conversation outgrew the model: to leave those out would favour
-        a policy that fills its context on what it cannot do.
-        """
-        return self.outcome != "error" or self.error == "context"
+        """Whether the episode's success and reward count; see `counts`."""
+        return counts(self.error)
 
     @property
     def start(self) -> int:

@@ -16,7 +16,7 @@ class RejectionReport:
 
     Attributes:
         episodes: Episodes that were offered.
-        errors: Of these, those that failed to run.
+        errors: Of these, those that are not scored.
         failures: Those that did not solve their task.
         duplicates: Successes that take the same actions as a better one of the same task.
         over_limit: Successes beyond `max_per_task`.

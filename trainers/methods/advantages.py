@@ -40,7 +40,7 @@ class Play:
 
     Attributes:
         group: Episodes with one group are compared: those of one task.
-        reward: What the episode earned; None: it failed to run, and counts for nothing.
+        reward: What the episode earned; None: it is not scored, and counts for nothing.
         rewards: The same turn by turn.
         marks: State before every turn, and after the last one; empty where they were not asked for.
     """

@@ -38,7 +38,7 @@ class EpisodeSource:
     def play(self, task_ids: Sequence[str], trainer: Any) -> None:
         """Play one episode of every task named, with the trainer's model as it is.
 
-        An episode that failed to run has no reward, which TRL leaves out of the comparison. Of
+        An episode that is not scored has no reward, which TRL leaves out of the comparison. Of
         several processes each plays its part of the tasks, with the seeds that one would give them.
         """
         s = self._settings

@@ -10,9 +10,7 @@ import pytest
 
 from eto_gym.errors import DataError
 from eto_gym.trainers import DPOSettings, make_pairs
-from eto_gym.trainers.data.encoding import (
-    encode_pairs,
-)
+from eto_gym.trainers.data.encoding import encode_pairs
 from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories.formats import read_pair, to_hf_preference, to_paper_dpo
 from tests.trainers.methods.dpo_parts import (

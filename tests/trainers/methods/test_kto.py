@@ -9,9 +9,7 @@ import pytest
 
 from eto_gym.errors import DataError
 from eto_gym.trainers import run_dpo
-from eto_gym.trainers.data.encoding import (
-    fingerprint,
-)
+from eto_gym.trainers.data.encoding import fingerprint
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.trainers.methods.dpo_parts import (
     QUICK,

@@ -15,9 +15,7 @@ from tests.trainers.locks import LOCKS_ID, LocksEnv
 from tests.trainers.methods.ppo_parts import QUICK, Play, new_trainer, rewarded
 
 torch = pytest.importorskip("torch")
-from eto_gym.trainers.methods.ppo_losses import (  # noqa: E402
-    turn_rewards,
-)
+from eto_gym.trainers.methods.ppo_losses import turn_rewards  # noqa: E402
 from eto_gym.trainers.methods.row_forests import turns_of  # noqa: E402
 
 
@@ -30,12 +28,16 @@ def _player(context: int, history: str) -> EpisodePlayer:
     )  # fmt: skip
 
 
-def test_an_episode_that_outgrows_the_model_is_learnt_from(tiny: Path, tmp_path: Path) -> None:
-    player = _player(256, "full")
+def _round(tiny: Path, folder: Path, player: EpisodePlayer) -> tuple[Any, list[Any], list[Any]]:
+    """Play a round; return its trainer, what is learnt from, and the episodes that were played."""
     settings = replace(QUICK, rounds=1, episodes=4, batch_size=4, epochs=1.0, max_length=512)
-    trainer = new_trainer(tiny, tmp_path, settings, player)
+    trainer = new_trainer(tiny, folder, settings, player)
     played = trainer._play_round()
-    trajectories = player(trainer.bare, trainer._codec, 0, range(4))
+    return trainer, list(played), list(player(trainer.bare, trainer._codec, 0, range(4)))
+
+
+def test_an_episode_that_outgrows_the_model_is_learnt_from(tiny: Path, tmp_path: Path) -> None:
+    trainer, played, trajectories = _round(tiny, tmp_path, _player(256, "full"))
     assert {t.error for t in trajectories} == {"context"}
     assert [len(episode.returns) for episode in played] == [len(t.steps) for t in trajectories]
     assert trainer._round["errors"] == 0
@@ -43,11 +45,7 @@ def test_an_episode_that_outgrows_the_model_is_learnt_from(tiny: Path, tmp_path:
 
 def test_bounded_prompts_are_rows_of_an_episode(tiny: Path, tmp_path: Path) -> None:
     """Each reply is scored and learnt from after what was read for it."""
-    player = _player(512, "last:1")
-    settings = replace(QUICK, rounds=1, episodes=4, batch_size=4, epochs=1.0, max_length=512)
-    trainer = new_trainer(tiny, tmp_path, settings, player)
-    played = trainer._play_round()
-    trajectories = player(trainer.bare, trainer._codec, 0, range(4))
+    trainer, played, trajectories = _round(tiny, tmp_path, _player(512, "last:1"))
     model = trainer.bare
     for trajectory, episode in zip(trajectories, played, strict=True):
         assert len(trajectory.steps) == 4
