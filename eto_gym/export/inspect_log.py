@@ -63,7 +63,7 @@ def _log(benchmark: str, policy: str, episodes: Sequence[Trajectory]) -> Any:
     ids = list(dict.fromkeys(episode.task_id for episode in episodes))
     told = json.dumps([episode.key for episode in episodes]).encode()
     name = hashlib.sha256(told).hexdigest()[:22]
-    scored = [episode for episode in episodes if not episode.failed_to_run]
+    scored = [episode for episode in episodes if episode.scored]
     spec = EvalSpec(
         eval_id=name,
         run_id=name,
@@ -80,7 +80,7 @@ def _log(benchmark: str, policy: str, episodes: Sequence[Trajectory]) -> Any:
         eval=spec,
         results=EvalResults(
             total_samples=len(episodes),
-            completed_samples=len(scored),
+            completed_samples=sum(not episode.failed_to_run for episode in episodes),
             scores=_scores(scored),
         ),
         stats=EvalStats(started_at=now, completed_at=now),
@@ -137,7 +137,7 @@ def _sample(episode: Trajectory, policy: str) -> Any:
         target="",
         messages=messages,
         output=ModelOutput.from_content(policy, last),
-        scores=None if error else scores,
+        scores=scores if episode.scored else None,
         metadata={
             "task_type": episode.task_type,
             "outcome": episode.outcome,

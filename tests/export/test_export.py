@@ -245,3 +245,23 @@ def test_inspect_reads_its_log(stored: Path, tmp_path: Path) -> None:
         for sample in log.samples or ():
             alone = read_eval_log_sample(info, id=sample.id, epoch=sample.epoch)
             assert [m.text for m in alone.messages] == [m.text for m in sample.messages]
+
+
+@pytest.mark.interop
+def test_inspect_scores_an_agent_that_outgrew_its_model(tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    store = TrajectoryStore(tmp_path / "episodes.jsonl")
+    for item in (episode(), episode("full", outcome="error", error="context", success=False)):
+        store.add(item)
+    store.close()
+    out = tmp_path / "logs"
+    assert main(["export", str(store.path), "--to", "inspect", "--out", str(out)]) == 0
+    (log,) = map(read_eval_log, list_eval_logs(str(out)))
+    assert log.results is not None
+    assert (log.results.total_samples, log.results.completed_samples) == (2, 1)
+    means = {score.name: score.metrics["mean"].value for score in log.results.scores}
+    assert means == {"success": 0.5, "reward": 0.75}
+    told = {s.id: (s.error is None, bool(s.scores)) for s in log.samples or ()}
+    assert told == {"t1": (True, True), "full": (False, True)}
