@@ -39,7 +39,7 @@ class StepReport:
         expert_chosen: Pairs whose chosen side is the expert's.
         agent_chosen: Pairs whose chosen side is the agent's.
         skipped: Reason -> candidates without a pair: "below_threshold" (worth about as much as the
-            best), "no_value" (all of its episodes failed to run), "same_outcome" ('rest': the
+            best), "no_value" (none of its episodes counts), "same_outcome" ('rest': the
             better step's best episode earned no more than the worse step's worst).
     """
 
@@ -147,7 +147,8 @@ def find_alternatives(
             known = {path.actions[step:end]}
             for trajectory in groups[path.task_id, step]:
                 taken = tuple(done.action for done in trajectory.steps[step:end])
-                if taken not in known and len(known) <= settings.alternatives:
+                new = bool(taken) and taken not in known  # () where no reply had room
+                if new and len(known) <= settings.alternatives:
                     known.add(taken)
                     found.append(Alternative(path, step, trajectory))
     return found
@@ -324,7 +325,7 @@ def _of_expert(
 def _of_agent(
     path: ExpertPath, step: int, played: Iterable[Trajectory], settings: StepSettings
 ) -> Candidate | None:
-    scored = [trajectory for trajectory in played if not trajectory.failed_to_run]
+    scored = [trajectory for trajectory in played if trajectory.scored]
     if not scored:
         return None
     best = max(scored, key=lambda trajectory: trajectory.reward)
@@ -356,9 +357,9 @@ def _from_step(
 def _group(
     branches: Iterable[Trajectory], settings: StepSettings
 ) -> dict[tuple[str, int], list[Trajectory]]:
-    """Group branches by task and by the step before which they leave; failures are left out."""
+    """Group the branches that count by task and by the step before which they leave."""
     groups: dict[tuple[str, int], list[Trajectory]] = defaultdict(list)
     for trajectory in branches:
-        if not trajectory.failed_to_run:
+        if trajectory.scored:
             groups[trajectory.task_id, trajectory.sample // settings.rollouts].append(trajectory)
     return groups

@@ -185,6 +185,30 @@ def test_a_better_step_of_the_agent_is_chosen() -> None:
     assert pair.info["chosen_value"] > pair.info["rejected_value"] == -0.5
 
 
+@pytest.mark.parametrize(("error", "pairs"), [("context", 1), ("timeout", 0)])
+def test_who_runs_out_of_room_is_worth_what_was_earned(error: str, pairs: int) -> None:
+    class Limited(Walker):
+        """Walks on until the conversation has no room for another reply."""
+
+        def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+            return [
+                reply if len(c.messages) < room else PolicyReply("", error=error)
+                for c, reply in zip(conversations, super().act(conversations), strict=True)
+            ]
+
+    chosen = StepSettings(rollouts=2)
+    room = 4  # the opening, a reply, what it led to
+    found, report = make_step_pairs(
+        *_play(chosen, _experts(1), lambda: Limited("Action: go")), chosen
+    )
+    assert len(found) == report.alternatives == pairs
+    for pair in found:
+        assert (pair.info["chosen_value"], pair.info["rejected_value"]) == (1.0, 0.0)
+        assert next(m.content for m in pair.rejected if m.role == "assistant") == "Action: go"
+    room = 0
+    assert make_step_pairs(*_play(chosen, _experts(1), lambda: Limited("go")), chosen)[0] == []
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     rollouts=st.integers(1, 4),
