@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, ClassVar, get_args
 
 import gymnasium as gym
@@ -114,9 +115,9 @@ class TextEnv(gym.Env[str, str], ABC):
             )
         ref = options.pop("task", None)
         task = self._draw_task() if ref is None else self._find_task(ref)
-        self._task = task
+        with self._on_task(task):
+            self._last_observation = self._first_observation = self._reset(task, options)
         self._elapsed_steps = 0
-        self._last_observation = self._first_observation = self._reset(task, options)
         self._seen = []
         return self._last_observation, self._full_info()
 
@@ -258,12 +259,23 @@ class TextEnv(gym.Env[str, str], ABC):
 
         The snapshot is not changed by later steps, so it can be set any number of times.
         """
-        self._task = self._find_task(state["task_id"])
-        self._set_state(self._task, state["engine"])
+        task = self._find_task(state["task_id"])
+        with self._on_task(task):
+            self._set_state(task, state["engine"])
         self._elapsed_steps = state["elapsed_steps"]
         self._last_observation = state["observation"]
         first, *seen = state.get("seen", [""])  # a snapshot of plain feedback has none
         self._first_observation, self._seen = first, [Exchange(*step) for step in seen]
+
+    @contextlib.contextmanager
+    def _on_task(self, task: Task) -> Iterator[None]:
+        """Have this task while the engine turns to it; where that fails, the last one stays."""
+        before, self._task = self._task, task
+        try:
+            yield
+        except BaseException:
+            self._task = before
+            raise
 
     # --- what a benchmark implements -------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
-from eto_gym.errors import EtoGymError
+from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.history import FULL
 from eto_gym.prompt import Prompt
 from eto_gym.registration import env_class, make_text_env, resolve_env_id
@@ -111,8 +111,19 @@ def opening(
     with _made(env_id, kwargs) as env:
         talk = ConversationEnv(env, prompt_style=prompt_style, history=history)
         # The seed decides nothing that is read, since the task is given; it makes this repeatable.
-        talk.reset(seed=0, options={"task": task.id if isinstance(task, Task) else task})
+        talk.reset(seed=0, options={"task": _id_of(task, text_env(env).task_set)})
         return [{"role": m.role, "content": m.content} for m in talk.prompt]
+
+
+def _id_of(task: Task | str | int, known: TaskSet) -> str | int:
+    """Return a task's id. A position is the split's: a number may mean another thing to `reset`."""
+    if isinstance(task, Task):
+        return task.id
+    if not isinstance(task, int) or isinstance(task, bool):
+        return task
+    if not 0 <= task < len(known):
+        raise UnknownNameError(f"expected a position in 0..{len(known) - 1}, got {task}")
+    return known[task].id
 
 
 @contextlib.contextmanager

@@ -70,6 +70,10 @@ def test_the_opening_is_that_of_a_conversation(env_id: str) -> None:
     assert eto_gym.opening(env_id, task, split="test") == env.chat_messages()
     (named,) = [one for one in eto_gym.tasks(env_id, "test")[:3] if one.id == task]
     assert eto_gym.opening(env_id, named, split="test") == env.chat_messages()
+    assert eto_gym.opening(env_id, 1, split="test") == env.chat_messages()
+    for outside in (-1, len(eto_gym.tasks(env_id, "test"))):
+        with pytest.raises(UnknownNameError, match="position in 0"):
+            eto_gym.opening(env_id, outside, split="test")
     (only,) = eto_gym.opening(env_id, task, "none", split="test")
     assert only == env.chat_messages()[-1]
     env.close()

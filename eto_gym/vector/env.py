@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -15,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from gymnasium.wrappers.utils import create_zero_array
 
-from eto_gym.errors import EngineError, check_choice
+from eto_gym.errors import EngineError, EtoGymError, check_choice
 from eto_gym.spaces import UnicodeText
 from eto_gym.vector.group import EnvMaker, Operation
 from eto_gym.vector.infos import batch_infos
@@ -347,17 +348,28 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
                 raise EngineError(f"slot {slot} plays no episode that could be saved")
         states = self._control("get_state", [None] * len(chosen), chosen)
         return [
-            {**state, "ended": self._slots.ended[slot]}
+            {**state, "ended": self._slots.ended[slot], **self._slots.shown(slot)}
             for slot, state in zip(chosen, states, strict=True)
         ]
 
     def set_state(
         self, states: Sequence[dict[str, Any]], slots: Sequence[int] | None = None
     ) -> None:
-        """Continue from snapshots of slots, or of single environments that were made alike."""
+        """Continue from snapshots of slots, or of single environments that were made alike.
+
+        A slot whose snapshot is refused stays as it is; the others are set before the error is
+        raised.
+        """
         chosen = range(self.num_envs) if slots is None else slots
         self._slots.check(chosen)
-        self._control("set_state", states, chosen)
+        try:
+            self._control("set_state", states, chosen)
+        except (EtoGymError, KeyError, TypeError, ValueError):
+            if len(chosen) > 1:  # some may be set: set all that can be, one by one
+                for slot, state in zip(chosen, states, strict=True):
+                    with contextlib.suppress(EtoGymError, KeyError, TypeError, ValueError):
+                        self.set_state([state], [slot])
+            raise
         for slot, state in zip(chosen, states, strict=True):
             self._slots.restore(slot, state)
 

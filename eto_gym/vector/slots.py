@@ -267,12 +267,17 @@ class Slots:
         self._infos[slot] = result.info
         self.results[slot] = result
 
+    def shown(self, slot: int) -> dict[str, str]:
+        """Return what a snapshot keeps of a slot's observation: wrappers may have changed it."""
+        observation = self.observations[slot]
+        return {"shown": observation} if isinstance(observation, str) else {}
+
     def restore(self, slot: int, state: dict[str, Any]) -> None:
         """Take note that an environment was set to a snapshot."""
         self.lost.pop(slot, None)
         self.started[slot] = True
         self.ended[slot] = bool(state.get("ended", False))
-        self.observations[slot] = state["env"]["observation"]
+        self.observations[slot] = state.get("shown", state["env"]["observation"])
         self._infos[slot] = {"task_id": state["env"]["task_id"]}
 
     def _refresh(self) -> None:

@@ -236,6 +236,40 @@ def test_snapshots_of_slots(way: dict[str, Any]) -> None:
     vec.close()
 
 
+@pytest.mark.parametrize("way", [{}, {"vectorization": "process", "workers": 2}])
+def test_a_refused_snapshot_leaves_its_slot_and_no_other(way: dict[str, Any]) -> None:
+    vec = TextVectorEnv(CORRIDOR, 3, max_episode_steps=2, **way)
+    vec.reset(seed=0, options={"task": "door-3/3"})
+    vec.step(("go",) * 3)
+    good = vec.get_state()
+    vec.step(("go",) * 3)  # all end by the limit
+    bad = {**good[1], "env": {**good[1]["env"], "task_id": "nope"}}
+    with pytest.raises(UnknownNameError, match="nope"):
+        vec.set_state([good[0], bad, good[2]])
+    observations, _, _, truncated, _ = vec.step(("go",) * 3)
+    assert [text.split("\n")[0] for text in observations] == [
+        "You are at door 2.",
+        "You are at door 0.",
+        "You are at door 2.",
+    ]
+    assert truncated.tolist() == [True, False, True]
+    vec.close()
+
+
+def test_a_snapshot_keeps_what_wrappers_made_of_an_observation() -> None:
+    vec = TextVectorEnv(CORRIDOR, 2, env_wrappers=[ConversationEnv], autoreset_mode="Disabled")
+    vec.reset(seed=0)
+    seen = vec.step(("no action", "Action: go"))[0]
+    states = json.loads(json.dumps(vec.get_state()))
+    for slot in range(2):
+        vec.step(("Action: go", "Action: go"))
+        vec.set_state(states)
+        mask = np.arange(2) != slot
+        observations, _ = vec.reset(seed=1, options={"reset_mask": mask})
+        assert observations[slot] == seen[slot]
+    vec.close()
+
+
 def test_arguments_work_as_in_make() -> None:
     for steps in (None, 2, -1):
         kwargs: dict[str, Any] = {} if steps is None else {"max_episode_steps": steps}

@@ -32,10 +32,12 @@ class GameSource(Protocol):
 
     Attributes:
         name: "builtin", or the folder of the games, for the card.
+        origin: Where texts come from: two sources of one origin have one text for an id.
         task_set: The tasks.
     """
 
     name: str
+    origin: str
     task_set: TaskSet
 
     def text(self, task_id: str) -> str:
@@ -56,7 +58,7 @@ class BuiltinGames:
         """
         from eto_gym.envs.alfworld import builtin
 
-        self.name = "builtin" if size == "medium" else f"builtin:{size}"
+        self.name = self.origin = "builtin" if size == "medium" else f"builtin:{size}"
         self.task_set = builtin.task_set(split, size=size)
         self._wording = "put" if action_grammar == "auto" else action_grammar
 
@@ -85,6 +87,7 @@ class OfficialGames:
         native = ALIASES.get(check_choice("split", split, (*OFFICIAL_SPLITS, *ALIASES)), split)
         self._folder = find_split(folder, native)
         self.name = str(self._folder.parent)
+        self.origin = str(self._folder)
         manifest = load_manifest(self._folder)
         if not manifest.games:
             left_out = ", ".join(f"{n} {reason}" for reason, n in manifest.skipped.items())
@@ -189,7 +192,7 @@ class GameCache:
         Raises:
             DataError: The game cannot be read; the message names the task.
         """
-        key = (source.name, task_id, action_grammar)
+        key = (source.origin, task_id, action_grammar)
         game = self._games.get(key)
         if game is None:
             try:

@@ -304,6 +304,6 @@ class Session:
         session.sub_page = state["sub_page"]
         session.options = dict(state["options"])
         session.seen = set(state["seen"])
-        if session.page == "results":
+        if session.page not in ("index", "done"):  # what an item was found by is kept beside it
             session._list_products()
         return session

@@ -255,3 +255,33 @@ def test_the_cache_forgets_the_game_used_longest_ago() -> None:
     cache.get(source, third, "auto")
     assert cache.get(source, first, "auto") is kept[0]
     assert cache.get(source, second, "auto") is not kept[1]
+
+
+def test_a_refused_reset_leaves_the_episode_as_it_was(folder: Path) -> None:
+    env = ALFWorldEnv(data=folder)
+    good, bad = env.task_set.ids[:2]
+    path = next(folder.rglob(f"{bad}/game.tw-pddl"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pddl_problem": "(define)"}))
+    env.reset(options={"task": good})
+    env.step("look")
+    state = env.get_state()
+    with pytest.raises(DataError, match="no section"):
+        env.reset(options={"task": bad})
+    assert env.get_state() == state
+    with pytest.raises(DataError, match="no section"):
+        env.set_state({**state, "task_id": bad})
+    assert env.get_state() == state
+    assert env.step("look")[4]["task_id"] == good
+
+
+def test_a_game_of_one_id_is_each_split_s_own(folder: Path) -> None:
+    games_folder = folder / "json_2.1.1"
+    game = ALFWorldEnv(data=folder).task_set.ids[0]
+    shutil.copytree(games_folder / "train" / game, games_folder / "valid_seen" / game)
+    path = games_folder / "valid_seen" / game / "game.tw-pddl"
+    text = path.read_text()
+    assert "Your task is to: " in text
+    path.write_text(text.replace("Your task is to: ", "Your task is to: CHANGED "))
+    for split in ("train", "valid_seen"):
+        observation, _ = ALFWorldEnv(data=folder, split=split).reset(options={"task": game})
+        assert ("CHANGED" in observation) == (split == "valid_seen")

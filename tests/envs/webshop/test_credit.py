@@ -52,6 +52,16 @@ def reachable(start: Session) -> tuple[list[Session], dict[str, list[str]]]:
     return list(visits.values()), edges
 
 
+def test_a_visit_that_goes_on_from_a_snapshot_has_the_same_key(catalog: Catalog) -> None:
+    for session in reachable(visit(catalog))[0]:
+        assert name(fork(session)) == name(session)
+    session = play(visit(catalog), "search[mug]")
+    shown = session.clickables()[-1]
+    for action in (f"click[{shown}]", "click[description]", "click[< prev]"):
+        session = play(session, action)
+        assert name(fork(session)) == name(session), action
+
+
 def test_steps_are_those_of_an_exhaustive_search(catalog: Catalog) -> None:
     start = visit(catalog)
     visits, edges = reachable(start)

@@ -61,7 +61,7 @@ def parse_problem(text: str) -> Problem:
     text = _strip_comments(text).lower()
     found = list(_SECTION.finditer(text))
     sections: dict[str, str] = {}
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    for match, following in zip(found, [*found[1:], None], strict=False):
         end = len(text) if following is None else following.start()
         sections[match.group(1)] = text[match.end() : end]
     for name in ("objects", "init", "goal"):
