@@ -97,7 +97,7 @@ def played_out(
     episodes: Sequence[Episode],
     stored: Mapping[tuple[str, int], Trajectory],
 ) -> dict[tuple[str, int], Trajectory]:
-    """Return what need not be played again: stored, not an error, and what was planned.
+    """Return what need not be played again: stored, with a score, and what was planned.
 
     A record of another seed, benchmark or policy, or one that contradicts itself, is not what this
     run would have stored. It is warned of, and its episode is played again; the file keeps it.
@@ -105,7 +105,7 @@ def played_out(
     done = {}
     for episode in episodes:
         trajectory = stored.get(episode.key)
-        if trajectory is None or trajectory.failed_to_run:
+        if trajectory is None or not trajectory.scored:
             continue
         if reason := _not_planned(spec, episode, trajectory):
             logger.warning(

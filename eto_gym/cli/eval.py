@@ -24,6 +24,7 @@ from eto_gym.files import read_object, write_json
 from eto_gym.registration import resolve_env_id
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.lines import decode
+from eto_gym.trajectories.record import counts
 
 if TYPE_CHECKING:
     from eto_gym.agents.evaluation.panel import PanelPart
@@ -166,7 +167,7 @@ def _report(
 
 
 def _status(report: dict[str, Any]) -> int:
-    return 1 if report["errors"] else 0
+    return 0 if all(map(counts, report["errors"])) else 1
 
 
 def _samples(args: argparse.Namespace) -> int:

@@ -381,7 +381,7 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
                 launcher=get_launcher(launcher),
             )
         except KeyboardInterrupt:
-            kept = {t.key for t in store.load() if not t.failed_to_run}
+            kept = {t.key for t in store.load() if t.scored}
             done = sum(episode.key in kept for episode in plan.episodes)
             print(
                 f"eto-gym {command}: interrupted. {plan.out} holds {done} of "
@@ -435,7 +435,7 @@ def _check_settings(plan: Plan) -> None:
         names = sorted({*before, *now})
         changed = [name for name in names if before.get(name) != now.get(name)]
         if changed and plan.out.stat().st_size:  # else nothing was played with them
-            if any(not played.failed_to_run for played in TrajectoryStore(plan.out).load()):
+            if any(played.scored for played in TrajectoryStore(plan.out).load()):
                 told = ", ".join(
                     f"{n} {before.get(n)!r} there, {now.get(n)!r} here" for n in changed
                 )

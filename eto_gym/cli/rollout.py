@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     print(summary(trajectories))
     print(f"Written to {planned.out}")
-    return 1 if any(trajectory.failed_to_run for trajectory in trajectories) else 0
+    return 0 if all(trajectory.scored for trajectory in trajectories) else 1
 
 
 def summary(trajectories: Sequence[PlayedTrajectory]) -> str:

@@ -194,6 +194,6 @@ def _distinct(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     episodes: dict[tuple[Any, ...], Trajectory] = {}
     for trajectory in trajectories:
         before = episodes.get(trajectory.key)
-        if before is None or before.failed_to_run:
+        if before is None or not before.scored:
             episodes[trajectory.key] = trajectory
     return list(episodes.values())

@@ -42,6 +42,16 @@ def test_collect_resumes_and_retries_errors(tmp_path: Path) -> None:
     assert [t.key[0] for t in store.load()] == [*TASKS[:4], TASKS[2], TASKS[4], TASKS[5]]
 
 
+def test_who_ran_out_of_room_has_failed_and_gets_no_second_try(tmp_path: Path) -> None:
+    episodes = plan_episodes(TASKS[:3], seed=3)
+    store = TrajectoryStore(tmp_path / "t.jsonl")
+    first = collect(corridor_spec(CoinPolicy, slots=1), episodes, store=store)
+    store = TrajectoryStore(tmp_path / "full.jsonl")
+    store.add(dataclasses.replace(first[0], outcome="error", error="context", success=False))
+    assert collect(corridor_spec(CoinPolicy, slots=1), episodes, store=store)[0].error == "context"
+    assert [t.key for t in store.load()] == [e.key for e in episodes]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
