@@ -140,6 +140,22 @@ def fetch(
     return Fetched(target, found, downloaded)
 
 
+def filled(address: str, name: str, value: str) -> str:
+    """Return an address with `{name}` replaced.
+
+    Raises:
+        DataError: It does not hold that.
+
+    Example:
+        >>> filled("https://example.org/data/{name}", "name", "a.json")
+        'https://example.org/data/a.json'
+    """
+    place = f"{{{name}}}"
+    if place not in address:
+        raise DataError(f"expected an address with {place} in it, got {address!r}")
+    return address.replace(place, value)
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

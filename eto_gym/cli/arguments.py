@@ -88,6 +88,8 @@ def choose_tasks(tasks: TaskSet, args: argparse.Namespace) -> TaskSet:
     if args.task_type is not None:
         tasks = tasks.filter(type=args.task_type)
     if args.shuffle_seed is not None:
+        if args.shuffle_seed < 0:
+            raise EtoGymError(f"expected --shuffle-seed >= 0, got {args.shuffle_seed}")
         tasks = tasks.shuffle(args.shuffle_seed)
     if args.limit is not None:
         if args.limit < 1:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eto_gym.downloads import data_home, fetch
+from eto_gym.downloads import data_home, fetch, filled
 from eto_gym.errors import DataError, check_choice
 
 PREFIX = "eto:"
@@ -85,7 +85,7 @@ def download(
     target = Path(folder) if folder is not None else default_folder()
     return {
         benchmark: fetch(
-            address.format(name=file.name),
+            filled(address, "name", file.name),
             target / file.name,
             sha256=file.sha256,
             progress=progress,

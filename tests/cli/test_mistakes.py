@@ -41,6 +41,10 @@ def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("eval alfwrld --policy expert", "Did you mean 'alfworld'?"),
         ("eval alfworld --policy expert --task foo", "(4000 in all)}, got 'foo'"),
         ("eval alfworld --policy expert --limit 1 --out /proc/none/x.jsonl", "/proc/none"),
+        ("eval alfworld --policy expert --shuffle-seed -1", "--shuffle-seed >= 0, got -1"),
+        ("data download webshop --mirror http://h/{name} --out OUT", "{id} in it"),
+        ("data download eto-trajectories --mirror http://h/{id}", "{name} in it"),
+        ("data build webshop --products x --attributes x --out OUT --limit 0", "at least 1 record"),
         ("view tests --out /proc/none/x.html", "/proc/none"),
         ("serve model --wrkers 2", "Did you mean --workers?"),
     ],
@@ -52,6 +56,7 @@ def test_one_line_says_what_is_wrong(
         file = tmp_path / "t.json"
         file.write_text('[{"messages": [{"role": "assistant", "content": "Action: x"}]}]')
         command = command.replace("tests", str(file))
+    command = command.replace("OUT", str(tmp_path / "out"))
     assert words in told(command.split(), capsys)
 
 

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-from eto_gym.downloads import data_home, fetch
+from eto_gym.downloads import data_home, fetch, filled
 from eto_gym.errors import DataError
 
 
@@ -86,7 +86,7 @@ def download(
 
 def _download(file: OfficialFile, folder: Path, address: str, progress: bool) -> Path:
     path = folder / file.name
-    fetch(address.format(id=file.drive_id), path, sha256=None, progress=progress)
+    fetch(filled(address, "id", file.drive_id), path, sha256=None, progress=progress)
     with path.open("rb") as stream:
         start = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if start not in {b"[", b"{"}:

@@ -68,6 +68,8 @@ def build_catalog(
         DataError: A file is missing or malformed, or `out` exists.
         MissingDependencyError: The tagger is not installed.
     """
+    if limit is not None and limit < 1:
+        raise DataError(f"expected a limit of at least 1 record, got {limit}")
     folder = Path(out)
     paths = {"products": Path(products), "attributes": Path(attributes)}
     if goals is not None:
