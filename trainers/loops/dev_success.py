@@ -15,7 +15,7 @@ from eto_gym.trainers.model.scoring import without_dropout
 
 
 class DevSuccess:
-    """Plays dev tasks greedily with the model that is being trained; returns the success rate.
+    """Plays dev tasks greedily with the model that is being trained; returns how well that went.
 
     Of several processes that train together the first plays all the tasks, and the others wait for
     its verdict (`KeepBest` asks it alone): each has the whole model, but dev tasks are few, and one
@@ -50,10 +50,13 @@ class DevSuccess:
         self._codec = ChatCodec(load_tokenizer(tokenizer, "", template_kwargs))
         self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "context": context}
 
-    def __call__(self, step: int, model: Any) -> float:
-        """Return the success rate of `model`."""
+    def __call__(self, step: int, model: Any) -> tuple[float, float]:
+        """Return the success rate of `model`, and the mean reward, which tells equal ones apart."""
         policy = LocalPolicy(model, self._codec, name=f"step-{step}", **self._options)
         spec = replace(self._spec, make_policy=lambda: policy, workers=1)
         with without_dropout(model):
             trajectories = collect(spec, self._episodes)
-        return sum(t.success for t in trajectories) / len(trajectories)
+        count = len(trajectories)
+        return sum(t.success for t in trajectories) / count, sum(
+            t.reward for t in trajectories
+        ) / count

@@ -151,6 +151,7 @@ def render(report: dict[str, Any]) -> str:
         *(table(["stage", "wall time"], [[x["name"], _time(x)] for x in report["stages"]])),
         "",
         *_played_ahead(report["stages"]),
+        *_not_the_last(report["stages"]),
         *([*card_lines(rows[-1]["card"]), ""] if "card" in rows[-1] else []),
         conclusion(report),
     ]
@@ -198,6 +199,22 @@ def _played_ahead(stages: list[dict[str, Any]]) -> list[str]:
         f"{', '.join(told)}.",
         "",
     ]
+
+
+def _not_the_last(stages: list[dict[str, Any]]) -> list[str]:
+    """Say which trainings ended with weights of an earlier step; nothing where none did."""
+    told = []
+    for stage in stages:
+        result = stage["result"] if isinstance(stage["result"], dict) else {}
+        kept, scores = result.get("kept_step"), result.get("scores")
+        if kept is None or not scores or kept == scores[-1][0]:
+            continue
+        what = f"keeps the weights of {kept} of {scores[-1][0]}"
+        if kept == scores[0][0]:
+            what = "changed nothing: it keeps the weights that it began with"
+        successes = ", ".join(f"{score:.3f} after {step}" for step, score in scores)
+        told.append(f"{stage['name']} {what}, as dev tasks tell (success {successes}).")
+    return [*told, ""] if told else []
 
 
 def _significant(test: dict[str, Any]) -> float:

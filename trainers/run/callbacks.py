@@ -315,11 +315,13 @@ class KeepBest(TrainerCallback, ExportableState):
         self._every = every
         self._patience = patience
         self.scores: list[tuple[int, float]] = []
+        self._ties: dict[int, float] = {}
         self.reason = ""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"args": {}, "attributes": {"scores": [list(item) for item in self.scores]}}
+        scores = [[step, score, self._ties[step]] for step, score in self.scores]
+        return {"args": {}, "attributes": {"scores": scores}}
 
     @property
     def unit(self) -> str:
@@ -328,12 +330,19 @@ class KeepBest(TrainerCallback, ExportableState):
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The step and score of the best weights; the earliest among equals."""
-        return max(self.scores, key=lambda item: (item[1], -item[0]), default=None)
+        """The step and score of the best weights; the earliest among equals.
+
+        Equal scores are told apart by the second number that was returned with them, if any.
+        """
+        return max(
+            self.scores, key=lambda item: (item[1], self._ties[item[0]], -item[0]), default=None
+        )
 
     def restore(self, scores: list[list[float]]) -> None:
         """Go on from the scores of a checkpoint."""
-        self.scores = [(int(step), float(score)) for step, score in scores]
+        self.scores = [(int(step), float(score)) for step, score, *_ in scores]
+        # A checkpoint of an earlier version has no second number.
+        self._ties = {int(step): float(tie[0]) if tie else 0.0 for step, _, *tie in scores}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
@@ -380,16 +389,17 @@ class KeepBest(TrainerCallback, ExportableState):
         now = self._now
         if self.scores and self.scores[-1][0] == now:
             return
-        before = self.best
-        verdict = [0.0]
+        verdict = [0.0, 0.0]
         if state.is_world_process_zero:
             with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
-                verdict[0] = float(self._evaluate(now, model))
-        (score,) = broadcast_object_list(verdict)
+                found = self._evaluate(now, model)
+            verdict = [*map(float, found if isinstance(found, tuple) else (found, 0.0))]
+        score, tie = broadcast_object_list(verdict)
         self.scores.append((now, score))
-        if state.is_world_process_zero and (before is None or score > before[1]):
-            save_weights(model, self._file)
+        self._ties[now] = tie
         best = self.best
+        if state.is_world_process_zero and best is not None and best[0] == now:
+            save_weights(model, self._file)
         since = sum(step > best[0] for step, _ in self.scores) if best else 0
         if self._patience and since >= self._patience and not self.reason:
             self.reason = (

@@ -17,8 +17,11 @@ from eto_gym.trainers.model.models import (
 )
 from eto_gym.trainers.settings.base import TrainSettings
 
-Evaluate = Callable[[int, Any], float]
-"""Takes the optimizer step and the model, and returns a score: higher is better."""
+Evaluate = Callable[[int, Any], float | tuple[float, float]]
+"""Takes the optimizer step and the model, and returns a score: higher is better.
+
+A second number, where there is one, tells equal scores apart.
+"""
 
 
 @dataclass(frozen=True)

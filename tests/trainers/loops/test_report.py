@@ -82,3 +82,29 @@ def test_the_last_line_says_what_became_of_the_method(
         f"({gained} episodes gained, {lost} lost, p {p:.2g}; mean reward {reward[0]:+.3f}" in line
     )
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (0, "eto-1 changed nothing: it keeps the weights that it began with, as dev tasks tell"),
+        (3, "eto-1 keeps the weights of 3 of 6, as dev tasks tell"),
+        (6, None),
+        (None, None),
+    ],
+)
+def test_a_training_that_was_taken_back_is_told(kept: int | None, words: str | None) -> None:
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    row = {"policy": "SFT", "episodes": 9, "success": interval, "reward": interval, "errors": {}}
+    row |= {"steps": 1.0, "generated_tokens": 1.0, "format_errors": 0.0}
+    result = {"kept_step": kept, "scores": [[0, 0.2], [3, 0.2], [6, 0.1]]}
+    stages = [
+        {"name": "eto-1", "seconds": 1.0, "reused": False, "result": result},
+        {"name": "pairs", "seconds": 1.0, "reused": False, "result": None},
+    ]
+    about = {"env": "E", "env_kwargs": {}, "preset": "p", "seed": 0, "model": "m"}
+    text = render({**about, "reference": "SFT", "policies": [row], "stages": stages})
+    if words is None:
+        assert "dev tasks" not in text
+    else:
+        assert f"{words} (success 0.200 after 0, 0.200 after 3, 0.100 after 6)." in text

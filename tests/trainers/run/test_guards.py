@@ -125,6 +125,30 @@ def test_dev_scores_have_the_last_word_on_the_weights(
     assert "the weights of step 1 are kept" in warning
 
 
+def test_a_second_number_tells_equal_scores_apart(
+    fluent: Path, pairs: list[PreferencePair], tmp_path: Path
+) -> None:
+    """As few dev tasks often are won alike; what their episodes earned says more."""
+    ties = {0: 0.1, 1: 0.3, 2: 0.2, 3: 0.3, 4: 0.9}
+
+    def score(step: int, model: Any) -> tuple[float, float]:
+        return (0.5 if step < 4 else 0.4), ties.get(step, 0.0)
+
+    def stopping(step: int, model: Any) -> tuple[float, float]:
+        if step == 3:
+            raise KeyboardInterrupt
+        return score(step, model)
+
+    settings, output = replace(QUICK, save_every=2), tmp_path / "out"
+    watch = Watch(progress=False, on_evaluate=stopping, every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_dpo(settings, pairs, model=fluent, output=output, watch=watch)
+    watch = Watch(progress=False, on_evaluate=score, every=1)
+    report = run_dpo(settings, pairs, model=fluent, output=output, watch=watch, resume=True)
+    assert (report.best, report.kept_step) == ((1, 0.5), 1)
+    assert report.scores[:5] == [(0, 0.5), (1, 0.5), (2, 0.5), (3, 0.5), (4, 0.4)]
+
+
 def test_values_that_are_no_numbers_stop_the_run_at_their_step(
     tiny: Path, make_play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
