@@ -49,10 +49,20 @@ def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as strict JSON atomically; folders above it are made.
 
-    A number that JSON does not know (NaN, an infinite bound) is written as null.
+    A number that JSON does not know (NaN, an infinite bound) is written as null. Characters that
+    are not ASCII stand as they are, unless one is half of a character: then all are escaped.
     """
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        json.dump(strict(value), file, indent=1, ensure_ascii=False, allow_nan=False)
+    value = strict(value)
+    with replacing(path) as partial:
+        try:
+            _dump(value, partial, escaped=False)
+        except UnicodeEncodeError:
+            _dump(value, partial, escaped=True)
+
+
+def _dump(value: Any, path: Path, *, escaped: bool) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=escaped, allow_nan=False)
         file.write("\n")
 
 

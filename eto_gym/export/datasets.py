@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import DataError, require
+from eto_gym.export.names import plain_names
 from eto_gym.files import write_text
 from eto_gym.trajectories import PreferencePair, Trajectory
 
-_AS_TEXT = ("env", "usage", "facts", "player")
+_AS_TEXT = ("env", "usage", "facts", "tokens", "player")
 _ROWS = 1000
 """Rows of a group in a file: what a reader holds at a time."""
 
@@ -27,30 +28,39 @@ def write_trajectories(episodes: Sequence[Trajectory], folder: Path) -> None:
     Args:
         episodes: Of any benchmarks.
         folder: Is made; it holds `README.md` and a file per benchmark in `data/`.
+
+    Raises:
+        DataError: An episode holds what Parquet cannot.
     """
     groups: dict[str, list[Trajectory]] = defaultdict(list)
     for episode in episodes:
         groups[str(episode.env.get("benchmark", "other")).lower()].append(episode)
+    names = plain_names(groups, taken=["default"])  # the configuration of all files
+    files = {names[benchmark]: items for benchmark, items in sorted(groups.items())}
     schema = _trajectory_schema()
-    for name, items in sorted(groups.items()):
+    for name, items in files.items():
         _write(map(trajectory_row, items), schema, folder / "data" / f"{name}.parquet")
     counts = {
         name: f"{len(items)} episodes, {sum(e.success for e in items)} with success"
-        for name, items in sorted(groups.items())
+        for name, items in files.items()
     }
     _write_card(folder, "Trajectories", counts, _TRAJECTORY_COLUMNS)
 
 
 def write_pairs(pairs: Sequence[PreferencePair], folder: Path) -> None:
-    """Write preference pairs as a folder of the Hugging Face hub."""
+    """Write preference pairs as a folder of the Hugging Face hub.
+
+    Raises:
+        DataError: A pair holds what Parquet cannot.
+    """
     _write(map(pair_row, pairs), _pair_schema(), folder / "data" / "pairs.parquet")
     _write_card(folder, "Preference pairs", {"pairs": f"{len(pairs)} pairs"}, _PAIR_COLUMNS)
 
 
 def trajectory_row(episode: Trajectory) -> dict[str, Any]:
     """Return a trajectory as a row."""
-    absent = {"reasoning": [], "history": "full", "states": [], "facts": [], "player": {}}
-    row = {**absent, **episode.to_json()}
+    absent = {"reasoning": [], "history": "full", "states": [], "facts": []}
+    row = {**absent, "tokens": [], "player": {}, **episode.to_json()}
     return {**row, **{name: json.dumps(row[name]) for name in _AS_TEXT}}
 
 
@@ -60,7 +70,7 @@ def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
     Raises:
         DataError: It is none.
     """
-    row = {"player": "{}", **row}  # older files have no such column
+    row = {"tokens": "[]", "player": "{}", **row}  # older files have no such columns
     try:
         values = {**row, **{name: json.loads(row[name]) for name in _AS_TEXT}}
     except (KeyError, TypeError, ValueError, RecursionError) as err:
@@ -89,7 +99,6 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
 
 def _write(rows: Iterable[dict[str, Any]], schema: Any, path: Path) -> None:
     require("pyarrow", feature="--to hf", extra="train")
-    import pyarrow
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,9 +107,24 @@ def _write(rows: Iterable[dict[str, Any]], schema: Any, path: Path) -> None:
         for row in rows:
             held.append(row)
             if len(held) == _ROWS:
-                writer.write_table(pyarrow.Table.from_pylist(held, schema))
+                writer.write_table(_table(held, schema))
                 held.clear()
-        writer.write_table(pyarrow.Table.from_pylist(held, schema))
+        writer.write_table(_table(held, schema))
+
+
+def _table(rows: list[dict[str, Any]], schema: Any) -> Any:
+    import pyarrow
+
+    try:
+        return pyarrow.Table.from_pylist(rows, schema)
+    except (ValueError, OverflowError) as err:  # a UnicodeEncodeError and an ArrowInvalid, too
+        if len(rows) > 1:
+            for row in rows:
+                _table([row], schema)
+        raise DataError(
+            f"--to hf cannot hold a record of task {rows[0]['task_id']!a:.80}: {err} (half of a "
+            "character, or a number above 64 bits)"
+        ) from err
 
 
 def _messages() -> Any:
@@ -150,6 +174,7 @@ _TRAJECTORY_COLUMNS = {
     "history": "how much of the conversation each reply was given to",
     "states": "state block before each reply, if any",
     "facts": "what is known of each reply, as JSON",
+    "tokens": "tokens that were read and sampled for each reply, where recorded, as JSON",
     "player": "which model acted, where it was behind the one that learns from it, as JSON",
 }
 _PAIR_COLUMNS = {
@@ -171,7 +196,10 @@ def _write_card(
     configs = ["- config_name: default", "  default: true", "  data_files: data/*.parquet"]
     if len(counts) > 1:
         for name in counts:
-            configs += [f"- config_name: {name}", f"  data_files: data/{name}.parquet"]
+            configs += [
+                f"- config_name: {json.dumps(name, ensure_ascii=False)}",
+                f"  data_files: {json.dumps(f'data/{name}.parquet', ensure_ascii=False)}",
+            ]
     lines = ["---", "configs:", *configs, "tags: [agents, eto-gym]", "---", ""]
     lines += [f"# {title}", "", "Written by `eto-gym export --to hf`.", ""]
     lines += ["| part | holds |", "|---|---|"]

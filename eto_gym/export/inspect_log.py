@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eto_gym.errors import DataError, require
+from eto_gym.export.names import plain
 from eto_gym.trajectories import Trajectory
 
 _SCORER = "eto_gym"
@@ -37,7 +38,7 @@ def write_inspect(episodes: Sequence[Trajectory], folder: Path) -> None:
         )
     folder.mkdir(parents=True)
     for number, ((benchmark, policy), items) in enumerate(sorted(groups.items()), start=1):
-        path = folder / f"{number:03}_{_plain(benchmark)}_{_plain(policy)}.eval"
+        path = folder / f"{number:03}_{plain(benchmark)}_{plain(policy)}.eval"
         write_eval_log(_log(benchmark, policy, items), str(path))
 
 
@@ -157,7 +158,3 @@ def _message(role: str, content: str) -> Any:
         "assistant": ChatMessageAssistant,
     }
     return kinds[role](content=content)
-
-
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-." else "-" for c in name)[:60]

@@ -17,7 +17,13 @@ from eto_gym.export.inspect_log import write_inspect
 from eto_gym.export.rows import preference_rows, reply_rows, sharegpt_pair, sharegpt_turns
 from eto_gym.files import write_json
 from eto_gym.trajectories import PreferencePair, Trajectory
-from eto_gym.trajectories.formats import is_pair, read_demonstrations, read_pairs, read_records
+from eto_gym.trajectories.formats import (
+    ReadReport,
+    is_pair,
+    read_demonstrations,
+    read_pairs,
+    read_records,
+)
 
 FORMS = {
     "hf": "a folder that `datasets.load_dataset` opens: trajectories or pairs",
@@ -37,11 +43,13 @@ class Exported:
         out: The file or folder.
         wrote: What it holds, in words -> how many.
         left_out: Reason -> how many.
+        read: What was skipped, or read otherwise than it stands there, a line for each thing.
     """
 
     out: Path
     wrote: dict[str, int]
     left_out: Counter[str] = field(default_factory=Counter)
+    read: list[str] = field(default_factory=list)
 
 
 def export(
@@ -69,11 +77,16 @@ def export(
     kinds = {_holds_pairs(path) for path in files}
     if len(kinds) > 1:
         raise EtoGymError("expected files of trajectories or files of pairs, got both")
+    reports = [ReadReport() for _ in files]
+    told = list(zip(files, reports, strict=True))
     if kinds == {True}:
-        pairs = [pair for path in files for pair in read_pairs(path)[0]]
-        return _export_pairs(pairs, form, out)
-    episodes = [episode for path in files for episode in read_demonstrations(path)[0]]
-    return _export_trajectories(episodes, form, out, failures=failures)
+        pairs = [pair for path, report in told for pair in read_pairs(path, report=report)[0]]
+        done = _export_pairs(pairs, form, out)
+    else:
+        episodes = [e for path, report in told for e in read_demonstrations(path, report=report)[0]]
+        done = _export_trajectories(episodes, form, out, failures=failures)
+    done.read = [line for report in reports for line in report.lines()]
+    return done
 
 
 def _holds_pairs(path: str | Path) -> bool:

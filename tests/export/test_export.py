@@ -17,6 +17,7 @@ from eto_gym.export.rows import preference_rows
 from eto_gym.files import write_json
 from eto_gym.trajectories import PreferencePair, Step, Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import read_demonstrations, read_pairs, to_paper_dpo
+from eto_gym.trajectories.sampled import SampledTokens
 
 
 def episode(task: str = "t1", **changes: Any) -> Trajectory:
@@ -49,6 +50,7 @@ EPISODES = [
         sample=1,
         success=False,
         facts=({"finish": "stop"}, {"decoded_tokens": 3}),
+        tokens=(SampledTokens(0, (1, 2), (3,), (-0.5,)), SampledTokens(3, (4,), (5,), (-1.0,))),
         player={"model": "sft-1", "staleness": 1},
     ),
     episode("t3", outcome="error", error="policy", success=False, env={}),
@@ -75,12 +77,91 @@ def test_a_folder_of_datasets_holds_all_benchmarks_at_once(stored: Path, tmp_pat
     cache = str(tmp_path / "cache")
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=cache)
     assert by_key(map(trajectory_of, loaded)) == by_key(EPISODES)
-    older = [{k: v for k, v in row.items() if k != "player"} for row in loaded]
+    older = [{k: v for k, v in row.items() if k not in ("player", "tokens")} for row in loaded]
     assert [trajectory_of(row).player for row in older] == [{}] * len(EPISODES)
+    assert [trajectory_of(row).tokens for row in older] == [()] * len(EPISODES)
     only = datasets.load_dataset(str(out), "alfworld", split="train", cache_dir=cache)
     assert only["task_id"] == ["t2"]
     assert "2 with success" not in (out / "README.md").read_text()
     assert main(["export", str(stored), "--to", "hf", "--out", str(out)]) == 2
+
+
+def save(path: Path, *episodes: Trajectory) -> Path:
+    with TrajectoryStore(path) as store:
+        for item in episodes:
+            store.add(item)
+    return path
+
+
+def test_a_benchmark_of_any_name_is_a_file_of_the_folder(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    yaml = pytest.importorskip("yaml")
+    names = ["../../../evil", "my/bench: x", "my-bench--x", "/abs", "..", "default", "null"]
+    items = [episode(name, env={"benchmark": name}) for name in names]
+    out = tmp_path / "a" / "b" / "hub"
+    assert main(
+        ["export", str(save(tmp_path / "t.jsonl", *items)), "--to", "hf", "--out", str(out)]
+    ) == 0  # fmt: skip
+    files = sorted(path for path in tmp_path.rglob("*.parquet"))
+    assert {path.parent for path in files} == {out / "data"}
+    card = yaml.safe_load((out / "README.md").read_text().split("---")[1])
+    configs = {c["config_name"]: c["data_files"] for c in card["configs"]}
+    assert configs.pop("default") == "data/*.parquet"
+    assert sorted(out / file for file in configs.values()) == files
+    assert not any(path.name.startswith(".") for path in files)
+    found = [parquet.read_table(path).to_pylist() for path in files]
+    assert sorted(row["task_id"] for (row,) in found) == sorted(names)
+
+
+def test_export_says_what_it_read_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Action: x"}]
+    one = {"id": "q", "foo": 1, "messages": turns}
+    worse = {"role": "assistant", "content": "Action: y"}
+    pair = {"prompt": turns[:1], "chosen": turns[1:], "rejected": [worse], "foo": 1}
+    for name, record in (("c", one), ("p", pair)):
+        file = tmp_path / f"{name}.json"
+        write_json(file, [record, {**record, "bar": 2}, 3])
+        out = str(tmp_path / f"{name}-out.json")
+        main(["export", str(file), "--to", "trl", "--out", out])
+        told = capsys.readouterr().err
+        assert f"{file}: skipped 1 records" in told
+    assert main(["show", str(tmp_path / "c.json"), "--list"]) == 0
+    told = capsys.readouterr().err
+    main(["export", str(tmp_path / "c.json"), "--to", "sharegpt", "--out", str(tmp_path / "o")])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in told.splitlines() if " of 3 records: " in line]
+    assert set(told.splitlines()) <= set(lines)
+
+
+@pytest.mark.parametrize("form", ["trl", "sharegpt", "atif", "hf"])
+def test_half_a_character_is_written_or_refused_in_a_line(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = episode("odd")
+    messages = (*odd.messages[:-1], Message("assistant", "Action: \ud83d x", train=True))
+    odd = episode("odd", messages=messages)
+    file, out = save(tmp_path / "t.jsonl", episode(), odd), tmp_path / "out"
+    code = main(["export", str(file), "--to", form, "--out", str(out)])
+    if form != "hf":
+        assert code == 0
+        text = "".join(p.read_text() for p in ([out] if out.is_file() else sorted(out.iterdir())))
+        assert "\\ud83d x" in text
+        return
+    pytest.importorskip("pyarrow")
+    assert code == 2
+    assert "'odd'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_number_that_parquet_cannot_hold_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    file = save(tmp_path / "t.jsonl", episode(), episode("vast", seed=2**70))
+    assert main(["export", str(file), "--to", "hf", "--out", str(tmp_path / "out")]) == 2
+    assert "'vast'" in capsys.readouterr().err
 
 
 def test_atif_loses_nothing(stored: Path, tmp_path: Path) -> None:

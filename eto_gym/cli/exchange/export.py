@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from eto_gym.export import FORMS, export
@@ -40,6 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write, and say what was written."""
     done = export(args.files, args.to, args.out, failures=args.failures)
+    for line in done.read:
+        print(line, file=sys.stderr)
     for what, count in done.wrote.items():
         print(f"{done.out}: {count} {what}")
     for reason, count in done.left_out.items():
