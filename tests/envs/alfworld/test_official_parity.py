@@ -29,8 +29,8 @@ class HandMade:
     """Game files from a dictionary."""
 
     def __init__(self, texts: dict[str, str]) -> None:
-        # Parsed games are kept by their source's name, also after the source is gone.
-        self.name = f"hand-made {next(_NUMBERS)}"
+        # Parsed games are kept by their source's origin, also after the source is gone.
+        self.name = self.origin = f"hand-made {next(_NUMBERS)}"
         self.texts = texts
         tasks = [Task(id=name, type="kitchen", split="train") for name in texts]
         self.task_set = TaskSet(tasks, split="train")
