@@ -186,7 +186,7 @@ def test_a_better_step_of_the_agent_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(("error", "pairs"), [("context", 1), ("timeout", 0)])
-def test_who_runs_out_of_room_is_worth_what_was_earned(error: str, pairs: int) -> None:
+def test_who_runs_out_of_room_is_worth_what_was_earned(error: Any, pairs: int) -> None:
     class Limited(Walker):
         """Walks on until the conversation has no room for another reply."""
 
