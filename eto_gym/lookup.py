@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, UnknownNameError
@@ -119,7 +121,7 @@ def _id_of(task: Task | str | int, known: TaskSet) -> str | int:
     """Return a task's id. A position is the split's: a number may mean another thing to `reset`."""
     if isinstance(task, Task):
         return task.id
-    if not isinstance(task, int) or isinstance(task, bool):
+    if not isinstance(task, int | np.integer) or isinstance(task, bool):
         return task
     if not 0 <= task < len(known):
         raise UnknownNameError(f"expected a position in 0..{len(known) - 1}, got {task}")

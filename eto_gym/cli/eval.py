@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
+    """Evaluate; return 0 if every episode counts, 1 if not, 130 after an interrupt."""
     n = _samples(args)
     if args.panel is not None:
         return _panel(args, n)

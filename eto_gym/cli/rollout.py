@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play; return 0 if every episode could be played out, 1 if not, 130 after an interrupt."""
+    """Play; return 0 if every episode counts, 1 if not, 130 after an interrupt."""
     samples = 1 if args.samples is None else args.samples
     planned = plan(args, command="rollout", samples=samples)
     trajectories = play(planned, command="rollout", launcher=args.launcher)

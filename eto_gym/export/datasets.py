@@ -59,8 +59,8 @@ def write_pairs(pairs: Sequence[PreferencePair], folder: Path) -> None:
 
 def trajectory_row(episode: Trajectory) -> dict[str, Any]:
     """Return a trajectory as a row."""
-    absent = {"reasoning": [], "history": "full", "states": [], "facts": []}
-    row = {**absent, "tokens": [], "player": {}, **episode.to_json()}
+    lists = ("reasoning", "states", "facts", "tokens")
+    row = {**{name: [] for name in lists}, "history": "full", "player": {}, **episode.to_json()}
     return {**row, **{name: json.dumps(row[name]) for name in _AS_TEXT}}
 
 

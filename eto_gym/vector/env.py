@@ -362,15 +362,16 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         """
         chosen = range(self.num_envs) if slots is None else slots
         self._slots.check(chosen)
+        given = list(zip(chosen, states, strict=True))
         try:
             self._control("set_state", states, chosen)
         except (EtoGymError, KeyError, TypeError, ValueError):
-            if len(chosen) > 1:  # some may be set: set all that can be, one by one
-                for slot, state in zip(chosen, states, strict=True):
+            if len(given) > 1:  # some may be set: set all that can be, one by one
+                for slot, state in given:
                     with contextlib.suppress(EtoGymError, KeyError, TypeError, ValueError):
                         self.set_state([state], [slot])
             raise
-        for slot, state in zip(chosen, states, strict=True):
+        for slot, state in given:
             self._slots.restore(slot, state)
 
     def _batched(self, observations: Sequence[Any]) -> Any:

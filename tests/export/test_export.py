@@ -59,11 +59,7 @@ EPISODES = [
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    path = tmp_path / "episodes.jsonl"
-    store = TrajectoryStore(path)
-    for item in EPISODES:
-        store.add(item)
-    return path
+    return save(tmp_path / "episodes.jsonl", *EPISODES)
 
 
 def by_key(items: Any) -> dict[Any, Any]:

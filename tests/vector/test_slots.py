@@ -244,6 +244,8 @@ def test_a_refused_snapshot_leaves_its_slot_and_no_other(way: dict[str, Any]) ->
     good = vec.get_state()
     vec.step(("go",) * 3)  # all end by the limit
     bad = {**good[1], "env": {**good[1]["env"], "task_id": "nope"}}
+    with pytest.raises(ValueError, match="shorter"):
+        vec.set_state(good[:2], [0, 1, 2])  # sets none
     with pytest.raises(UnknownNameError, match="nope"):
         vec.set_state([good[0], bad, good[2]])
     observations, _, _, truncated, _ = vec.step(("go",) * 3)

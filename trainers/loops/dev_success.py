@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from eto_gym.agents.models.codec import ChatCodec
@@ -56,7 +57,4 @@ class DevSuccess:
         spec = replace(self._spec, make_policy=lambda: policy, workers=1)
         with without_dropout(model):
             trajectories = collect(spec, self._episodes)
-        count = len(trajectories)
-        return sum(t.success for t in trajectories) / count, sum(
-            t.reward for t in trajectories
-        ) / count
+        return fmean(t.success for t in trajectories), fmean(t.reward for t in trajectories)

@@ -314,14 +314,13 @@ class KeepBest(TrainerCallback, ExportableState):
         self._trainer = trainer
         self._every = every
         self._patience = patience
-        self.scores: list[tuple[int, float]] = []
-        self._ties: dict[int, float] = {}
+        self._scored: list[tuple[int, float, float]] = []
+        """Step, score, and what tells equal scores apart."""
         self.reason = ""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        scores = [[step, score, self._ties[step]] for step, score in self.scores]
-        return {"args": {}, "attributes": {"scores": scores}}
+        return {"args": {}, "attributes": {"scores": [list(item) for item in self._scored]}}
 
     @property
     def unit(self) -> str:
@@ -329,20 +328,25 @@ class KeepBest(TrainerCallback, ExportableState):
         return self._trainer.unit
 
     @property
+    def scores(self) -> list[tuple[int, float]]:
+        """The steps and their scores, in order."""
+        return [(step, score) for step, score, _ in self._scored]
+
+    @property
     def best(self) -> tuple[int, float] | None:
         """The step and score of the best weights; the earliest among equals.
 
         Equal scores are told apart by the second number that was returned with them, if any.
         """
-        return max(
-            self.scores, key=lambda item: (item[1], self._ties[item[0]], -item[0]), default=None
-        )
+        best = max(self._scored, key=lambda item: (*item[1:], -item[0]), default=None)
+        return None if best is None else best[:2]
 
     def restore(self, scores: list[list[float]]) -> None:
         """Go on from the scores of a checkpoint."""
-        self.scores = [(int(step), float(score)) for step, score, *_ in scores]
         # A checkpoint of an earlier version has no second number.
-        self._ties = {int(step): float(tie[0]) if tie else 0.0 for step, _, *tie in scores}
+        self._scored = [
+            (int(step), float(score), float(tie[0]) if tie else 0.0) for step, score, *tie in scores
+        ]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
@@ -395,8 +399,7 @@ class KeepBest(TrainerCallback, ExportableState):
                 found = self._evaluate(now, model)
             verdict = [*map(float, found if isinstance(found, tuple) else (found, 0.0))]
         score, tie = broadcast_object_list(verdict)
-        self.scores.append((now, score))
-        self._ties[now] = tie
+        self._scored.append((now, score, tie))
         best = self.best
         if state.is_world_process_zero and best is not None and best[0] == now:
             save_weights(model, self._file)

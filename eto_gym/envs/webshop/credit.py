@@ -30,7 +30,7 @@ def state_parts(session: Session, *, address: bool) -> list[object]:
     return [
         session.page,
         session.number if found else 0,
-        list(session.hits) if found else [],
+        list(session.found()) if found else [],
         None if session.product is None else session.product.asin,
         session.sub_page,
         options if address else sorted(options),

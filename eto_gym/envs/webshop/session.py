@@ -164,10 +164,15 @@ class Session:
         self.sub_page = ""
         self.options = {}
 
-    def _list_products(self) -> None:
+    def found(self) -> list[int]:
+        """Return the products of the last search; one that goes on from a snapshot searches now."""
         if self._found != self.keywords:
             self._run_search()
             self._found = self.keywords
+        return self.hits
+
+    def _list_products(self) -> None:
+        self.found()
         end = self.number * pg.PAGE_SIZE
         self.shown = self.hits[end - pg.PAGE_SIZE : end]
         self._products = {self.pages.result(index)[0]: index for index in self.shown}
@@ -304,6 +309,6 @@ class Session:
         session.sub_page = state["sub_page"]
         session.options = dict(state["options"])
         session.seen = set(state["seen"])
-        if session.page not in ("index", "done"):  # what an item was found by is kept beside it
+        if session.page == "results":
             session._list_products()
         return session
