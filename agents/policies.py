@@ -74,6 +74,10 @@ def check_options(policy: str, options: Mapping[str, Any]) -> None:
     """
     if not options:
         return
+    if "temperature" in options:
+        raise EtoGymError("--policy-arg temperature is not obeyed: give it by --temperature")
+    if "name" in options and not policy.startswith("endpoint:"):
+        raise EtoGymError("--policy-arg name is not obeyed: a model is named as --policy names it")
     known = set(_options(endpoint=policy.startswith("endpoint:")))
     for name in options:
         if name not in known:

@@ -48,7 +48,7 @@ def read_completion(body: bytes) -> Completion:
     reason = str(choice.get("finish_reason"))
     if reason in _BROKEN_OFF:
         told = json.dumps(choice.get("error") or answer.get("error") or reason)
-        raise FaultError(Fault("broken off", f"the server broke the reply off: {told[:200]}"))
+        raise FaultError(Fault("broken off", f"the server broke the reply off: {told}"))
     message = choice.get("message")
     if not isinstance(message, dict):
         raise _malformed("no message", body)
@@ -136,7 +136,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def _malformed(what: str, body: bytes) -> FaultError:
-    return FaultError(Fault("malformed", f"{what}: {body[:120]!r}"))
+    return FaultError(Fault("malformed", f"{what}: {body[:4096]!r}"))
 
 
 def _count(counts: Any, name: str) -> int | None:

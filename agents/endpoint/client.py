@@ -14,7 +14,13 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from eto_gym.agents.endpoint.answers import Completion, parse, read_completion
-from eto_gym.agents.endpoint.faults import Fault, FaultError, from_exception, from_status
+from eto_gym.agents.endpoint.faults import (
+    Fault,
+    FaultError,
+    from_exception,
+    from_status,
+    shortened,
+)
 from eto_gym.agents.models.sizes import longest_of
 from eto_gym.errors import EtoGymError, require
 from eto_gym.prompt import Message
@@ -34,6 +40,9 @@ MAX_ANSWER = 8 << 20
 
 FIELDS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed")
 """Fields of a request that can be left out."""
+
+NO_KEY = "none"
+"""Sent as the API key where there is none."""
 
 NOTHING_SAID = "(no reply)"
 """Stands for an empty message at servers that refuse one; others get it as it is."""
@@ -147,9 +156,9 @@ class EndpointClient:
         """
         try:
             raw = await self._client.models.with_raw_response.list()
+            data = parse(raw.http_response.content).get("data")
         except self._faults as err:
             raise self._fault(err) from err
-        data = parse(raw.http_response.content).get("data")
         names = [item.get("id") for item in data or () if isinstance(item, dict)]
         return [name for name in names if isinstance(name, str)]
 
@@ -164,11 +173,15 @@ class EndpointClient:
             FaultError: Nothing answers.
         """
         try:
-            answer = await self._http.get(self.url.rpartition("/v1")[0] + "/openapi.json")
+            answer = await self._http.get(re.sub(r"/v1$", "", self.url) + "/openapi.json")
+            if answer.status_code in (429, 502, 503, 504):
+                raise FaultError(from_status(answer.status_code, answer.text, answer.headers))
         except self._faults as err:
-            raise self._fault(err) from err
-        if answer.status_code in (429, 502, 503, 504):
-            raise FaultError(from_status(answer.status_code, answer.text, answer.headers))
+            told = self._fault(err)
+            if told.fault.kind != "malformed":
+                raise told from err
+            self.dialect = "openai"
+            return
         paths: Any = {}
         if answer.status_code == 200:
             try:
@@ -227,12 +240,13 @@ class EndpointClient:
         detail = fault.detail
         for secret, name in self._secrets.items():
             detail = detail.replace(secret, name)
-        return FaultError(Fault(fault.kind, detail, fault.retry_after))
+        # Cut only now: a part of a secret would not be found.
+        return FaultError(Fault(fault.kind, shortened(detail), fault.retry_after))
 
 
 def _secrets(api_key: str, address: Address) -> dict[str, str]:
     """Return what no message may hold -> what stands there instead; a server may echo anything."""
-    secrets = {api_key: "<API key>"}
+    secrets = {} if api_key == NO_KEY else {api_key: "<API key>"}
     if address.user is not None:
         pair = f"{address.user}:{address.password}"
         secrets[pair] = "<user and password>"

@@ -61,7 +61,7 @@ class Fault:
 
     Attributes:
         kind: What went wrong.
-        detail: In words, for the log.
+        detail: In words, for the log; as long as what the server said, see `shortened`.
         retry_after: Seconds that the server asked to be left alone, if it did.
     """
 
@@ -161,5 +161,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:297] + "..."
+    return " ".join(text.split())
+
+
+def shortened(detail: str) -> str:
+    """Return a detail at the length of a line in a log."""
+    return detail if len(detail) <= 300 else detail[:297] + "..."

@@ -17,6 +17,7 @@ import numpy as np
 from eto_gym.agents.endpoint.answers import Completion
 from eto_gym.agents.endpoint.client import (
     FIELDS,
+    NO_KEY,
     Dialect,
     EndpointClient,
     Sampling,
@@ -25,6 +26,7 @@ from eto_gym.agents.endpoint.client import (
 from eto_gym.agents.endpoint.faults import Fault, FaultError
 from eto_gym.agents.endpoint.loop_thread import LoopThread
 from eto_gym.agents.endpoint.pool import Server, ServerPool
+from eto_gym.agents.options import check_finite, check_mapping, check_whole, stop_strings
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.prompt import Message
@@ -71,7 +73,7 @@ class EndpointPolicy:
         temperature: float = 0.0,
         top_p: float = 1.0,
         max_new_tokens: int = 128,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         context: int | None = None,
         concurrency: int = 64,
         per_server: int | None = None,
@@ -132,6 +134,19 @@ class EndpointPolicy:
             EtoGymError: An option has no meaning, or the model's name cannot be found out.
             MissingDependencyError: The `openai` package is not installed.
         """
+        check_finite(temperature=temperature, top_p=top_p, timeout=timeout)
+        check_finite(first_wait=first_wait, max_wait=max_wait)
+        check_whole(context=context, per_server=per_server)
+        for option, value in (
+            ("max_new_tokens", max_new_tokens),
+            ("concurrency", concurrency),
+            ("attempts", attempts),
+        ):
+            check_finite(**{option: value})
+            check_whole(**{option: value})
+        check_mapping(extra_body=extra_body)
+        name = None if name is None else str(name)
+        model = None if model is None else str(model)
         if temperature < 0 or not 0 < top_p <= 1:
             raise EtoGymError(
                 f"expected temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}"
@@ -150,13 +165,13 @@ class EndpointPolicy:
         check_choice("limit_field", limit_field, ("max_tokens", "max_completion_tokens"))
         leave_out = leave_out.split(",") if isinstance(leave_out, str) else leave_out
         leave_out = [name.strip() for name in leave_out if name.strip()]
-        for name in leave_out:
-            check_choice("leave_out", name, FIELDS)
+        for field in leave_out:
+            check_choice("leave_out", field, FIELDS)
         self._sampling = Sampling(
             temperature=temperature,
             top_p=top_p,
             max_new_tokens=max_new_tokens,
-            stop=tuple(stop),
+            stop=stop_strings(stop),
             limit_field=limit_field,
             send_seed=send_seed,
             leave_out=frozenset(leave_out),
@@ -167,7 +182,7 @@ class EndpointPolicy:
         self._per_server = per_server
         self._timeout = timeout
         self._attempts = attempts
-        key = os.environ.get(api_key_env, "").strip() or "none"
+        key = os.environ.get(api_key_env, "").strip() or NO_KEY
         self._pool = ServerPool(
             [
                 Server(

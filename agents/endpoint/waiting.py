@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from eto_gym.agents.endpoint.client import EndpointClient
+from eto_gym.agents.endpoint.client import NO_KEY, EndpointClient
 from eto_gym.agents.endpoint.faults import FaultError
 from eto_gym.agents.endpoint.loop_thread import LoopThread
 from eto_gym.errors import EtoGymError
@@ -44,7 +44,7 @@ def await_model(
     Raises:
         EtoGymError: One does not answer in time, or lists other models.
     """
-    key = os.environ.get(api_key_env, "").strip() or "none"
+    key = os.environ.get(api_key_env, "").strip() or NO_KEY
     loop = LoopThread("eto-gym-waiting")
     try:
         return loop.run(_await_all(read_addresses(base_urls), model, timeout, remedy, key))

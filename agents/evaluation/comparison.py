@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,32 @@ from eto_gym.trajectories import TrajectoryStore
 from eto_gym.trajectories.record import counts
 
 Result = Mapping[str, Any]
+
+
+def _number(value: Any) -> bool:
+    # An integer may be longer than any float.
+    return (type(value) is float and math.isfinite(value)) or (_whole(value) and abs(value) < 2**53)
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "task": ("a text", _text),
+    "sample": ("a whole number", _whole),
+    "success": ("true or false", lambda value: isinstance(value, bool)),
+    "reward": ("a finite number", _number),
+    "steps": ("a whole number", lambda value: _whole(value) and 0 <= value < 2**53),
+    "error": ("a text or null", lambda value: value is None or _text(value)),
+    "start": ("a text", _text),
+    "tricks": ("a list of texts", lambda value: isinstance(value, list) and all(map(_text, value))),
+}
+"""Fields of a result -> their kind, in words and as a check."""
 
 
 @dataclass(frozen=True)
@@ -196,17 +223,34 @@ def _folder(folder: Path) -> list[ScoreRow]:
 
 
 def _loop(folder: Path, report: dict[str, Any]) -> list[ScoreRow]:
+    """Return the scores of a run folder: of a loop, or of Stable-Baselines3's algorithms."""
+    policies = report.get("policies")
+    if isinstance(policies, dict) and policies:
+        found = [_trajectories(folder / "evaluation" / f"{_part(name)}.jsonl") for name in policies]
+        return [replace(row, name=f"{folder.name}: {row.name}") for row in found]
+    if not isinstance(policies, list) or not policies:
+        raise DataError(f"{folder / 'report.json'} names no policy under 'policies'")
     rows = []
-    for policy in report.get("policies", []):
+    for policy in policies:
+        name = policy.get("policy") if isinstance(policy, dict) else None
+        if not isinstance(name, str):
+            raise DataError(f"{folder / 'report.json'}: no policy with a name: {policy!r:.200}")
         card, stage = policy.get("card"), policy.get("stage")
-        if card is None or stage is None:
+        if not isinstance(card, dict) or not isinstance(stage, str):
             raise DataError(
                 f"{folder} was made before scores had cards: start the same command again, which "
                 "repeats no finished stage and writes its report anew"
             )
-        played = TrajectoryStore(folder / "stages" / stage / "trajectories.jsonl").load()
-        rows.append(ScoreRow(f"{folder.name}: {policy['policy']}", card, results(played)))
+        played = TrajectoryStore(folder / "stages" / _part(stage) / "trajectories.jsonl").load()
+        rows.append(ScoreRow(f"{folder.name}: {name}", card, results(played)))
     return rows
+
+
+def _part(name: str) -> str:
+    """Return the name of a part of a run folder, which leads nowhere else."""
+    if Path(name).name != name:
+        raise DataError(f"expected the name of a part of a run folder, got {name!r:.200}")
+    return name
 
 
 def _report(path: Path, report: dict[str, Any]) -> ScoreRow:
@@ -216,10 +260,14 @@ def _report(path: Path, report: dict[str, Any]) -> ScoreRow:
             f"{path} is no report with a card: expected one that `eto-gym eval` wrote; one of an "
             "older version is written anew by the same command"
         )
-    needed = {"task", "sample", "success", "reward", "steps", "error", "start", "tricks"}
     for item in episodes:
-        if not (isinstance(item, dict) and needed <= set(item)):
-            raise DataError(f"{path}: a result lacks one of {sorted(needed)}: {item!r:.200}")
+        if not (isinstance(item, dict) and set(_KINDS) <= set(item)):
+            raise DataError(f"{path}: a result lacks one of {sorted(_KINDS)}: {item!r:.200}")
+        for name, (kind, fits) in _KINDS.items():
+            if not fits(item[name]):
+                raise DataError(
+                    f"{path}: expected {name!r} of a result as {kind}, got {item[name]!r:.80}"
+                )
     name = str(report.get("name") or path.name.removesuffix(".json").removesuffix(".report"))
     return ScoreRow(name, card, episodes)
 

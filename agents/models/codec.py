@@ -350,7 +350,13 @@ class ChatCodec:
         for i in unsafe:
             head, found, frame = frame.partition(_PROBE.format(i))
             clean = self._shown(messages[i])
+            after = frame[:end] if (end := frame.find(_PROBE[:6])) >= 0 else frame
             shown = next((s for s in (clean, clean.strip()) if rest.startswith(head + s)), None)
+            if shown is None and split_reasoning(clean).reasoning:
+                # It may drop the thought of a reply; the mark in its place has none.
+                spoken = (split_reasoning(clean).spoken, clean.rpartition("</think>")[2])
+                ways = (w for s in spoken for w in (s, s.strip(), s.lstrip("\n")))
+                shown = next((w for w in ways if rest.startswith(head + w + after)), None)
             if not found or shown is None:
                 raise EtoGymError(
                     "a message spells a special token, and the chat template does not keep the "
@@ -389,7 +395,9 @@ class ChatCodec:
         """Return what a template is given of a message: of a reply with channels, its words."""
         if self._channels and message.role == "assistant":
             # Marks that a model put where none belongs are no words; templates refuse them there.
-            return self._tokens.special.sub("", _valid(split_reasoning(message.content).spoken))
+            words = self._tokens.special.sub("", _valid(split_reasoning(message.content).spoken))
+            # What stood around a mark may be one itself; a character in its place makes no other.
+            return self._tokens.special.sub("\N{REPLACEMENT CHARACTER}", words)
         return _valid(message.content)
 
     def _tokenize_reply(self, content: str, reply: str) -> list[int]:

@@ -15,6 +15,7 @@ from eto_gym.agents.models.loading import load_model, load_tokenizer, read_templ
 from eto_gym.agents.models.room import check_prompt
 from eto_gym.agents.models.sizes import check_positions, check_vocabulary, longest_of
 from eto_gym.agents.models.template import settle_template
+from eto_gym.agents.options import check_finite, check_mapping, check_whole, stop_strings
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.prompt import Message
@@ -58,7 +59,7 @@ class LocalPolicy:
         temperature: float = 0.0,
         top_p: float = 1.0,
         max_new_tokens: int = 128,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         context: int | None = None,
         on_full: Literal["error", "drop_oldest"] = "error",
         batch_size: int = 128,
@@ -106,6 +107,11 @@ class LocalPolicy:
             compile: Compile the decoding step by `torch.compile`, on a GPU into CUDA graphs. Takes
                 up to minutes at the start; for models with full attention under SDPA.
         """
+        check_finite(temperature=temperature, top_p=top_p)
+        check_finite(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        check_whole(max_new_tokens=max_new_tokens, batch_size=batch_size, context=context)
+        check_whole(prefill_tokens=prefill_tokens, max_cached_tokens=max_cached_tokens)
+        check_whole(lookup=lookup)
         if temperature < 0 or not 0 < top_p <= 1:
             raise EtoGymError(
                 f"expected temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}"
@@ -125,7 +131,7 @@ class LocalPolicy:
         self.codec = codec
         self._max_new_tokens = max_new_tokens
         self._sampled = temperature > 0
-        self._stop = tuple(stop)
+        self._stop = stop_strings(stop)
         self._on_full = on_full
         self._batch_size = batch_size
         self._keep_cache = keep_cache
@@ -176,6 +182,7 @@ class LocalPolicy:
                 see `eto_gym.agents.models.template`.
             options: Arguments of the constructor.
         """
+        check_mapping(template_kwargs=template_kwargs)
         options.setdefault("name", adapter or model)
         loaded = load_model(
             model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
@@ -203,11 +210,10 @@ class LocalPolicy:
         prompts = [self._prompt(c) for c in conversations]
         fitting = [i for i, (ids, _) in enumerate(prompts) if len(ids) < self.context]
         waiting = [(self._episodes[conversations[i].key], prompts[i][0]) for i in fitting]
-        if self._keep_cache:
-            self._share_start(waiting)
         # What is recorded of an episode does not depend on which others happen to be played.
         held = {i: _held(own.row, ids) for i, (own, ids) in zip(fitting, waiting, strict=True)}
         if self._keep_cache:
+            self._share_start(waiting)
             for own, ids in waiting:
                 self._take_over(own, ids)
         jobs = {i: self._job(conversations[i], prompts[i][0]) for i in fitting}

@@ -112,7 +112,10 @@ def _name(name: str) -> str:
 def _literal(value: Any) -> str:
     """Return a value as Jinja writes it: JSON, but for the name of nothing."""
     if isinstance(value, Mapping):
-        inner = (f"{json.dumps(str(key))}: {_literal(item)}" for key, item in value.items())
+        inner = (
+            f"{json.dumps(str(key), ensure_ascii=False)}: {_literal(item)}"
+            for key, item in value.items()
+        )
         return "{" + ", ".join(inner) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_literal, value)) + "]"
@@ -121,6 +124,6 @@ def _literal(value: Any) -> str:
     if not isinstance(value, str | bool | int | float):
         raise EtoGymError(f"a template's variable is of JSON's kinds, got {value!r:.60}")
     try:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
     except ValueError as err:
         raise EtoGymError(f"a template's variable is finite, got {value!r}") from err

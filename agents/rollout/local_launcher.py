@@ -144,23 +144,31 @@ class WorkerPool(abc.ABC):
         self._workers.append(worker)
         self._barren[worker] = barren
 
-    def _receive(self, worker: Worker) -> Sequence[PlayedTrajectory]:
-        """Take messages; where the process has ended instead, see to what it leaves."""
+    def _receive(self, worker: Worker) -> Iterator[PlayedTrajectory]:
+        """Take messages; where the process has ended instead, see to what it leaves.
+
+        Raises:
+            EtoGymError: It says so, after what it has played came out.
+        """
         try:
             messages = worker.receive()
         except (EOFError, OSError):
-            return self._bury(worker)
-        trajectories = []
+            yield from self._bury(worker)
+            return
+        trajectories: list[PlayedTrajectory] = []
+        failure: str | None = None
         for message in messages:
             if isinstance(message, str):
-                raise EtoGymError(f"a rollout process failed: {message}")
-            if isinstance(message, int):
+                failure = message
+            elif isinstance(message, int):
                 self._barren.pop(worker, None)
                 worker.hand(self._next_episodes(message, alone=worker.alone))
             else:
                 del worker.playing[message.key]
                 trajectories.append(message)
-        return trajectories
+        yield from trajectories
+        if failure is not None:
+            raise EtoGymError(f"a rollout process failed: {failure}")
 
     def _next_episodes(self, wanted: int, *, alone: bool) -> Sequence[Episode]:
         """Take episodes from those that wait, fewer than wanted where soon there are none left."""
@@ -371,6 +379,9 @@ def play_requested(
 
     try:
         rollout = spec.rollout(slots=slots)
+    except EtoGymError as err:
+        send(str(err))
+        return
     except Exception as err:  # what cannot be set up here cannot be set up in a fresh process
         send(f"{type(err).__name__}: {err}")
         raise

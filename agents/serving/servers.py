@@ -190,7 +190,9 @@ class ModelServers:
 
     def _ports(self) -> list[int]:
         if self._first_port is not None:
-            return list(range(self._first_port, self._first_port + self._count))
+            ports = list(range(self._first_port, self._first_port + self._count))
+            _check_free(self._host, ports)
+            return ports
         return _free_ports(self._host, self._count)
 
     def _filled(self, port: int) -> list[str]:
@@ -343,6 +345,19 @@ def _free_ports(host: str, count: int) -> list[int]:
         except OSError as err:
             raise EtoGymError(f"cannot listen on {host}: {err}") from err
         return [int(each.getsockname()[1]) for each in held]
+
+
+def _check_free(host: str, ports: Sequence[int]) -> None:
+    """Refuse ports that somebody has: what answers there would be taken for a server of ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in ports:
+        with socket.socket(family) as tried:
+            # As servers do it, so that connections which have just ended do not matter.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((host, port))
+            except OSError as err:
+                raise EtoGymError(f"cannot listen on port {port} of {host}: {err}") from err
 
 
 def _answers(netloc: str) -> bool:

@@ -13,7 +13,7 @@ from eto_gym.agents.policy import Conversation
 from eto_gym.errors import EtoGymError, UnknownNameError
 from eto_gym.prompt import Message
 from eto_gym.testing.fake_endpoint import STATUS, FakeEndpoint
-from tests.agents.endpoint.endpoints import once, talk
+from tests.agents.endpoint.endpoints import FAST, once, talk
 
 pytest.importorskip("openai")
 
@@ -278,9 +278,19 @@ def test_wrong_options_are_refused() -> None:
         {"attempts": 0},
         {"timeout": 0},
         {"first_wait": 2.0, "max_wait": 1.0},
+        {"temperature": "hot"},
+        {"top_p": float("nan")},
+        {"timeout": "1 s"},
+        {"max_new_tokens": 2.5},
+        {"context": "long"},
+        {"attempts": True},
+        {"extra_body": [1]},
+        {"stop": [""]},
+        {"stop": 3},
     ):
-        with pytest.raises(EtoGymError):
+        with pytest.raises(EtoGymError) as err:
             EndpointPolicy("localhost:1", "m", **wrong)
+        assert "\n" not in str(err.value)
     with pytest.raises(UnknownNameError, match="dialect"):
         EndpointPolicy("localhost:1", "m", dialect="vllm")  # type: ignore[arg-type]
     for urls in ("", "ftp://a/v1", ["http://a", "a/v1"], "http://"):
@@ -290,3 +300,19 @@ def test_wrong_options_are_refused() -> None:
         "http://[::1]:8/v1",
         "https://h/base/v1",
     ]
+
+
+@pytest.mark.parametrize("path", ["/v1beta/openai", "/api/v3", "/proxy/v1/openai"])
+def test_an_address_need_not_end_in_v1(fake: FakeEndpoint, path: str) -> None:
+    """Hosted services have their own; a server's description stands beside `/v1` alone."""
+    fake.answer = lambda body: "Action: go"
+    url = fake.url.removesuffix("/v1") + path
+    with EndpointPolicy(url, "m", **FAST) as policy:
+        assert policy.act([talk()])[0].text == "Action: go"
+
+
+def test_a_text_alone_is_one_stop_string(fake: FakeEndpoint, connect: Any) -> None:
+    fake.answer = lambda body: "Action: go\nObservation: made up"
+    policy = connect(fake, stop="\nObs")
+    assert policy.act([talk()])[0].text == "Action: go"
+    assert fake.requests[0]["stop"] == ["\nObs"]

@@ -175,6 +175,57 @@ def test_reports_without_a_card_are_refused(
     assert "there is no file or folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *[("task", 3), ("sample", "0"), ("sample", 0.5), ("success", 1), ("success", "yes")],
+        *[("reward", "1"), ("reward", None), ("reward", float("nan")), ("reward", 10**400)],
+        *[("steps", "3"), ("steps", -1), ("error", 3), ("start", None)],
+        *[("tricks", "loop"), ("tricks", [1]), ("tricks", None)],
+    ],
+)
+def test_results_of_another_kind_are_refused_by_name(
+    name: str, wrong: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = report(tmp_path, "a", [played("take")])
+    told = json.loads(file.read_text())
+    told["results"][0][name] = wrong
+    file.write_text(json.dumps(told))
+    assert main(["compare", str(file), str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"expected {name!r} of a result as" in line
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [None, [], {}, "eto", ["eto"], [{"card": {}, "stage": "x"}], [{"policy": 3}], {"../../x": {}}]
+    + [[{"policy": "ETO", "card": card, "stage": stage}] for card, stage in (({}, 3), ("", "x"))]
+    + [[{"policy": "ETO", "card": {}, "stage": "../x"}]],
+)
+def test_a_run_folder_that_names_no_score_is_refused(
+    policies: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({"policies": policies}))
+    assert main(["compare", str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_run_folder_of_another_trainer_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stable-Baselines3's runs keep a file of trajectories per policy."""
+    for name, reward in (("random", 0.0), ("greedy", 1.0)):
+        store = TrajectoryStore(tmp_path / "evaluation" / f"{name}.jsonl")
+        for i in range(6):
+            store.add(played("take", rewards=[reward], task=f"t{i}"))
+    (tmp_path / "report.json").write_text(json.dumps({"policies": {"random": {}, "greedy": {}}}))
+    assert main(["compare", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path.name}: greedy" in out
+    (row,) = [line for line in out.splitlines() if "greedy" in line and "0.031" in line]
+    assert [cell.strip() for cell in row.split("|")][-4:-1] == ["6", "0", "0.031"]
+
+
 def test_real_evaluations_are_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

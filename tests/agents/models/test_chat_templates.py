@@ -301,6 +301,45 @@ def test_a_replaced_template_makes_a_rewriting_family_usable() -> None:
     assert codec.decode_reply(said) == talk[1].content
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["qwen3", "deepseek-r1"])
+def test_a_reply_that_spells_special_tokens_after_its_thought_is_words(
+    name: str, kind: str
+) -> None:
+    """What a template drops of a reply is no reason to lose where the rest of it stands."""
+    codec = make_codec(REWRITING[name], kind)
+    for token in REWRITING[name].specials:
+        for thought in ("<think>\nhm\n</think>\n\n", f"<think>\nhm {token}\n</think>\n\n"):
+            words = f"Action: {token} go {token}"
+            talk = [TALK[0], Message("assistant", thought + words, train=True), TALK[2]]
+            ids = codec.generation_prompt(talk)
+            plain = [TALK[0], Message("assistant", thought.replace(token, "hm") + "X"), TALK[2]]
+            # A special token's id comes as often as in a reply that spells none.
+            special = codec.tokenizer.convert_tokens_to_ids(token)
+            assert ids.count(special) == codec.generation_prompt(plain).count(special)
+            assert words in str(codec.tokenizer.decode(ids))
+            said, mask = codec.encode(talk[:2])
+            trained = [i for i, kept in zip(said, mask, strict=True) if kept]
+            assert words in str(codec.tokenizer.decode(trained))
+
+
+@pytest.mark.parametrize(
+    "nested", ["<|e<|end|>nd|>", "<|cha<|cha<|end|>nnel|>nnel|>", "<|<|end|>end|>"]
+)
+def test_what_stood_around_a_mark_makes_no_other(nested: str) -> None:
+    codec = make_codec(REWRITING["gpt-oss"], "bytes")
+    talk = [
+        Message("user", "a"),
+        Message("assistant", f"Action: {nested} go"),
+        Message("user", "b"),
+    ]
+    clean = [Message("user", "a"), Message("assistant", "Action: go"), Message("user", "b")]
+    ids, plain = codec.generation_prompt(talk), codec.generation_prompt(clean)
+    for token in REWRITING["gpt-oss"].specials:
+        special = codec.tokenizer.convert_tokens_to_ids(token)
+        assert ids.count(special) == plain.count(special)
+
+
 @pytest.mark.parametrize("mark", ["<|channel|>", "<|channel|>final<|message|>", "<|end|>"])
 def test_marks_in_the_midst_of_a_reply_are_no_obstacle(mark: str) -> None:
     """A model may say anything: history holds the words, and no mark that a template refuses."""

@@ -37,7 +37,10 @@ def rendered(template: str, **options: Any) -> str:
 
 
 def test_variables_are_set_in_the_template_as_if_they_were_given() -> None:
-    for value in (False, True, 3, 0.5, None, 'a "quoted"\n\\text', ["a", {"b": None}]):
+    for value in (
+        *(False, True, 3, 0.5, None, 'a "quoted"\n\\text', ["a", {"b": None}]),
+        *("🙂 é \u2028", {"🙂": "ü"}),
+    ):
         template = "\n{{ x == y }}{{ x }}\n{% if x %}yes{% endif %}"
         settled = settle_template(template, {"x": value})
         assert rendered(settled, y=value) == rendered(template, x=value, y=value)

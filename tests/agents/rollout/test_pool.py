@@ -32,8 +32,11 @@ class Scripted:
         word = next(self._words, "die")
         if word == "a":  # ask
             return [1]
-        if word == "p" and self.playing:  # play what it has
-            return [failed_episode(e, "environment") for e in self.playing.values()]
+        if word in "pf" and self.playing:  # play what it has, and fail for good
+            played: list[Message] = [
+                failed_episode(e, "environment") for e in self.playing.values()
+            ]
+            return [*played, "no room"] if word == "f" else played
         raise EOFError
 
     def hand(self, episodes: Sequence[Episode]) -> None:
@@ -75,3 +78,12 @@ def test_workers_that_die_one_after_another_in_a_place_end_it(workers: int) -> N
 def test_a_worker_that_has_asked_begins_the_count_anew() -> None:
     pool = Pool(1, "", "", "ap", "", "", "ap" * len(EPISODES))
     assert len(list(pool.trajectories())) == len(EPISODES)
+
+
+def test_what_was_played_comes_out_before_a_failure_is_told() -> None:
+    pool = Pool(1, "apaf")
+    played = []
+    with pytest.raises(EtoGymError, match="no room"):
+        for trajectory in pool.trajectories():
+            played.append(trajectory.key)  # noqa: PERF401 - they come before it is raised
+    assert played == [EPISODES[0].key, EPISODES[1].key]

@@ -117,8 +117,15 @@ def test_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         with (
-            pytest.raises(EtoGymError, match="Address already in use"),
+            pytest.raises(EtoGymError, match=f"cannot listen on port {port} .*already in use"),
             ModelServers(model, command=command(), port=port),
+        ):
+            pass
+        # Another's server that answers there is not taken for ours, on the second port neither.
+        taken.listen()
+        with (
+            pytest.raises(EtoGymError, match=f"cannot listen on port {port} "),
+            ModelServers(model, command=command(), port=port - 1, workers=2),
         ):
             pass
         # A port that was free when it was chosen may be taken when it is used.
