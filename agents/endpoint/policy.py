@@ -338,7 +338,9 @@ class EndpointPolicy:
             full = prompt >= context or prompt + (decoded or 0) > context
         else:  # cut by something else than the limit of the reply
             cut = completion.finish_reason == "length"
-            full = cut and decoded is not None and decoded < self._sampling.max_new_tokens
+            limited = self._sampling.limit_field not in self._sampling.leave_out
+            short = decoded is not None and decoded < self._sampling.max_new_tokens
+            full = limited and cut and short
         if full:
             return self._count(PolicyReply("", usage, error="context"))
         text, told = completion.text, self._told(server, completion)

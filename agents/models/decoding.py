@@ -114,10 +114,10 @@ class Decoder:
             stop_ids: Tokens that end a reply.
             stopped: Tells from the sampled ids whether a stop string is complete; None looks for
                 none.
-            prefill_tokens: New tokens per forward pass while prompts are read. Bounds the memory
-                of activations; more gains nothing once the matrices are large. None takes 1,024 on
-                a CPU, so that what a layer makes of them stays near its caches, and 4,096
-                elsewhere.
+            prefill_tokens: New tokens per forward pass while prompts are read, where that holds
+                more than one prompt. Bounds the memory of activations; more gains nothing once the
+                matrices are large. None takes 1,024 on a CPU, so that what a layer makes of them
+                stays near its caches, and 4,096 elsewhere.
             lookup: Tokens of each row to guess per pass at most, from what followed the same tokens
                 before; 0 guesses none. None guesses where it pays and tells nothing apart, in
                 float32 on a CPU, and the fewer the more rows there are.

@@ -85,12 +85,13 @@ class LocalPolicy:
             context: Tokens of a conversation at most; None takes what the model's configuration
                 names (`max_position_embeddings`, or what its family calls it).
             on_full: What to do where a conversation does not fit. "error" replies with the error
-                kind "context". "drop_oldest" leaves out the oldest exchanges after the first
-                message until a whole reply fits, and counts them as "dropped_messages".
+                kind "context". "drop_oldest" leaves out as few of the oldest exchanges as make room
+                for a whole reply, and counts them as "dropped_messages". What stands before the
+                episode's first reply stays, with the task in it.
             batch_size: Conversations computed at a time at most; longer batches are cut by length,
                 on a CPU also where that is cheaper, or saves memory at little cost.
-            prefill_tokens: New tokens per forward pass while conversations are read. None takes
-                1,024 on a CPU and 4,096 elsewhere.
+            prefill_tokens: New tokens per forward pass while conversations are read; what one lacks
+                is read in one pass. None takes 1,024 on a CPU and 4,096 elsewhere.
             keep_cache: False computes every conversation from its beginning at each turn.
             max_cached_tokens: Tokens held for conversations that are not in the current batch, at
                 most; those unused for longest go first. None sets no limit.
@@ -132,6 +133,10 @@ class LocalPolicy:
         self._max_new_tokens = max_new_tokens
         self._sampled = temperature > 0
         self._stop = stop_strings(stop)
+        # Some more, as a character whose first bytes are missing decodes to others.
+        self._stop_tokens = 8 + max(
+            (len(s.encode("utf-8", "replace")) for s in self._stop), default=0
+        )
         self._on_full = on_full
         self._batch_size = batch_size
         self._keep_cache = keep_cache
@@ -261,13 +266,25 @@ class LocalPolicy:
         self._episodes.move_to_end(conversation.key)
         messages = list(conversation.messages)
         ids = self.codec.extend(episode.transcript, messages)
-        if self._on_full == "error":
+        room = self.context - self._max_new_tokens
+        if self._on_full == "error" or len(ids) <= room:
             return list(ids), 0
-        dropped = 0
-        while len(ids) + self._max_new_tokens > self.context and dropped + 2 < len(messages):
-            dropped += 2
-            ids = self.codec.generation_prompt([messages[0], *messages[1 + dropped :]])
-        return list(ids), dropped
+        # What comes before the agent's own replies: rules, examples, and the task.
+        head = next((i for i, m in enumerate(messages) if m.train), 1)
+        exchanges = (len(messages) - head - 1) // 2  # all that can be left out but the last word
+        least, most = 0, max(0, exchanges)
+        while least < most:  # few are tried: each is a whole conversation to lay out
+            middle = (least + most) // 2
+            if len(self._without(messages, head, middle)) <= room:
+                most = middle
+            else:
+                least = middle + 1
+        return (self._without(messages, head, most), 2 * most) if most else (list(ids), 0)
+
+    def _without(self, messages: list[Message], head: int, exchanges: int) -> list[int]:
+        """Return the ids of a prompt without the exchanges that come first after its head."""
+        kept = [*messages[:head], *messages[head + 2 * exchanges :]]
+        return list(self.codec.generation_prompt(kept))
 
     def _job(self, conversation: Conversation, ids: list[int]) -> Job:
         row = self._episodes[conversation.key].row if self._keep_cache else KVRow()
@@ -293,8 +310,13 @@ class LocalPolicy:
         return text[: min((text.find(s) for s in self._stop if s in text), default=len(text))]
 
     def _has_stop(self, generated: list[int]) -> bool:
-        text = self.codec.decode_reply(generated)
-        return any(s in text for s in self._stop)
+        # A stop string ends in the last token. To decode all of them each time is quadratic, so
+        # that is done where the last ones show one: a token has a byte at least.
+        for ids in (generated[-self._stop_tokens :], generated):
+            text = self.codec.decode_reply(ids)
+            if not any(s in text for s in self._stop):
+                return False
+        return True
 
     # --- the cache -------------------------------------------------------------------------------
 

@@ -250,6 +250,9 @@ def test_full_contexts_are_told_by_tokens(fake: FakeEndpoint, connect: Any) -> N
     for decoded, error in ((8, None), (7, "context")):
         fake.usage = {"prompt_tokens": 60, "completion_tokens": decoded}
         assert connect(fake, max_new_tokens=8).act([conversation])[0].error == error
+    # A server that was told no limit has one of its own, which says nothing of the context.
+    free = connect(fake, max_new_tokens=8, leave_out="max_tokens").act([conversation])[0]
+    assert (free.error, free.truncated) == (None, True)
 
 
 def test_finds_the_name_of_the_only_model(fake: FakeEndpoint, connect: Any) -> None:

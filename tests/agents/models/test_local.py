@@ -343,10 +343,37 @@ def test_drop_oldest_leaves_out_exchanges_and_says_so() -> None:
     dropped = reply.usage["dropped_messages"]
     assert dropped % 2 == 0
     assert dropped > 0
-    kept = [talk[0], *talk[1 + dropped :]]
+    # The rules and the first observation, which names the task, stay.
+    kept = [*talk[:3], *talk[3 + dropped :]]
     assert reply.text == generate(MODEL, kept)
     assert len(CODEC.generation_prompt(kept)) + 12 <= size - 20
+    more = [*talk[:3], *talk[3 + dropped - 2 :]]
+    assert len(CODEC.generation_prompt(more)) + 12 > size - 20, "no more than must be"
     assert acting.act([Conversation("a", talk[:1])])[0].usage.get("dropped_messages") is None
+
+
+def test_a_long_conversation_is_laid_out_few_times_to_drop_its_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    talk = [Message("user", "The rules."), *hello(0)]
+    for turn in range(200):
+        talk += [Message("assistant", "Action: look", train=True), observation(0, turn)]
+    acting = policy(context=200, on_full="drop_oldest")
+    laid: list[int] = []
+    whole = CODEC.generation_prompt
+
+    def counted(messages: Sequence[Message]) -> list[int]:
+        laid.append(len(messages))
+        return whole(messages)
+
+    monkeypatch.setattr(CODEC, "generation_prompt", counted)
+    reply = acting.act([Conversation("a", talk)])[0]
+    assert reply.error is None
+    assert reply.usage["dropped_messages"] > 300
+    assert len(laid) < 12
+    # The last observation is what there is to reply to: it stays, whether or not there is room.
+    small = policy(context=30, on_full="drop_oldest").act([Conversation("a", talk)])[0]
+    assert small.error == "context"
 
 
 def test_stop_strings_end_a_reply_and_are_no_part_of_it() -> None:
@@ -362,6 +389,33 @@ def test_stop_strings_end_a_reply_and_are_no_part_of_it() -> None:
     assert not reply.truncated
     assert {s.usage["decoded_tokens"] for s in said if s.truncated} <= {20}
     assert all(s.truncated or s.usage["decoded_tokens"] < 20 for s in said)
+
+
+def test_looking_for_stop_strings_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply of n tokens does not decode n of them n times."""
+    decoded: list[int] = []
+    whole = CODEC.decode_reply
+
+    def counted(ids: Sequence[int]) -> str:
+        decoded.append(len(ids))
+        return whole(ids)
+
+    monkeypatch.setattr(CODEC, "decode_reply", counted)
+    acting = policy(stop=["no such words"], lookup=0)
+    for size in range(1, 600):
+        assert not acting._has_stop([5] * size)
+    assert max(decoded) < 40
+
+
+@pytest.mark.parametrize("stop", ["Obs", "\n", "é", "🙂", " look"])
+def test_a_stop_string_is_found_with_its_last_token_wherever_it_stands(stop: str) -> None:
+    acting = policy(stop=[stop], lookup=0)
+    for before in ("", "x", "Thought: I look on, and on. " * 9, "é🙂" * 30):
+        before = before.replace(stop, "")
+        ids = CODEC.tokenizer.encode(before + stop, add_special_tokens=False)
+        first = next(i for i in range(len(ids) + 1) if stop in CODEC.decode_reply(ids[:i]))
+        assert acting._has_stop(ids[:first])
+        assert not acting._has_stop(ids[: first - 1])
 
 
 def test_sampling_follows_the_distribution() -> None:
