@@ -307,9 +307,10 @@ class _Server:
         return self._process is not None and self._process.poll() is None
 
     def tell_to_stop(self) -> None:
-        """Close the watcher's pipe."""
+        """Close the watcher's pipe; a child of this process may hold it too, hence the signal."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+            self._process.terminate()
 
     def wait(self) -> None:
         if self._process is not None:

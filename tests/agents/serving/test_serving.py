@@ -88,6 +88,26 @@ def test_servers_live_as_long_as_the_context_and_are_started_anew(tmp_path: Path
     assert not any(map(alive, pids_in(model)))
 
 
+def test_servers_end_while_a_forked_child_holds_their_pipes(tmp_path: Path) -> None:
+    """As the children of `multiprocessing` by fork do, whatever they are for."""
+    model = tmp_path / "model"
+    with ModelServers(str(model), command=command()) as servers:
+        assert health(servers.base_urls[0]) == 200
+        pids = pids_in(model)
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        try:
+            began = time.monotonic()
+            servers._stop()
+            assert time.monotonic() - began < 30
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert not any(map(alive, pids))
+
+
 def test_a_server_that_dies_at_once_says_why(tmp_path: Path) -> None:
     with (
         pytest.raises(EtoGymError, match=r"ended with status 1: .*\n.*\nno such weights"),
