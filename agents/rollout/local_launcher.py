@@ -232,6 +232,7 @@ class _Process:
         self.alone = alone
         self.playing: dict[tuple[str, int], Episode] = {}
         self._told_to_end = False
+        self._loaded = False  # whether it has said anything
         context = FollowingContext()
         self.connection, child = context.Pipe()
         slots = 1 if alone else None
@@ -249,6 +250,7 @@ class _Process:
     def receive(self) -> Sequence[Message]:
         """Read the next messages from the pipe."""
         messages: Sequence[Message] = self.connection.recv()
+        self._loaded = True
         return messages
 
     def hand(self, episodes: Sequence[Episode]) -> None:
@@ -259,8 +261,12 @@ class _Process:
             self.connection.send(episodes)
 
     def stop(self) -> str:
-        """End the process, and return its exit code."""
-        if self._process.is_alive() and not self.playing:
+        """End the process, and return its exit code.
+
+        One that has nothing left to play may close what it holds; one that has not even loaded it,
+        which can take minutes, holds nothing that matters.
+        """
+        if self._process.is_alive() and self._loaded and not self.playing:
             self.hand(())  # it may be asking
             self._process.join(timeout=10.0)
         if self._process.is_alive():

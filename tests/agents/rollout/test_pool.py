@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
-from eto_gym.agents.rollout.local_launcher import Message, Worker, WorkerPool
+from eto_gym.agents.rollout.local_launcher import Message, Worker, WorkerPool, _Process
 from eto_gym.agents.rollout.spec import RolloutSpec, failed_episode
 from eto_gym.errors import EtoGymError
 from tests.toy import CORRIDOR
@@ -88,3 +90,16 @@ def test_what_was_played_comes_out_before_a_failure_is_told() -> None:
     with pytest.raises(EtoGymError, match="no room"):
         next(coming)
     assert played == [EPISODES[0].key, EPISODES[1].key]
+
+
+def load_for_long() -> Any:
+    time.sleep(60)
+
+
+def test_workers_that_still_load_are_not_waited_for() -> None:
+    spec = RolloutSpec(CORRIDOR, load_for_long, workers=2)
+    workers = [_Process(spec, alone=False) for _ in range(2)]
+    began = time.monotonic()
+    for worker in workers:
+        worker.stop()
+    assert time.monotonic() - began < 9, "less than the grace of one"
