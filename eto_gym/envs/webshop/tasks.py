@@ -105,7 +105,11 @@ class GoalTasks(TaskSet):
         if index is not None and self._has(index):
             return self._task(index)
         if index is None or not 0 <= index < len(self._goals):
-            raise unknown_name(f"task of split {self.split!r}", ref, self[:8].ids)
+            if isinstance(ref, str):
+                raise unknown_name(f"task of split {self.split!r}", ref, self.ids)
+            raise UnknownNameError(
+                f"expected the number of a goal in 0..{len(self._goals) - 1}, got {ref}"
+            )
         raise UnknownNameError(
             f"expected a goal of split {self.split!r}, got goal {index}, which is not in it. "
             'Make the environment with split="all" to play every goal.'

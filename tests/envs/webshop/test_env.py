@@ -63,6 +63,9 @@ def test_an_int_task_is_a_goal_index() -> None:
     ):
         with pytest.raises(UnknownNameError):
             env.reset(options={"task": wrong})
+    count = len(env.task_set)
+    with pytest.raises(UnknownNameError, match=rf"\({count} in all\)"):
+        env.reset(options={"task": "human-"})
 
 
 def test_reward_and_its_parts_come_with_the_purchase_only() -> None:
