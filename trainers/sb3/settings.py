@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from eto_gym.errors import EtoGymError, check_choice
 
 ALGOS = ("ppo", "dqn")
+
+OVERFLOWS = ("sample", "error")
+
+_FROM_ONE = ("steps", "num_envs", "eval_episodes", "max_candidates", "features_dim", "width")
+_FROM_ZERO = ("env_workers", "history", "seed")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -63,10 +69,19 @@ class SB3Settings:
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         check_choice("algo", self.algo, ALGOS)
-        for name in ("steps", "num_envs", "eval_episodes", "features_dim", "width"):
-            if getattr(self, name) < 1:
-                raise EtoGymError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.env_workers < 0:
-            raise EtoGymError(f"expected env_workers of at least 0, got {self.env_workers}")
+        check_choice("overflow", self.overflow, OVERFLOWS)
+        for names, least in ((_FROM_ONE, 1), (_FROM_ZERO, 0)):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise EtoGymError(
+                        f"expected {name} of at least {least}, got {getattr(self, name)}"
+                    )
+        if not 0 < self.learning_rate < math.inf:
+            raise EtoGymError(f"expected learning_rate > 0, got {self.learning_rate}")
+        if not 0 <= self.gamma <= 1:
+            raise EtoGymError(f"expected gamma in [0, 1], got {self.gamma}")
         if "split" in self.env_args:
-            raise EtoGymError("env_args names a split: use the settings split and eval_split")
+            raise EtoGymError(
+                "env_args names a split: use split and eval_split instead, on the command line "
+                "--train-split and --eval-split"
+            )

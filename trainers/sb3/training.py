@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from eto_gym.agents.sb3.policy import (
     make_features,
 )
 from eto_gym.env import text_env
-from eto_gym.errors import EtoGymError, require
+from eto_gym.errors import EtoGymError, require, unknown_name
 from eto_gym.files import replacing, write_json
 from eto_gym.trainers.sb3.settings import SB3Settings
 from eto_gym.trajectories import Trajectory, TrajectoryStore
@@ -71,8 +72,7 @@ def train(
         EtoGymError: The folder is not empty, or the settings do not fit the environment.
         MissingDependencyError: Stable-Baselines3 or sb3-contrib is not installed.
     """
-    for package in ("stable_baselines3", "sb3_contrib"):
-        require(package, feature="eto-gym train sb3", extra="sb3")
+    check_run(settings)
     from eto_gym.trainers.sb3.curve import LearningCurve, plot_curve
 
     folder = Path(out)
@@ -99,13 +99,33 @@ def train(
     return report
 
 
-def _make_env(settings: SB3Settings, split: str) -> gym.Env[str, str]:
-    kwargs = {**settings.env_args, "split": split, "admissible_actions": True}
-    env: gym.Env[str, str] = gym.make(settings.env, **kwargs)
-    return env
+def check_run(settings: SB3Settings) -> None:
+    """Refuse at once what a run would refuse later.
+
+    Raises:
+        MissingDependencyError: Stable-Baselines3 or sb3-contrib is not installed.
+        UnknownNameError: There is no such split, or SB3's class has no such argument.
+        EtoGymError: The environment cannot be made.
+    """
+    for package in ("stable_baselines3", "sb3_contrib"):
+        require(package, feature="eto-gym train sb3", extra="sb3")
+    kind, _ = _algorithm(settings)
+    known = dict(inspect.signature(kind).parameters)
+    known = {name: item for name, item in known.items() if name not in ("policy", "env")}
+    for name, value in settings.algo_args.items():
+        if name not in known:
+            raise unknown_name(f"argument of {kind.__name__}", name, known)
+        usual = known[name].default
+        if isinstance(usual, int | float) and not isinstance(value, int | float):
+            raise EtoGymError(
+                f"expected a value like {usual} for {name} of {kind.__name__}, got {value!r:.80}"
+            )
+    for split in dict.fromkeys((settings.split, settings.eval_split)):
+        _make_env(settings, split).close()
 
 
-def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
+def _algorithm(settings: SB3Settings) -> tuple[Callable[..., Any], Any]:
+    """Return the class of the algorithm, and that of its network."""
     from sb3_contrib import MaskablePPO
 
     from eto_gym.agents.sb3.networks import (
@@ -113,6 +133,19 @@ def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
         MaskableCandidatePolicy,
         MaskedDQN,
     )
+
+    if settings.algo == "ppo":
+        return MaskablePPO, MaskableCandidatePolicy
+    return MaskedDQN, CandidateDQNPolicy
+
+
+def _make_env(settings: SB3Settings, split: str) -> gym.Env[str, str]:
+    kwargs = {**settings.env_args, "split": split, "admissible_actions": True}
+    env: gym.Env[str, str] = gym.make(settings.env, **kwargs)
+    return env
+
+
+def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
     from eto_gym.trainers.sb3.vec_env import CandidatesVecEnv
 
     env = CandidatesVecEnv(
@@ -130,10 +163,13 @@ def _make_model(settings: SB3Settings, embedder: Embedder | None) -> Any:
         "device": settings.device,
         "policy_kwargs": {"features_extractor_kwargs": {"width": settings.width}},
     }
-    kind: Callable[..., Any] = MaskablePPO if settings.algo == "ppo" else MaskedDQN
-    policy = MaskableCandidatePolicy if settings.algo == "ppo" else CandidateDQNPolicy
+    kind, policy = _algorithm(settings)
     chosen = _PPO if settings.algo == "ppo" else _DQN
-    return kind(policy, env, **{**common, **chosen, **settings.algo_args})
+    try:
+        return kind(policy, env, **{**common, **chosen, **settings.algo_args})
+    except (TypeError, ValueError, AssertionError, RuntimeError) as err:
+        env.close()
+        raise EtoGymError(f"SB3 refuses the settings: {err}") from err
 
 
 def _evaluate(settings: SB3Settings, folder: Path, embedder: Embedder | None) -> dict[str, Any]:

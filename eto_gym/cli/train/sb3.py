@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> int:
     settings = dataclasses.replace(chosen.settings, env=resolve_env_id(chosen.settings.env))
     check_arguments(settings.env, settings.env_args)
     if options.dry_run:
+        from eto_gym.trainers.sb3.training import check_run
+
+        check_run(settings)
         print(printed(dataclasses.replace(chosen, settings=settings), out=options.out))
         return 0
     from eto_gym.trainers.sb3.training import train

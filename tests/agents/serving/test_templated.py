@@ -104,9 +104,9 @@ def test_a_server_gets_a_folder_with_the_template(base: Path, tmp_path: Path) ->
     )
     with pytest.raises(EtoGymError, match="status 3"), servers:
         pass
-    log = (tmp_path / "server-0.log").read_text()
+    log = (tmp_path / "server-0.log").read_text(encoding="utf-8")
     assert "'01 May 2025'" in log
-    assert '{% set mood = "gl\\u00e4d" %}' in log
+    assert '{% set mood = "gl\u00e4d" %}' in log
     assert not Path(servers.model).exists()
 
 

@@ -179,3 +179,47 @@ def test_settings_that_cannot_work_are_refused() -> None:
         SB3Settings(steps=0)
     with pytest.raises(EtoGymError, match="eval_split"):
         SB3Settings(env_args={"split": "train"})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--algo-arg", "batchsize=3"], "Did you mean 'batch_size'?"),
+        (["--overflow", "some"], "'some'"),
+        (["--algo-arg", "n_epochs=many"], "got 'many'"),
+        (["--env-arg", "split=test"], "--train-split"),
+        (["--gamma", "1.5"], "gamma"),
+        (["--learning-rate", "0"], "learning_rate"),
+        (["--max-candidates", "0"], "max_candidates"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    for more in (["--dry-run"], []):
+        assert main(["train", "sb3", "--env", CORRIDOR, "--out", str(out), *words, *more]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--train-split", "--eval-split"])
+def test_a_dry_run_refuses_splits_that_are_not_there(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "sb3", "--env", "webshop", option, "held-out", "--dry-run"]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'held-out'" in line
+
+
+def test_values_that_the_algorithm_refuses_are_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--env", CORRIDOR, "--out", str(tmp_path / "run"), "--device", "nowhere"]
+    assert main(["train", "sb3", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "SB3 refuses" in line
+    assert not (tmp_path / "run").exists()
