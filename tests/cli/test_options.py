@@ -24,6 +24,7 @@ yaml = pytest.importorskip("yaml")
 
 from eto_gym.cli import train  # noqa: E402
 from eto_gym.cli.train.options import add_options, read_command  # noqa: E402
+from eto_gym.trainers.settings.base import TrainSettings  # noqa: E402
 from eto_gym.trainers.settings.fields import fields_of  # noqa: E402
 from eto_gym.trainers.settings.loops import ETOSettings  # noqa: E402
 from eto_gym.trainers.settings.presets import (  # noqa: E402
@@ -210,6 +211,8 @@ def test_a_file_extends_another_and_depends_on_the_environment(tmp_path: Path) -
         ("- 1", "expected settings by name, got list"),
         ("a: [", "no YAML"),
         ("extends: nowhere.yaml", "there is no file"),
+        ("training: {lora_r: 8}", "Did you mean 'trainings'"),
+        ("trainings: {lora_rank: 8}", "sft.lora_rank"),
         ("sections: {a: 1}", "expected sections to be a list"),
         ("[" * 5000, "no YAML"),
     ],
@@ -238,6 +241,8 @@ def test_presets_name_only_what_some_method_has() -> None:
         for section in data["sections"]:
             assert section.pop("source")
             assert set(section.pop("methods", [])) <= set(kinds)
+            shared = section.pop("trainings", {})
+            assert set(shared) <= {item.name for item in fields_of(TrainSettings)}, path
             assert {name for name in names_in(section, known) if name not in known} == set(), path
 
 

@@ -345,3 +345,37 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
     pairs, report = make_pairs(agent, experts)
     assert (report.agent_chosen, report.expert_chosen) == (1, 1)
     assert [pair.info["chosen_reward"] for pair in pairs] == [0.8, 1.0]
+
+
+def test_a_loop_leaves_those_of_dev_tasks_out(
+    data: Path, tmp_path: Path, webshop: gym.Env[str, str]
+) -> None:
+    pytest.importorskip("trl")
+    from eto_gym.trainers.loops.data_stages import DataStages
+    from eto_gym.trainers.loops.play_stages import PlayStages
+    from eto_gym.trainers.loops.stage_data import load_trajectories
+    from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
+
+    def opened(dev_tasks: int) -> PlayStages:
+        settings = WorldSettings(
+            env="ETO/WebShop-v0", prompt_style="none", dev_split="train", dev_tasks=dev_tasks
+        )
+        stages = PlayStages(settings, tmp_path / "run")
+        stages.open()
+        return stages
+
+    dev = opened(2).dev_ids()
+    records = [
+        {**_record(webshop, task), "id": int(task.removeprefix("human-")), "reward": 1.0}
+        for task in (*dev, *opened(2).task_ids("train", 2))
+    ]
+    path = data / "eto-trajectories" / "webshop_sft.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(records))
+    source = ExpertSettings(expert_file="eto:webshop")
+    whole = DataStages(opened(0)).experts(source)
+    assert whole.result["taken"] == 4
+    stage = DataStages(opened(2)).experts(source)
+    assert stage.key != whole.key
+    assert (stage.result["taken"], stage.result["left_out"]) == (2, {"dev_task": 2})
+    assert not {t.task_id for t in load_trajectories(stage)} & set(dev)

@@ -20,11 +20,12 @@ from eto_gym.history import FULL
 from eto_gym.registration import make_text_env
 from eto_gym.trainers.data.corrections import correct_failures
 from eto_gym.trainers.data.first_error import Errors, find_errors
+from eto_gym.trainers.data.held_out import HeldOut
 from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.data.rejection import keep_best
 from eto_gym.trainers.loops.play_stages import PlayStages
-from eto_gym.trainers.loops.run_folder import Stage
+from eto_gym.trainers.loops.run_folder import Stage, digest
 from eto_gym.trainers.loops.stage_data import load_trajectories, write_pairs, write_trajectories
 from eto_gym.trainers.settings.base import deciding
 from eto_gym.trainers.settings.data import PairingSettings, RejectionSettings
@@ -45,7 +46,7 @@ class DataStages:
         self._play = play
 
     def experts(self, source: ExpertSettings) -> Stage:
-        """Return demonstrations of the training tasks."""
+        """Return demonstrations of the training tasks; none is of a dev task."""
         s = self._play.settings
         if source.expert_file.startswith(PREFIX):
             return self._paper_experts(source.expert_file)
@@ -56,7 +57,7 @@ class DataStages:
             expert_policy,
             split=s.train_split,
             episodes=self._play.planned(s.train_split, source.train_tasks),
-            depends_on={"tasks": source.train_tasks, "samples": 1},
+            depends_on={**self._play.chosen(s.train_split, source.train_tasks), "samples": 1},
         )
 
     def _given_experts(self, path: Path, *, strict: bool) -> Stage:
@@ -69,7 +70,7 @@ class DataStages:
             except (OSError, ValueError) as err:
                 raise DataError(f"could not read the expert file {path}: {err}") from err
             file = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
-            return {**file, **s.read_so()}
+            return {**file, **s.read_so(), **self._left_out()}
 
         def work(folder: Path) -> Any:
             report = ReadReport()
@@ -77,6 +78,9 @@ class DataStages:
             distinct = _distinct(read)
             if repeated := len(read) - len(distinct):
                 report.notes["the same episode again, which is left out"] = repeated
+            distinct, held_out = self._without_dev(distinct)
+            if held_out:
+                report.notes["an episode of a dev task, which is left out"] = held_out
             for line in report.lines():
                 logger.info("%s", line)
             if s.history != FULL:
@@ -99,6 +103,8 @@ class DataStages:
         s = self._play.settings
         path = self._play.processes.first(lambda: find_file(name))
         making = {**s.env_kwargs(), "split": s.train_split}
+        # Of another split the file has no episode.
+        aside = self._play.dev_ids() if s.dev_split == s.train_split else ()
 
         def work(folder: Path) -> Any:
             env = make_text_env(s.env, **{**making, "admissible_actions": True})
@@ -106,9 +112,14 @@ class DataStages:
                 taken, report = read_experts(path, name, env, prompt_style=s.prompt_style)
             finally:
                 env.close()
+            kept = [t for t in taken if t.task_id not in aside]
+            if held_out := len(taken) - len(kept):
+                report.left_out["dev_task"] = held_out
+                report.examples["dev_task"] = [t.task_id for t in taken if t.task_id in aside][:3]
+                report.taken = len(kept)
             logger.info("%s: %s", name, report)
-            write_trajectories(folder, taken)
-            return {**summarise(taken), **report.to_json()}
+            write_trajectories(folder, kept)
+            return {**summarise(kept), **report.to_json()}
 
         stamp = path.stat()
         settings = {
@@ -118,8 +129,29 @@ class DataStages:
             "env": s.env,
             "env_kwargs": making,
             "prompt_style": s.prompt_style,
+            **(self._left_out() if aside else {}),
         }
         return self._play.folder.run("experts", work, settings=settings, by_first=True)
+
+    def _left_out(self) -> dict[str, Any]:
+        """Return what decides which demonstrations are left out: nothing without dev tasks."""
+        dev = self._play.dev_ids()
+        return {"left_out": [self._play.settings.dev_split, digest(sorted(dev))]} if dev else {}
+
+    def _without_dev(self, demonstrations: list[Trajectory]) -> tuple[list[Trajectory], int]:
+        """Leave out demonstrations of dev tasks; return the rest, and how many they were."""
+        s = self._play.settings
+        dev = self._play.dev_ids()
+        if not dev:
+            return demonstrations, 0
+        env = self._play.spec(expert_policy, s.dev_split).make_env()
+        try:
+            known = self._play.task_ids(s.train_split, 0)
+            held_out = HeldOut(dev, env, known=known, split=s.dev_split)
+            kept = [t for t in demonstrations if not held_out.holds(t)]
+        finally:
+            env.close()
+        return kept, len(demonstrations) - len(kept)
 
     def keep(self, name: str, settings: RejectionSettings, *explored: Stage) -> Stage:
         """Keep the best successes of each task among the trajectories of some stages."""

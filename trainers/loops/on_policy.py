@@ -34,6 +34,7 @@ class OnPolicyLoop(Loop[S]):
         part: str,
         settings: TrainSettings,
         episodes: int,
+        more: dict[str, Any] | None = None,
     ) -> Stage:
         """Train a model on what it plays.
 
@@ -43,8 +44,9 @@ class OnPolicyLoop(Loop[S]):
             part: Name of the settings among those of the loop.
             settings: How to train.
             episodes: Episodes that are played at a time.
+            more: What else decides which tasks are played.
         """
-        plan = play_plan(self.settings)
+        plan = {**play_plan(self.settings), **(more or {})}
 
         def work(folder: Path) -> Any:
             report = run(
@@ -80,9 +82,15 @@ class _GroupLoop(OnPolicyLoop[GroupLoopSettings]):
     def _run_stages(self) -> None:
         s = self.settings
         first = self._demonstrate(s, s.sft)
-        run = partial(run_group, self.method)
+        tasks = self.play.task_ids(s.train_split, s.explore_tasks or s.train_tasks)
+        repeats = s.group.repeats(max(1, len(tasks)))
         learnt = self._learn(
-            first.sft, run, part="group", settings=s.group, episodes=s.group.batch_size
+            first.sft,
+            partial(run_group, self.method),
+            part="group",
+            settings=s.group,
+            episodes=s.group.batch_size,
+            more={"repeats": repeats} if repeats > 1 else None,
         )
         self.play.evaluate(self.method.upper(), self.method, learnt)
 

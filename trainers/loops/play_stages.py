@@ -134,7 +134,8 @@ class PlayStages:
             split=split,
             episodes=self.planned(split, count, samples, turn),
             depends_on={
-                **{"tasks": count, "samples": samples, "temperature": temperature},
+                **self.chosen(split, count),
+                **{"samples": samples, "temperature": temperature},
                 **turn.decides(),
                 **self.limits,
             },
@@ -303,8 +304,12 @@ class PlayStages:
         """Take the dev tasks from the end of the training split, a quarter of it at most."""
         ids = self._tasks[self.settings.train_split]
         count = min(wanted, len(ids) // 4)
-        if count < wanted:
-            logger.info("only %d of the %d training tasks are set aside for dev", count, len(ids))
+        logger.info(
+            "%d of the %d training tasks are set aside for dev and not trained on%s",
+            count,
+            len(ids),
+            f"; {wanted} were asked for" if count < wanted else "",
+        )
         rest = len(ids) - count
         self._tasks[self.settings.train_split], self._dev_aside = ids[:rest], ids[rest:]
 
@@ -321,6 +326,16 @@ class PlayStages:
         """Return the ids of `count` tasks of a split in an order fixed by the seed; 0: all."""
         ids = self._tasks[split]
         return ids[:count] if count else ids
+
+    def chosen(self, split: str, count: int) -> dict[str, Any]:
+        """Return what decides which tasks `task_ids` names, besides the seed.
+
+        Where tasks are set aside of a split, and all of it would be taken or more than is left,
+        this says how many; a stage that takes less than is left has the same tasks either way.
+        """
+        aside = len(self._dev_aside) if split == self.settings.train_split else 0
+        narrowed = aside and not 0 < count <= len(self._tasks[split])
+        return {"tasks": count, **({"set_aside": aside} if narrowed else {})}
 
     def policy_maker(self, model: Stage, name: str, *, temperature: float) -> StagePolicy:
         """Return the factory of the policy that plays with the model of a stage."""

@@ -56,7 +56,10 @@ class TrainStages:
             player_policy,
             split=s.train_split,
             episodes=self._play.planned(s.train_split, s.base.tasks, s.base.samples),
-            depends_on={"tasks": s.base.tasks, "samples": s.base.samples},
+            depends_on={
+                **self._play.chosen(s.train_split, s.base.tasks),
+                "samples": s.base.samples,
+            },
             env_options={**listed, "max_episode_steps": s.base.steps},
         )
 

@@ -13,6 +13,7 @@ method.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ from trl.trainer.grpo_config import GRPOConfig  # noqa: E402
 from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
 from trl.trainer.rloo_config import RLOOConfig  # noqa: E402
 from trl.trainer.rloo_trainer import RLOOTrainer  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 ALGORITHMS = ("grpo", "rloo")
 
@@ -81,7 +84,7 @@ def run_group(
 
     Raises:
         SettingsError: There is no such algorithm, or `beta` has a price on the divergence from an
-            adapter that would be merged.
+            adapter that would be merged; or the player has no task.
         DataError: The folders cannot be used, or an episode is longer than `max_length` and
             `truncation` is "refuse".
         MissingDependencyError: The installed TRL is not the version that this code was made for.
@@ -90,6 +93,8 @@ def run_group(
         refuse_turns(settings)
     if algorithm not in ALGORITHMS:
         raise SettingsError(f"expected algorithm 'grpo' or 'rloo', got {algorithm!r}")
+    if not player.task_ids:
+        raise SettingsError(f"{algorithm} learns from tasks, and there is none to play")
     if settings.beta and not settings.lora_r and is_adapter(model):
         raise SettingsError(
             f"with beta {settings.beta:g} TRL loads the model that training starts from once more, "
@@ -142,6 +147,7 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
     _source: EpisodeSource
     _numbers: Sequence[int]
     _order: Sequence[int]
+    _repeated = ""
     # TRL's own.
     _buffered_inputs: Any
     _step: int
@@ -155,10 +161,17 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         self._source = source
         adapted = hasattr(model, "peft_config")
         set_seed(settings.seed)  # for new adapters
+        # TRL leaves out what does not fill a batch, which of few tasks would be all of them.
+        tasks = source.player.task_ids
+        repeats = settings.repeats(len(tasks))
+        if repeats > 1:
+            groups = settings.batch_size // settings.generations
+            self._repeated = f"of a batch's {groups} groups several play one of the {len(tasks)}"
+            logger.info("%s: %s tasks", self.algorithm, self._repeated)
         return {
             "model": model,
             "reward_funcs": source.score,
-            "train_dataset": Dataset.from_dict({"prompt": list(source.player.task_ids)}),
+            "train_dataset": Dataset.from_dict({"prompt": list(tasks) * repeats}),
             "processing_class": tokenizer,
             "peft_config": models.lora_config(settings)
             if settings.lora_r and not adapted
@@ -182,6 +195,8 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         if self.ref_model is not None:
             self._forests.sharing.follow(self.accelerator.unwrap_model(self.ref_model))
         self.notes = self._forests.sharing.notes
+        if self._repeated:
+            self.notes["tasks"] = self._repeated
 
     def _play(self, tasks: Sequence[str]) -> None:
         """Play the episodes of an optimizer step, and decide on the layout of their rows."""

@@ -400,6 +400,14 @@ class GroupSettings(TrainSettings):
         if self.horizon_start < 0 or self.horizon_growth < 0:
             raise SettingsError("expected horizon_start >= 0 and horizon_growth >= 0")
 
+    def repeats(self, tasks: int) -> int:
+        """Return how often each of some tasks stands in a pass: so often that a batch is filled.
+
+        Args:
+            tasks: How many there are to learn from; at least one.
+        """
+        return -(-(self.batch_size // self.generations) // tasks)
+
 
 def refuse_turns(settings: GroupSettings) -> None:
     """Refuse advantages of turns for RLOO.

@@ -3,6 +3,7 @@
 A file holds settings by name, nested as in the settings class, as `--dry-run` prints them. Besides:
 
 * `extends: NAME_OR_FILE` begins with the values of another file;
+* `trainings` holds settings that every training of the method takes, but for the tiny model's base;
 * `sections` lists further settings in groups: each has a `source`, which says where its values come
   from, and may have `methods`, the only ones that it is for;
 * a value that depends on the environment is a mapping by short name, with `otherwise` for the rest.
@@ -44,8 +45,10 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 """Short form of the command line (`--lora`, `--qlora`) -> the settings of a stage that it sets."""
 
 OTHERWISE = "otherwise"
+TRAININGS = "trainings"
 _RESEMBLES = {"mixture": "dpo", "world": "sft"}
-"""Part of the settings -> the part whose values of a preset it takes, where that is not there."""
+"""Part of the settings -> the part whose values of a preset it takes too. Of one setting the value
+that the preset names last counts, whichever of the two it names it for."""
 
 
 class Sourced(NamedTuple):
@@ -170,6 +173,13 @@ def _read(path: Path, kind: type, method: str, others: frozenset[str]) -> Values
     return found
 
 
+def trainings_of(kind: type) -> list[str]:
+    """Return the dotted names of every training in a settings class, the base stage's not."""
+    names = [item.name for item in fields_of(kind)]
+    parts = [name.rpartition(".")[0] for name in names if name.rpartition(".")[2] == "lora_r"]
+    return [part for part in parts if not part.startswith("base.")]
+
+
 def _named(name: str, folder: Path) -> Path:
     """Return the preset or the file, relative to the one that extends it, of a name."""
     return FOLDER / f"{name}.yaml" if name in PRESETS else folder / name
@@ -182,6 +192,7 @@ class _Reader:
         self._path = path
         self._fields = {item.name for item in fields_of(kind)}
         self._parts = {name.rpartition(".")[0] for name in self._fields}
+        self._trainings = trainings_of(kind)
         self._others = others
         # Presets are for all methods: what one has no use for is left out.
         self._shipped = path.parent == FOLDER
@@ -193,15 +204,23 @@ class _Reader:
             name = prefix + str(key).replace("-", "_")
             if name in self._fields or (not prefix and name in self._others):
                 found[name] = Sourced(value, source)
-            elif isinstance(value, Mapping) and self._has(name):
-                found |= self.section(value, source, f"{name}.")
-            elif self._shipped:
-                part = next((p for p, like in _RESEMBLES.items() if like == name), "")
-                if part and self._has(part) and isinstance(value, Mapping):
-                    found |= self.section(value, source, f"{part}.")
-            elif name not in _NO_SETTINGS:
-                raise DataError(f"{self._path}: {unknown_name('setting', name, self._fields)}")
+                continue
+            parts = self._parts_of(name) if isinstance(value, Mapping) else []
+            for part in parts:
+                found |= self.section(value, source, f"{part}." if part else "")
+            if not parts and not self._shipped and name not in _NO_SETTINGS:
+                known = [*self._fields, *([] if prefix else [TRAININGS])]
+                raise DataError(f"{self._path}: {unknown_name('setting', name, known)}")
         return found
+
+    def _parts_of(self, name: str) -> list[str]:
+        """Return the parts that take the values which a file has under a name."""
+        if name == TRAININGS:
+            return self._trainings
+        parts = [name] if self._has(name) else []
+        if self._shipped:
+            parts += [part for part, like in _RESEMBLES.items() if like == name and self._has(part)]
+        return parts
 
     def _has(self, part: str) -> bool:
         return any(f"{name}.".startswith(f"{part}.") for name in self._parts)

@@ -12,7 +12,13 @@ from eto_gym.cli.arguments import parse_pairs
 from eto_gym.cli.parsing import Parser, generated_parser
 from eto_gym.errors import DataError, require
 from eto_gym.trainers.settings.fields import SettingField, build, fields_of, nested
-from eto_gym.trainers.settings.presets import ADAPTERS, PRESETS, Sourced, settings_from
+from eto_gym.trainers.settings.presets import (
+    ADAPTERS,
+    PRESETS,
+    Sourced,
+    settings_from,
+    trainings_of,
+)
 
 MAIN = {
     *("env", "data", "model", "expert_file", "train_tasks", "iterations", "explore_tasks"),
@@ -110,8 +116,8 @@ def read_command(command: Command, argv: Sequence[str]) -> Chosen:
     for name, values in ADAPTERS.items():
         if getattr(first, name, False):
             found |= {
-                f"{prefix}{key}": Sourced(value, f"--{name}")
-                for prefix in _trainings(command.settings)
+                (f"{part}.{key}" if part else key): Sourced(value, f"--{name}")
+                for part in trainings_of(command.settings)
                 for key, value in values.items()
             }
     parser.set_defaults(_checked(jsonargparse, command, prog, found, flags))
@@ -237,16 +243,9 @@ def _is_main(name: str, main: Set[str]) -> bool:
 def _adapters(settings: type) -> dict[str, dict[str, Any]]:
     """Return the short forms, but for those that are settings of their own."""
     names = {item.name for item in fields_of(settings)}
-    if not _trainings(settings):
+    if not trainings_of(settings):
         return {}
     return {name: values for name, values in ADAPTERS.items() if name not in names}
-
-
-def _trainings(settings: type) -> list[str]:
-    """Return the prefixes of the options of every training in `settings`, the base stage's not."""
-    names = [item.name for item in fields_of(settings)]
-    prefixes = [name.removesuffix("lora_r") for name in names if name.endswith("lora_r")]
-    return [prefix for prefix in prefixes if not prefix.startswith("base.")]
 
 
 def _checked(

@@ -1,0 +1,101 @@
+"""Tasks of GRPO and RLOO: a batch is filled, however few there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.trainers.loops.loop import Demonstrated
+from eto_gym.trainers.loops.on_policy import GRPOLoop, play_plan
+from eto_gym.trainers.loops.run_folder import Stage
+from eto_gym.trainers.methods.group import run_group
+from eto_gym.trainers.methods.player import EpisodePlayer
+from eto_gym.trainers.run.training import Watch
+from eto_gym.trainers.settings.base import SettingsError, deciding
+from eto_gym.trainers.settings.loops import GroupLoopSettings
+from eto_gym.trainers.settings.methods import GroupSettings
+from tests.trainers.locks import LOCKS_ID, PLAY, LocksEnv
+
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+SETTINGS = GroupSettings(
+    learning_rate=1e-3, max_steps=3, batch_size=8, micro_batch_size=4, generations=2,
+    max_length=256, warmup_ratio=0,
+)  # fmt: skip
+
+
+def player(tasks: tuple[str, ...]) -> EpisodePlayer:
+    spec = RolloutSpec(LOCKS_ID, lambda: None, prompt_style="none", slots=128)  # type: ignore[arg-type,return-value]
+    return EpisodePlayer(spec, tasks, episodes=8, seed=0, max_new_tokens=6, context=256)
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_fewer_tasks_than_groups_are_played_in_several_of_them(
+    tiny: Path, tmp_path: Path, algorithm: str, tasks: int
+) -> None:
+    """TRL's sampler leaves out what does not fill a batch: here that would be all."""
+    names = LocksEnv().task_set.ids[:tasks]
+    plays = player(names)
+    batches: list[list[str]] = []
+    play = plays.play
+
+    def noted(model: Any, codec: Any, task_ids: Any, first: int) -> Any:
+        batches.append(list(task_ids))
+        return play(model, codec, task_ids, first)
+
+    plays.play = noted  # type: ignore[method-assign]
+    watch = Watch(progress=False)
+    report = run_group(algorithm, SETTINGS, plays, model=tiny, output=tmp_path / "out", watch=watch)
+    assert report.steps == len(batches) == len(report.metrics) == 3
+    for batch in batches:
+        assert len(batch) == 8
+        assert batch[::2] == batch[1::2], "a group has one task"
+    assert {name for batch in batches for name in batch} == set(names)
+    assert report.notes["tasks"] == f"of a batch's 4 groups several play one of the {tasks}"
+
+
+@given(tasks=st.integers(1, 40), groups=st.integers(1, 20))
+def test_tasks_stand_in_a_pass_as_often_as_fills_a_batch(tasks: int, groups: int) -> None:
+    settings = GroupSettings(batch_size=2 * groups, generations=2, micro_batch_size=1)
+    repeats = settings.repeats(tasks)
+    assert repeats * tasks >= groups
+    assert (repeats == 1) == (tasks >= groups)
+    assert (repeats - 1) * tasks < groups
+
+
+def test_a_group_method_refuses_to_learn_from_no_task(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is none to play"):
+        run_group("grpo", SETTINGS, player(()), model=tiny, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_loop_names_that_its_tasks_are_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: bool
+) -> None:
+    """A stage that was made when few tasks trained nothing is not taken for this one."""
+    settings = GroupLoopSettings(
+        **PLAY,
+        model="m",
+        train_tasks=1 if few else 8,
+        group=GroupSettings(batch_size=16, generations=2),
+    )
+    loop = GRPOLoop(settings, tmp_path)
+    loop.play.open()
+    stage = Stage("model", "key", tmp_path, {"model": "m"}, 0.0, reused=False)
+    monkeypatch.setattr(loop, "_demonstrate", lambda *_: Demonstrated(stage, stage, stage))
+    monkeypatch.setattr(loop.play, "evaluate", lambda *_: None)
+    named: list[Any] = []
+    monkeypatch.setattr(
+        loop.play.folder, "run", lambda *_, settings, **__: named.append(settings) or stage
+    )
+    loop._run_stages()
+    (key,) = named
+    more = {"repeats": 8} if few else {}
+    assert key == {"group": deciding(loop.settings.group), **play_plan(loop.settings), **more}
