@@ -45,8 +45,8 @@ def exact_step_pairs(
     """Pair, at every step of the experts, the best candidate with each that is worse.
 
     A step is worth minus the number of steps that are left after it. One that ends an episode
-    without success is worth less than any other; one after which the number is not known is left
-    out ("no_value"). Pairs hold the replies of the step alone.
+    without success is worth less than any other, also where it is the expert's; one after which the
+    number is not known is left out ("no_value"). Pairs hold the replies of the step alone.
 
     Args:
         env: Plays the tasks as they were played, with the same history.
@@ -69,8 +69,9 @@ def exact_step_pairs(
     known = False
     for path in paths:
         starts = range(0, len(path.states), size)
-        left = [*(_left(env, path.states[step]) for step in starts), 0]  # it ends with success
-        known = known or any(steps is not None for steps in left[:-1])
+        worth = [_value_at(env, path.states[step]) for step in starts]
+        known = known or any(value is not None for value in worth)
+        worth.append(_value_after(env, path, starts[-1], _replies(path, starts[-1])))
         tried = try_steps(env, path, policy, settings, seed=seed, batch=batch)
         for number, step in enumerate(starts):
             report.steps += 1
@@ -79,8 +80,8 @@ def exact_step_pairs(
                 report.alternatives += 1
                 others.append(_of_agent(env, path, step, replies))
             if others:
-                after = left[number + 1]
-                expert = None if after is None else _of_expert(-after, path, step, size)
+                after = worth[number + 1]
+                expert = None if after is None else _of_expert(after, path, step, size)
                 pairs += pairs_of_step(path, step, expert, others, settings, report)
     if paths and not known:
         raise SettingsError(
@@ -90,9 +91,35 @@ def exact_step_pairs(
     return pairs, report
 
 
-def _left(env: ConversationEnv, state: dict[str, Any]) -> int | None:
+def _value_at(env: ConversationEnv, state: dict[str, Any]) -> float | None:
     set_state(env, state)
-    return text_env(env).cost_to_go()
+    return _value(env)
+
+
+def _value_after(
+    env: ConversationEnv, path: ExpertPath, step: int, replies: Iterable[str]
+) -> float | None:
+    """Return what the moment is worth to which replies lead, given before a step of a path."""
+    set_state(env, path.states[step])
+    for reply in replies:
+        env.step(reply)
+    return _value(env)
+
+
+def _value(env: ConversationEnv) -> float | None:
+    """Return what the present moment is worth, the same whoever led there; None: not known."""
+    result = env.result()
+    if result.outcome == "error":
+        return None
+    if result.outcome is not None:
+        return 0.0 if result.success else _LOST
+    left = text_env(env).cost_to_go()
+    return None if left is None else -float(left)
+
+
+def _replies(path: ExpertPath, step: int) -> list[str]:
+    """Return the expert's replies from a step on."""
+    return [path.messages[turn].content for turn in path.turns[step:]]
 
 
 @dataclass(slots=True)
@@ -182,18 +209,12 @@ def _others(
 def _of_agent(
     env: ConversationEnv, path: ExpertPath, step: int, replies: Sequence[str]
 ) -> Candidate | None:
-    set_state(env, path.states[step])
-    ended = False
-    for reply in replies:
-        *_, terminated, truncated, _ = env.step(reply)
-        ended = terminated or truncated
-    left = text_env(env).cost_to_go()
-    if left is None and not ended:
+    value = _value_after(env, path, step, replies)
+    if value is None:
         return None
     start = path.turns[step]
     messages = env.conversation[start : start + 2 * len(replies) - 1]
     rest = Rest(tuple(messages), tuple(env.states[step : step + len(replies)]))
-    value = _LOST if left is None else -float(left)
     return Candidate(value, False, rest, value, rest, value)
 
 

@@ -24,6 +24,8 @@ from eto_gym.trainers.data.steps import (
 )
 from eto_gym.trainers.settings.base import SettingsError, deciding
 from eto_gym.trainers.settings.data import StepSettings
+from eto_gym.trajectories import Trajectory
+from eto_gym.trajectories.eto_experts import POLICY
 from tests.toy import CORRIDOR, CorridorEnv, make_corridor
 
 
@@ -133,3 +135,83 @@ def test_an_environment_without_counts_is_refused(
     with pytest.raises(UnknownNameError, match="exact"):
         StepSettings(reward="exakt")
     assert "reward" not in deciding(StepSettings())
+
+
+class Opener(Guesser):
+    """Opens wherever it stands."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        return [PolicyReply("Action: open") for _ in conversations]
+
+
+class Walker(Guesser):
+    """Walks on."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        return [PolicyReply("Action: go") for _ in conversations]
+
+
+class Looker(Guesser):
+    """Looks, which changes nothing."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        return [PolicyReply("Action: look") for _ in conversations]
+
+
+def given_path(env: ConversationEnv, task: str, replies: Sequence[str]) -> ExpertPath:
+    """Return the path of a demonstration that says these replies, however it ends."""
+    env.reset(options={"task": task})
+    earned = sum(env.step(reply)[1] for reply in replies)
+    expert = Trajectory(
+        task_id=task,
+        task_type="",
+        messages=env.conversation,
+        steps=env.steps,
+        outcome=env.result().outcome or "truncated",
+        reward=earned,
+        success=env.result().success,
+        policy=POLICY,
+        env={},
+    )
+    path = repeat_expert(env, expert)
+    assert path is not None
+    return path
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_demonstration_that_failed_ends_with_no_success(env: ConversationEnv, size: int) -> None:
+    """Door 0 is opened where door 2 is wanted: walking on is better, by what is really left."""
+    settings = StepSettings(rollouts=1, reward="exact", size=size)
+    path = given_path(env, "door-2/2", ["Action: open"])
+    pairs, report = exact_step_pairs(env, [path], Walker(), settings, seed=0)
+    assert [(p.info["chosen_policy"], p.info["chosen_value"]) for p in pairs] == [
+        ("agent", -(3 - size))
+    ]
+    assert pairs[0].info["rejected_value"] < -1000
+    assert report.agent_chosen == 1
+    # At door 0 itself the same reply is the best there is.
+    path = given_path(env, "door-0/0", ["Action: open"])
+    pairs, _ = exact_step_pairs(env, [path], Looker(), settings, seed=0)
+    assert [(p.info["chosen_policy"], p.info["chosen_value"]) for p in pairs] == [("expert", 0)]
+
+
+def test_a_demonstration_that_stops_halfway_is_worth_what_is_left(env: ConversationEnv) -> None:
+    path = given_path(env, "door-2/2", ["Action: go"])
+    settings = StepSettings(rollouts=1, reward="exact")
+    (pair,), _ = exact_step_pairs(env, [path], Opener(), settings, seed=0)
+    assert (pair.info["chosen_policy"], pair.info["chosen_value"]) == ("expert", -2)
+
+
+def test_an_episode_that_is_cut_off_is_lost_however_near_success(env: ConversationEnv) -> None:
+    """The corridor has eight replies: after them, being one step away is worth nothing."""
+    path = given_path(env, "door-0/0", ["Action: wait"] * 7 + ["Action: open"])
+    settings = StepSettings(rollouts=1, reward="exact")
+    pairs, _ = exact_step_pairs(env, [path], Looker(), settings, seed=0)
+    last = next(pair for pair in pairs if pair.info["step"] == 7)
+    assert (last.info["chosen_policy"], last.info["chosen_value"]) == ("expert", 0)
+    assert last.info["rejected_value"] < -1000
+    path = given_path(env, "door-0/0", ["Action: wait"] * 8)
+    pairs, _ = exact_step_pairs(env, [path], Opener(), settings, seed=0)
+    last = next(pair for pair in pairs if pair.info["step"] == 7)
+    assert (last.info["chosen_policy"], last.info["chosen_value"]) == ("agent", 0)
+    assert last.info["rejected_value"] < -1000
