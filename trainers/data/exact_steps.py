@@ -8,9 +8,10 @@ once for each try (or as often as a group of steps has replies), and nothing is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from eto_gym.agents.policy import Conversation, Policy
 from eto_gym.agents.rollout.policy_caller import PolicyCaller
@@ -72,7 +73,9 @@ def exact_step_pairs(
         worth = [_value_at(env, path.states[step]) for step in starts]
         known = known or any(value is not None for value in worth)
         worth.append(_value_after(env, path, starts[-1], _replies(path, starts[-1])))
-        tried = try_steps(env, path, policy, settings, seed=seed, batch=batch)
+        tried, asked, errors = try_steps(env, path, policy, settings, seed=seed, batch=batch)
+        report.asked += asked
+        report.errors += errors
         for number, step in enumerate(starts):
             report.steps += 1
             others = []
@@ -122,6 +125,21 @@ def _replies(path: ExpertPath, step: int) -> list[str]:
     return [path.messages[turn].content for turn in path.turns[step:]]
 
 
+class Tries(NamedTuple):
+    """What a policy did before every step of a path.
+
+    Attributes:
+        replies: Step -> the replies of each try, in the order of their samples; errors are left
+            out.
+        asked: Replies that were asked for.
+        errors: Kind of error -> replies that were not given because of it.
+    """
+
+    replies: dict[int, list[tuple[str, ...]]]
+    asked: int
+    errors: Counter[str]
+
+
 @dataclass(slots=True)
 class _Try:
     """The agent's replies from a step on, and where they have led."""
@@ -143,28 +161,27 @@ def try_steps(
     *,
     seed: int,
     batch: int,
-) -> dict[int, list[tuple[str, ...]]]:
-    """Ask for `rollouts` tries of `size` replies before every step of a path; errors are left out.
-
-    Returns:
-        Step -> the replies of each try, in the order of their samples.
-    """
+) -> Tries:
+    """Ask for `rollouts` tries of `size` replies before every step of a path."""
     count = settings.rollouts
     tries = [
         _Try(step, episode.seed, episode.sample, path.states[step], [])
         for episode in plan_branches([path], settings, seed=seed)
         for step in [episode.sample // count]
     ]
-    caller = PolicyCaller(policy)
+    caller, asked_for, errors = PolicyCaller(policy), 0, Counter[str]()
     for start in range(0, len(tries), batch):
         some = tries[start : start + batch]
         for turn in range(settings.size):
             going = [one for one in some if not (one.failed or one.ended)]
             asked = [_conversation(env, path, one) for one in going]
+            asked_for += len(asked)
             for one, conversation, reply in zip(going, asked, caller.ask(asked), strict=True):
                 policy.release(conversation.key)
-                one.failed = reply.error is not None
-                if not one.failed:
+                if reply.error is not None:
+                    one.failed = True
+                    errors[reply.error] += 1
+                else:
                     one.replies.append(reply.text)
                     if turn + 1 < settings.size:
                         _go_on(env, one)
@@ -172,7 +189,7 @@ def try_steps(
     for one in tries:
         if not one.failed:
             found[one.step].append(tuple(one.replies))
-    return found
+    return Tries(found, asked_for, errors)
 
 
 def _go_on(env: ConversationEnv, one: _Try) -> None:

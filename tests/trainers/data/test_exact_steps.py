@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import UnknownNameError
 from eto_gym.trainers.data.exact_steps import exact_step_pairs
+from eto_gym.trainers.data.experience import gather_experience
 from eto_gym.trainers.data.steps import (
     ExpertPath,
     find_alternatives,
@@ -23,8 +25,8 @@ from eto_gym.trainers.data.steps import (
     repeat_expert,
 )
 from eto_gym.trainers.settings.base import SettingsError, deciding
-from eto_gym.trainers.settings.data import StepSettings
-from eto_gym.trajectories import Trajectory
+from eto_gym.trainers.settings.data import ExperienceSettings, StepSettings
+from eto_gym.trajectories import ErrorKind, Trajectory
 from eto_gym.trajectories.eto_experts import POLICY
 from tests.toy import CORRIDOR, CorridorEnv, make_corridor
 
@@ -215,3 +217,31 @@ def test_an_episode_that_is_cut_off_is_lost_however_near_success(env: Conversati
     last = next(pair for pair in pairs if pair.info["step"] == 7)
     assert (last.info["chosen_policy"], last.info["chosen_value"]) == ("agent", 0)
     assert last.info["rejected_value"] < -1000
+
+
+class Flaky(Guesser):
+    """Gives no reply to two of three conversations: it fails, or has no room."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        kinds: tuple[ErrorKind | None, ...] = (None, "policy", "context")
+        errors = [kinds[c.seed // 7 % 3] for c in conversations]
+        return [PolicyReply("" if e else "Action: open", error=e) for e in errors]
+
+
+def test_replies_that_were_not_given_are_counted(env: ConversationEnv) -> None:
+    paths = paths_of(env, 8)
+    settings = StepSettings(rollouts=6, reward="exact")
+    _, exact = exact_step_pairs(env, paths, Flaky(), settings, seed=0)
+    assert exact.asked == 6 * exact.steps
+    assert set(exact.errors) == {"policy", "context"}
+    assert min(exact.errors.values()) > 0
+    _, tried = gather_experience(env, paths, Flaky(), ExperienceSettings(tries=6), seed=0)
+    assert (tried.asked, tried.errors) == (exact.asked, exact.errors)
+    given = tried.asked - sum(tried.errors.values())
+    assert tried.alternatives + sum(tried.skipped.values()) == given
+    plan = plan_branches(paths, settings, seed=0)
+    branches = collect(RolloutSpec(CORRIDOR, Flaky, prompt_style="none"), plan)
+    _, played = make_step_pairs(paths, branches, [], settings)
+    assert played.asked == len(branches)
+    assert sum(played.errors.values()) == sum(t.error is not None for t in branches) > 0
+    assert json.loads(json.dumps(played.to_json()))["errors"] == dict(played.errors)
