@@ -323,11 +323,22 @@ class ControlSettings:
         True, "also continue SFT on the same demonstrations, as the control for preference training"
     )
     control_epochs: float = option(
-        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
+        0.0,
+        "epochs of the control over the demonstrations, whatever sft says; 0: as long as SFT, in "
+        "epochs, steps or tokens",
     )
     control_tokens: int = option(
         0, "tokens that the control trains on, in place of epochs; 0: as control_epochs says"
     )
+
+    def control_of(self, sft: SFTSettings) -> SFTSettings:
+        """Return the settings of the control, which is as long as it says, or as SFT."""
+        if self.control_tokens:
+            return dataclasses.replace(sft, train_tokens=self.control_tokens)
+        if self.control_epochs:
+            lengths = {"epochs": self.control_epochs, "max_steps": 0, "train_tokens": 0}
+            return dataclasses.replace(sft, **lengths)
+        return sft
 
 
 @dataclass(frozen=True, kw_only=True)

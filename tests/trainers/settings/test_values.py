@@ -17,7 +17,7 @@ from eto_gym.trainers.settings.data import (
     StepSettings,
 )
 from eto_gym.trainers.settings.methods import SFTSettings
-from eto_gym.trainers.settings.world import BaseSettings
+from eto_gym.trainers.settings.world import BaseSettings, ControlSettings
 
 ALL = (
     loops.ETOSettings,
@@ -137,3 +137,19 @@ def test_the_dry_run_refuses_them_in_one_line(
     said = capsys.readouterr().err or str(caught.value)
     assert told in said
     assert "\n" not in said.strip()
+
+
+@pytest.mark.parametrize("sft", [{}, {"max_steps": 7}, {"train_tokens": 7000}, {"epochs": 2.0}])
+def test_the_control_is_as_long_as_it_says_or_as_sft(sft: dict[str, Any]) -> None:
+    """100 rows of 10 tokens each; 10 rows a step, or 100 tokens."""
+    settings = SFTSettings(**sft, batch_size=10, micro_batch_size=10)
+
+    def length(**control: Any) -> tuple[float, int]:
+        longer = ControlSettings(**control).control_of(settings).for_data(100, 1000)
+        return longer.epochs, longer.max_steps
+
+    plain = settings.for_data(100, 1000)
+    assert length() == (plain.epochs, plain.max_steps)
+    assert length(control_epochs=9.0) == (9.0, 0), "no limit of steps, so all epochs are run"
+    assert length(control_tokens=500)[1] == 5
+    assert length(control_tokens=500, control_epochs=9.0)[1] == 5
