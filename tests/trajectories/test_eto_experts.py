@@ -325,6 +325,10 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
     stages = PlayStages(WorldSettings(env="ETO/WebShop-v0", prompt_style="none"), tmp_path / "run")
     stage = DataStages(stages).experts(ExpertSettings(expert_file="eto:webshop"))
     assert stage.result["left_out"] == {"malformed": 1}
+    with pytest.raises(
+        DataError, match=r"corrupt records, and strict is set: 2 of 3 .*1 malformed"
+    ):
+        DataStages(stages).experts(ExpertSettings(expert_file="eto:webshop", strict=True))
     experts = load_trajectories(stage)
     assert [t.reward for t in experts] == [0.6, 1.0]
     assert all(is_demonstration(t) for t in experts)

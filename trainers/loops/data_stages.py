@@ -48,7 +48,7 @@ class DataStages:
         """Return demonstrations of the training tasks."""
         s = self._play.settings
         if source.expert_file.startswith(PREFIX):
-            return self._paper_experts(source.expert_file)
+            return self._paper_experts(source.expert_file, strict=source.strict)
         if source.expert_file:
             return self._given_experts(Path(source.expert_file), strict=source.strict)
         return self._play.rollouts(
@@ -69,7 +69,7 @@ class DataStages:
             except (OSError, ValueError) as err:
                 raise DataError(f"could not read the expert file {path}: {err}") from err
             file = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
-            return {**file, **s.read_so()}
+            return {**file, **s.read_so(), **({"strict": True} if strict else {})}
 
         def work(folder: Path) -> Any:
             report = ReadReport()
@@ -94,7 +94,7 @@ class DataStages:
             "experts", work, settings=self._play.processes.first(describe), by_first=True
         )
 
-    def _paper_experts(self, name: str) -> Stage:
+    def _paper_experts(self, name: str, *, strict: bool) -> Stage:
         """Take the paper's own demonstrations, as episodes of this environment's tasks."""
         s = self._play.settings
         path = self._play.processes.first(lambda: find_file(name))
@@ -107,6 +107,8 @@ class DataStages:
             finally:
                 env.close()
             logger.info("%s: %s", name, report)
+            if strict and report.left_out["malformed"]:
+                raise DataError(f"{path} has corrupt records, and strict is set: {report}")
             write_trajectories(folder, taken)
             return {**summarise(taken), **report.to_json()}
 
@@ -118,6 +120,7 @@ class DataStages:
             "env": s.env,
             "env_kwargs": making,
             "prompt_style": s.prompt_style,
+            **({"strict": True} if strict else {}),
         }
         return self._play.folder.run("experts", work, settings=settings, by_first=True)
 
