@@ -36,6 +36,9 @@ from eto_gym.trajectories.formats import ReadReport, read_demonstrations
 
 logger = logging.getLogger(__name__)
 
+_HISTORY = ("history", "state_text")
+"""Names of what `read_so` tells of how much is read, and not of how templates render it."""
+
 
 class DataStages:
     """The stages that take demonstrations, keep successes and make pairs."""
@@ -79,10 +82,7 @@ class DataStages:
                 report.notes["the same episode again, which is left out"] = repeated
             for line in report.lines():
                 logger.info("%s", line)
-            if s.history != FULL:
-                env = self._play.spec(expert_policy, s.train_split).make_env()
-                distinct = [read_again(trajectory, s.history, env) for trajectory in distinct]
-                env.close()
+            distinct = self._read_again(distinct)
             write_trajectories(folder, distinct)
             return {
                 **summarise(distinct),
@@ -94,8 +94,22 @@ class DataStages:
             "experts", work, settings=self._play.processes.first(describe), by_first=True
         )
 
+    def _read_again(self, recorded: list[Trajectory]) -> list[Trajectory]:
+        """Return demonstrations of a file as if their replies were given to the run's history."""
+        s = self._play.settings
+        if s.history == FULL:
+            return recorded
+        env = self._play.spec(expert_policy, s.train_split).make_env()
+        try:
+            return [read_again(trajectory, s.history, env) for trajectory in recorded]
+        finally:
+            env.close()
+
     def _paper_experts(self, name: str, *, strict: bool) -> Stage:
-        """Take the paper's own demonstrations, as episodes of this environment's tasks."""
+        """Take the paper's own demonstrations, as episodes of this environment's tasks.
+
+        As with other files, their replies then count as given to the run's history.
+        """
         s = self._play.settings
         path = self._play.processes.first(lambda: find_file(name))
         making = {**s.env_kwargs(), "split": s.train_split}
@@ -109,6 +123,7 @@ class DataStages:
             logger.info("%s: %s", name, report)
             if strict and report.left_out["malformed"]:
                 raise DataError(f"{path} has corrupt records, and strict is set: {report}")
+            taken = self._read_again(taken)
             write_trajectories(folder, taken)
             return {**summarise(taken), **report.to_json()}
 
@@ -121,6 +136,7 @@ class DataStages:
             "env_kwargs": making,
             "prompt_style": s.prompt_style,
             **({"strict": True} if strict else {}),
+            **{name: value for name, value in s.read_so().items() if name in _HISTORY},
         }
         return self._play.folder.run("experts", work, settings=settings, by_first=True)
 
