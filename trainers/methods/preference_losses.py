@@ -22,6 +22,18 @@ from eto_gym.trainers.settings.methods import DPOSettings
 from eto_gym.trajectories.pairs import PreferencePair
 
 
+def log_ratios(
+    sums: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, settings: DPOSettings
+) -> torch.Tensor:
+    """Return by how much each side became likelier, (2P,), in the unit that losses compare.
+
+    That is nats, or, with `length_normalization`, nats per trained token; a side without tokens has
+    0. KTO's origin is a mean of these.
+    """
+    ratios = sums - reference
+    return ratios / tokens.clamp(min=1) if settings.length_normalization else ratios
+
+
 def preference_losses(
     sums: torch.Tensor,
     reference: torch.Tensor,
@@ -37,14 +49,12 @@ def preference_losses(
         reference: The same under the reference model.
         tokens: Number of trained tokens of each side.
         settings: Loss, beta, and the terms that are added.
-        origin: For "kto": the log-ratio that sides are compared with, not below 0.
+        origin: For "kto": the log-ratio that sides are compared with, not below 0; in the unit of
+            `log_ratios`.
     """
     there = (tokens > 0).chunk(2)
+    chosen, rejected = log_ratios(sums, reference, tokens, settings).chunk(2)
     tokens = tokens.clamp(min=1)
-    ratios = sums - reference
-    if settings.length_normalization:
-        ratios = ratios / tokens
-    chosen, rejected = ratios.chunk(2)
     means = (sums / tokens).chunk(2)
     beta = settings.beta
     logits = beta * (chosen - rejected)
