@@ -84,7 +84,7 @@ def run_dpo(
             max_length=settings.max_length,
             truncation=settings.truncation,
         )
-        settings = balanced(settings.for_data(data.rows, data.tokens), pairs)
+        settings = balanced(settings.for_data(data.rows, data.tokens), rows)
 
         def build(loaded: Any, workspace: Path) -> TrajectoryDPOTrainer:
             return TrajectoryDPOTrainer(
