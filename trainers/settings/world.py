@@ -336,8 +336,7 @@ class ControlSettings:
         if self.control_tokens:
             return dataclasses.replace(sft, train_tokens=self.control_tokens)
         if self.control_epochs:
-            lengths = {"epochs": self.control_epochs, "max_steps": 0, "train_tokens": 0}
-            return dataclasses.replace(sft, **lengths)
+            return dataclasses.replace(sft, epochs=self.control_epochs, max_steps=0, train_tokens=0)
         return sft
 
 
