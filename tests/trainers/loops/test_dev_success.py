@@ -59,10 +59,11 @@ def test_dev_games_are_read_by_the_template_of_the_run_or_of_the_training(
     play.open()
     train = TrainStages(play)
     start = train.start_model(evaluated=False)
-    score: Any = train.watch(start, play.settings.dpo).on_evaluate
+    seeded: Any = play.settings
+    score: Any = train.watch(start, seeded.dpo).on_evaluate
     codec = score._codec
     read = load_tokenizer(tiny).decode(codec.generation_prompt(TALK))
     assert read == f"{name}<|user|>You are at door 0.<|end|>{name}<|assistant|>"
-    player = play.policy_maker(start, "eval", temperature=0.0)()
+    player: Any = play.policy_maker(start, "eval", temperature=0.0)()
     if "chat_template" not in of_training:  # else the model has it only once it is trained
         assert player.codec.generation_prompt(TALK) == codec.generation_prompt(TALK)
