@@ -31,7 +31,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-_SMALLEST_VOCABULARY = 256 + 1 + 1 + len(ROLE_TOKENS)
+SMALLEST_VOCABULARY = 256 + 1 + 1 + len(ROLE_TOKENS)
+"""Bytes and special tokens: what every tokenizer from scratch has."""
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 768) -> PreTrainedTokenizerFast:
@@ -48,9 +49,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 768) -> PreTraine
     Raises:
         EtoGymError: `vocab_size` cannot hold the 256 bytes and the special tokens.
     """
-    if vocab_size < _SMALLEST_VOCABULARY:
+    if vocab_size < SMALLEST_VOCABULARY:
         raise EtoGymError(
-            f"expected vocab_size >= {_SMALLEST_VOCABULARY} (256 bytes and the special tokens), "
+            f"expected vocab_size >= {SMALLEST_VOCABULARY} (256 bytes and the special tokens), "
             f"got {vocab_size}"
         )
     require("tokenizers", feature="a tokenizer from scratch", extra="train")

@@ -325,6 +325,10 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
     stages = PlayStages(WorldSettings(env="ETO/WebShop-v0", prompt_style="none"), tmp_path / "run")
     stage = DataStages(stages).experts(ExpertSettings(expert_file="eto:webshop"))
     assert stage.result["left_out"] == {"malformed": 1}
+    with pytest.raises(
+        DataError, match=r"corrupt records, and strict is set: 2 of 3 .*1 malformed"
+    ):
+        DataStages(stages).experts(ExpertSettings(expert_file="eto:webshop", strict=True))
     experts = load_trajectories(stage)
     assert [t.reward for t in experts] == [0.6, 1.0]
     assert all(is_demonstration(t) for t in experts)
@@ -345,6 +349,55 @@ def test_a_loop_trains_on_them_and_pairs_with_their_rewards(
     pairs, report = make_pairs(agent, experts)
     assert (report.agent_chosen, report.expert_chosen) == (1, 1)
     assert [pair.info["chosen_reward"] for pair in pairs] == [0.8, 1.0]
+
+
+@pytest.mark.parametrize("history", ["last:2", "state", "state:1"])
+def test_a_loop_reads_them_with_its_own_history(
+    history: str, data: Path, tmp_path: Path, webshop: gym.Env[str, str]
+) -> None:
+    """As it reads its own experts, and those of any other file: else they pair with nothing."""
+    pytest.importorskip("trl")
+    from eto_gym.agents.policies import expert_policy
+    from eto_gym.agents.rollout.engine import Rollout, plan_episodes
+    from eto_gym.trainers.data.pairing import make_pairs
+    from eto_gym.trainers.loops.data_stages import DataStages
+    from eto_gym.trainers.loops.play_stages import PlayStages
+    from eto_gym.trainers.loops.stage_data import load_trajectories
+    from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
+
+    records = [
+        {**_record(webshop, task), "id": int(task.removeprefix("human-")), "reward": 1.0}
+        for task in _ids(webshop)[:2]
+    ]
+    path = data / "eto-trajectories" / "webshop_sft.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(records))
+
+    def experts(history: str) -> Any:
+        settings = WorldSettings(env="ETO/WebShop-v0", prompt_style="none", history=history)
+        stages = DataStages(PlayStages(settings, tmp_path / "run"))
+        return stages.experts(ExpertSettings(expert_file="eto:webshop"))
+
+    whole, stage = experts("full"), experts(history)
+    assert whole.key != stage.key, "read otherwise, they are another stage"
+    taken = load_trajectories(stage)
+    assert len(taken) == 2
+    assert {t.history for t in taken} == {history}
+    rollout = Rollout(
+        lambda: webshop, expert_policy(), history=history, slots=1, prompt_style="none"
+    )
+    played = {t.task_id: t for t in rollout.play(plan_episodes([t.task_id for t in taken]))}
+    for expert in taken:
+        own = played[expert.task_id]
+        assert expert.states == own.states
+        assert expert.as_sampled() == own.as_sampled()
+    failed = [
+        replace(t, policy="agent", reward=0.0, success=False, steps=t.steps[:-1],
+                messages=t.messages[:-2], states=t.states[:-1])
+        for t in taken
+    ]  # fmt: skip
+    pairs, report = make_pairs(failed, taken)
+    assert (len(pairs), dict(report.skipped)) == (2, {})
 
 
 def test_a_loop_leaves_those_of_dev_tasks_out(

@@ -8,9 +8,10 @@ once for each try (or as often as a group of steps has replies), and nothing is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from eto_gym.agents.policy import Conversation, Policy
 from eto_gym.agents.rollout.policy_caller import PolicyCaller
@@ -45,8 +46,8 @@ def exact_step_pairs(
     """Pair, at every step of the experts, the best candidate with each that is worse.
 
     A step is worth minus the number of steps that are left after it. One that ends an episode
-    without success is worth less than any other; one after which the number is not known is left
-    out ("no_value"). Pairs hold the replies of the step alone.
+    without success is worth less than any other, also where it is the expert's; one after which the
+    number is not known is left out ("no_value"). Pairs hold the replies of the step alone.
 
     Args:
         env: Plays the tasks as they were played, with the same history.
@@ -69,9 +70,12 @@ def exact_step_pairs(
     known = False
     for path in paths:
         starts = range(0, len(path.states), size)
-        left = [*(_left(env, path.states[step]) for step in starts), 0]  # it ends with success
-        known = known or any(steps is not None for steps in left[:-1])
-        tried = try_steps(env, path, policy, settings, seed=seed, batch=batch)
+        worth = [_value_at(env, path.states[step]) for step in starts]
+        known = known or any(value is not None for value in worth)
+        worth.append(_value_after(env, path, starts[-1], _replies(path, starts[-1])))
+        tried, asked, errors = try_steps(env, path, policy, settings, seed=seed, batch=batch)
+        report.asked += asked
+        report.errors += errors
         for number, step in enumerate(starts):
             report.steps += 1
             others = []
@@ -79,8 +83,8 @@ def exact_step_pairs(
                 report.alternatives += 1
                 others.append(_of_agent(env, path, step, replies))
             if others:
-                after = left[number + 1]
-                expert = None if after is None else _of_expert(-after, path, step, size)
+                after = worth[number + 1]
+                expert = None if after is None else _of_expert(after, path, step, size)
                 pairs += pairs_of_step(path, step, expert, others, settings, report)
     if paths and not known:
         raise SettingsError(
@@ -90,9 +94,50 @@ def exact_step_pairs(
     return pairs, report
 
 
-def _left(env: ConversationEnv, state: dict[str, Any]) -> int | None:
+def _value_at(env: ConversationEnv, state: dict[str, Any]) -> float | None:
     set_state(env, state)
-    return text_env(env).cost_to_go()
+    return _value(env)
+
+
+def _value_after(
+    env: ConversationEnv, path: ExpertPath, step: int, replies: Iterable[str]
+) -> float | None:
+    """Return what the moment is worth to which replies lead, given before a step of a path."""
+    set_state(env, path.states[step])
+    for reply in replies:
+        env.step(reply)
+    return _value(env)
+
+
+def _value(env: ConversationEnv) -> float | None:
+    """Return what the present moment is worth, the same whoever led there; None: not known."""
+    result = env.result()
+    if result.outcome == "error":
+        return None
+    if result.outcome is not None:
+        return 0.0 if result.success else _LOST
+    left = text_env(env).cost_to_go()
+    return None if left is None else -float(left)
+
+
+def _replies(path: ExpertPath, step: int) -> list[str]:
+    """Return the expert's replies from a step on."""
+    return [path.messages[turn].content for turn in path.turns[step:]]
+
+
+class Tries(NamedTuple):
+    """What a policy did before every step of a path.
+
+    Attributes:
+        replies: Step -> the replies of each try, in the order of their samples; errors are left
+            out.
+        asked: Replies that were asked for.
+        errors: Kind of error -> replies that were not given because of it.
+    """
+
+    replies: dict[int, list[tuple[str, ...]]]
+    asked: int
+    errors: Counter[str]
 
 
 @dataclass(slots=True)
@@ -116,28 +161,27 @@ def try_steps(
     *,
     seed: int,
     batch: int,
-) -> dict[int, list[tuple[str, ...]]]:
-    """Ask for `rollouts` tries of `size` replies before every step of a path; errors are left out.
-
-    Returns:
-        Step -> the replies of each try, in the order of their samples.
-    """
+) -> Tries:
+    """Ask for `rollouts` tries of `size` replies before every step of a path."""
     count = settings.rollouts
     tries = [
         _Try(step, episode.seed, episode.sample, path.states[step], [])
         for episode in plan_branches([path], settings, seed=seed)
         for step in [episode.sample // count]
     ]
-    caller = PolicyCaller(policy)
+    caller, asked_for, errors = PolicyCaller(policy), 0, Counter[str]()
     for start in range(0, len(tries), batch):
         some = tries[start : start + batch]
         for turn in range(settings.size):
             going = [one for one in some if not (one.failed or one.ended)]
             asked = [_conversation(env, path, one) for one in going]
+            asked_for += len(asked)
             for one, conversation, reply in zip(going, asked, caller.ask(asked), strict=True):
                 policy.release(conversation.key)
-                one.failed = reply.error is not None
-                if not one.failed:
+                if reply.error is not None:
+                    one.failed = True
+                    errors[reply.error] += 1
+                else:
                     one.replies.append(reply.text)
                     if turn + 1 < settings.size:
                         _go_on(env, one)
@@ -145,7 +189,7 @@ def try_steps(
     for one in tries:
         if not one.failed:
             found[one.step].append(tuple(one.replies))
-    return found
+    return Tries(found, asked_for, errors)
 
 
 def _go_on(env: ConversationEnv, one: _Try) -> None:
@@ -182,18 +226,12 @@ def _others(
 def _of_agent(
     env: ConversationEnv, path: ExpertPath, step: int, replies: Sequence[str]
 ) -> Candidate | None:
-    set_state(env, path.states[step])
-    ended = False
-    for reply in replies:
-        *_, terminated, truncated, _ = env.step(reply)
-        ended = terminated or truncated
-    left = text_env(env).cost_to_go()
-    if left is None and not ended:
+    value = _value_after(env, path, step, replies)
+    if value is None:
         return None
     start = path.turns[step]
     messages = env.conversation[start : start + 2 * len(replies) - 1]
     rest = Rest(tuple(messages), tuple(env.states[step : step + len(replies)]))
-    value = _LOST if left is None else -float(left)
     return Candidate(value, False, rest, value, rest, value)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from eto_gym.agents.policy import Policy
 from eto_gym.conversation import ConversationEnv, parse_reply
@@ -19,7 +20,7 @@ from eto_gym.env import text_env
 from eto_gym.prompt import Message
 from eto_gym.snapshot import set_state
 from eto_gym.trainers.data.exact_steps import try_steps
-from eto_gym.trainers.data.steps import ExpertPath
+from eto_gym.trainers.data.steps import ExpertPath, counted
 from eto_gym.trainers.settings.data import ExperienceSettings, StepSettings
 from eto_gym.trajectories import Trajectory
 
@@ -35,6 +36,8 @@ class ExperienceReport:
         experts: Experts' episodes that could be repeated.
         not_repeated: Those that the environment answered otherwise than when they were recorded.
         steps: Steps of the experts.
+        asked: Replies that were asked for.
+        errors: Kind of error -> replies that were not given because of it.
         alternatives: Other actions that were played, each with its observation.
         skipped: Reason -> replies that were not played: "no_action" (none was found in it),
             "same_action" (the expert's, or one that was tried at this step before).
@@ -43,8 +46,14 @@ class ExperienceReport:
     experts: int = 0
     not_repeated: int = 0
     steps: int = 0
+    asked: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
     alternatives: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form."""
+        return counted(self)
 
 
 def gather_experience(
@@ -73,7 +82,9 @@ def gather_experience(
     asked = StepSettings(rollouts=settings.tries)
     found: list[Trajectory] = []
     for path in paths:
-        tries = try_steps(env, path, policy, asked, seed=seed, batch=64)
+        tries, count, errors = try_steps(env, path, policy, asked, seed=seed, batch=64)
+        report.asked += count
+        report.errors += errors
         for step, state in enumerate(path.states):
             report.steps += 1
             known = {path.actions[step]}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from eto_gym.agents.rollout.engine import Episode, plan_episodes
@@ -34,6 +34,8 @@ class StepReport:
         experts: Experts' episodes that could be repeated.
         not_repeated: Those that the environment answered otherwise than when they were recorded.
         steps: Steps of the experts, or groups of them.
+        asked: Replies that were asked for ('exact'), or episodes that were played.
+        errors: Kind of error -> those of them that came to nothing by it.
         alternatives: Other actions that were valued.
         pairs: Number of pairs.
         expert_chosen: Pairs whose chosen side is the expert's.
@@ -46,11 +48,17 @@ class StepReport:
     experts: int = 0
     not_repeated: int = 0
     steps: int = 0
+    asked: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
     alternatives: int = 0
     pairs: int = 0
     expert_chosen: int = 0
     agent_chosen: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable form."""
+        return counted(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,12 @@ class ExpertPath:
     reward: float
     history: str = FULL
     blocks: tuple[str, ...] = ()
+
+
+def counted(report: Any) -> dict[str, Any]:
+    """Return the fields of a report, its counters as plain dicts."""
+    values = {item.name: getattr(report, item.name) for item in fields(report)}
+    return {k: dict(v) if isinstance(v, Counter) else v for k, v in values.items()}
 
 
 class Alternative(NamedTuple):
@@ -224,12 +238,14 @@ def make_step_pairs(
         The pairs, in the order of tasks and steps, and the report.
     """
     report = StepReport(experts=len(paths))
-    offered = list(branches)
+    offered, followed = list(branches), list(values)
+    report.asked = len(offered) + len(followed)
+    report.errors.update(t.error for t in (*offered, *followed) if t.error is not None)
     groups = _group(offered, settings)
     alternatives = find_alternatives(paths, offered, settings)
     report.alternatives = len(alternatives)
     later: dict[tuple[str, int], list[Trajectory]] = defaultdict(list)
-    for trajectory in values:
+    for trajectory in followed:
         number = trajectory.sample // max(1, settings.rollouts - 1)
         later[trajectory.task_id, number].append(trajectory)
     tried: dict[tuple[str, int], list[Candidate | None]] = defaultdict(list)

@@ -37,6 +37,9 @@ from eto_gym.trajectories.formats import ReadReport, read_demonstrations
 
 logger = logging.getLogger(__name__)
 
+_HISTORY = ("history", "state_text")
+"""Names of what `read_so` tells of how much is read, and not of how templates render it."""
+
 
 class DataStages:
     """The stages that take demonstrations, keep successes and make pairs."""
@@ -49,7 +52,7 @@ class DataStages:
         """Return demonstrations of the training tasks; none is of a dev task."""
         s = self._play.settings
         if source.expert_file.startswith(PREFIX):
-            return self._paper_experts(source.expert_file)
+            return self._paper_experts(source.expert_file, strict=source.strict)
         if source.expert_file:
             return self._given_experts(Path(source.expert_file), strict=source.strict)
         return self._play.rollouts(
@@ -70,7 +73,8 @@ class DataStages:
             except (OSError, ValueError) as err:
                 raise DataError(f"could not read the expert file {path}: {err}") from err
             file = {"file": str(path.resolve()), "size": stamp.st_size, "mtime": stamp.st_mtime_ns}
-            return {**file, **s.read_so(), **self._left_out()}
+            strictly = {"strict": True} if strict else {}
+            return {**file, **s.read_so(), **strictly, **self._left_out()}
 
         def work(folder: Path) -> Any:
             report = ReadReport()
@@ -83,10 +87,7 @@ class DataStages:
                 report.notes["an episode of a dev task, which is left out"] = held_out
             for line in report.lines():
                 logger.info("%s", line)
-            if s.history != FULL:
-                env = self._play.spec(expert_policy, s.train_split).make_env()
-                distinct = [read_again(trajectory, s.history, env) for trajectory in distinct]
-                env.close()
+            distinct = self._read_again(distinct)
             write_trajectories(folder, distinct)
             return {
                 **summarise(distinct),
@@ -98,8 +99,22 @@ class DataStages:
             "experts", work, settings=self._play.processes.first(describe), by_first=True
         )
 
-    def _paper_experts(self, name: str) -> Stage:
-        """Take the paper's own demonstrations, as episodes of this environment's tasks."""
+    def _read_again(self, recorded: list[Trajectory]) -> list[Trajectory]:
+        """Return demonstrations of a file as if their replies were given to the run's history."""
+        s = self._play.settings
+        if s.history == FULL:
+            return recorded
+        env = self._play.spec(expert_policy, s.train_split).make_env()
+        try:
+            return [read_again(trajectory, s.history, env) for trajectory in recorded]
+        finally:
+            env.close()
+
+    def _paper_experts(self, name: str, *, strict: bool) -> Stage:
+        """Take the paper's own demonstrations, as episodes of this environment's tasks.
+
+        As with other files, their replies then count as given to the run's history.
+        """
         s = self._play.settings
         path = self._play.processes.first(lambda: find_file(name))
         making = {**s.env_kwargs(), "split": s.train_split}
@@ -118,6 +133,9 @@ class DataStages:
                 report.examples["dev_task"] = [t.task_id for t in taken if t.task_id in aside][:3]
                 report.taken = len(kept)
             logger.info("%s: %s", name, report)
+            if strict and report.left_out["malformed"]:
+                raise DataError(f"{path} has corrupt records, and strict is set: {report}")
+            kept = self._read_again(kept)
             write_trajectories(folder, kept)
             return {**summarise(kept), **report.to_json()}
 
@@ -130,6 +148,8 @@ class DataStages:
             "env_kwargs": making,
             "prompt_style": s.prompt_style,
             **(self._left_out() if aside else {}),
+            **({"strict": True} if strict else {}),
+            **{name: value for name, value in s.read_so().items() if name in _HISTORY},
         }
         return self._play.folder.run("experts", work, settings=settings, by_first=True)
 

@@ -33,6 +33,7 @@ class DevSuccess:
         context: int,
         seed: int,
         template_kwargs: Mapping[str, Any] | None = None,
+        chat_template: str = "",
     ) -> None:
         """Prepare.
 
@@ -45,10 +46,11 @@ class DevSuccess:
             context: Longest conversation in tokens.
             seed: Seed of the episodes.
             template_kwargs: Variables of the chat template.
+            chat_template: Replaces the model's own template; "" for none.
         """
         self._spec = spec
         self._episodes = plan_episodes(tuple(task_ids), samples=1, seed=seed)
-        self._codec = ChatCodec(load_tokenizer(tokenizer, "", template_kwargs))
+        self._codec = ChatCodec(load_tokenizer(tokenizer, chat_template, template_kwargs))
         self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "context": context}
 
     def __call__(self, step: int, model: Any) -> tuple[float, float]:

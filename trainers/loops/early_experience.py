@@ -14,7 +14,7 @@ import eto_gym
 from eto_gym.agents.policies import random_policy
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.conversation import ConversationEnv
-from eto_gym.trainers.data.experience import ExperienceReport, gather_experience
+from eto_gym.trainers.data.experience import gather_experience
 from eto_gym.trainers.data.steps import ExpertPath, repeat_expert
 from eto_gym.trainers.loops.loop import Demonstrated, Loop
 from eto_gym.trainers.loops.run_folder import Stage
@@ -90,9 +90,11 @@ class EarlyExperienceLoop(Loop[EarlyExperienceSettings]):
             env.close()
             if (close := getattr(policy, "close", None)) is not None:
                 close()
+        if s.experience.source != "random":
+            self.play.check_replies(report.errors, report.asked, "experience")
         report.not_repeated = len(chosen) - len(paths)
         write_trajectories(folder, found)
-        return _told(report)
+        return report.to_json()
 
     def _predict(self, start: Stage, experience: Stage) -> Stage:
         """Train the start model to say what is observed after each action."""
@@ -118,7 +120,3 @@ class EarlyExperienceLoop(Loop[EarlyExperienceSettings]):
         return self.play.folder.run(
             "world", work, settings=deciding(settings), inputs=(start, experience)
         )
-
-
-def _told(report: ExperienceReport) -> dict[str, Any]:
-    return {**asdict(report), "skipped": dict(report.skipped)}

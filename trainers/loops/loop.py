@@ -14,7 +14,6 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
@@ -160,9 +159,7 @@ class Loop(ABC, Generic[S]):
     ) -> None:
         """Continue SFT on the demonstrations alone, where a control is wanted, and evaluate it."""
         if control.control:
-            epochs = control.control_epochs or settings.epochs
-            tokens = control.control_tokens or settings.train_tokens
-            longer = replace(settings, epochs=epochs, train_tokens=tokens)
+            longer = control.control_of(settings)
             stage = self.train.sft("control", longer, first.sft, first.experts)
             self.play.evaluate(CONTROL, "control", stage)
 

@@ -48,7 +48,7 @@ class MixtureLoop(Loop[MixtureLoopSettings]):
                 model=model_of(model),
                 output=folder / MODEL,
                 resume=True,
-                watch=self.train.watch(model),
+                watch=self.train.watch(model, settings),
             )
             return asdict(report)
 

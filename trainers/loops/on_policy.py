@@ -56,7 +56,7 @@ class OnPolicyLoop(Loop[S]):
                 model=model_of(start),
                 output=folder / MODEL,
                 resume=True,
-                watch=self.train.watch(start),
+                watch=self.train.watch(start, settings),
             )
             return asdict(report)
 

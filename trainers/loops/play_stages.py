@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +220,10 @@ class PlayStages:
         if isinstance(spec.make_policy, StagePolicy):
             self._players.check(played, label)
         return played
+
+    def check_replies(self, errors: Mapping[str, int], asked: int, label: str) -> None:
+        """Refuse what the model of a stage mostly gave no replies to; see `Players`."""
+        self._players.check_replies(errors, asked, label)
 
     def _launcher(self, spec: RolloutSpec) -> Launcher | None:
         """Return what plays elsewhere, for all processes; None: each plays its part."""

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 _LOST = 0.1
 """Share of a stage's episodes that servers may fail at before the stage counts as not played."""
 
+_NO_REPLY = ("policy", "timeout", "format")
+"""Kinds of errors of what should reply; "context" is a failure of the model, and counts as one."""
+
 
 @dataclass(frozen=True)
 class StagePolicy:
@@ -203,14 +206,35 @@ class Players:
         """Refuse what servers have mostly failed at: a stage of it would be learnt from.
 
         Raises:
-            EtoGymError: More than a tenth of the episodes had no reply.
+            EtoGymError: More than a tenth of the episodes had no reply, or, of a model that plays
+                in this process, all of them.
         """
-        lost = sum(t.error in ("policy", "timeout") for t in played)
-        if self._kind != "local" and lost > _LOST * len(played):
+        lost = sum(t.error in _NO_REPLY for t in played)
+        then = "it plays these anew and keeps the others"
+        self._check_lost(lost, len(played), label, "in {} of {} episodes", then)
+
+    def check_replies(self, errors: Mapping[str, int], asked: int, label: str) -> None:
+        """Refuse single replies that were mostly not given, as `check` does episodes.
+
+        Args:
+            errors: Kind of error -> replies that were not given because of it.
+            asked: Replies that were asked for.
+            label: Name of what was played.
+
+        Raises:
+            EtoGymError: More than a tenth were not given, or, of a model that plays in this
+                process, all of them.
+        """
+        lost = sum(errors.get(kind, 0) for kind in _NO_REPLY)
+        self._check_lost(lost, asked, label, "to {} of {} questions", "it plays the stage anew")
+
+    def _check_lost(self, lost: int, asked: int, label: str, where: str, then: str) -> None:
+        served = self._kind != "local"
+        if lost > _LOST * asked if served else lost == asked > 0:
             raise EtoGymError(
-                f"{label}: the servers gave no reply in {lost} of {len(played)} episodes. When the "
-                "cause is removed, start the same command again: it plays these anew and keeps the "
-                "others"
+                f"{label}: {'the servers' if served else 'the model'} gave no reply "
+                f"{where.format(lost, asked)}. When the cause is removed, start the same command "
+                f"again: {then}"
             )
 
     def clear(self) -> None:

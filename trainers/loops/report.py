@@ -56,14 +56,15 @@ def make_report(
         method: Name of the method.
         reference: Label of the policy that the others are compared with, on the same episodes.
             Those that the method made are compared with the control, too, where there is one.
-        policies: What was evaluated, in order.
+        policies: What was evaluated, in order: the reference, and then what the method made of it.
         stages: All stages, in order.
         ended: Why the run ended before its last stage; None: it did not.
     """
     evaluations = {row.label: row.evaluation for row in policies}
     before = load_trajectories(evaluations[reference])
     control = load_trajectories(evaluations[CONTROL]) if CONTROL in evaluations else None
-    rows = []
+    rows: list[dict[str, Any]] = []
+    own = False
     for label, model, evaluation, staleness in policies:
         played = load_trajectories(evaluation)
         row = {
@@ -76,8 +77,9 @@ def make_report(
         }
         if label != reference:
             row["paired"] = asdict(compare(before, played))
-        if control is not None and model.name.startswith(f"{method}-"):
+        if control is not None and own and label != CONTROL:
             row["paired_with_control"] = asdict(compare(control, played))
+        own = own or label == reference
         rows.append(row)
     return {
         "method": method,

@@ -55,6 +55,7 @@ def load_pairs(stage: Stage) -> list[PreferencePair]:
         found = dict(stage.result)
         reasons = found.pop("skipped", {})
         found.pop("player", None)
+        found.update({f"{kind} errors": n for kind, n in found.pop("errors", {}).items()})
         why = ", ".join(f"{name} {count}" for name, count in reasons.items()) or "no candidates"
         counts = ", ".join(f"{name} {count}" for name, count in found.items() if count)
         raise NothingToLearn(

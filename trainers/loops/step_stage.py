@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,12 @@ def step_pairs(
     ) -> tuple[list[PreferencePair], StepReport]:
         policy = ready.make_policy()
         try:
-            return exact_step_pairs(env, paths, policy, settings, seed=seed)
+            pairs, report = exact_step_pairs(env, paths, policy, settings, seed=seed)
         finally:
             if (close := getattr(policy, "close", None)) is not None:
                 close()
+        play.check_replies(report.errors, report.asked, name)
+        return pairs, report
 
     def kept(
         folder: Path, pairs: list[PreferencePair], report: StepReport, *, unlike: int
@@ -85,7 +87,7 @@ def step_pairs(
         report.not_repeated = unlike
         play.processes.first(lambda: write_pairs(folder, pairs))
         told = {"player": player} if player else {}
-        return {**asdict(report), "skipped": dict(report.skipped), **told}
+        return {**report.to_json(), **told}
 
     def work(folder: Path) -> Any:
         env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)

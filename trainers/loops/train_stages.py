@@ -116,7 +116,7 @@ class TrainStages:
                 model=model_of(model),
                 output=folder / MODEL,
                 resume=True,
-                watch=self.watch(model),
+                watch=self.watch(model, settings),
             )
             return asdict(report)
 
@@ -124,8 +124,12 @@ class TrainStages:
             name, work, settings=self.watched(settings), inputs=(model, pairs)
         )
 
-    def watch(self, model: Stage) -> Watch:
-        """Watch the training of `model` by its success on dev tasks, where some are set aside."""
+    def watch(self, model: Stage, settings: TrainSettings) -> Watch:
+        """Watch the training of `model` by its success on dev tasks, where some are set aside.
+
+        They are read as the model will read when it has been trained: by the chat template of the
+        run, or else by the one that the training gives it.
+        """
         s = self._play.settings
         dev = self._play.dev_ids()
         if not dev:
@@ -139,7 +143,8 @@ class TrainStages:
             max_new_tokens=s.max_new_tokens,
             context=s.max_context,
             seed=s.seed,
-            template_kwargs=s.template_kwargs,
+            template_kwargs=(s if s.chat_template else settings).template_kwargs,
+            chat_template=s.chat_template or settings.chat_template,
         )
         return Watch(progress=s.progress, on_evaluate=score, every=s.dev_every, patience=s.patience)
 

@@ -26,6 +26,7 @@ from eto_gym.trainers.methods.kto_origin import Origin
 from eto_gym.trainers.methods.preference_losses import (
     balanced,
     check_sides,
+    log_ratios,
     preference_losses,
     turn_weights,
 )
@@ -83,7 +84,7 @@ def run_dpo(
             max_length=settings.max_length,
             truncation=settings.truncation,
         )
-        settings = balanced(settings.for_data(data.rows, data.tokens), pairs)
+        settings = balanced(settings.for_data(data.rows, data.tokens), rows)
 
         def build(loaded: Any, workspace: Path) -> TrajectoryDPOTrainer:
             return TrajectoryDPOTrainer(
@@ -339,12 +340,13 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
             scores = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         else:
             scores = self._score_reference(inputs)
-        losses = self._losses(sums, scores, inputs["side_tokens"], inputs)
+        tokens = inputs["side_tokens"]
+        there = tokens > 0
+        losses = self._losses(sums, scores, tokens, inputs)
         if "filler" in inputs:
             losses = 0.0 * sums  # keeps this process in step with the others, and adds nothing
         elif self._origin is not None:
-            self._origin.note((sums.detach() - scores)[inputs["side_tokens"] > 0])
-        there = inputs["side_tokens"] > 0
+            self._origin.note(log_ratios(sums.detach(), scores, tokens, self._settings)[there])
         self._note(sums.detach(), scores, there, real="filler" not in inputs)
         # Gradients are averaged over devices, and the sum is wanted.
         loss: torch.Tensor = losses.sum() / num_items_in_batch * self.args.world_size

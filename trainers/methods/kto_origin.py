@@ -24,7 +24,7 @@ class Origin(TrainerCallback, ExportableState):
         self._total = [0.0, 0.0]  # sum and number of log-ratios since the batch began
 
     def note(self, ratios: torch.Tensor) -> None:
-        """Take in the log-ratios of a micro-batch's sides."""
+        """Take in the log-ratios of a micro-batch's sides, in the unit that the loss compares."""
         self._total[0] += float(ratios.double().sum())
         self._total[1] += len(ratios)
 

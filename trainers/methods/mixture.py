@@ -22,7 +22,7 @@ from eto_gym.trainers.data.batching import BucketSampler
 from eto_gym.trainers.data.curriculum import PHASES, PhasedSampler, phases_of
 from eto_gym.trainers.data.encoding import Codec, TokenPair, TokenReport, encode_pairs
 from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
-from eto_gym.trainers.methods.preference_losses import check_sides, preference_losses
+from eto_gym.trainers.methods.preference_losses import balanced, check_sides, preference_losses
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
 from eto_gym.trainers.settings.methods import MixtureSettings
@@ -85,7 +85,7 @@ def run_mixture(
                 )
                 data.include(report)
             rows.append(encoded)
-        settings = settings.for_data(data.rows, data.tokens)
+        settings = balanced(settings.for_data(data.rows, data.tokens), itertools.chain(*rows))
         begins = phases_of(groups) if settings.curriculum and rows[2] else []
         phases = [begins[row.source] for row in rows[2]] if begins else []
 

@@ -12,14 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch.nn import functional
 
 from eto_gym.errors import DataError
-from eto_gym.trainers.data.encoding import TokenRow
+from eto_gym.trainers.data.encoding import TokenPair, TokenRow
 from eto_gym.trainers.settings.methods import DPOSettings
 from eto_gym.trajectories.pairs import PreferencePair
+
+D = TypeVar("D", bound=DPOSettings)
+
+
+def log_ratios(
+    sums: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, settings: DPOSettings
+) -> torch.Tensor:
+    """Return by how much each side became likelier, (2P,), in the unit that losses compare.
+
+    That is nats, or, with `length_normalization`, nats per trained token; a side without tokens has
+    0. KTO's origin is a mean of these.
+    """
+    ratios = sums - reference
+    return ratios / tokens.clamp(min=1) if settings.length_normalization else ratios
 
 
 def preference_losses(
@@ -37,14 +52,12 @@ def preference_losses(
         reference: The same under the reference model.
         tokens: Number of trained tokens of each side.
         settings: Loss, beta, and the terms that are added.
-        origin: For "kto": the log-ratio that sides are compared with, not below 0.
+        origin: For "kto": the log-ratio that sides are compared with, not below 0; in the unit of
+            `log_ratios`.
     """
     there = (tokens > 0).chunk(2)
+    chosen, rejected = log_ratios(sums, reference, tokens, settings).chunk(2)
     tokens = tokens.clamp(min=1)
-    ratios = sums - reference
-    if settings.length_normalization:
-        ratios = ratios / tokens
-    chosen, rejected = ratios.chunk(2)
     means = (sums / tokens).chunk(2)
     beta = settings.beta
     logits = beta * (chosen - rejected)
@@ -88,16 +101,17 @@ def check_sides(pairs: Iterable[PreferencePair], loss: str) -> None:
         )
 
 
-def balanced(settings: DPOSettings, pairs: Iterable[PreferencePair]) -> DPOSettings:
+def balanced(settings: D, rows: Iterable[TokenPair]) -> D:
     """Return settings in which an `undesirable_weight` of 0 is settled by the data.
 
-    All failures together then weigh as much as all successes, which is the upper end of what KTO's
-    authors advise. Where there are only failures, or only successes, it is 1.
+    Only sides that are trained on count, and not those that tokenisation dropped. All failures
+    together then weigh as much as all successes, which is the upper end of what KTO's authors
+    advise. Where there are only failures, or only successes, it is 1.
     """
     if settings.loss != "kto" or settings.undesirable_weight:
         return settings
-    sides = [(bool(pair.chosen), bool(pair.rejected)) for pair in pairs]
-    good, bad = (sum(there) for there in zip(*sides, strict=True))
+    there = [(bool(chosen), bool(rejected)) for chosen, rejected in (row.sides for row in rows)]
+    good, bad = (sum(side) for side in zip(*there, strict=True))
     return replace(settings, undesirable_weight=good / bad if good and bad else 1.0)
 
 

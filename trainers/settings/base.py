@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from eto_gym.errors import EtoGymError, unknown_name
+from eto_gym.errors import EtoGymError, check_choice
 
 
 class SettingsError(EtoGymError, ValueError):
     """A setting has a value that cannot work, or contradicts another setting."""
+
+
+_LEAST = {
+    "batch_size": 1,
+    "micro_batch_size": 1,
+    "max_length": 1,
+    "log_every": 1,
+    "max_steps": 0,
+    "train_tokens": 0,
+    "lora_r": 0,
+    "lora_alpha": 0,
+    "save_every": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "muon_learning_rate": 0,
+    "seed": 0,
+}
 
 
 def option(
@@ -37,6 +54,29 @@ def option(
     """
     metadata = {"help": help, "paper": paper, "choices": choices, "decides": decides}
     return field(default=default, metadata={**metadata, "added": added})
+
+
+def check_values(settings: Any, least: Mapping[str, float] | None = None) -> None:
+    """Refuse strings that are none of their choices, and numbers that cannot be counted with.
+
+    Args:
+        settings: Settings of any class.
+        least: Name of a setting -> its smallest value; names that the class lacks are left out.
+
+    Raises:
+        SettingsError: A number is not finite, or too small.
+        UnknownNameError: A named choice does not exist.
+    """
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if choices := item.metadata.get("choices"):
+            check_choice(item.name, value, choices)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingsError(f"expected {item.name} to be a finite number, got {value}")
+    for name, smallest in (least or {}).items():
+        value = getattr(settings, name, smallest)
+        if value < smallest:
+            raise SettingsError(f"expected {name} >= {smallest}, got {value}")
 
 
 def deciding(settings: Any) -> dict[str, Any]:
@@ -188,26 +228,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        for item in fields(self):
-            choices = item.metadata.get("choices")
-            if choices and getattr(self, item.name) not in choices:
-                raise unknown_name(item.name, getattr(self, item.name), choices)
-            value = getattr(self, item.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SettingsError(f"expected {item.name} to be a finite number, got {value}")
-        for name in ("batch_size", "micro_batch_size", "max_length", "log_every"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
-        for name in (
-            "max_steps",
-            "train_tokens",
-            "lora_r",
-            "lora_alpha",
-            "save_every",
-            "weight_decay",
-        ):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+        check_values(self, _LEAST)
         if not 0 <= self.lora_dropout < 1:
             raise SettingsError(f"expected lora_dropout within 0..1, got {self.lora_dropout}")
         if self.epochs <= 0 and self.max_steps <= 0:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eto_gym.errors import unknown_name
-from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.base import SettingsError, check_values, option
 
 CONTRASTS = ("expert", "self", "correction", "unpaired")
 CUTS = ("none", "first-error", "final-error")
@@ -62,10 +61,7 @@ class PairingSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        if self.contrast not in CONTRASTS:
-            raise unknown_name("contrast", self.contrast, CONTRASTS)
-        if self.cut not in CUTS:
-            raise unknown_name("cut", self.cut, CUTS)
+        check_values(self, {"min_gap": 0})
         if self.cut != "none" and self.contrast == "correction":
             raise SettingsError("corrections compare single replies: there is nothing to cut")
         for name in ("max_extra_rounds", "cut_after_divergence"):
@@ -74,8 +70,6 @@ class PairingSettings:
                 raise SettingsError(f"expected {name} >= 0 or None, got {value}")
         if self.max_pairs_per_task is not None and self.max_pairs_per_task < 1:
             raise SettingsError(f"expected max_pairs_per_task >= 1, got {self.max_pairs_per_task}")
-        if self.min_gap < 0:
-            raise SettingsError(f"expected min_gap >= 0, got {self.min_gap}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +84,7 @@ class RejectionSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        if self.max_per_task < 0:
-            raise SettingsError(f"expected max_per_task >= 0, got {self.max_per_task}")
+        check_values(self, {"max_per_task": 0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +129,8 @@ class StepSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        if self.reward not in STEP_REWARDS:
-            raise unknown_name("reward", self.reward, STEP_REWARDS)
-        if self.extent not in EXTENTS:
-            raise unknown_name("extent", self.extent, EXTENTS)
-        for name in ("rollouts", "alternatives", "size"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} >= 1, got {getattr(self, name)}")
-        for name in ("temperature", "threshold"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"expected {name} >= 0, got {getattr(self, name)}")
+        least = {"rollouts": 1, "alternatives": 1, "size": 1, "temperature": 0, "threshold": 0}
+        check_values(self, least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +153,7 @@ class ExperienceSettings:
 
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
-        if self.source not in SOURCES:
-            raise unknown_name("source", self.source, SOURCES)
-        if self.tries < 1:
-            raise SettingsError(f"expected tries >= 1, got {self.tries}")
-        if self.temperature < 0:
-            raise SettingsError(f"expected temperature >= 0, got {self.temperature}")
+        check_values(self, {"tries": 1, "temperature": 0})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,8 +116,6 @@ class SelfPlaySettings(WorldSettings, ExplorationSettings):
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
-        if self.phases not in ("rft+eto", "rft", "eto"):
-            raise SettingsError(f"expected phases 'rft+eto', 'rft' or 'eto', got {self.phases!r}")
         if self.pairing.contrast != "self":
             raise SettingsError("self-play has no expert: expected pairing.contrast 'self'")
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
 from eto_gym.agents.models.loading import DTYPES
+from eto_gym.agents.models.tiny import SMALLEST_VOCABULARY
 from eto_gym.conversation import PromptStyle
-from eto_gym.errors import check_choice
 from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.prompt import Feedback
 from eto_gym.registration import check_arguments, data_kwargs
 from eto_gym.trainers.settings.ahead import check_ahead
-from eto_gym.trainers.settings.base import SettingsError, option
+from eto_gym.trainers.settings.base import SettingsError, check_values, option
 from eto_gym.trainers.settings.methods import SFTSettings
 from eto_gym.trainers.settings.playing import PlayerSettings
 
@@ -29,6 +29,28 @@ _LEAST = {
     "iterations": 0,
     "explore_tasks": 0,
     "explore_samples": 1,
+    "explore_temperature": 0,
+    "step_tasks": 0,
+    "later_tokens": 0,
+    "control_epochs": 0,
+    "control_tokens": 0,
+    "max_new_tokens": 1,
+    "max_context": 1,
+    "seed": 0,
+}
+
+_LEAST_OF_BASE = {
+    "tasks": 0,
+    "samples": 1,
+    "steps": 1,
+    "vocab_size": SMALLEST_VOCABULARY,
+    "hidden_size": 1,
+    "layers": 1,
+    "heads": 1,
+    "kv_heads": 1,
+    "mlp_size": 1,
+    "context": 1,
+    "seed": 0,
 }
 
 
@@ -68,6 +90,15 @@ class BaseSettings:
             truncation="cut",
         )
     )
+
+    def __post_init__(self) -> None:
+        """Reject values that cannot work."""
+        check_values(self, _LEAST_OF_BASE)
+        if self.hidden_size % self.heads or self.heads % self.kv_heads:
+            raise SettingsError(
+                f"expected hidden_size ({self.hidden_size}) to be a multiple of heads "
+                f"({self.heads}), and that of kv_heads ({self.kv_heads})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +150,7 @@ class WorldSettings(PlayerSettings):
         "one-shot",
         "what precedes the first observation: one-shot, instruction, or none",
         paper="one-shot",
+        choices=get_args(PromptStyle),
     )
     history: str = option(
         FULL,
@@ -181,9 +213,8 @@ class WorldSettings(PlayerSettings):
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         super().__post_init__()
-        check_room(self.history, self.max_context or None)
-        check_choice("feedback", self.feedback, get_args(Feedback))
-        check_choice("play_dtype", self.play_dtype, DTYPES)
+        check_values(self, _LEAST)
+        check_room(self.history, self.max_context)
         if self.play_dtype != "auto" and self.play_kind != "local":
             raise SettingsError(
                 "play_dtype is for play local: servers are told by their own arguments, as in "
@@ -191,10 +222,6 @@ class WorldSettings(PlayerSettings):
             )
         if self.play_compile and self.play_kind != "local":
             raise SettingsError("play_compile is for play local: servers decode as they do")
-        for name, least in _LEAST.items():
-            value = getattr(self, name, least)
-            if value < least:
-                raise SettingsError(f"expected {name} >= {least}, got {value}")
         if self.play_ahead:
             check_ahead(self)
         if self.dev_tasks and self.dev_split == self.eval_split:
@@ -296,11 +323,21 @@ class ControlSettings:
         True, "also continue SFT on the same demonstrations, as the control for preference training"
     )
     control_epochs: float = option(
-        0.0, "epochs of the control over the demonstrations; 0: as many as SFT had"
+        0.0,
+        "epochs of the control over the demonstrations, whatever sft says; 0: as long as SFT, in "
+        "epochs, steps or tokens",
     )
     control_tokens: int = option(
         0, "tokens that the control trains on, in place of epochs; 0: as control_epochs says"
     )
+
+    def control_of(self, sft: SFTSettings) -> SFTSettings:
+        """Return the settings of the control, which is as long as it says, or as SFT."""
+        if self.control_tokens:
+            return dataclasses.replace(sft, train_tokens=self.control_tokens)
+        if self.control_epochs:
+            return dataclasses.replace(sft, epochs=self.control_epochs, max_steps=0, train_tokens=0)
+        return sft
 
 
 @dataclass(frozen=True, kw_only=True)

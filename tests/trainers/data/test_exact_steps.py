@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.conversation import ConversationEnv
 from eto_gym.errors import UnknownNameError
 from eto_gym.trainers.data.exact_steps import exact_step_pairs
+from eto_gym.trainers.data.experience import gather_experience
 from eto_gym.trainers.data.steps import (
     ExpertPath,
     find_alternatives,
@@ -23,7 +25,9 @@ from eto_gym.trainers.data.steps import (
     repeat_expert,
 )
 from eto_gym.trainers.settings.base import SettingsError, deciding
-from eto_gym.trainers.settings.data import StepSettings
+from eto_gym.trainers.settings.data import ExperienceSettings, StepSettings
+from eto_gym.trajectories import ErrorKind, Trajectory
+from eto_gym.trajectories.eto_experts import POLICY
 from tests.toy import CORRIDOR, CorridorEnv, make_corridor
 
 
@@ -133,3 +137,111 @@ def test_an_environment_without_counts_is_refused(
     with pytest.raises(UnknownNameError, match="exact"):
         StepSettings(reward="exakt")
     assert "reward" not in deciding(StepSettings())
+
+
+class Opener(Guesser):
+    """Opens wherever it stands."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        return [PolicyReply("Action: open") for _ in conversations]
+
+
+class Walker(Guesser):
+    """Walks on."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        return [PolicyReply("Action: go") for _ in conversations]
+
+
+class Looker(Guesser):
+    """Looks, which changes nothing."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        return [PolicyReply("Action: look") for _ in conversations]
+
+
+def given_path(env: ConversationEnv, task: str, replies: Sequence[str]) -> ExpertPath:
+    """Return the path of a demonstration that says these replies, however it ends."""
+    env.reset(options={"task": task})
+    earned = sum(env.step(reply)[1] for reply in replies)
+    expert = Trajectory(
+        task_id=task,
+        task_type="",
+        messages=env.conversation,
+        steps=env.steps,
+        outcome=env.result().outcome or "truncated",
+        reward=earned,
+        success=env.result().success,
+        policy=POLICY,
+        env={},
+    )
+    path = repeat_expert(env, expert)
+    assert path is not None
+    return path
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_demonstration_that_failed_ends_with_no_success(env: ConversationEnv, size: int) -> None:
+    """Door 0 is opened where door 2 is wanted: walking on is better, by what is really left."""
+    settings = StepSettings(rollouts=1, reward="exact", size=size)
+    path = given_path(env, "door-2/2", ["Action: open"])
+    pairs, report = exact_step_pairs(env, [path], Walker(), settings, seed=0)
+    assert [(p.info["chosen_policy"], p.info["chosen_value"]) for p in pairs] == [
+        ("agent", -(3 - size))
+    ]
+    assert pairs[0].info["rejected_value"] < -1000
+    assert report.agent_chosen == 1
+    # At door 0 itself the same reply is the best there is.
+    path = given_path(env, "door-0/0", ["Action: open"])
+    pairs, _ = exact_step_pairs(env, [path], Looker(), settings, seed=0)
+    assert [(p.info["chosen_policy"], p.info["chosen_value"]) for p in pairs] == [("expert", 0)]
+
+
+def test_a_demonstration_that_stops_halfway_is_worth_what_is_left(env: ConversationEnv) -> None:
+    path = given_path(env, "door-2/2", ["Action: go"])
+    settings = StepSettings(rollouts=1, reward="exact")
+    (pair,), _ = exact_step_pairs(env, [path], Opener(), settings, seed=0)
+    assert (pair.info["chosen_policy"], pair.info["chosen_value"]) == ("expert", -2)
+
+
+def test_an_episode_that_is_cut_off_is_lost_however_near_success(env: ConversationEnv) -> None:
+    """The corridor has eight replies: after them, being one step away is worth nothing."""
+    path = given_path(env, "door-0/0", ["Action: wait"] * 7 + ["Action: open"])
+    settings = StepSettings(rollouts=1, reward="exact")
+    pairs, _ = exact_step_pairs(env, [path], Looker(), settings, seed=0)
+    last = next(pair for pair in pairs if pair.info["step"] == 7)
+    assert (last.info["chosen_policy"], last.info["chosen_value"]) == ("expert", 0)
+    assert last.info["rejected_value"] < -1000
+    path = given_path(env, "door-0/0", ["Action: wait"] * 8)
+    pairs, _ = exact_step_pairs(env, [path], Opener(), settings, seed=0)
+    last = next(pair for pair in pairs if pair.info["step"] == 7)
+    assert (last.info["chosen_policy"], last.info["chosen_value"]) == ("agent", 0)
+    assert last.info["rejected_value"] < -1000
+
+
+class Flaky(Guesser):
+    """Gives no reply to two of three conversations: it fails, or has no room."""
+
+    def act(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
+        kinds: tuple[ErrorKind | None, ...] = (None, "policy", "context")
+        errors = [kinds[c.seed // 7 % 3] for c in conversations]
+        return [PolicyReply("" if e else "Action: open", error=e) for e in errors]
+
+
+def test_replies_that_were_not_given_are_counted(env: ConversationEnv) -> None:
+    paths = paths_of(env, 8)
+    settings = StepSettings(rollouts=6, reward="exact")
+    _, exact = exact_step_pairs(env, paths, Flaky(), settings, seed=0)
+    assert exact.asked == 6 * exact.steps
+    assert set(exact.errors) == {"policy", "context"}
+    assert min(exact.errors.values()) > 0
+    _, tried = gather_experience(env, paths, Flaky(), ExperienceSettings(tries=6), seed=0)
+    assert (tried.asked, tried.errors) == (exact.asked, exact.errors)
+    given = tried.asked - sum(tried.errors.values())
+    assert tried.alternatives + sum(tried.skipped.values()) == given
+    plan = plan_branches(paths, settings, seed=0)
+    branches = collect(RolloutSpec(CORRIDOR, Flaky, prompt_style="none"), plan)
+    _, played = make_step_pairs(paths, branches, [], settings)
+    assert played.asked == len(branches)
+    assert sum(played.errors.values()) == sum(t.error is not None for t in branches) > 0
+    assert json.loads(json.dumps(played.to_json()))["errors"] == dict(played.errors)

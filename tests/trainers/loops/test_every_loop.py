@@ -24,6 +24,7 @@ IDS = ["alfworld", "webshop", "scienceworld", CORRIDOR]
 
 SMALL: dict[str, Any] = {
     "train_tasks": 4, "explore_tasks": 3, "explore_samples": 2, "step_tasks": 2, "eval_tasks": 2,
+    "control_epochs": 0.0,  # as long as SFT
     "dev_tasks": 1, "max_steps": 12, "max_new_tokens": 6, "max_context": 8192,
     "slots": 8, "workers": 1,
     "progress": False,

@@ -19,13 +19,15 @@ from eto_gym.agents.policies import expert_policy
 from eto_gym.cli import train
 from eto_gym.errors import EtoGymError
 from eto_gym.testing.fake_endpoint import FakeEndpoint
+from eto_gym.trainers.loops.early_experience import EarlyExperienceLoop
+from eto_gym.trainers.loops.loop import Demonstrated
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.players import _template
 from eto_gym.trainers.loops.run_folder import FINISHED, Stage
 from eto_gym.trainers.loops.stage_data import TRAJECTORIES
 from eto_gym.trainers.loops.step_stage import step_pairs
 from eto_gym.trainers.settings.data import StepSettings
-from eto_gym.trainers.settings.loops import ETOSettings, PPOLoopSettings
+from eto_gym.trainers.settings.loops import EarlyExperienceSettings, ETOSettings, PPOLoopSettings
 from eto_gym.trainers.settings.world import ExplorationSettings
 from eto_gym.trajectories import Trajectory, TrajectoryStore
 from tests.agents.serving.test_serving import alive, folders, until  # noqa: F401
@@ -35,13 +37,13 @@ EXPLORE = ExplorationSettings()
 SERVER = Path(__file__).with_name("fake_server.py")
 
 
-def settings(**changes: Any) -> ETOSettings:
+def settings(kind: Any = ETOSettings, **changes: Any) -> Any:
     values = {
         "env": CORRIDOR, "data": "", "train_tasks": 4, "eval_tasks": 3, "max_steps": 4,
         "eval_split": "test", "prompt_style": "none", "max_new_tokens": 8, "max_context": 500,
         "slots": 4, "progress": False, "play_timeout": 60.0,
     }  # fmt: skip
-    return ETOSettings(**{**values, **changes})
+    return kind(**{**values, **changes})
 
 
 def play_in(folder: Path, **changes: Any) -> PlayStages:
@@ -261,6 +263,38 @@ def test_a_stage_that_servers_failed_at_is_played_again(
     assert sum(len(r["messages"]) == 1 for r in endpoint.requests) == lost
     kept = {t.key: t for t in before if t.error is None}
     assert all(kept.get(t.key, t) == t for t in after)
+
+
+def test_steps_that_servers_failed_at_are_no_stage_without_a_pair(
+    endpoint: FakeEndpoint, model: Path, tmp_path: Path
+) -> None:
+    """Dead servers looked like a model that only says what the expert says."""
+    endpoint.choose = lambda body: None if len(endpoint.requests) == 1 else "refused"
+    play = play_in(tmp_path / "run", **followed(endpoint, slots=1))
+    experts = play.rollouts(
+        "experts", expert_policy, split="train", episodes=play.planned("train", 2), depends_on={}
+    )
+    start = model_stage(play, model)
+    steps = StepSettings(reward="exact", rollouts=2)
+    with pytest.raises(EtoGymError, match=r"steps-1: the servers gave no reply to \d+ of \d+ q"):
+        step_pairs(play, "steps-1", steps, start, experts, tasks=2)
+    tries = settings(EarlyExperienceSettings, **followed(endpoint, slots=1))
+    loop = EarlyExperienceLoop(tries, tmp_path / "run")
+    loop.play.open()
+    endpoint.requests.clear()
+    with pytest.raises(EtoGymError, match=r"experience: the servers gave no reply to \d+ of \d+ q"):
+        loop._experience(Demonstrated(start, experts, start))
+    for name in ("steps-1", "experience"):
+        (folder,) = (tmp_path / "run/stages").glob(f"{name}-*")
+        assert not (folder / FINISHED).exists()
+
+
+def test_a_local_model_may_fail_at_some_and_not_at_all(tmp_path: Path) -> None:
+    play = play_in(tmp_path / "run")
+    play.check_replies({"policy": 5, "context": 4}, 9, "steps-1")
+    with pytest.raises(EtoGymError, match="steps-1: the model gave no reply to 9 of 9"):
+        play.check_replies({"policy": 5, "timeout": 4}, 9, "steps-1")
+    play.check_replies({}, 0, "steps-1")
 
 
 # --- servers of the run ---------------------------------------------------------------------------

@@ -12,9 +12,22 @@ import pytest
 
 from eto_gym.agents.evaluation.measures import summarise
 from eto_gym.agents.evaluation.statistics import compare
-from eto_gym.trainers.loops.report import CONTROL, conclusion, render, write_report
+from eto_gym.agents.policies import expert_policy
+from eto_gym.agents.rollout.collect import RolloutSpec, collect
+from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.trainers.loops.report import (
+    CONTROL,
+    Evaluated,
+    conclusion,
+    make_report,
+    render,
+    write_report,
+)
 from eto_gym.trainers.loops.run_folder import RunFolder
+from eto_gym.trainers.loops.stage_data import write_trajectories
+from eto_gym.trainers.settings.loops import EarlyExperienceSettings, ETOSettings, RFTSettings
 from eto_gym.trajectories import Trajectory
+from tests.toy import CORRIDOR
 
 
 def _refuse(word: str) -> None:
@@ -108,3 +121,48 @@ def test_a_training_that_was_taken_back_is_told(kept: int | None, words: str | N
         assert "dev tasks" not in text
     else:
         assert f"{words} (success 0.200 after 0, 0.200 after 3, 0.100 after 6)." in text
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "made"),
+    [
+        ("early-experience", EarlyExperienceSettings, {"early experience": "sft-world"}),
+        ("eto", ETOSettings, {"ETO, iteration 1": "eto-1", "ETO, iteration 2": "eto-2"}),
+        ("rft", RFTSettings, {"RFT, iteration 1": "rft-1"}),
+    ],
+)
+@pytest.mark.parametrize("controlled", [True, False])
+def test_whatever_a_method_made_is_compared_with_the_control(
+    method: str, kind: Any, made: dict[str, str], controlled: bool, tmp_path: Path
+) -> None:
+    """Whatever the stages are called that made it."""
+    spec = RolloutSpec(CORRIDOR, expert_policy, prompt_style="none")
+    played = collect(spec, plan_episodes(["door-0/0", "door-1/1"]))
+    folder = RunFolder(tmp_path)
+
+    def keep(path: Path) -> Any:
+        write_trajectories(path, played)
+        return summarise(played)
+
+    names = {"untrained (m)": "base", "SFT": "sft", **made}
+    names |= {CONTROL: "control"} if controlled else {}
+    policies = [
+        Evaluated(
+            label,
+            folder.run(name, lambda _: {}, settings=None),
+            folder.run(f"eval-{name}", keep, settings=None),
+        )
+        for label, name in names.items()
+    ]
+    report = make_report(
+        kind(env=CORRIDOR, data="", model="m"),
+        method=method,
+        reference="SFT",
+        policies=policies,
+        stages=folder.stages,
+    )
+    rows = report["policies"]
+    compared = [row["policy"] for row in rows if "paired_with_control" in row]
+    assert compared == (list(made) if controlled else [])
+    assert [row["policy"] for row in rows if "paired" not in row] == ["SFT"]
+    assert ("Paired with the control" in render(report)) == controlled

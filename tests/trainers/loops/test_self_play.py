@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eto_gym.errors import UnknownNameError
 from eto_gym.trainers.loops.run_folder import FINISHED
 from eto_gym.trainers.loops.self_play import SelfPlayLoop
 from eto_gym.trainers.settings.base import SettingsError
@@ -39,7 +40,7 @@ def test_it_learns_from_its_own_episodes_alone(locksmith: Path, tmp_path: Path) 
 def test_an_expert_is_refused() -> None:
     with pytest.raises(SettingsError, match="no expert"):
         SelfPlaySettings(pairing=PairingSettings(contrast="expert"))
-    with pytest.raises(SettingsError, match="phases"):
+    with pytest.raises(UnknownNameError, match="phases"):
         SelfPlaySettings(phases="eto+rft")
     for name in PRESETS:
         assert preset_values(name, kind=SelfPlaySettings)["pairing"]["contrast"] == "self"

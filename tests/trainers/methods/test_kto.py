@@ -10,6 +10,7 @@ import pytest
 from eto_gym.errors import DataError
 from eto_gym.trainers import run_dpo
 from eto_gym.trainers.data.encoding import fingerprint
+from eto_gym.trainers.settings.methods import DPOSettings
 from eto_gym.trajectories.pairs import PreferencePair
 from tests.trainers.methods.dpo_parts import (
     QUICK,
@@ -23,16 +24,27 @@ from tests.trainers.methods.dpo_parts import (
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from accelerate import Accelerator  # noqa: E402
 
-@pytest.mark.parametrize("share_prefix", ["on", "off"])
+from eto_gym.trainers.methods.kto_origin import Origin  # noqa: E402
+from eto_gym.trainers.methods.preference_losses import (  # noqa: E402
+    log_ratios,
+    preference_losses,
+)
+
+
+@pytest.mark.parametrize(
+    ("share_prefix", "per_token"), [("on", False), ("off", False), ("off", True)]
+)
 def test_kto_takes_sides_that_stand_by_themselves(
-    tiny: Path, pairs: list[PreferencePair], tmp_path: Path, share_prefix: str
+    tiny: Path, pairs: list[PreferencePair], tmp_path: Path, share_prefix: str, per_token: bool
 ) -> None:
     """A success alone, two failures alone, and a pair, against float64 values."""
     single = [replace(pairs[0], rejected=())]
     single += [replace(pair, chosen=()) for pair in pairs[1:3]]
     rows = token_rows(tiny, [*single, pairs[3]])
     settings = replace(QUICK, loss="kto", undesirable_weight=1.5, share_prefix=share_prefix)
+    settings = replace(settings, length_normalization=per_token)
     trainer = new_trainer(tiny, rows, settings, tmp_path)
     assert trainer._origin is not None
     loss = loss_away_from_the_reference(trainer)
@@ -46,6 +58,7 @@ def test_kto_takes_sides_that_stand_by_themselves(
             for part in side:
                 ratio = double_logps(policy, part.ids, part.mask)
                 ratio = ratio - double_logps(reference, part.ids, part.mask).detach()
+                ratio = ratio / part.trained if per_token else ratio
                 ratios.append(float(ratio))
                 gap = sign * settings.beta * (ratio - 0.25)
                 terms.append(weight * (1 - torch.sigmoid(gap)))
@@ -93,3 +106,22 @@ def test_the_origin_of_kto_is_the_batch_before_whatever_the_micro_batches(
     kept = trainer._origin.state()["attributes"]
     assert kept["value"] == trainer.origin
     assert kept["total"][1] == 2 * (len(rows) % 4 or 4), "the last batch waits to be taken stock of"
+
+
+def test_the_origin_has_the_unit_of_what_it_is_compared_with() -> None:
+    """Two sides of 400 tokens: 20 nats up, which is 0.05 per token, and 4 nats down, -0.01."""
+    sums = torch.tensor([20.0, -4.0], requires_grad=True)
+    reference, tokens = torch.zeros(2), torch.tensor([400, 400])
+    settings = DPOSettings(loss="kto", length_normalization=True, beta=40.0)
+    origin = Origin()
+    origin.note(log_ratios(sums.detach(), reference, tokens, settings))
+    origin.begin_batch(Accelerator())
+    assert origin.value == pytest.approx(0.02)  # and not 8 nats, before which every side is at rest
+    loss = preference_losses(sums, reference, tokens, settings, origin.value)
+    # 1 - s(40 (0.05 - 0.02)) and 1 - s(40 (0.02 + 0.01)), both 1 - s(1.2) = 0.2314752.
+    assert loss.tolist() == pytest.approx([0.2314752])
+    (gradient,) = torch.autograd.grad(loss.sum(), sums)
+    slope = 0.2314752 * (1 - 0.2314752) * 40 / 400 / 2
+    assert gradient.tolist() == pytest.approx([-slope, slope])
+    plain = replace(settings, length_normalization=False, beta=0.1)
+    assert log_ratios(sums, reference, tokens, plain).tolist() == [20.0, -4.0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from eto_gym.trainers import make_pairs
 from eto_gym.trainers.data.curriculum import PhasedSampler, phases_of
 from eto_gym.trainers.loops.mixture import MixtureLoop
 from eto_gym.trainers.methods.mixture import run_mixture
+from eto_gym.trainers.run.watch import Watch
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.data import PairingSettings, StepSettings
 from eto_gym.trainers.settings.loops import MixtureLoopSettings
@@ -179,6 +181,27 @@ def test_the_phases_take_turns_in_training(
     assert report.steps == 6, "three phases of a pass over seven pairs each"
     with pytest.raises(DataError, match="no pair of action groups"):
         run_mixture(settings, outcomes, steps, model=tiny, output=tmp_path / "out")
+
+
+def test_failures_weigh_what_successes_do_where_kto_is_given_no_weight(
+    tiny: Path, kinds: tuple[list[PreferencePair], list[PreferencePair]], tmp_path: Path
+) -> None:
+    """Pairs have as many of the one as of the other: 0 is then 1, and not no failure at all."""
+    given = replace(QUICK, loss="kto", max_steps=1, reference_cache="none")
+    reports = [
+        run_mixture(
+            replace(given, undesirable_weight=weight),
+            *kinds,
+            model=tiny,
+            output=tmp_path / str(weight),
+            watch=Watch(progress=False),
+        )
+        for weight in (0.0, 1.0, 0.5)
+    ]
+    assert reports[0].fingerprint == reports[1].fingerprint != reports[2].fingerprint
+    told = json.loads((tmp_path / "0.0" / "training.json").read_text())
+    assert told["settings"]["undesirable_weight"] == 1.0
+    assert reports[0].final_loss == reports[1].final_loss
 
 
 def test_a_missing_kind_is_refused_unless_it_has_no_weight(
