@@ -29,6 +29,7 @@ from eto_gym.trainers.settings.fields import fields_of  # noqa: E402
 from eto_gym.trainers.settings.loops import ETOSettings  # noqa: E402
 from eto_gym.trainers.settings.presets import (  # noqa: E402
     FOLDER,
+    METHODS,
     PRESETS,
     Sourced,
     from_preset,
@@ -298,3 +299,30 @@ def test_bash_takes_the_script(tmp_path: Path, capsys: Capture) -> None:
 def test_an_unreadable_preset_folder_is_not_silent(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file"):
         settings_from(ETOSettings, files=[tmp_path / "none.yaml"])
+
+
+def test_sections_of_a_settings_file_name_methods_that_there_are(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    assert set(train.METHODS) == {*METHODS, "sb3"}
+    file = tmp_path / "s.yaml"
+    for methods, told in (("[ppoo]", "Did you mean 'ppo'?"), ("ppo", "a list of names")):
+        file.write_text(f"sections:\n- source: mine\n  methods: {methods}\n  seed: 3\n")
+        assert main(["train", "ppo", "--config", str(file), "--dry-run"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(file) in line
+        assert told in line
+
+
+def test_a_value_for_some_environments_says_what_holds_for_the_others(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("max_steps: {webshop: 8}\n")
+    words = ["train", "rft", "--env", "webshop", "--config", str(file), "--dry-run"]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "max_steps: expected 'otherwise' beside webshop" in line
+    file.write_text("max_steps: {webshop: 8, otherwise: 9}\n")
+    assert main(words) == 0
+    assert "max_steps: 8\n" in capsys.readouterr().out

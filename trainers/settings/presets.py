@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from eto_gym.errors import DataError, check_choice, require, unknown_name
-from eto_gym.registration import resolve_env_id
+from eto_gym.registration import resolve_env_id, short_names
 from eto_gym.trainers.settings.fields import build, fields_of, nested
 from eto_gym.trainers.settings.loops import ETOSettings
 from eto_gym.trajectories.text_files import read_text
@@ -43,6 +43,12 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     },
 }
 """Short form of the command line (`--lora`, `--qlora`) -> the settings of a stage that it sets."""
+
+METHODS = (
+    *("eto", "rft", "self-play", "step-dpo", "mixture", "hpl", "early-experience"),
+    *("ppo", "grpo", "rloo", "sft", "dpo"),
+)
+"""Methods of the commands that take settings files."""
 
 OTHERWISE = "otherwise"
 TRAININGS = "trainings"
@@ -102,7 +108,10 @@ def settings_from(
     default = getattr(kind, "env", "")
     chosen = env or (str(found["env"].value) if "env" in found else default)
     env_id = resolve_env_id(chosen) if chosen else ""
-    return {name: Sourced(_for_env(v.value, env_id), v.source) for name, v in found.items()}
+    return {
+        name: Sourced(_for_env(v.value, env_id, f"{v.source}: {name}"), v.source)
+        for name, v in found.items()
+    }
 
 
 def preset_values(
@@ -168,6 +177,11 @@ def _read(path: Path, kind: type, method: str, others: frozenset[str]) -> Values
     for section in sections:
         source = str(section.pop("source", path))
         methods = section.pop("methods", [method])
+        if not isinstance(methods, list):
+            raise DataError(f"{path}: expected methods to be a list of names, got {methods!r:.80}")
+        for name in methods:
+            if name not in (*METHODS, method):
+                raise DataError(f"{path}: {unknown_name('method', name, METHODS)}")
         if method in methods or not method:
             found |= reader.section(section, source)
     return found
@@ -273,9 +287,18 @@ def read_yaml(text: str, origin: str) -> Any:
         raise DataError(f"{origin}{line}: no YAML: {problem}") from err
 
 
-def _for_env(value: Any, env_id: str) -> Any:
-    """Return the value for an environment."""
-    if not isinstance(value, Mapping) or OTHERWISE not in value:
+def _for_env(value: Any, env_id: str, place: str) -> Any:
+    """Return the value for an environment.
+
+    Raises:
+        DataError: All keys are environments, and nothing is said of the others.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    if OTHERWISE not in value:
+        if value and set(map(str, value)) <= set(short_names()):
+            named = ", ".join(map(str, value))
+            raise DataError(f"{place}: expected {OTHERWISE!r} beside {named}, for all others")
         return value
     for name, chosen in value.items():
         if name != OTHERWISE and resolve_env_id(name) == env_id:
