@@ -126,6 +126,7 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry",
         nargs="*",
+        action="extend",
         choices=get_args(ErrorKind),
         default=None,
         help="kinds of errors after which an episode is played again in the same run (default: "
