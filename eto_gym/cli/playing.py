@@ -456,7 +456,8 @@ def _set_aside(out: Path) -> None:
     """Move episodes that all failed to a file beside: a start that failed blocks no other."""
     aside = out.with_name(f"{out.stem}.failed.jsonl")
     with aside.open("ab") as file:
-        file.write(out.read_bytes())
+        episodes = out.read_bytes()
+        file.write(episodes if episodes.endswith(b"\n") else episodes + b"\n")
     os.truncate(out, 0)
     told = f"every episode of an earlier run in {out} failed: they are in {aside} now"
     print(f"eto-gym: {told}", file=sys.stderr)
