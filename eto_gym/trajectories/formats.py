@@ -31,6 +31,7 @@ from eto_gym.trajectories.values import read_values
 
 __all__ = [
     "ReadReport",
+    "SampleNumbers",
     "from_turns",
     "is_pair",
     "read_demonstration",
@@ -220,6 +221,23 @@ def read_records(path: str | Path, *, strict: bool = False) -> list[Any]:
     return _read_all(path, lambda record, _: record, strict=strict, report=ReadReport())[0]
 
 
+class SampleNumbers:
+    """Numbers the samples of each task in a file whose records do not."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, record: Any, trajectory: Trajectory) -> Trajectory:
+        """Return what was read from a record; one that names no sample has the task's next."""
+        if is_stored(record):
+            return trajectory
+        number = self._counts[trajectory.task_id]
+        self._counts[trajectory.task_id] += 1
+        named = record.get("sample") is not None
+        return trajectory if named else replace(trajectory, sample=number)
+
+
 def read_demonstrations(
     path: str | Path, *, strict: bool = False, report: ReadReport | None = None
 ) -> tuple[list[Trajectory], list[int]]:
@@ -241,7 +259,7 @@ def read_demonstrations(
     """
     report = ReadReport() if report is None else report
     seen: set[tuple[Any, ...]] = set()
-    samples: Counter[str] = Counter()
+    numbered = SampleNumbers()
 
     def parse(record: Any, notes: Notes) -> Trajectory:
         trajectory = read_trajectory(record, notes=notes)
@@ -251,10 +269,7 @@ def read_demonstrations(
         if said in seen:
             notes["the same as an earlier record"] += 1
         seen.add(said)
-        if record.get("sample") is None:
-            trajectory = replace(trajectory, sample=samples[trajectory.task_id])
-        samples[trajectory.task_id] += 1
-        return trajectory
+        return numbered(record, trajectory)
 
     return _read_all(path, parse, strict=strict, report=report)
 

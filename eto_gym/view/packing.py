@@ -18,7 +18,7 @@ from eto_gym.conversation import parse_reply
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Step, Trajectory
-from eto_gym.trajectories.formats import read_pair, read_trajectory
+from eto_gym.trajectories.formats import SampleNumbers, read_pair, read_trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.view.sources import Source, records
 
@@ -98,10 +98,11 @@ class Packer:
     def _bodies(self, kind: str, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
         for source in sources:
             unread: list[int] = []
+            numbered = SampleNumbers()
             for record in records(source.path, unread):
                 try:
                     if kind == "episodes":
-                        row, body = _episode(read_trajectory(record))
+                        row, body = _episode(numbered(record, read_trajectory(record)))
                     else:
                         row, body = _pair(read_pair(record))
                 except DataError:
