@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
+from gymnasium.error import ResetNeeded
 
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, check_choice
@@ -479,7 +480,12 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         return observation, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Take a whole reply; return the observation as the agent reads it."""
+        """Take a whole reply; return the observation as the agent reads it.
+
+        Raises:
+            ResetNeeded: `reset` was never called.
+        """
+        self._need_reset("step")
         bare = self._dialogue.read(action)
         return self._dialogue.complain() if bare is None else self._play(bare)
 
@@ -488,8 +494,16 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
 
         The action is played as it is, quotes and full stop included, whatever would be read out of
         a text that holds it.
+
+        Raises:
+            ResetNeeded: `reset` was never called.
         """
+        self._need_reset("take")
         return self._play(self._dialogue.take(reply))
+
+    def _need_reset(self, call: str) -> None:
+        if not self.conversation:
+            raise ResetNeeded(f"{call} was called before reset")
 
     def _play(self, bare: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(bare)
