@@ -31,7 +31,9 @@ _OTHER = {
 }
 """How files begin that hold no text, and what they are."""
 
-_LINE_END = re.compile(r"\r\n|\n|\r")
+LINE_END = re.compile(r"\r\n|\n|\r")
+"""What ends a line, and nothing else does."""
+
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
@@ -104,7 +106,7 @@ def split_lines(text: str) -> list[str]:
         >>> split_lines("a\u2028b\r\nc\rd\n")
         ['a\u2028b', 'c', 'd']
     """
-    lines = _LINE_END.split(text)
+    lines = LINE_END.split(text)
     return lines[:-1] if not lines[-1] else lines
 
 
