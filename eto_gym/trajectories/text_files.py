@@ -115,7 +115,14 @@ def _encoding(data: bytes) -> tuple[str, int]:
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return encoding, len(mark)
-    if len(data) >= 2 and len(data) % 2 == 0:  # the first character of our files is ASCII
+    # The first character of our files is ASCII, and none of them is NUL.
+    first = data[:4]
+    if len(first) == 4 and first.count(0) == 3:
+        if first[0]:
+            return "utf-32-le", 0
+        if first[3]:
+            return "utf-32-be", 0
+    if len(data) >= 2 and len(data) % 2 == 0:
         if data[0] and not data[1]:
             return "utf-16-le", 0
         if data[1] and not data[0]:

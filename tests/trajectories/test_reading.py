@@ -52,6 +52,9 @@ CONTAINERS: dict[str, str | bytes] = {
     "utf16.jsonl": _LINES.encode("utf-16"),
     "utf16be.json": codecs.BOM_UTF16_BE + _LIST.encode("utf-16-be"),
     "utf16-without-bom.json": _LIST.encode("utf-16-le"),
+    "utf16be-without-bom.json": _LIST.encode("utf-16-be"),
+    "utf32-without-bom.json": _LIST.encode("utf-32-le"),
+    "utf32be-without-bom.jsonl": _LINES.encode("utf-32-be"),
     "utf32.jsonl": _LINES.encode("utf-32"),
     "lines.jsonl.gz": gzip.compress(_LINES.encode()),
     "list.json.gz": gzip.compress(_LIST.encode()),
@@ -69,6 +72,13 @@ def test_content_and_not_the_name_tells_what_a_file_is(
     items, report = read(write(tmp_path / name, CONTAINERS[name]))
     assert items == plain
     assert not report.notes
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+def test_utf32_that_is_cut_off_is_refused_by_its_name(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "x.json", _LIST.encode(encoding)[:-3])
+    with pytest.raises(DataError, match=f"expected text in {encoding.upper()}"):
+        f.read_demonstrations(path)
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
