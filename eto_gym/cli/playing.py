@@ -353,8 +353,9 @@ def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | Non
     chosen = choose_tasks(chosen, args)
     if args.shard is not None:
         index, slash, count = args.shard.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise EtoGymError(f"expected --shard I/N with I from 0 to N-1, got {args.shard!r}")
+        digits = slash and index.isdecimal() and count.isdecimal() and len(args.shard) < 40
+        if not (digits and int(index) < int(count)):
+            raise EtoGymError(f"expected --shard I/N with I from 0 to N-1, got {args.shard!r:.80}")
         chosen = chosen.shard(int(index), int(count))
     if not chosen:
         raise EtoGymError("no task is left to play")
