@@ -19,6 +19,7 @@ from eto_gym.cli.playing import (
     settings_file,
     slug_of,
 )
+from eto_gym.cli.terminal import printable
 from eto_gym.errors import EtoGymError
 from eto_gym.files import read_object, write_json
 from eto_gym.registration import resolve_env_id
@@ -164,7 +165,7 @@ def _report(
     written = {"about": about, **report.to_json(), "card": card, "results": results(trajectories)}
     write_json(path, written)
     lines = [render(report), "", *card_lines(card), "", f"Trajectories: {out}", f"Report: {path}"]
-    print("\n".join(lines))
+    print(printable("\n".join(lines)))
     return {**written, "errors": report.overall.errors}
 
 

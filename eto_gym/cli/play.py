@@ -17,6 +17,7 @@ from typing import Any, get_args
 import gymnasium as gym
 
 from eto_gym.cli.arguments import add_env_arguments, env_arguments
+from eto_gym.cli.terminal import printable
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError
@@ -301,11 +302,6 @@ class Game:
         if messages and messages[-1].role == "user":
             messages = messages[:-1]
         return messages
-
-
-def printable(text: str) -> str:
-    """Replace control characters, which could move the cursor or worse, by a question mark."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 def _lines(complete: Callable[[str], list[str]]) -> Iterator[str]:

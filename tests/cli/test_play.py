@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from eto_gym.cli.main import main
-from eto_gym.cli.play import Game, _lines, printable, task_reference
+from eto_gym.cli.play import Game, _lines, task_reference
+from eto_gym.cli.terminal import printable
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import make_corridor
 
