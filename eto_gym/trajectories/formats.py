@@ -23,6 +23,7 @@ from eto_gym.errors import DataError
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
 from eto_gym.trajectories.demonstrations import is_stored, read_demonstration, read_trajectory
+from eto_gym.trajectories.numbers import is_number
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.trajectories.preferences import is_pair, read_pair
 from eto_gym.trajectories.record import Trajectory
@@ -159,9 +160,18 @@ def to_hf_preference(pair: PreferencePair) -> dict[str, Any]:
 
 
 def _values(pair: PreferencePair) -> dict[str, float]:
-    """Write what the sides of a pair of steps are worth; read back, these are their rewards."""
-    known = [side for side in ("chosen", "rejected") if f"{side}_value" in pair.info]
-    return {f"score_{side}": pair.info[f"{side}_value"] for side in known}
+    """Write what the sides are worth, which reading takes for their rewards.
+
+    Of a pair of steps that is their value; of another the rewards of its episodes, which are the
+    scores of a pair that was read. Scores that contradict the choice no reader takes.
+    """
+    told: dict[str, float] = {}
+    for side in ("chosen", "rejected"):
+        worth = pair.info.get(f"{side}_value", pair.info.get(f"{side}_reward"))
+        if is_number(worth):
+            told[f"score_{side}"] = worth
+    contradicted = len(told) == 2 and told["score_chosen"] < told["score_rejected"]
+    return {} if contradicted else told
 
 
 def _bounded_history(pair: PreferencePair) -> dict[str, Any]:
