@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
+from gymnasium.error import ResetNeeded
 
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, check_choice
@@ -277,6 +278,11 @@ class Dialogue:
         self._action = parsed.action if parsed is not None else None
         return self._action
 
+    def take(self, reply: Reply) -> str:
+        """Take a thought and an action that are known apart; return the action as it is."""
+        self._reply, self._action = str(reply), reply.action
+        return reply.action
+
     def observe(
         self,
         observation: str,
@@ -474,10 +480,32 @@ class ConversationEnv(gym.Wrapper[str, str, str, str]):
         return observation, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Take a whole reply; return the observation as the agent reads it."""
+        """Take a whole reply; return the observation as the agent reads it.
+
+        Raises:
+            ResetNeeded: `reset` was never called.
+        """
+        self._need_reset("step")
         bare = self._dialogue.read(action)
-        if bare is None:
-            return self._dialogue.complain()
+        return self._dialogue.complain() if bare is None else self._play(bare)
+
+    def take(self, reply: Reply) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Take a thought and an action that are known apart, as `step` takes a whole reply.
+
+        The action is played as it is, quotes and full stop included, whatever would be read out of
+        a text that holds it.
+
+        Raises:
+            ResetNeeded: `reset` was never called.
+        """
+        self._need_reset("take")
+        return self._play(self._dialogue.take(reply))
+
+    def _need_reset(self, call: str) -> None:
+        if not self.conversation:
+            raise ResetNeeded(f"{call} was called before reset")
+
+    def _play(self, bare: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(bare)
         return self._dialogue.observe(observation, float(reward), terminated, truncated, info)
 

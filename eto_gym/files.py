@@ -147,6 +147,14 @@ def _state(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def strict_json(value: Any) -> str:
+    """Return a value as JSON that every reader takes: null in place of what JSON does not know."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(strict(value), allow_nan=False)
+
+
 def strict(value: Any) -> Any:
     """Return a value with None in place of every float that is not finite."""
     if isinstance(value, float):

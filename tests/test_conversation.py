@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from gymnasium.error import ResetNeeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,6 +222,34 @@ def test_conversation_grows_by_turns() -> None:
     assert env.conversation[-1].content == "Thought: here\nAction: open"
     assert [s.action for s in env.steps] == ["go", "open"]
     assert env.steps[-1].observation == "Well done."
+
+
+@pytest.mark.parametrize("make", [make_corridor, CorridorEnv])
+def test_a_step_before_reset_is_refused_and_leaves_nothing(make: Any) -> None:
+    env = ConversationEnv(make(), prompt_style="none")
+    for call in (
+        lambda: env.step("no action"),
+        lambda: env.step("Action: go"),
+        lambda: env.take(Reply("", "go")),
+    ):
+        with pytest.raises(ResetNeeded, match="before reset"):
+            call()
+    assert env.conversation == env.steps == env.prompt == ()
+    env.reset(seed=0)
+    env.step("no action")
+    assert len(env.steps) == 1
+
+
+@pytest.mark.parametrize("action", ['"go"', "go.", "Action: go", "<think>go"])
+def test_an_action_that_is_taken_is_played_as_it_is(action: str) -> None:
+    env = ConversationEnv(make_corridor(), prompt_style="none")
+    env.reset(options={"task": 1})
+    env.take(Reply("why", action))
+    assert [step.action for step in env.steps] == [action]
+    assert env.conversation[1].content == str(Reply("why", action))
+    restored = ConversationEnv(make_corridor(), prompt_style="none")
+    set_state(restored, get_state(env))
+    assert restored.conversation == env.conversation
 
 
 def test_the_result_tells_what_the_episode_came_to() -> None:

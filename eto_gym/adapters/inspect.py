@@ -9,13 +9,14 @@ engine, and averaged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
 from eto_gym.conversation import ConversationEnv
 from eto_gym.env import text_env
-from eto_gym.errors import require
-from eto_gym.registration import make_text_env
+from eto_gym.errors import EtoGymError, require
+from eto_gym.registration import make_text_env, resolve_env_id
 
 require("inspect_ai", feature="eto_gym.adapters.inspect", extra="inspect")
 from inspect_ai import Task, task  # noqa: E402
@@ -37,31 +38,33 @@ def eto_gym(
     split: str | None = None,
     limit: int | None = None,
     prompt_style: str = "one-shot",
-    env_kwargs: str = "{}",
+    env_kwargs: str | dict[str, Any] = "{}",
 ) -> Task:
     """Return the task of a split.
 
     Args:
-        env: A registered id, or a short name.
+        env: A registered id, one that an installed package offers, or either in short.
         split: Of the benchmark; None is its default.
         limit: Tasks at most; None takes all.
         prompt_style: What precedes the first observation; see `ConversationEnv`.
-        env_kwargs: Arguments of `gym.make`, as JSON.
+        env_kwargs: Arguments of `gym.make`, as JSON; on its command line Inspect reads it.
+
+    Raises:
+        EtoGymError: The environment cannot be made, or `env_kwargs` is no JSON object.
     """
     made = {
-        "env": env,
-        "kwargs": json.loads(env_kwargs) | ({} if split is None else {"split": split}),
+        "env": resolve_env_id(env),
+        "kwargs": _arguments(env_kwargs) | ({} if split is None else {"split": split}),
         "prompt_style": prompt_style,
     }
-    opened = _make(made)
     samples = []
-    for each in text_env(opened).task_set[:limit]:
-        opened.reset(options={"task": each.id})
-        prompt = [_KINDS[m["role"]](content=m["content"]) for m in opened.chat_messages()]
-        metadata = {"task_type": each.type, "task": each.id}
-        samples.append(Sample(id=each.id, input=prompt, metadata=metadata))
-    card = text_env(opened).card()
-    opened.close()
+    with contextlib.closing(_make(made)) as opened:
+        for each in text_env(opened).task_set[:limit]:
+            opened.reset(options={"task": each.id})
+            prompt = [_KINDS[m["role"]](content=m["content"]) for m in opened.chat_messages()]
+            metadata = {"task_type": each.type, "task": each.id}
+            samples.append(Sample(id=each.id, input=prompt, metadata=metadata))
+        card = text_env(opened).card()
     return Task(dataset=samples, solver=play(made), scorer=engine(), metadata={"card": card})
 
 
@@ -101,6 +104,16 @@ def engine() -> Any:
         return Score(value=told, answer=state.output.completion[-200:])
 
     return score
+
+
+def _arguments(given: str | dict[str, Any]) -> dict[str, Any]:
+    try:
+        read = json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise EtoGymError(f"expected a JSON object as env_kwargs, got {given!r:.80}")
+    return read
 
 
 def _make(made: dict[str, Any]) -> ConversationEnv:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from eto_gym.cli.terminal import printable
 from eto_gym.errors import EtoGymError
 from eto_gym.files import write_json
 
@@ -46,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json is not None:
         write_json(args.json, {"format": 1, "rows": [item.to_json() for item in compared]})
-    print(render(compared))
+    print(printable(render(compared)))
     return 0

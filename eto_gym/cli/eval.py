@@ -19,6 +19,7 @@ from eto_gym.cli.playing import (
     settings_file,
     slug_of,
 )
+from eto_gym.cli.terminal import printable
 from eto_gym.errors import EtoGymError
 from eto_gym.files import read_object, write_json
 from eto_gym.registration import resolve_env_id
@@ -41,8 +42,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="files",
         type=Path,
         nargs="+",
+        action="extend",
         metavar="FILE",
-        help="report on these trajectories and play nothing",
+        help="report on these trajectories, such as the shards of a run, and play nothing; may be "
+        "repeated",
     )
     parser.add_argument(
         "--panel",
@@ -162,7 +165,7 @@ def _report(
     written = {"about": about, **report.to_json(), "card": card, "results": results(trajectories)}
     write_json(path, written)
     lines = [render(report), "", *card_lines(card), "", f"Trajectories: {out}", f"Report: {path}"]
-    print("\n".join(lines))
+    print(printable("\n".join(lines)))
     return {**written, "errors": report.overall.errors}
 
 
@@ -196,14 +199,35 @@ def _settings(paths: list[Path]) -> dict[str, Any]:
 
 
 def _load(paths: list[Path]) -> list[Trajectory]:
-    """Return the last trajectory of every episode in the files."""
-    from eto_gym.agents.rollout.collect import latest
+    """Return the last trajectory of every episode in the files.
 
-    loaded: dict[tuple[str, int], Trajectory] = {}
-    for path in paths:
+    Within a file, a retry follows the error that it replaces. Nothing else takes the place of an
+    episode: neither another policy's, nor one of another file.
+
+    Raises:
+        EtoGymError: There is no such file, an episode stands in two files or is of two policies, or
+            there is none at all.
+    """
+    loaded: dict[tuple[str, int], tuple[Path, Trajectory]] = {}
+    for path in {path.resolve(): path for path in paths}.values():
         if not path.is_file():
             raise EtoGymError(f"there is no file {path}")
-        loaded |= latest(TrajectoryStore(path).load())
+        for trajectory in TrajectoryStore(path).load():
+            other, earlier = loaded.get(trajectory.key, (path, trajectory))
+            if other != path or earlier.policy != trajectory.policy:
+                raise EtoGymError(_twice(earlier, other, trajectory, path))
+            loaded[trajectory.key] = (path, trajectory)
     if not loaded:
         raise EtoGymError(f"no trajectory in {', '.join(map(str, paths))}")
-    return list(loaded.values())
+    return [trajectory for _, trajectory in loaded.values()]
+
+
+def _twice(earlier: Trajectory, other: Path, trajectory: Trajectory, path: Path) -> str:
+    """Say where an episode stands that is there twice, and what reports on both."""
+    where = f"both {other} and {path} hold" if other != path else f"{path} holds twice"
+    policies = f"{earlier.policy!r:.60} and {trajectory.policy!r:.60}"
+    by = f" (of the policies {policies})" if earlier.policy != trajectory.policy else ""
+    return (
+        f"{where} task {trajectory.task_id!r:.80}, sample {trajectory.sample}{by}: one report "
+        "counts an episode once. `eto-gym compare FILE FILE` shows two runs side by side"
+    )

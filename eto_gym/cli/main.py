@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from eto_gym.cli.parsing import Parser
+from eto_gym.cli.terminal import printable
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.urls import without_userinfo
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = command_parser(name)
         return int(module.run(parser.parse_args(rest)))
     except EtoGymError as err:
-        print(f"eto-gym {name}: {without_userinfo(str(err))}", file=sys.stderr)
+        print(f"eto-gym {name}: {printable(without_userinfo(str(err)))}", file=sys.stderr)
         return 2
     except OSError as err:
         # A folder that may not be written, a full disk, a file that went away: not our bug.

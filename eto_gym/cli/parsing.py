@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -17,6 +19,7 @@ from typing import Any, NoReturn
 logger = logging.getLogger(__name__)
 
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments:\s*(.*)", re.DOTALL)
+_LONG_WORD = 200
 _UNKNOWN_KEY = re.compile(r"Option '([^']*)' is not accepted")
 
 
@@ -51,7 +54,13 @@ class OneSpelling:
 
 
 class Parser(OneSpelling, argparse.ArgumentParser):
-    """An `ArgumentParser` with one spelling."""
+    """An `ArgumentParser` with one spelling, whose numbers are those that a machine counts with."""
+
+    def __init__(self, *args: Any, **details: Any) -> None:
+        """Create the parser; arguments are those of `argparse.ArgumentParser`."""
+        super().__init__(*args, **details)
+        self.register("type", int, _whole_number)
+        self.register("type", float, _finite_number)
 
 
 def generated_parser(jsonargparse: Any, **details: Any) -> Any:
@@ -103,7 +112,7 @@ def respelled(words: Sequence[str], known: Iterable[str], renamed: Mapping[str, 
 
 def worded(message: str, options: Iterable[str]) -> str:
     """Return an error of argparse in one line, with what may have been meant."""
-    line = " ".join(message.split())
+    line = " ".join(_shortened(word) for word in message.split())
     hint = ""
     if (found := _UNKNOWN.search(line) or _UNKNOWN_KEY.search(line)) and (
         words := found.group(1).split()
@@ -116,3 +125,23 @@ def worded(message: str, options: Iterable[str]) -> str:
         ]
         hint = f" Did you mean {known[close[0]]}?" if close else ""
     return f"{line}.{hint} (--help lists all options)" if hint else f"{line} (see --help)"
+
+
+def _whole_number(text: str) -> int:
+    """Read a whole number that a range can have."""
+    number = int(text)
+    if abs(number) > sys.maxsize:
+        raise argparse.ArgumentTypeError(f"expected a number of 64 bits, got {text!r:.80}")
+    return number
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r:.80}")
+    return number
+
+
+def _shortened(word: str) -> str:
+    """Leave out the middle of a word that nobody would read to its end."""
+    return word if len(word) <= _LONG_WORD else f"{word[:40]}...{word[-20:]}"

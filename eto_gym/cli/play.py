@@ -1,7 +1,8 @@
 """`eto-gym play ENV_ID`: play an environment by hand, in a plain terminal.
 
-Whatever is typed goes to the environment as an action; lines that start with a colon are commands
-of this program. Episodes can be stepped back and saved as trajectories.
+Whatever is typed goes to the environment as an action, without the blanks around it; lines that
+start with a colon are commands of this program. Episodes can be stepped back and saved as
+trajectories.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, get_args
 import gymnasium as gym
 
 from eto_gym.cli.arguments import add_env_arguments, env_arguments
+from eto_gym.cli.terminal import printable
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError
@@ -37,6 +39,9 @@ Type an action, or one of:
   :n [TASK]    start anew, on TASK (an id or an index) or on another task
   :h           show this help
   :q           quit (so does the end of input)"""
+
+
+_MANY_DIGITS = 19
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stdin):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if args.seed is not None and args.seed < 0:
+        raise EtoGymError(f"expected --seed >= 0, got {args.seed}")
     env_id = resolve_env_id(args.env)
     env = make_text_env(env_id, **env_arguments(args, env_id))
     try:
@@ -80,7 +87,13 @@ def run(args: argparse.Namespace) -> int:
 
 def task_reference(text: str | None) -> str | int | None:
     """Read a task from the command line: digits are an index, anything else is an id."""
-    return int(text) if text is not None and text.isdecimal() else text
+    number = None if text is None else _number(text)
+    return text if number is None else number
+
+
+def _number(text: str) -> int | None:
+    """Read digits; None where there are others, or so many that they count nothing."""
+    return int(text) if text.isdecimal() and len(text) < _MANY_DIGITS else None
 
 
 class Game:
@@ -113,7 +126,6 @@ class Game:
         self._info: dict[str, Any] = {}
         self._terminated = False
         self._truncated = False
-        self._saved = 0
 
     def start(self, task: str | int | None = None, *, seed: int | None = None) -> None:
         """Begin an episode and show its first observation."""
@@ -136,7 +148,7 @@ class Game:
         if name == "q":
             return False
         if name.isdecimal():
-            self._pick(int(name))
+            self._pick(name)
             return True
         commands: dict[str, Callable[[str], None]] = {
             "a": self._list,
@@ -185,7 +197,7 @@ class Game:
             error=None if error is None else "environment",
             policy="human",
             env=self._inner.card(),
-            sample=self._saved,
+            sample=self._sample(),
         )
 
     def _show(self, text: str) -> None:
@@ -198,8 +210,8 @@ class Game:
             self._show("[the episode is over: :n starts another, :u steps back, :s saves]")
             return
         self._past.append((get_state(self.env), self._terminated, self._truncated))
-        reply = str(Reply(self._thought, action))
-        observation, reward, self._terminated, self._truncated, self._info = self.env.step(reply)
+        played = self.env.take(Reply(self._thought, action))
+        observation, reward, self._terminated, self._truncated, self._info = played
         self._thought, self._listed, self._helper = "", [], None
         self._show(observation.removeprefix(self._inner.prompt().observation_prefix))
         if float(reward) != 0.0:
@@ -220,12 +232,13 @@ class Game:
             or "[no such action]"
         )
 
-    def _pick(self, number: int) -> None:
-        if 1 <= number <= len(self._listed):
+    def _pick(self, digits: str) -> None:
+        number = _number(digits)
+        if number is not None and 1 <= number <= len(self._listed):
             self._show(f"> {self._listed[number - 1]}")
             self._act(self._listed[number - 1])
         else:
-            self._show(f"[there is no action {number} in the list; :a makes one]")
+            self._show(f"[there is no action {digits} in the list; :a makes one]")
 
     def _note(self, text: str) -> None:
         self._thought = text
@@ -243,8 +256,8 @@ class Game:
         self._helper = expert
 
     def _undo(self, count: str) -> None:
-        number = int(count) if count.isdecimal() else 1
-        if count and not count.isdecimal():
+        number = _number(count or "1")
+        if number is None:
             self._show(f"[expected a number of actions, got {count!r}]")
             return
         if not self._past or number < 1:
@@ -275,8 +288,13 @@ class Game:
             return
         with TrajectoryStore(self._save) as store:
             store.add(self.trajectory())
-        self._saved += 1
         self._show(f"[saved to {self._save}]")
+
+    def _sample(self) -> int:
+        """Return the number that follows those which the file holds for the task."""
+        stored = TrajectoryStore(self._save).load()
+        samples = [item.sample for item in stored if item.task_id == self._info["task_id"]]
+        return max(samples, default=-1) + 1
 
     def _messages(self) -> tuple[Any, ...]:
         """Return the conversation up to the player's last reply."""
@@ -284,11 +302,6 @@ class Game:
         if messages and messages[-1].role == "user":
             messages = messages[:-1]
         return messages
-
-
-def printable(text: str) -> str:
-    """Replace control characters, which could move the cursor or worse, by a question mark."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 def _lines(complete: Callable[[str], list[str]]) -> Iterator[str]:

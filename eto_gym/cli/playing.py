@@ -126,6 +126,7 @@ def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry",
         nargs="*",
+        action="extend",
         choices=get_args(ErrorKind),
         default=None,
         help="kinds of errors after which an episode is played again in the same run (default: "
@@ -352,8 +353,9 @@ def _tasks(everything: TaskSet, args: argparse.Namespace, panel: PanelPart | Non
     chosen = choose_tasks(chosen, args)
     if args.shard is not None:
         index, slash, count = args.shard.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise EtoGymError(f"expected --shard I/N with I from 0 to N-1, got {args.shard!r}")
+        digits = slash and index.isdecimal() and count.isdecimal() and len(args.shard) < 40
+        if not (digits and int(index) < int(count)):
+            raise EtoGymError(f"expected --shard I/N with I from 0 to N-1, got {args.shard!r:.80}")
         chosen = chosen.shard(int(index), int(count))
     if not chosen:
         raise EtoGymError("no task is left to play")
@@ -455,7 +457,8 @@ def _set_aside(out: Path) -> None:
     """Move episodes that all failed to a file beside: a start that failed blocks no other."""
     aside = out.with_name(f"{out.stem}.failed.jsonl")
     with aside.open("ab") as file:
-        file.write(out.read_bytes())
+        episodes = out.read_bytes()
+        file.write(episodes if episodes.endswith(b"\n") else episodes + b"\n")
     os.truncate(out, 0)
     told = f"every episode of an earlier run in {out} failed: they are in {aside} now"
     print(f"eto-gym: {told}", file=sys.stderr)

@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus",
         nargs="+",
+        action="extend",
         metavar="LIST",
         help="CUDA_VISIBLE_DEVICES of the workers, in turn: --gpus 0 1, or --gpus 0,1 2,3",
     )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from eto_gym.cli.play import printable
+from eto_gym.cli.terminal import printable
 from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.formats import ReadReport, read_demonstrations

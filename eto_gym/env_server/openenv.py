@@ -19,6 +19,7 @@ import eto_gym
 from eto_gym.env_server.rpc import answer_rpc
 from eto_gym.env_server.sessions import Arena, AtCapacityError, Session, task_range
 from eto_gym.errors import EtoGymError, require
+from eto_gym.files import strict_json
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -282,7 +283,7 @@ async def _body(request: Any) -> dict[str, Any]:
 
 
 def _message(kind: str, data: Any) -> str:
-    return json.dumps({"type": kind, "data": data})
+    return strict_json({"type": kind, "data": data})
 
 
 def _error(code: str, message: str) -> str:

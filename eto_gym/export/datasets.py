@@ -14,7 +14,7 @@ from typing import Any
 
 from eto_gym.errors import DataError, require
 from eto_gym.export.names import plain_names
-from eto_gym.files import write_text
+from eto_gym.files import strict_json, write_text
 from eto_gym.trajectories import PreferencePair, Trajectory
 
 _AS_TEXT = ("env", "usage", "facts", "tokens", "player")
@@ -61,7 +61,7 @@ def trajectory_row(episode: Trajectory) -> dict[str, Any]:
     """Return a trajectory as a row."""
     lists = ("reasoning", "states", "facts", "tokens")
     row = {**{name: [] for name in lists}, "history": "full", "player": {}, **episode.to_json()}
-    return {**row, **{name: json.dumps(row[name]) for name in _AS_TEXT}}
+    return {**row, **{name: strict_json(row[name]) for name in _AS_TEXT}}
 
 
 def trajectory_of(row: Mapping[str, Any]) -> Trajectory:
@@ -89,7 +89,7 @@ def pair_row(pair: PreferencePair) -> dict[str, Any]:
         "prompt": turns(pair.prompt),
         "chosen": turns(pair.chosen),
         "rejected": turns(pair.rejected),
-        "info": json.dumps(pair.info),
+        "info": strict_json(pair.info),
         "history": pair.history,
         "head": pair.head,
         "chosen_states": list(pair.chosen_states),

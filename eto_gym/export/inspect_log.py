@@ -13,6 +13,7 @@ from typing import Any
 
 from eto_gym.errors import DataError, require
 from eto_gym.export.names import plain
+from eto_gym.files import strict_json
 from eto_gym.trajectories import Trajectory
 
 _SCORER = "eto_gym"
@@ -143,7 +144,7 @@ def _sample(episode: Trajectory, policy: str) -> Any:
             "task_type": episode.task_type,
             "outcome": episode.outcome,
             "steps": len(episode.steps),
-            "eto_gym": json.dumps(episode.to_json()),
+            "eto_gym": strict_json(episode.to_json()),
         },
         error=error,
     )

@@ -12,6 +12,7 @@ from eto_gym.conversation import parse_reply
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
 from eto_gym.trajectories.lines import check_seal
+from eto_gym.trajectories.numbers import is_number
 from eto_gym.trajectories.other_forms import from_adp, from_alpaca, is_adp, is_alpaca
 from eto_gym.trajectories.record import ErrorKind, Outcome, Step, Trajectory
 from eto_gym.trajectories.turns import Notes, Turn, read_turns, to_messages, without_nulls
@@ -216,13 +217,9 @@ def number(value: Any, name: str) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"expected a number as {name!r}, got {value!r:.80}")
-    try:
-        plain = float(value)
-    except OverflowError:
-        plain = math.inf
-    if not math.isfinite(plain):
+    if not is_number(value):
         raise DataError(f"expected a finite number as {name!r}, got {str(value)[:80]}")
-    return plain
+    return float(value)
 
 
 def _ending(fields: dict[str, Any]) -> tuple[Outcome, ErrorKind | None]:

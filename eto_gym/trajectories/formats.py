@@ -23,6 +23,7 @@ from eto_gym.errors import DataError
 from eto_gym.history import FULL
 from eto_gym.prompt import Message
 from eto_gym.trajectories.demonstrations import is_stored, read_demonstration, read_trajectory
+from eto_gym.trajectories.numbers import is_number
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.trajectories.preferences import is_pair, read_pair
 from eto_gym.trajectories.record import Trajectory
@@ -31,6 +32,7 @@ from eto_gym.trajectories.values import read_values
 
 __all__ = [
     "ReadReport",
+    "SampleNumbers",
     "from_turns",
     "is_pair",
     "read_demonstration",
@@ -158,9 +160,18 @@ def to_hf_preference(pair: PreferencePair) -> dict[str, Any]:
 
 
 def _values(pair: PreferencePair) -> dict[str, float]:
-    """Write what the sides of a pair of steps are worth; read back, these are their rewards."""
-    known = [side for side in ("chosen", "rejected") if f"{side}_value" in pair.info]
-    return {f"score_{side}": pair.info[f"{side}_value"] for side in known}
+    """Write what the sides are worth, which reading takes for their rewards.
+
+    Of a pair of steps that is their value; of another the rewards of its episodes, which are the
+    scores of a pair that was read. Scores that contradict the choice no reader takes.
+    """
+    told: dict[str, float] = {}
+    for side in ("chosen", "rejected"):
+        worth = pair.info.get(f"{side}_value", pair.info.get(f"{side}_reward"))
+        if is_number(worth):
+            told[f"score_{side}"] = worth
+    contradicted = len(told) == 2 and told["score_chosen"] < told["score_rejected"]
+    return {} if contradicted else told
 
 
 def _bounded_history(pair: PreferencePair) -> dict[str, Any]:
@@ -220,6 +231,23 @@ def read_records(path: str | Path, *, strict: bool = False) -> list[Any]:
     return _read_all(path, lambda record, _: record, strict=strict, report=ReadReport())[0]
 
 
+class SampleNumbers:
+    """Numbers the samples of each task in a file whose records do not."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, record: Any, trajectory: Trajectory) -> Trajectory:
+        """Return what was read from a record; one that names no sample has the task's next."""
+        if is_stored(record):
+            return trajectory
+        number = self._counts[trajectory.task_id]
+        self._counts[trajectory.task_id] += 1
+        named = record.get("sample") is not None
+        return trajectory if named else replace(trajectory, sample=number)
+
+
 def read_demonstrations(
     path: str | Path, *, strict: bool = False, report: ReadReport | None = None
 ) -> tuple[list[Trajectory], list[int]]:
@@ -241,7 +269,7 @@ def read_demonstrations(
     """
     report = ReadReport() if report is None else report
     seen: set[tuple[Any, ...]] = set()
-    samples: Counter[str] = Counter()
+    numbered = SampleNumbers()
 
     def parse(record: Any, notes: Notes) -> Trajectory:
         trajectory = read_trajectory(record, notes=notes)
@@ -251,10 +279,7 @@ def read_demonstrations(
         if said in seen:
             notes["the same as an earlier record"] += 1
         seen.add(said)
-        if record.get("sample") is None:
-            trajectory = replace(trajectory, sample=samples[trajectory.task_id])
-        samples[trajectory.task_id] += 1
-        return trajectory
+        return numbered(record, trajectory)
 
     return _read_all(path, parse, strict=strict, report=report)
 

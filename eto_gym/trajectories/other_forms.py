@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from eto_gym.errors import DataError
+from eto_gym.trajectories.numbers import is_number
 from eto_gym.trajectories.turns import Notes, without_nulls
 
 _ADP_KEYS = {"class_", "content", "source", "name", "reward", "description", "reasoning_content"}
@@ -41,7 +42,7 @@ def from_adp(fields: dict[str, Any], notes: Notes) -> dict[str, Any]:
         for key in step.keys() - _ADP_KEYS:
             notes[f"the key {key!r:.60} of steps, which is not read"] += 1
         reward = step.get("reward", 0.0)
-        if isinstance(reward, bool) or not isinstance(reward, int | float):
+        if not is_number(reward):
             raise DataError(f"item {number} of 'content': expected a number as 'reward'")
         if "reward" in step:
             rewards.append(float(reward))

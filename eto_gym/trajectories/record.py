@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.history import FULL, as_sampled, check_history
 from eto_gym.prompt import ROLES, Message
+from eto_gym.trajectories.numbers import is_number
 from eto_gym.trajectories.sampled import SampledTokens
 
 DIGEST = "digest"
@@ -274,7 +274,7 @@ def _check_kinds(fields: dict[str, Any]) -> None:
 
 def _check_kind(name: str, value: Any, kinds: tuple[type, ...], *, missing: bool = False) -> None:
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
-    if not missing and (wrong or (isinstance(value, float) and not math.isfinite(value))):
+    if not missing and (wrong or (float in kinds and not is_number(value))):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise DataError(f"expected {expected} as {name}, got {value!r:.60}")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from eto_gym.errors import DataError
+from eto_gym.trajectories.numbers import is_number
 
 
 class SampledTokens(NamedTuple):
@@ -50,7 +50,7 @@ class SampledTokens(NamedTuple):
                 f"expected a log-probability per sampled token, got {len(logprobs)} for "
                 f"{len(reply)} tokens"
             )
-        if not all(isinstance(p, int | float) and math.isfinite(p) for p in logprobs):
+        if not all(map(is_number, logprobs)):
             raise DataError(f"expected finite log-probabilities, got {logprobs!r:.60}")
         return cls(kept, tuple(prompt), tuple(reply), tuple(map(float, logprobs)))
 

@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 class JsonlFile:
     """An append-only file of one JSON value per line, with one writer at a time.
 
-    A record counts from the moment its newline is on disk. A write that was cut short leaves a
-    torn last line: reading ignores it, and the next append removes it first. A write that fails
-    (a full disk) is undone before the error is raised, so the file never holds half a record.
+    A record counts from the moment it is whole on disk: the last one may lack its newline, as files
+    of other programs do, and the next append adds it. A write that was cut short leaves a torn last
+    line: reading ignores it, and the next append removes it first. A write that fails (a full disk)
+    is undone before the error is raised, so the file never holds half a record.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -77,11 +78,13 @@ class JsonlFile:
             return
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    logger.debug("%s:%d: ignoring a torn last line", self.path, number)
-                    return
                 if not line.strip():
                     continue
+                if not line.endswith(b"\n"):
+                    if not _is_whole(line):
+                        logger.debug("%s:%d: ignoring a torn last line", self.path, number)
+                        return
+                    line += b"\n"
                 try:
                     value = self._parse(line)
                 except (ValueError, RecursionError, DataError) as err:
@@ -90,8 +93,7 @@ class JsonlFile:
                 yield number, value
 
     def _parse(self, line: bytes) -> Any:
-        # `loads` of bytes would guess UTF-16, which lines of a file in it partly are.
-        return json.loads(line.decode("utf-8-sig"))
+        return _value(line)
 
     def sync(self) -> None:
         """Force what was appended to the disk, so that it survives a power cut too."""
@@ -123,11 +125,12 @@ class JsonlFile:
         if self._fd is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            self._drop_torn_line(self._fd)
+            self._end_last_line(self._fd)
         return self._fd
 
     @staticmethod
-    def _drop_torn_line(fd: int) -> None:
+    def _end_last_line(fd: int) -> None:
+        """End a whole last line, and remove a torn one."""
         end = os.fstat(fd).st_size
         block = 1 << 16
         position = end
@@ -139,8 +142,29 @@ class JsonlFile:
                 position = start + newline + 1
                 break
             position = start
-        if position != end:
+        if position == end:
+            return
+        if _is_whole(os.pread(fd, end - position, position)):
+            os.write(fd, b"\n")
+        else:
             os.ftruncate(fd, position)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line without a line end holds all of a value.
+
+    Only of an object, a list or a text one can tell: they close, while 12 may be the start of 123.
+    """
+    try:
+        value = _value(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict | list | str)
+
+
+def _value(line: bytes) -> Any:
+    # `loads` of bytes would guess UTF-16, which lines of a file in it partly are.
+    return json.loads(line.decode("utf-8-sig"))
 
 
 class TrajectoryStore(JsonlFile):

@@ -31,7 +31,9 @@ _OTHER = {
 }
 """How files begin that hold no text, and what they are."""
 
-_LINE_END = re.compile(r"\r\n|\n|\r")
+LINE_END = re.compile(r"\r\n|\n|\r")
+"""What ends a line, and nothing else does."""
+
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
@@ -104,7 +106,7 @@ def split_lines(text: str) -> list[str]:
         >>> split_lines("a\u2028b\r\nc\rd\n")
         ['a\u2028b', 'c', 'd']
     """
-    lines = _LINE_END.split(text)
+    lines = LINE_END.split(text)
     return lines[:-1] if not lines[-1] else lines
 
 
@@ -113,7 +115,14 @@ def _encoding(data: bytes) -> tuple[str, int]:
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return encoding, len(mark)
-    if len(data) >= 2 and len(data) % 2 == 0:  # the first character of our files is ASCII
+    # The first character of our files is ASCII, and none of them is NUL.
+    first = data[:4]
+    if len(first) == 4 and first.count(0) == 3:
+        if first[0]:
+            return "utf-32-le", 0
+        if first[3]:
+            return "utf-32-be", 0
+    if len(data) >= 2 and len(data) % 2 == 0:
         if data[0] and not data[1]:
             return "utf-16-le", 0
         if data[1] and not data[0]:

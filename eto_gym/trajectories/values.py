@@ -6,6 +6,8 @@ number and the reason, or else the file is refused as a whole.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from eto_gym.errors import DataError
 from eto_gym.trajectories.other_forms import is_adp
-from eto_gym.trajectories.text_files import damaged_byte, read_text, split_lines
+from eto_gym.trajectories.text_files import LINE_END, damaged_byte, read_text, split_lines
 
 RECORD_KEYS = frozenset(
     {
@@ -102,8 +104,7 @@ def read_values(path: str | Path) -> Values:
     try:
         return _document(path, text, start)
     except _FaultError as err:
-        where = _where(text, err.position)
-        reason = f"{where}: {err}"
+        reason = f"{_Places(text).name(err.position)}: {err}"
     return _lines(path, text, [reason])
 
 
@@ -134,8 +135,10 @@ def _document(path: Path, text: str, start: int) -> Values:
 def _list(text: str, start: int, found: Values) -> int:
     """Read a list into `found`, item by item; return where it ends.
 
-    An item that is damaged within its brackets is noted, and those after it are read.
+    An item that is damaged within its brackets is noted, and those after it are read. From then on
+    each is decoded as a text of its own: an error of `json` counts the lines of all its text.
     """
+    places, apart = _Places(text), False
     position = _skip_blanks(text, start + 1)
     if text[position : position + 1] == "]":
         return position + 1
@@ -143,13 +146,13 @@ def _list(text: str, start: int, found: Values) -> int:
     while True:
         number += 1
         try:
-            value, end = _decode(text, position)
+            value, end = _decode_apart(text, position) if apart else _decode(text, position)
         except _FaultError as err:
             closed = _end_of_item(text, position)
             if closed is None or closed == position:
                 raise _FaultError(f"record {number}: {err}", err.position) from err
-            end = closed
-            found.damaged.append(Damaged(number, f"{_where(text, err.position)}: {err}"))
+            end, apart = closed, True
+            found.damaged.append(Damaged(number, f"{places.name(err.position)}: {err}"))
         else:
             _note(found, number, value, text, position, end)
         position = _skip_blanks(text, end)
@@ -266,6 +269,22 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
         raise _FaultError(str(err).partition(";")[0], position) from err
 
 
+def _decode_apart(text: str, position: int) -> tuple[Any, int]:
+    """Read an item of a list, in time that its own length bounds.
+
+    Raises:
+        _FaultError: There is none.
+    """
+    closed = _end_of_item(text, position)
+    if closed is None:
+        return _decode(text, position)
+    try:
+        value, end = _decode(text[position:closed], 0)
+    except _FaultError as err:
+        raise _FaultError(str(err), position + err.position) from err
+    return value, position + end
+
+
 def _note(found: Values, number: int, value: Any, text: str, start: int, end: int) -> None:
     """Take in a value, unless its text holds bytes that are no text."""
     byte = None if text.isascii() else damaged_byte(text[start:end])
@@ -299,7 +318,16 @@ def _skip_blanks(text: str, position: int) -> int:
     return found.end()
 
 
-def _where(text: str, position: int) -> str:
-    """Name a place of a text as people find it in an editor."""
-    before = split_lines(text[:position] + "x")
-    return f"line {len(before)}, column {len(before[-1])}"
+class _Places:
+    """Names the places of a text as people find them in an editor."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(end.end() for end in LINE_END.finditer(self._text))]
+
+    def name(self, position: int) -> str:
+        line = bisect.bisect_right(self._starts, position)
+        return f"line {line}, column {position - self._starts[line - 1] + 1}"

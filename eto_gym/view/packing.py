@@ -16,9 +16,10 @@ from typing import Any
 
 from eto_gym.conversation import parse_reply
 from eto_gym.errors import DataError
+from eto_gym.files import strict_json
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Step, Trajectory
-from eto_gym.trajectories.formats import read_pair, read_trajectory
+from eto_gym.trajectories.formats import SampleNumbers, read_pair, read_trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 from eto_gym.view.sources import Source, records
 
@@ -87,7 +88,7 @@ class Packer:
             if head not in heads:
                 size += len(head)
             body["head"] = heads.setdefault(head, len(heads))
-            chunk.append(json.dumps(body))
+            chunk.append(strict_json(body))
             size += len(chunk[-1])
             if size >= CHUNK:
                 yield f"{kind}-{len(starts) - 1}", _chunk_text(heads, chunk)
@@ -98,10 +99,11 @@ class Packer:
     def _bodies(self, kind: str, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
         for source in sources:
             unread: list[int] = []
+            numbered = SampleNumbers()
             for record in records(source.path, unread):
                 try:
                     if kind == "episodes":
-                        row, body = _episode(read_trajectory(record))
+                        row, body = _episode(numbered(record, read_trajectory(record)))
                     else:
                         row, body = _pair(read_pair(record))
                 except DataError:
@@ -125,8 +127,8 @@ class Packer:
 
 
 def encode(value: Any) -> str:
-    """Return a JSON value compressed, in letters that mean nothing to HTML."""
-    return encode_text(json.dumps(value, allow_nan=False))
+    """Return a value as strict JSON, compressed, in letters that mean nothing to HTML."""
+    return encode_text(strict_json(value))
 
 
 def encode_text(text: str) -> str:

@@ -86,7 +86,7 @@ def _document(index: dict[str, object], chunks: Sequence[tuple[str, str]]) -> It
         "</head>\n<body>\n<noscript>This page shows its data by a script.</noscript>\n"
         '<div id="app"></div>\n'
     )
-    yield f'<script {_TYPE} id="index">{encode(_strict(index))}</script>\n'
+    yield f'<script {_TYPE} id="index">{encode(index)}</script>\n'
     yield f"<script>{script}</script>\n"
     for name, text in chunks:
         yield f'<script {_TYPE} id="{name}">{text}</script>\n'
@@ -103,14 +103,3 @@ def _hash(text: str) -> str:
 
 def _ascii(text: str) -> str:
     return text.encode("ascii", "xmlcharrefreplace").decode()
-
-
-def _strict(value: object) -> object:
-    """Replace numbers that JSON does not know by None."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return value

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from eto_gym import registration
+from eto_gym.errors import EtoGymError
 from eto_gym.testing.fake_endpoint import FakeEndpoint
 from tests.toy import CORRIDOR
 
@@ -47,6 +49,38 @@ def test_inspect_plays_and_scores(tmp_path: Any, *, success: bool) -> None:
     assert sample.id == "door-0/0"
     assert [m.role for m in sample.messages][-2:] == ["assistant", "user"]
     assert len(fake.requests) == len(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "first"),
+    [
+        ("corridor", "{}", "door-0/0"),
+        ("Corridor-v0", {"split": "test"}, "door-0/0"),
+        ("alfworld", "{}", ""),
+        (CORRIDOR, "{}", "door-0/0"),
+    ],
+)
+def test_inspect_takes_the_names_that_commands_take(
+    monkeypatch: pytest.MonkeyPatch, name: str, kwargs: Any, first: str
+) -> None:
+    pytest.importorskip("inspect_ai")
+    from eto_gym.adapters.inspect import eto_gym
+
+    offered = {"Corridor-v0": CORRIDOR}
+    monkeypatch.setattr(registration, "plugin_ids", lambda: offered)
+    (sample,) = eto_gym(name, limit=1, env_kwargs=kwargs).dataset
+    assert str(sample.id).startswith(first)
+
+
+@pytest.mark.parametrize("kwargs", ["[1]", "{", "1" * 5000])
+def test_inspect_names_arguments_that_are_none(kwargs: str) -> None:
+    pytest.importorskip("inspect_ai")
+    from eto_gym.adapters.inspect import eto_gym
+
+    with pytest.raises(EtoGymError, match="expected a JSON object as env_kwargs"):
+        eto_gym(CORRIDOR, env_kwargs=kwargs)
+    with pytest.raises(EtoGymError, match="Did you mean"):
+        eto_gym("alfword")
 
 
 def test_verifiers_loads_and_its_environment_plays() -> None:

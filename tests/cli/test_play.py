@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from eto_gym.cli.play import Game, _lines, printable, task_reference
+from eto_gym.cli.main import main
+from eto_gym.cli.play import Game, _lines, task_reference
+from eto_gym.cli.terminal import printable
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import make_corridor
 
@@ -104,6 +106,52 @@ def test_saved_trajectories_hold_thoughts(game: Game, shown: list[str], tmp_path
     replies = [m.content for m in whole.messages if m.train]
     assert replies[0] == "Thought: The door is one step to the right.\nAction: go"
     assert whole.messages[-1].content.endswith("Action: open")
+
+
+def test_sessions_do_not_take_each_others_samples(tmp_path: Path) -> None:
+    file = tmp_path / "play.jsonl"
+    for action, task in (("go", "door-1/1"), ("back", "door-1/1"), ("go", "door-2/2")):
+        game = Game(make_corridor(), save=file, show=lambda _: None)
+        game.start(task)
+        game.handle(action)
+        game.handle(":s")
+    game.handle("open")
+    game.handle(":s")
+    keys = [item.key for item in TrajectoryStore(file).load(strict=True)]
+    assert keys == [("door-1/1", 0), ("door-1/1", 1), ("door-2/2", 0), ("door-2/2", 1)]
+    assert main(["eval", "--from", str(file)]) == 0
+
+
+@pytest.mark.parametrize(
+    "typed", ['"go"', "go.", "`go`", "*", ".", "...", "Action: go", "<think>go", "go\u3000", "a\0b"]
+)
+def test_what_is_typed_is_played_as_it_is(game: Game, tmp_path: Path, typed: str) -> None:
+    seen = []
+    step = game.env.env.step
+    game.env.env.step = lambda action: seen.append(action) or step(action)  # type: ignore
+    game.handle(typed)
+    assert seen == [typed.strip()]
+    assert game.env.steps[-1].action == typed.strip()
+    game.handle(":s")
+    (stored,) = TrajectoryStore(tmp_path / "play.jsonl").load(strict=True)
+    assert [item.action for item in stored.steps] == seen
+    game.handle(":u")
+    assert game.env.steps == ()
+
+
+@pytest.mark.parametrize("digits", ["9" * 30, "9" * 5000])
+def test_numbers_of_many_digits_are_answered(game: Game, shown: list[str], digits: str) -> None:
+    for line, told in ((f":{digits}", "no action"), (f":u {digits}", "expected a number")):
+        assert game.handle(line)
+        assert told in shown[-1]
+    assert game.handle(f":n {digits}")
+    assert shown[-1].startswith("[expected task")
+    assert main(["play", "alfworld", "--task", digits]) == 2
+
+
+def test_a_seed_below_zero_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["play", "alfworld", "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "eto-gym play: expected --seed >= 0, got -1\n"
 
 
 def test_the_expert_helps(game: Game, shown: list[str]) -> None:

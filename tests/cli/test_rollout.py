@@ -63,6 +63,30 @@ def test_shards_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     whole = json.loads(Path("one.json").read_text())
     assert sharded["overall"] == whole["overall"]
     assert whole["overall"]["tasks"] == 24
+    apart = [word for file in files for word in ("--from", str(file))]
+    assert main(["eval", *apart, "--from", str(files[0]), "--json", "apart.json"]) == 0
+    assert json.loads(Path("apart.json").read_text())["overall"] == whole["overall"]
+
+
+def test_an_episode_that_files_hold_twice_is_named(tmp_path: Path, capsys: Capture) -> None:
+    first, second, both = (tmp_path / f"{name}.jsonl" for name in ("a", "b", "both"))
+    options = ("--task", "door-1/5", "--out")
+    assert run("rollout", *options, first) == 0
+    assert run("rollout", *options, second, policy="expert") == 0
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    again = tmp_path / "again.jsonl"
+    again.write_bytes(first.read_bytes() * 2)
+    for files, told in (
+        ([first, second], f"both {first} and {second} hold"),
+        ([both], f"{both} holds twice"),
+    ):
+        capsys.readouterr()
+        assert main(["eval", "--from", *map(str, files)]) == 2
+        err = capsys.readouterr().err
+        assert told in err
+        assert "'door-1/5', sample 0 (of the policies 'random' and " in err
+        assert err.count("\n") == 1
+    assert main(["eval", "--from", str(again)]) == 0, "a retry takes the place of what it repeats"
 
 
 def test_tasks_are_chosen_by_id_file_type_and_number(tmp_path: Path) -> None:

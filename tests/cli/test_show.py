@@ -73,3 +73,29 @@ def test_a_wrong_choice_gets_one_line(
 ) -> None:
     assert main(["show", str(file), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["eval --from FILE", "eval --from FILE FILE2", "compare FILE"])
+def test_names_of_others_do_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    bad = "\x1b[2J\x9b\ud800\x07"
+    for name in ("FILE", "FILE2"):
+        with TrajectoryStore(tmp_path / f"{name}{bad[:1]}.jsonl") as store:
+            for task in "ab":
+                said = (Message("user", "x"), Message("assistant", "Action: y", True))
+                store.add(
+                    Trajectory(
+                        *(f"{task}{bad}", f"kind{task}{bad}", said, (Step("y", "", 0.0),)),
+                        *("terminated", 0.0, False),
+                        policy=bad,
+                        env={"benchmark": bad, "engine": bad, "split": bad},
+                    )
+                )
+    words = [
+        str(tmp_path / f"{word}\x1b.jsonl") if word.startswith("FILE") else word
+        for word in command.split()
+    ]
+    main([*words, "--json", str(tmp_path / "out.json")])
+    told = capsys.readouterr()
+    assert not {c for c in told.out + told.err if not c.isprintable()} - {"\n"}

@@ -12,7 +12,7 @@ import pytest
 from eto_gym import Message
 from eto_gym.cli.main import main
 from eto_gym.export.atif import from_atif
-from eto_gym.export.datasets import trajectory_of
+from eto_gym.export.datasets import pair_row, trajectory_of, trajectory_row
 from eto_gym.export.rows import preference_rows
 from eto_gym.files import write_json
 from eto_gym.trajectories import PreferencePair, Step, Trajectory, TrajectoryStore
@@ -158,6 +158,14 @@ def test_a_number_that_parquet_cannot_hold_is_refused_in_a_line(
     file = save(tmp_path / "t.jsonl", episode(), episode("vast", seed=2**70))
     assert main(["export", str(file), "--to", "hf", "--out", str(tmp_path / "out")]) == 2
     assert "'vast'" in capsys.readouterr().err
+
+
+def test_numbers_that_json_does_not_know_are_null_in_its_texts() -> None:
+    endless = ({"seconds": float("nan")}, {"seconds": float("inf")})
+    row = trajectory_row(episode(facts=endless))
+    assert json.loads(row["facts"]) == [{"seconds": None}, {"seconds": None}]
+    pair = PreferencePair("t", (), (), (), info={"margin": float("nan")})
+    assert json.loads(pair_row(pair)["info"]) == {"margin": None}
 
 
 def test_atif_loses_nothing(stored: Path, tmp_path: Path) -> None:

@@ -105,3 +105,33 @@ def test_files(tmp_path: Path) -> None:
     for name in ("bad.json", "object.json", "missing.json"):
         with pytest.raises(DataError, match=name):
             f.read_records(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        (
+            {"score_chosen": 0.75, "score_rejected": -1},
+            {"score_chosen": 0.75, "score_rejected": -1},
+        ),
+        ({"score_rejected": 0}, {"score_rejected": 0}),
+        ({}, {}),
+    ],
+)
+def test_scores_of_a_pair_come_back(info: dict[str, float], told: dict[str, float]) -> None:
+    sides = {name: [{"from": "gpt", "value": f"Action: {name}"}] for name in ("chosen", "rejected")}
+    record = {"id": "t", "prompt": [{"from": "human", "value": "go"}], **sides, **info}
+    written = f.to_paper_dpo(f.read_pair(record))
+    assert {name: written[name] for name in written if name.startswith("score_")} == told
+    assert f.read_pair(written) == f.read_pair(record)
+
+
+def test_scores_that_contradict_the_choice_are_left_out() -> None:
+    pair = f.PreferencePair(
+        "t",
+        (Message("user", "go"),),
+        (Message("assistant", "Action: a", True),),
+        (Message("assistant", "Action: b", True),),
+        info={"chosen_reward": 0.0, "rejected_reward": 1.0},
+    )
+    assert f.read_pair(f.to_paper_dpo(pair)).info == {}

@@ -82,7 +82,9 @@ def test_lines_of_any_text_come_back(texts: list[str]) -> None:
     assert split_lines("".join(text + "\n" for text in whole)) == whole
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "utf-32-be"]
+)
 def test_text_is_read_in_every_encoding(encoding: str, tmp_path: Path) -> None:
     text = "first é\r\nsecond 日本 😀\n"
     assert read_text(write(tmp_path / "x.txt", text.encode(encoding))) == text

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eto_gym import DataError, Message
 from eto_gym.trajectories import PreferencePair, Trajectory
 from eto_gym.trajectories import formats as f
 from eto_gym.trajectories.turns import Notes
+from eto_gym.trajectories.values import read_values
+from tests.growth import check_linear
 from tests.trajectories.records import lines, one, read, records, talk, write
 
 
@@ -46,6 +52,9 @@ CONTAINERS: dict[str, str | bytes] = {
     "utf16.jsonl": _LINES.encode("utf-16"),
     "utf16be.json": codecs.BOM_UTF16_BE + _LIST.encode("utf-16-be"),
     "utf16-without-bom.json": _LIST.encode("utf-16-le"),
+    "utf16be-without-bom.json": _LIST.encode("utf-16-be"),
+    "utf32-without-bom.json": _LIST.encode("utf-32-le"),
+    "utf32be-without-bom.jsonl": _LINES.encode("utf-32-be"),
     "utf32.jsonl": _LINES.encode("utf-32"),
     "lines.jsonl.gz": gzip.compress(_LINES.encode()),
     "list.json.gz": gzip.compress(_LIST.encode()),
@@ -63,6 +72,13 @@ def test_content_and_not_the_name_tells_what_a_file_is(
     items, report = read(write(tmp_path / name, CONTAINERS[name]))
     assert items == plain
     assert not report.notes
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+def test_utf32_that_is_cut_off_is_refused_by_its_name(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "x.json", _LIST.encode(encoding)[:-3])
+    with pytest.raises(DataError, match=f"expected text in {encoding.upper()}"):
+        f.read_demonstrations(path)
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
@@ -140,6 +156,70 @@ def test_a_damaged_record_is_skipped_with_its_number(
         with pytest.raises(DataError, match=r"x\.json(l:2|: record 2)"):
             f.read_demonstrations(path, strict=True)
     assert f"{tmp_path}/x.jsonl:2: skipping a corrupt line" in caplog.text
+
+
+BETWEEN = ("", "\n", "\r\n", " ", "\n\n\t")
+
+
+@given(
+    st.lists(
+        st.sampled_from(["good", *DAMAGED])
+        | st.sampled_from(
+            ['{"a": [1, {"b": "}, {"}]}', '"x"', "1", "{]", '{"a": 1 2}', "[1}", "tru"]
+        ),
+        max_size=6,
+    ),
+    st.sampled_from(BETWEEN),
+)
+@settings(max_examples=100, deadline=None)
+def test_an_item_is_read_the_same_after_a_damaged_one(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], between: str
+) -> None:
+    told = {**DAMAGED, "good": json.dumps(records(1)[0])}
+    items = [told.get(name, name) for name in names]
+    path = tmp_path_factory.getbasetemp() / "after.json"
+
+    def outcome(texts: list[str], first: int) -> Any:
+        write(path, f"[{between}{f'{between},{between}'.join(texts)}{between}]")
+        try:
+            found = read_values(path)
+        except DataError:
+            return None  # not an item alone: the list itself
+        return (
+            [item for item in found.values if item.number > first],
+            [(n, reason.partition(": ")[2]) for n, reason in found.damaged if n > first],
+        )
+
+    alone, after = outcome(["0", *items], 1), outcome(['{"a" 0}', *items], 1)
+    assert alone in (None, after)
+
+
+@pytest.mark.parametrize("item", ['{"a": 1, "a": 2}', '{"a" 1}', '{"a": [1, 2}', '{"a": x}'])
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_the_time_is_linear_whatever_is_damaged(tmp_path: Path, item: str, between: str) -> None:
+    path = tmp_path / "x.json"
+
+    def make(length: int) -> str:
+        return "[" + f",{between}".join([item] * (length // len(item))) + "]"
+
+    def work(text: str) -> None:
+        path.write_text(text)
+        with contextlib.suppress(DataError):
+            read_values(path)
+
+    check_linear(work, make, length=40_000)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_damaged_record_is_found_by_line_and_column(tmp_path: Path, end: str) -> None:
+    bad = ['{"id": nope}', '  {"id": "a"', ' , "id": "a"}']
+    path = write(
+        tmp_path / "x.json",
+        f",{end}".join(["[1", bad[0], "2"]) + f",{end}" + end.join(bad[1:]) + "]",
+    )
+    reasons = [reason for _, reason in read_values(path).damaged]
+    assert reasons == ["line 2, column 8: expecting value", ANY]
+    assert "twice" in reasons[1]
 
 
 def test_a_last_line_that_is_cut_off_is_reported(tmp_path: Path, plain: list[Trajectory]) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from eto_gym import DataError, Message
 from eto_gym.trajectories import JsonlFile, Step, Trajectory, TrajectoryStore
+from eto_gym.trajectories.formats import read_demonstrations
 
 texts = st.text() | st.sampled_from(["\ud800", "line\nbreak", "\u2028", "日本 😀"])
 trajectories = st.builds(
@@ -60,12 +62,58 @@ def test_a_cut_at_any_byte_loses_only_the_torn_record(tmp_path: Path) -> None:
     first = data.index(b"\n") + 1
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
-        whole = 2 if cut == len(data) else 1 if cut >= first else 0
+        whole = sum(cut >= end - 1 for end in (first, len(data)))  # without its line end, too
         assert len(TrajectoryStore(path).load(strict=True)) == whole
         with TrajectoryStore(path) as store:
             store.add(simple("next"))
         ids = [t.task_id for t in TrajectoryStore(path).load(strict=True)]
         assert ids == [*["a", "é日"][:whole], "next"]
+
+
+@given(
+    st.lists(st.none() | st.booleans() | st.integers() | texts | st.dictionaries(texts, texts)),
+    st.integers(0, 40),
+)
+@settings(max_examples=100)
+def test_a_cut_file_is_read_as_it_is_after_the_next_append(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Any], cut: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "cut.jsonl"
+    path.unlink(missing_ok=True)
+    with JsonlFile(path) as file:
+        for value in values:
+            file.append(value)
+    data = path.read_bytes() if values else b""
+    path.write_bytes(data[: max(0, len(data) - cut)])
+    before = list(JsonlFile(path).read(strict=True))
+    with JsonlFile(path) as file:
+        file.append("next")
+    assert list(JsonlFile(path).read(strict=True)) == [*before, "next"]
+    assert before == values[: len(before)]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", " ", "\n\n  "])
+def test_a_last_line_counts_however_it_ends(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        for name in ("a", "b"):
+            store.add(simple(name))
+    path.write_bytes(path.read_bytes().rstrip(b"\n") + end.encode())
+    assert len(TrajectoryStore(path).load(strict=True)) == 2
+    assert len(read_demonstrations(path)[0]) == 2
+    with TrajectoryStore(path) as store:
+        store.add(simple("c"))
+    assert [t.task_id for t in TrajectoryStore(path).load(strict=True)] == ["a", "b", "c"]
+
+
+def test_a_last_line_that_is_damaged_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with TrajectoryStore(path) as store:
+        store.add(simple("a"))
+    path.write_bytes(path.read_bytes().replace(b'"a"', b'"b"').rstrip(b"\n"))
+    store = TrajectoryStore(path)
+    assert store.load() == []
+    assert store.corrupt_lines == [1]
 
 
 def test_kill_while_writing_leaves_a_valid_file(tmp_path: Path) -> None:
@@ -193,6 +241,14 @@ def test_lines_are_utf8_and_nothing_else(tmp_path: Path) -> None:
         {"reward": "1"},
         {"reward": float("nan")},
         {"reward": True},
+        {"reward": 10**400},
+        {"reward": -(10**400)},
+        {"usage": {"x": 10**400}},
+        {"steps": [{"action": "a", "observation": "", "reward": 10**400}]},
+        {
+            "steps": [{"action": "a", "observation": "", "reward": 0.0}],
+            "tokens": [{"kept": 0, "prompt": [1], "reply": [2], "logprobs": [-(10**400)]}],
+        },
         {"task_id": ["a"]},
         {"seed": "0"},
         {"env": []},

@@ -174,6 +174,27 @@ def test_an_episode_that_was_played_again_counts_once(reader: Reader, tmp_path: 
     reader.see("the later episode counts")
 
 
+def test_policies_in_one_file_do_not_take_each_others_place(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    with TrajectoryStore(file) as store:
+        for policy, success in (("a", True), ("b & <c>", False), ("a", False), ("b & <c>", True)):
+            store.add(episode(1, policy, success=success))
+    page = write_view([file], tmp_path / "v.html")
+    reader.open(page, "#/scores")
+    rates = [row.split()[1:3] for row in reader.texts("tbody tr")]
+    assert rates == [["1", "0.000"], ["1", "1.000"]], "the last of each policy"
+    reader.open(page, "#/episodes")
+    reader.see("4 episodes", "#count")
+    assert ["played again" in row for row in reader.texts(".row")] == [True, True, False, False]
+    reader.all(".row")[1].click()
+    reader.see("the later episode counts")
+    reader.see("b & <c> thinks")
+    reader.open(page, "#/episode/t/task-00001/0")
+    reader.see("a thinks")
+    reader.open(page, "#/episode/t/task-00001/0?policy=b%20%26%20%3Cc%3E")
+    reader.see("b & <c> thinks")
+
+
 def test_keys_walk_through_list_and_episodes(reader: Reader, page: Path) -> None:
     reader.open(page, "#/episodes?group=eval-eto%20%C2%B7%20new")
     reader.keys("j", "j", "j", "k", "\ue007")

@@ -16,6 +16,7 @@ from eto_gym.cli.main import main
 from eto_gym.errors import DataError
 from eto_gym.prompt import Message
 from eto_gym.trajectories import Step, Trajectory, TrajectoryStore
+from eto_gym.trajectories.formats import read_demonstrations
 from eto_gym.view import packing, write_view
 from tests.view.hostile import ATTACKS, write_hostile
 
@@ -48,10 +49,18 @@ def write(path: Path, *episodes: Trajectory) -> Path:
     return path
 
 
+def turns(said: str, by: str = "human") -> list[dict[str, str]]:
+    return [{"from": by, "value": said}]
+
+
 def unpacked(page: str, name: str) -> Any:
     match = re.search(rf'id="{name}">([^<]*)</script>', page)
     assert match is not None
-    return json.loads(gzip.decompress(base64.b64decode(match.group(1))))
+    return json.loads(gzip.decompress(base64.b64decode(match.group(1))), parse_constant=refused)
+
+
+def refused(constant: str) -> None:
+    raise AssertionError(f"browsers do not read {constant}")
 
 
 def test_an_episode_is_packed_with_its_head_turns_and_steps(tmp_path: Path) -> None:
@@ -125,6 +134,32 @@ def test_records_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
         more.write('{"messages": 3, "steps": []}\n{"messages"\n')
     page = write_view([file], tmp_path / "v.html").read_text()
     assert unpacked(page, "index")["skipped"] == {"t": 2}
+
+
+def test_numbers_that_browsers_do_not_read_are_null(tmp_path: Path) -> None:
+    record = episode(0).to_json()
+    record["facts"] = [{"seconds": float("nan")}, {"seconds": float("-inf"), "more": [1.5]}]
+    record["env"] = {"limit": float("inf")}
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps(record))
+    page = write_view([file], tmp_path / "v.html").read_text()
+    body = unpacked(page, "episodes-0")["bodies"][0]
+    assert body["facts"] == [{"seconds": None}, {"seconds": None, "more": [1.5]}]
+    assert body["env"] == {"limit": None}
+
+
+def test_samples_of_other_tools_are_numbered_as_they_are_when_read(tmp_path: Path) -> None:
+    said = [
+        {"id": f"t{i % 2}", "conversations": [*turns("go"), *turns(f"Action: {i}", by="gpt")]}
+        for i in range(5)
+    ]
+    file = tmp_path / "t.jsonl"
+    file.write_text("\n".join(map(json.dumps, said)))  # no line end after the last
+    page = write_view([file], tmp_path / "v.html").read_text()
+    columns = unpacked(page, "index")["episodes"]["columns"]
+    read = read_demonstrations(file)[0]
+    assert columns["task"] == [item.task_id for item in read] == ["t0", "t1", "t0", "t1", "t0"]
+    assert columns["sample"] == [item.sample for item in read] == [0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("as_list", [False, True])

@@ -48,10 +48,12 @@ class Store {
     for (const row of this.episodes) {
       row.group = row.policy ? `${row.source} \u00b7 ${row.policy}` : row.source;
       row.path = `#/episode/${encoded(row.source)}/${encoded(row.task)}/${row.sample}`;
+      const other = this.byPath.get(row.path);
+      if (other && other.policy !== row.policy) row.path += `?policy=${encoded(row.policy)}`;
       const earlier = this.byPath.get(row.path);
       if (earlier) {  // played again, after an error: the last one counts
         earlier.replaced = true;
-        earlier.path += `?earlier=${earlier.number}`;
+        earlier.path += `${earlier.path.includes("?") ? "&" : "?"}earlier=${earlier.number}`;
         this.byPath.set(earlier.path, earlier);
       }
       this.byPath.set(row.path, row);

@@ -95,8 +95,10 @@ def test_a_number_is_not_cut_at_the_window(tmp_path: Path, monkeypatch: pytest.M
         "[tru]",
         "[" * 100_000,
         "[1] trailing",
+        f"[1{'0' * 5000}]",
+        f'[{{"asin": 1{"0" * 5000}}}]',
     ],
-    ids=repr,
+    ids=lambda text: repr(text[:40]),
 )
 def test_malformed_and_truncated_files_are_errors(tmp_path: Path, text: str) -> None:
     path = tmp_path / "file.json"

@@ -273,6 +273,8 @@ class _Reader:
                 if not self._may_be_cut(err) or not self._read_on():
                     raise self.error(f"malformed or cut short ({err.msg})") from err
                 continue
+            except ValueError as err:  # Python converts no number of thousands of digits
+                raise self.error(f"malformed ({str(err).partition(';')[0]})") from err
             # A number near the window's end may go on behind it: "-1", "." or "e+" come first.
             if len(self._window) - end <= 2 and self._read_on():
                 continue
