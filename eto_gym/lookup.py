@@ -113,12 +113,20 @@ def opening(
     with _made(env_id, kwargs) as env:
         talk = ConversationEnv(env, prompt_style=prompt_style, history=history)
         # The seed decides nothing that is read, since the task is given; it makes this repeatable.
-        talk.reset(seed=0, options={"task": _id_of(task, text_env(env).task_set)})
+        talk.reset(seed=0, options={"task": id_of_task(task, text_env(env).task_set)})
         return [{"role": m.role, "content": m.content} for m in talk.prompt]
 
 
-def _id_of(task: Task | str | int, known: TaskSet) -> str | int:
-    """Return a task's id. A position is the split's: a number may mean another thing to `reset`."""
+def id_of_task(task: Task | str | int, known: TaskSet) -> str | int:
+    """Return a task's id. A position is the split's: a number may mean another thing to `reset`.
+
+    Args:
+        task: One of `known`, its id, or its position among them.
+        known: The tasks of a split.
+
+    Raises:
+        UnknownNameError: There is no such position.
+    """
     if isinstance(task, Task):
         return task.id
     if not isinstance(task, int | np.integer) or isinstance(task, bool):

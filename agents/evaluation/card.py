@@ -277,7 +277,7 @@ def card_lines(card: Mapping[str, Any]) -> list[str]:
         limit = (sampling or {}).get("max_new_tokens")
         lines.append(
             f"EVERY REPLY WAS CUT at {limit} tokens: the score says nothing about the policy. Give "
-            "it more room (--policy-arg max_new_tokens=...)."
+            "it more room (--max-new-tokens)."
         )
     elif counts["cut"] > 0.1 * counts["replies"]:
         lines.append("More than a tenth of the replies were cut: max_new_tokens is too small.")

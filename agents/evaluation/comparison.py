@@ -20,7 +20,7 @@ from eto_gym.agents.evaluation.statistics import (
     success_rate,
 )
 from eto_gym.errors import DataError
-from eto_gym.trajectories import TrajectoryStore
+from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.record import counts
 
 Result = Mapping[str, Any]
@@ -187,7 +187,7 @@ def load_rows(paths: Iterable[Path]) -> list[ScoreRow]:
         if path.is_dir():
             rows += _folder(path)
         elif path.suffix == ".jsonl":
-            rows.append(_trajectories(path))
+            rows += _trajectories(path)
         elif path.is_file():
             told = _object(path)
             rows += _submission(path, told) if "reports" in told else [_report(path, told)]
@@ -226,7 +226,8 @@ def _loop(folder: Path, report: dict[str, Any]) -> list[ScoreRow]:
     """Return the scores of a run folder: of a loop, or of Stable-Baselines3's algorithms."""
     policies = report.get("policies")
     if isinstance(policies, dict) and policies:
-        found = [_trajectories(folder / "evaluation" / f"{_part(name)}.jsonl") for name in policies]
+        files = [folder / "evaluation" / f"{_part(name)}.jsonl" for name in policies]
+        found = [row for file in files for row in _trajectories(file)]
         return [replace(row, name=f"{folder.name}: {row.name}") for row in found]
     if not isinstance(policies, list) or not policies:
         raise DataError(f"{folder / 'report.json'} names no policy under 'policies'")
@@ -272,16 +273,23 @@ def _report(path: Path, report: dict[str, Any]) -> ScoreRow:
     return ScoreRow(name, card, episodes)
 
 
-def _trajectories(path: Path) -> ScoreRow:
+def _trajectories(path: Path) -> list[ScoreRow]:
+    """Return the score of a file's trajectories, or one for each policy that played in it."""
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     settings = path.with_name(f"{path.stem}.settings.json")
     about = _object(settings) if settings.is_file() else {}
-    latest = {t.key: t for t in TrajectoryStore(path).load()}
+    latest: dict[str, dict[tuple[str, int], Trajectory]] = {}
+    for trajectory in TrajectoryStore(path).load():
+        latest.setdefault(trajectory.policy, {})[trajectory.key] = trajectory
     if not latest:
         raise DataError(f"no trajectory in {path}")
-    played = list(latest.values())
-    return ScoreRow(path.stem, score_card(played, about), results(played))
+    rows = []
+    for policy, own in latest.items():
+        played = list(own.values())
+        name = path.stem if len(latest) == 1 else f"{path.stem}: {policy}"
+        rows.append(ScoreRow(name, score_card(played, about), results(played)))
+    return rows
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.files:
         if args.env or args.policy:
             raise EtoGymError("--from plays nothing: leave out the environment and --policy")
+        _check_playing_options(args)
         trajectories = _load(args.files)
         if args.samples is None and args.best_of is None:
             n = max(Counter(t.task_id for t in trajectories).values())
@@ -173,6 +174,24 @@ def _status(report: dict[str, Any]) -> int:
     return 0 if all(map(counts, report["errors"])) else 1
 
 
+def _check_playing_options(args: argparse.Namespace) -> None:
+    """Refuse what says how to play, beside --from.
+
+    Raises:
+        EtoGymError: It names the options.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_playing_arguments(parser)
+    # How many samples of a task there are says what is reported of them.
+    given = [
+        action.option_strings[0]
+        for action in parser._actions
+        if action.dest != "samples" and getattr(args, action.dest) != action.default
+    ]
+    if given:
+        raise EtoGymError(f"--from plays nothing: leave out {', '.join(given)}")
+
+
 def _samples(args: argparse.Namespace) -> int:
     if args.best_of is not None:
         if args.best_of < 1:
@@ -210,6 +229,8 @@ def _load(paths: list[Path]) -> list[Trajectory]:
     """
     loaded: dict[tuple[str, int], tuple[Path, Trajectory]] = {}
     for path in {path.resolve(): path for path in paths}.values():
+        if path.is_dir():
+            raise EtoGymError(f"{path} is a folder: name files of trajectories")
         if not path.is_file():
             raise EtoGymError(f"there is no file {path}")
         for trajectory in TrajectoryStore(path).load():

@@ -22,6 +22,7 @@ from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError
 from eto_gym.expert import Expert, Reply
+from eto_gym.lookup import id_of_task
 from eto_gym.registration import make_text_env, resolve_env_id
 from eto_gym.snapshot import get_state, set_state
 from eto_gym.trajectories import Outcome, Trajectory, TrajectoryStore
@@ -128,8 +129,8 @@ class Game:
         self._truncated = False
 
     def start(self, task: str | int | None = None, *, seed: int | None = None) -> None:
-        """Begin an episode and show its first observation."""
-        options = None if task is None else {"task": task}
+        """Begin an episode and show its first observation; a number is a place in the split."""
+        options = None if task is None else {"task": id_of_task(task, self._inner.task_set)}
         observation, self._info = self.env.reset(seed=seed, options=options)
         self._past, self._listed, self._thought, self._helper = [], [], "", None
         self._terminated = self._truncated = False

@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from eto_gym.cli.main import main
 from eto_gym.cli.play import Game, _lines, task_reference
 from eto_gym.cli.terminal import printable
+from eto_gym.env import text_env
+from eto_gym.errors import EtoGymError
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import make_corridor
 
@@ -259,3 +262,13 @@ def test_one_expert_stays_as_long_as_it_acts_alone(game: Game) -> None:
     game.handle(":e")
     game.handle("back")
     assert game._helper is None
+
+
+def test_a_number_is_a_place_in_the_split_on_every_benchmark(tmp_path: Path) -> None:
+    env = gym.make("ETO/WebShop-v0", split="test")
+    shown: list[str] = []
+    game = Game(env, save=tmp_path / "s.jsonl", show=shown.append)
+    game.start(3)
+    assert f"[task {text_env(env).task_set[3].id}]" in shown[0]
+    with pytest.raises(EtoGymError, match="position"):
+        game.start(10**6)

@@ -68,6 +68,30 @@ def test_shards_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(Path("apart.json").read_text())["overall"] == whole["overall"]
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--limit 2", "--split test", "--shard 0/2", "--seed 3", "--env-arg foo=1", "--slots 3"),
+        *(
+            "--history last:2",
+            "--workers 2",
+            "--out x.jsonl",
+            "--task door-1/5",
+            "--prompt-style none",
+        ),
+    ],
+)
+def test_what_says_how_to_play_is_refused_where_nothing_is_played(
+    option: str, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "a.jsonl"
+    assert main(["eval", "--from", str(file), *option.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"leave out {option.split()[0]}" in line
+    assert main(["eval", "--from", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
 def test_an_episode_that_files_hold_twice_is_named(tmp_path: Path, capsys: Capture) -> None:
     first, second, both = (tmp_path / f"{name}.jsonl" for name in ("a", "b", "both"))
     options = ("--task", "door-1/5", "--out")

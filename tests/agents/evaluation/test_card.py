@@ -210,6 +210,18 @@ def test_a_run_folder_that_names_no_score_is_refused(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_policies_that_share_a_file_do_not_take_each_others_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = TrajectoryStore(tmp_path / "both.jsonl")
+    for policy, reward in (("a", 0.0), ("b", 1.0)):
+        for i in range(6):
+            store.add(played("take", rewards=[reward], task=f"t{i}", policy=policy))
+    rows = load_rows([tmp_path / "both.jsonl"])
+    assert [row.name for row in rows] == ["both: a", "both: b"]
+    assert [compared.success.mean for compared in compare_rows(rows)] == [0.0, 1.0]
+
+
 def test_the_run_folder_of_another_trainer_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
