@@ -227,14 +227,12 @@ def test_conversation_grows_by_turns() -> None:
 @pytest.mark.parametrize("make", [make_corridor, CorridorEnv])
 def test_a_step_before_reset_is_refused_and_leaves_nothing(make: Any) -> None:
     env = ConversationEnv(make(), prompt_style="none")
-    for call in (
-        lambda: env.step("no action"),
-        lambda: env.step("Action: go"),
-        lambda: env.take(Reply("", "go")),
-    ):
+    for reply in ("no action", "Action: go"):
         with pytest.raises(ResetNeeded, match="before reset"):
-            call()
-    assert env.conversation == env.steps == env.prompt == ()
+            env.step(reply)
+    with pytest.raises(ResetNeeded, match="before reset"):
+        env.take(Reply("", "go"))
+    assert [len(turns) for turns in (env.conversation, env.steps, env.prompt)] == [0, 0, 0]
     env.reset(seed=0)
     env.step("no action")
     assert len(env.steps) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,14 +20,10 @@ from eto_gym.agents.evaluation.statistics import (
 )
 from eto_gym.errors import DataError
 from eto_gym.trajectories import Trajectory, TrajectoryStore
+from eto_gym.trajectories.numbers import is_number
 from eto_gym.trajectories.record import counts
 
 Result = Mapping[str, Any]
-
-
-def _number(value: Any) -> bool:
-    # An integer may be longer than any float.
-    return (type(value) is float and math.isfinite(value)) or (_whole(value) and abs(value) < 2**53)
 
 
 def _whole(value: Any) -> bool:
@@ -43,7 +38,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "task": ("a text", _text),
     "sample": ("a whole number", _whole),
     "success": ("true or false", lambda value: isinstance(value, bool)),
-    "reward": ("a finite number", _number),
+    "reward": ("a finite number", is_number),
     "steps": ("a whole number", lambda value: _whole(value) and 0 <= value < 2**53),
     "error": ("a text or null", lambda value: value is None or _text(value)),
     "start": ("a text", _text),

@@ -168,7 +168,7 @@ def _values(pair: PreferencePair) -> dict[str, float]:
     told: dict[str, float] = {}
     for side in ("chosen", "rejected"):
         worth = pair.info.get(f"{side}_value", pair.info.get(f"{side}_reward"))
-        if is_number(worth):
+        if worth is not None and is_number(worth):
             told[f"score_{side}"] = worth
     contradicted = len(told) == 2 and told["score_chosen"] < told["score_rejected"]
     return {} if contradicted else told

@@ -127,7 +127,7 @@ def test_scores_of_a_pair_come_back(info: dict[str, float], told: dict[str, floa
 
 
 def test_scores_that_contradict_the_choice_are_left_out() -> None:
-    pair = f.PreferencePair(
+    pair = PreferencePair(
         "t",
         (Message("user", "go"),),
         (Message("assistant", "Action: a", True),),

@@ -315,7 +315,7 @@ def test_a_reply_that_spells_special_tokens_after_its_thought_is_words(
             ids = codec.generation_prompt(talk)
             plain = [TALK[0], Message("assistant", thought.replace(token, "hm") + "X"), TALK[2]]
             # A special token's id comes as often as in a reply that spells none.
-            special = codec.tokenizer.convert_tokens_to_ids(token)
+            special: Any = codec.tokenizer.convert_tokens_to_ids(token)
             assert ids.count(special) == codec.generation_prompt(plain).count(special)
             assert words in str(codec.tokenizer.decode(ids))
             said, mask = codec.encode(talk[:2])
@@ -336,7 +336,7 @@ def test_what_stood_around_a_mark_makes_no_other(nested: str) -> None:
     clean = [Message("user", "a"), Message("assistant", "Action: go"), Message("user", "b")]
     ids, plain = codec.generation_prompt(talk), codec.generation_prompt(clean)
     for token in REWRITING["gpt-oss"].specials:
-        special = codec.tokenizer.convert_tokens_to_ids(token)
+        special: Any = codec.tokenizer.convert_tokens_to_ids(token)
         assert ids.count(special) == plain.count(special)
 
 

@@ -46,9 +46,9 @@ def test_fewer_tasks_than_groups_are_played_in_several_of_them(
     batches: list[list[str]] = []
     play = plays.play
 
-    def noted(model: Any, codec: Any, task_ids: Any, first: int) -> Any:
+    def noted(model: Any, codec: Any, task_ids: Any, first: int, **options: Any) -> Any:
         batches.append(list(task_ids))
-        return play(model, codec, task_ids, first)
+        return play(model, codec, task_ids, first, **options)
 
     plays.play = noted  # type: ignore[method-assign]
     watch = Watch(progress=False)
@@ -92,9 +92,12 @@ def test_a_loop_names_that_its_tasks_are_repeated(
     monkeypatch.setattr(loop, "_demonstrate", lambda *_: Demonstrated(stage, stage, stage))
     monkeypatch.setattr(loop.play, "evaluate", lambda *_: None)
     named: list[Any] = []
-    monkeypatch.setattr(
-        loop.play.folder, "run", lambda *_, settings, **__: named.append(settings) or stage
-    )
+
+    def run(*_: Any, settings: Any, **__: Any) -> Stage:
+        named.append(settings)
+        return stage
+
+    monkeypatch.setattr(loop.play.folder, "run", run)
     loop._run_stages()
     (key,) = named
     more = {"repeats": 8} if few else {}

@@ -11,8 +11,8 @@ import pytest
 from eto_gym.cli import train
 from eto_gym.trainers.settings import loops
 from eto_gym.trainers.settings.base import TrainSettings
-from eto_gym.trainers.settings.loops import ExplorationSettings
 from eto_gym.trainers.settings.presets import PRESETS, from_preset, settings_from, trainings_of
+from eto_gym.trainers.settings.world import ExplorationSettings
 
 ENVS = ("ETO/ALFWorld-v0", "ETO/WebShop-v0", "ETO/ScienceWorld-v0")
 OF_THE_PAPER = ("paper", "script", "llama-2-7b", "qlora-7b", "qwen2.5-1.5b")
