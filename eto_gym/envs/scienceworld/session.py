@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 Isolation = Literal["shared", "process"]
 
 _REVIVALS = 10
+
+# The engine writes what it is given in lower case. For these two letters, whose lower case depends
+# on those around them, Java's own method takes quadratic time; no word of the game has one.
+_SLOW_IN_JAVA = str.maketrans({"\u0130": "i\u0307", "\u03a3": "\u03c3"})  # I with a dot; Sigma
 T = TypeVar("T")
 
 
@@ -291,7 +295,7 @@ class EngineSession:
         """Send one action; call it through the lane."""
         member = self._member
         try:
-            observation = str(member.interface.step(action))
+            observation = str(member.interface.step(action.translate(_SLOW_IN_JAVA)))
         except Exception as err:
             from py4j.protocol import Py4JJavaError
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -154,6 +155,16 @@ def test_worked_examples_are_real_episodes(session: EngineSession, name: str) ->
         observation = result.observation
     assert (result.score, result.completed) == (1.0, True)
     assert len(worked_example(name)) == 2 * len(recorded["turns"])
+
+
+@pytest.mark.parametrize("letter", ["\u03a3", "\u0130", "a\u03a3 "])
+def test_no_letter_is_slow_to_write_in_lower_case(session: EngineSession, letter: str) -> None:
+    """At this length Java takes minutes for it, and the other episodes of its JVM wait."""
+    session.load("boil", 0, "easy")
+    unknown = session.step("xyzzy").observation
+    began = time.monotonic()
+    assert session.step(letter * 60_000).observation == unknown
+    assert time.monotonic() - began < 60
 
 
 def test_commands_of_the_instruction_exist(session: EngineSession) -> None:
