@@ -6,6 +6,7 @@ import base64
 import importlib
 import json
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ class Sampling:
         if not named:
             return ""
         return f"; --policy-arg leave_out={','.join(named)} leaves out what a server refuses"
+
+
+def api_key_in(variable: str) -> str:
+    """Return the API key that an environment variable holds, or what is sent for none."""
+    return os.environ.get(variable, "").strip() or NO_KEY
 
 
 class EndpointClient:

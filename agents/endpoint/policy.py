@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,10 +16,10 @@ import numpy as np
 from eto_gym.agents.endpoint.answers import Completion
 from eto_gym.agents.endpoint.client import (
     FIELDS,
-    NO_KEY,
     Dialect,
     EndpointClient,
     Sampling,
+    api_key_in,
     context_of,
 )
 from eto_gym.agents.endpoint.faults import Fault, FaultError
@@ -136,14 +135,9 @@ class EndpointPolicy:
         """
         check_finite(temperature=temperature, top_p=top_p, timeout=timeout)
         check_finite(first_wait=first_wait, max_wait=max_wait)
+        check_finite(max_new_tokens=max_new_tokens, concurrency=concurrency, attempts=attempts)
+        check_whole(max_new_tokens=max_new_tokens, concurrency=concurrency, attempts=attempts)
         check_whole(context=context, per_server=per_server)
-        for option, value in (
-            ("max_new_tokens", max_new_tokens),
-            ("concurrency", concurrency),
-            ("attempts", attempts),
-        ):
-            check_finite(**{option: value})
-            check_whole(**{option: value})
         check_mapping(extra_body=extra_body)
         name = None if name is None else str(name)
         model = None if model is None else str(model)
@@ -182,7 +176,7 @@ class EndpointPolicy:
         self._per_server = per_server
         self._timeout = timeout
         self._attempts = attempts
-        key = os.environ.get(api_key_env, "").strip() or NO_KEY
+        key = api_key_in(api_key_env)
         self._pool = ServerPool(
             [
                 Server(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Sequence
 
-from eto_gym.agents.endpoint.client import NO_KEY, EndpointClient
+from eto_gym.agents.endpoint.client import EndpointClient, api_key_in
 from eto_gym.agents.endpoint.faults import FaultError
 from eto_gym.agents.endpoint.loop_thread import LoopThread
 from eto_gym.errors import EtoGymError
@@ -44,7 +43,7 @@ def await_model(
     Raises:
         EtoGymError: One does not answer in time, or lists other models.
     """
-    key = os.environ.get(api_key_env, "").strip() or NO_KEY
+    key = api_key_in(api_key_env)
     loop = LoopThread("eto-gym-waiting")
     try:
         return loop.run(_await_all(read_addresses(base_urls), model, timeout, remedy, key))

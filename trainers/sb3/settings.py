@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from eto_gym.agents.sb3.candidates import Overflow
 from eto_gym.errors import EtoGymError, check_choice
 
 ALGOS = ("ppo", "dqn")
-
-OVERFLOWS = ("sample", "error")
 
 _FROM_ONE = ("steps", "num_envs", "eval_episodes", "max_candidates", "features_dim", "width")
 _FROM_ZERO = ("env_workers", "history", "seed")
@@ -69,7 +68,7 @@ class SB3Settings:
     def __post_init__(self) -> None:
         """Reject values that cannot work."""
         check_choice("algo", self.algo, ALGOS)
-        check_choice("overflow", self.overflow, OVERFLOWS)
+        check_choice("overflow", self.overflow, get_args(Overflow))
         for names, least in ((_FROM_ONE, 1), (_FROM_ZERO, 0)):
             for name in names:
                 if getattr(self, name) < least:
