@@ -23,8 +23,6 @@ from eto_gym.trajectories import Trajectory, TrajectoryStore
 from eto_gym.trajectories.numbers import is_number
 from eto_gym.trajectories.record import counts
 
-Result = Mapping[str, Any]
-
 
 def _whole(value: Any) -> bool:
     return type(value) is int

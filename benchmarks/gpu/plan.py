@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from eto_gym.benchmarks import random_models
 
@@ -33,10 +33,6 @@ class Job:
     """Of a side of a pair, or of a row; half of it is what the sides, or the rows, share."""
     variant: str = ""
     conversations: int = 0
-
-    def same_rows(self) -> tuple[Any, ...]:
-        """Return what is equal in the jobs that are compared with each other."""
-        return self.kind, self.model, self.method, self.tokens
 
 
 @dataclasses.dataclass(frozen=True)

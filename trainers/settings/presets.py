@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -130,15 +130,6 @@ def preset_values(
     """
     found = settings_from(kind, preset=name, env=env, method=method)
     return nested({setting: item.value for setting, item in found.items()})
-
-
-def preset_sources(
-    name: str, env: str = "", kind: type = ETOSettings, *, method: str = ""
-) -> Iterator[tuple[str, Any, str]]:
-    """Yield the dotted name, the value and the source of each value of a preset."""
-    for setting, item in settings_from(kind, preset=name, env=env, method=method).items():
-        if setting != "preset":
-            yield setting, item.value, item.source
 
 
 def from_preset(kind: type[S], name: str, *, method: str = "", **changes: Any) -> S:

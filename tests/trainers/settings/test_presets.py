@@ -15,7 +15,7 @@ from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trainers.settings.loops import ETOSettings
 from eto_gym.trainers.settings.methods import SFTSettings
-from eto_gym.trainers.settings.presets import PRESETS, from_preset, preset_sources, preset_values
+from eto_gym.trainers.settings.presets import PRESETS, from_preset, preset_values, settings_from
 
 pytest.importorskip("jsonargparse")
 
@@ -30,9 +30,10 @@ def test_every_value_has_a_source_that_the_dry_run_prints(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed = dry_run(capsys, "--preset", name)
-    sources = list(preset_sources(name, ETOSettings.env))
-    assert sources
-    for setting, value, source in sources:
+    values = settings_from(ETOSettings, preset=name, env=ETOSettings.env)
+    del values["preset"]
+    assert values
+    for setting, (value, source) in values.items():
         assert source.startswith(("paper", "scripts of", "own choice", "QLoRA paper")), setting
         assert f"# {setting}: {value}   <- {source}" in printed
     from_preset(ETOSettings, name)  # all values are legal together
