@@ -73,3 +73,9 @@ def test_what_is_known_to_go_has_a_ceiling() -> None:
                 assert Version("5.40") not in wanted.specifier, extra
             if wanted.name == "jsonargparse":
                 assert Version("5.0") not in wanted.specifier, extra
+
+
+def test_the_readme_names_every_extra() -> None:
+    install = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Install\n")[2]
+    extras = set(PROJECT["optional-dependencies"]) - {"dev", "docs"}
+    assert {extra for extra in extras if f"`{extra}`" not in install} == set()
