@@ -1,15 +1,20 @@
-# make smoke  create the environment and run every stage of the ETO loop once, in two minutes
-# make run    create the environment and run the ETO loop on the built-in ALFWorld games
-# make test   create the environment with the test tools and run the tests
+# make help       print these lines
+# make smoke      create the environment and run every stage of the ETO loop once, in two minutes
+# make run        create the environment and run the ETO loop on the built-in ALFWorld games
+# make test       create the environment with the test tools and run the tests
+# make lint       check style and format (ruff); make typecheck checks the types (mypy)
+# make docs       build the documentation into build/site, and check its links
 # make test-slow  run the tests that make test leaves out because they take long
-# make browser  test the shop in Chromium (installs Debian's chromium and chromium-driver)
-# make parity compare with the original engines (installs them: 450 MB)
-# make docs   build the documentation into build/site, and check its links
-# make deepspeed  train under DeepSpeed on two CPU processes (see below)
+# make browser    test the shop in Chromium (installs Debian's chromium and chromium-driver)
+# make parity     compare with the original engines (installs them: 450 MB)
+# make deepspeed  train under DeepSpeed on two CPU processes, in an environment of its own
+# make interop    test with OpenEnv, verifiers and Inspect, in environments of their own (1 GB)
 # make test-oldest, make test-newest  test with the oldest and with the newest libraries that
-#             pyproject.toml allows, in environments of their own (1.5 GB each)
-# make interop  test with OpenEnv, verifiers and Inspect, in environments of their own (1 GB)
-# Everything else is installed into .venv; versions are pinned in constraints*.txt.
+#                 pyproject.toml allows, in environments of their own (1.5 GB each)
+# make bench      measure ALFWorld's steps and a local policy's replies
+# make clean      remove all of these environments, and what was built
+# ARGS="..." adds options to what smoke, run and the tests call. Everything else is installed into
+# .venv; versions are pinned in constraints*.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +22,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: smoke run test test-slow test-oldest test-newest browser docs parity deepspeed interop lint typecheck \
+.PHONY: help smoke run test test-slow test-oldest test-newest browser docs parity deepspeed interop lint typecheck \
 	bench install install-dev install-oldest install-newest clean
 
 install: $(VENV)/.installed-run
@@ -35,6 +40,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed-run
 $(VENV)/.installed-parity: $(VENV)/.installed-dev
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[train,qlora,gguf,openai,serve,scienceworld,webshop,fast,bench,sb3,ray,completion,openenv,mcp,dev,docs,alfworld]"
 	touch $@
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 smoke: install
 	$(BIN)/eto-gym train eto --env ETO/ALFWorld-v0 --preset smoke $(ARGS)

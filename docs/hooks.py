@@ -41,6 +41,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     how_to = [name for name in HOW_TO if name in there]
     how_to += sorted(there - {*how_to, *FIRST, *PROJECT})
     methods = sorted(f"methods/{path.name}" for path in (docs / "methods").glob("*.md"))
+    methods.sort(key=lambda page: page != "methods/overview.md")  # the table of them all leads
     generated = {
         "environments": environments.pages(ROOT),
         "commands": commands.pages(),
