@@ -270,7 +270,7 @@ def test_trls_own_trainer_masks_all_but_the_agents_words(tmp_path: Path) -> None
     datasets = pytest.importorskip("datasets")
     trl = pytest.importorskip("trl")
     pytest.importorskip("torch")
-    from tests.agents.models.test_local import TOKENIZER, make_model
+    from tests.agents.models.small_models import TOKENIZER, make_model
 
     rows = preference_rows(PAIRS[:2], Counter())
     for row in rows:

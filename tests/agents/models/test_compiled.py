@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 # ruff: noqa: E402
 from eto_gym.agents.models import compiled
 from eto_gym.agents.models.compiled import COLUMNS, CompiledStep
-from tests.agents.models.test_local import make_model, play, policy
+from tests.agents.models.small_models import make_model, play, policy
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from eto_gym.agents.models.attention import packed_attention
 from eto_gym.agents.models.decoding import Decoder
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.models.lookup import Lookup
-from tests.agents.models.test_local import CODEC, hello, make_model, observation, policy
+from tests.agents.models.small_models import CODEC, hello, make_model, observation, policy
 
 
 def test_a_guess_is_what_followed_the_longest_run_that_stood_before() -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 from eto_gym.agents.models.decoding import Job, _by_need
 from eto_gym.agents.models.kv import KVRow
 from eto_gym.agents.models.local import LocalPolicy
-from tests.agents.models.test_local import KINDS, MODEL, generate, hello, make_model, policy
+from tests.agents.models.small_models import KINDS, MODEL, generate, hello, make_model, policy
 
 TALK = [Message("user", "The rules of this house. " * 6), *hello(3)]
 

@@ -247,7 +247,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     torch = pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
     from eto_gym.agents.models.tiny import save_tiny
-    from tests.agents.models.test_local import CODEC, TOKENIZER, make_model
+    from tests.agents.models.small_models import CODEC, TOKENIZER, make_model
 
     made = make_model("llama")
     specials = sorted(CODEC.tokenizer.added_tokens_decoder)
@@ -301,7 +301,7 @@ def connect(served: ModelServers) -> Iterator[Callable[..., Any]]:
 
 
 def test_says_what_the_local_policy_says(model: Any, connect: Any) -> None:
-    from tests.agents.models.test_local import play, policy
+    from tests.agents.models.small_models import play, policy
 
     episodes = list(range(6))
     behind = connect()
@@ -340,7 +340,7 @@ def test_an_adapter_is_served_on_its_base_without_a_copy(
     folders: tuple[Path, Path], model: Any, served: ModelServers
 ) -> None:
     from eto_gym.agents.models.loading import load_model
-    from tests.agents.models.test_local import play, policy
+    from tests.agents.models.small_models import play, policy
 
     base, adapter = folders
     links = Path(served.model)
@@ -375,7 +375,7 @@ def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
 
 
 def test_stop_strings_and_limits_are_the_local_policys(model: Any, connect: Any) -> None:
-    from tests.agents.models.test_local import hello, policy
+    from tests.agents.models.small_models import hello, policy
 
     talks = [[Message("user", "The rules."), *hello(i)] for i in range(9)]
     batch = [Conversation(str(i), talk) for i, talk in enumerate(talks)]
@@ -386,7 +386,7 @@ def test_stop_strings_and_limits_are_the_local_policys(model: Any, connect: Any)
 
 
 def test_a_full_context_is_an_error_as_for_the_local_policy(model: Any, connect: Any) -> None:
-    from tests.agents.models.test_local import CODEC, policy
+    from tests.agents.models.small_models import CODEC, policy
 
     # The server itself would go on past the model's 512 positions without a word.
     talks = [[Message("user", "x" * length)] for length in range(490, 513)]
@@ -400,7 +400,7 @@ def test_a_full_context_is_an_error_as_for_the_local_policy(model: Any, connect:
 
 
 def test_sampled_replies_depend_on_seeds_alone(connect: Any) -> None:
-    from tests.agents.models.test_local import hello
+    from tests.agents.models.small_models import hello
 
     talks = [[Message("user", "The rules."), *hello(i)] for i in range(3)]
     batch = [Conversation(f"{i} {s}", talks[i], seed=s) for s in range(4) for i in range(3)]
