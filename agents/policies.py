@@ -36,7 +36,11 @@ def random_policy() -> Policy:
 
 
 def local_policy(model: str, **options: Any) -> Policy:
-    """Build a local Hugging Face model; `options` are those of `LocalPolicy.from_pretrained`."""
+    """Build a local Hugging Face model; `options` are those of `LocalPolicy.from_pretrained`.
+
+    Raises:
+        EtoGymError: There is no such model, or an option is unknown.
+    """
     from eto_gym.agents.models.local import LocalPolicy
 
     try:
@@ -53,6 +57,9 @@ def endpoint_policy(
     """Build a policy behind OpenAI-compatible endpoints; `options` are `EndpointPolicy`'s.
 
     The API key is read from the environment of the process that builds the policy.
+
+    Raises:
+        EtoGymError: An option is unknown, or has a value that cannot work.
     """
     from eto_gym.agents.endpoint.policy import EndpointPolicy
 

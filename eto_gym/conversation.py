@@ -37,6 +37,10 @@ def prompt_messages(prompt: Prompt, style: PromptStyle) -> tuple[Message, ...]:
         prompt: The benchmark's instruction and worked example.
         style: "one-shot" gives both, as in the paper; "instruction" leaves out the example; "none"
             gives no message at all (for a small model that is trained on one benchmark).
+
+    Raises:
+        UnknownNameError: There is no such style.
+        EtoGymError: The style is "one-shot", and the prompt has no example.
     """
     check_choice("prompt style", style, get_args(PromptStyle))
     if style == "none":

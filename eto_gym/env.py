@@ -159,7 +159,11 @@ class TextEnv(gym.Env[str, str], ABC):
 
     @property
     def task(self) -> Task:
-        """The task of the current episode."""
+        """The task of the current episode.
+
+        Raises:
+            EtoGymError: `reset` was never called.
+        """
         if self._task is None:
             raise EtoGymError("there is no current task before reset")
         return self._task
@@ -196,7 +200,11 @@ class TextEnv(gym.Env[str, str], ABC):
         return no_state
 
     def make_expert(self) -> Expert:
-        """Return a scripted expert for the current episode, where the benchmark has one."""
+        """Return a scripted expert for the current episode, where the benchmark has one.
+
+        Raises:
+            EtoGymError: The benchmark has none; so it is by default.
+        """
         raise EtoGymError(f"{type(self).__name__} has no scripted expert")
 
     def make_player(self, seed: int) -> Expert:

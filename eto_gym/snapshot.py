@@ -30,7 +30,11 @@ def get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
 
 def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
-    """Continue from a snapshot that `get_state` took of an environment wrapped in the same way."""
+    """Continue from a snapshot that `get_state` took of an environment wrapped in the same way.
+
+    Raises:
+        EtoGymError: The snapshot is of other wrappers, or there is no text environment under them.
+    """
     saved = list(state["wrappers"])
     wrappers: list[Any] = []
     inner = env

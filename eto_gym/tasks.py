@@ -135,7 +135,11 @@ class TaskSet(Sequence[Task]):
         return TaskSet([self._tasks[i] for i in order], split=self._split)
 
     def shard(self, index: int, count: int) -> TaskSet:
-        """Return every `count`-th task from `index` on; the shards 0..count-1 partition the set."""
+        """Return every `count`-th task from `index` on; the shards 0..count-1 partition the set.
+
+        Raises:
+            ValueError: `index` is not in 0..count-1.
+        """
         if not 0 <= index < count:
             raise ValueError(f"expected 0 <= index < count, got index={index}, count={count}")
         return self[index::count]

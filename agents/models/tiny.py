@@ -111,6 +111,9 @@ def build_model(
         mlp_size: Inner width of the feed-forward part; three times the width, as usual with SwiGLU.
         context: Longest conversation in tokens.
         seed: Seed of the weights; the global generator is left as it was.
+
+    Raises:
+        EtoGymError: `hidden_size` is no multiple of `heads`, or `heads` none of `kv_heads`.
     """
     if hidden_size % heads or heads % kv_heads:
         raise EtoGymError(
