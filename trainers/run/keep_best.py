@@ -33,8 +33,8 @@ class KeepBest(TrainerCallback, ExportableState):
     """
 
     FILE = "best-{}.safetensors"
-    """Of each step's weights. A run may go on from a checkpoint whose best step is an older one, and
-    what it scores then need not come out as before: not on a GPU, and not where replies are
+    """Of each step's weights. A run may go on from a checkpoint whose best step is an older one,
+    and what it scores then need not come out as before: not on a GPU, and not where replies are
     sampled. So the weights that the last two checkpoints name are kept too."""
 
     def __init__(

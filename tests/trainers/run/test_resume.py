@@ -204,9 +204,7 @@ def _stop_and_be_killed(make_play: Play, tiny: Path, output: Path) -> None:
     _run("sft", make_play, tiny, output, every=2, patience=1, on_evaluate=_falling)
 
 
-def test_a_run_that_had_stopped_does_not_go_on(
-    make_play: Play, tiny: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_had_stopped_does_not_go_on(make_play: Play, tiny: Path, tmp_path: Path) -> None:
     """Killed after the checkpoint at which patience ran out, and before the model was written."""
     watching: dict[str, Any] = {"every": 2, "patience": 1, "on_evaluate": _falling}
     whole = _run("sft", make_play, tiny, tmp_path / "whole", **watching)
