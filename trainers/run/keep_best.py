@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from eto_gym.trainers.errors import TrainingError
 from eto_gym.trainers.model.scoring import without_dropout
 from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run.watch import Evaluate
@@ -166,6 +168,11 @@ class KeepBest(TrainerCallback, ExportableState):
             with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
                 found = self._evaluate(now, model)
             verdict = [*map(float, found if isinstance(found, tuple) else (found, 0.0))]
+            if not all(map(math.isfinite, verdict)):  # nothing is above or below NaN
+                raise TrainingError(
+                    f"{self._trainer.unit} {now}: expected on_evaluate to return finite numbers, "
+                    f"got {found!r}; the last checkpoint is from before this score"
+                )
         score, tie = broadcast_object_list(verdict)
         self._scored.append((now, score, tie))
         best = self.best

@@ -258,3 +258,11 @@ def test_a_run_may_be_scored_from_where_it_goes_on(
         "sft", make_play, tiny, output, resume=True, every=4, on_evaluate=lambda step, _: step
     )
     assert report.scores == [(4, 4.0), (8, 8.0), (12, 12.0)]
+
+
+def test_a_score_that_is_no_number_is_refused(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    """No other one would be above it, and the weights of its step would be kept."""
+    from eto_gym.trainers.errors import TrainingError
+
+    with pytest.raises(TrainingError, match=r"step 0: expected .* finite numbers, got nan"):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=lambda step, model: float("nan"))
