@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,10 @@ from eto_gym.agents.models.batches import Costs
 from eto_gym.agents.models.compiled import CompiledStep
 from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
 from eto_gym.agents.models.lookup import Lookup
+from eto_gym.agents.models.sampling import Sampler, no_numbers
 from eto_gym.errors import EtoGymError
+
+logger = logging.getLogger(__name__)
 
 LOOKUP = 4
 """Tokens of a row that are guessed at most where nothing is said of it."""
@@ -38,6 +42,8 @@ class Job:
         logprobs: Receives the log-probability of each, before temperature and top_p; None: they are
             not computed.
         ended: Becomes True where the reply came to its end, rather than to `limit`.
+        broken: Becomes True where the model gave no numbers (NaN) to sample from; the row then
+            holds nothing any more.
         start: Column of the first token while the job is in a batch.
         lookup: Guesses the next tokens, where tokens are guessed.
     """
@@ -49,6 +55,7 @@ class Job:
     generated: list[int] = field(default_factory=list)
     logprobs: list[float] | None = None
     ended: bool = False
+    broken: bool = False
     start: int = 0
     lookup: Lookup | None = None
 
@@ -56,37 +63,6 @@ class Job:
     def lacks(self) -> int:
         """How many tokens of the prompt its row does not hold."""
         return len(self.ids) - len(self.row.ids)
-
-
-class Sampler:
-    """Picks next tokens: greedily, or by inverting the cumulative distribution at given numbers."""
-
-    def __init__(self, *, temperature: float, top_p: float) -> None:
-        """Create the sampler.
-
-        Args:
-            temperature: 0 is greedy.
-            top_p: Keep the most probable tokens up to this mass; 1 keeps all.
-        """
-        self.temperature = temperature
-        self.top_p = top_p
-
-    def __call__(self, logits: torch.Tensor, uniforms: list[float]) -> torch.Tensor:
-        """Return one token id per row of `logits`; greedy sampling ignores `uniforms`."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        probs = torch.softmax(logits.float() / self.temperature, -1)  # (B, vocabulary)
-        draws = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
-        order = None
-        if self.top_p < 1:
-            probs, order = probs.sort(dim=-1, descending=True, stable=True)
-            before = probs.cumsum(-1, dtype=torch.float64) - probs
-            probs = probs.masked_fill(before >= self.top_p, 0.0)
-        # The first token at which the mass (B, vocabulary) is over the number drawn (B, 1).
-        mass = probs.cumsum(-1, dtype=torch.float64)
-        picks = torch.searchsorted(mass, draws * mass[:, -1:], right=True)
-        picks = picks.clamp_(max=logits.shape[-1] - 1)
-        return (picks if order is None else order.gather(-1, picks))[:, 0]
 
 
 class Decoder:
@@ -131,6 +107,7 @@ class Decoder:
         self.batch = KVBatch(model)
         self._cache: dict[str, Any] = {cache_argument(model): self.batch}
         self._sampler = sampler
+        self._told = False
         self._stop_ids = stop_ids
         self._stopped = stopped
         self._device = next(model.parameters()).device
@@ -180,8 +157,10 @@ class Decoder:
         """Compute the keys and values of `ids` into `row`, and sample nothing."""
         job = Job(ids, row, limit=0)
         self._load([job], columns=len(ids))
-        self._read([job])
-        row.store(self.batch, 0, 0, ids, len(row.ids))
+        if no_numbers(self._read([job])).any():
+            self.batch.clear(0)
+        else:
+            row.store(self.batch, 0, 0, ids, len(row.ids))
 
     def run(self, jobs: list[Job], most: int) -> None:
         """Sample the replies of all `jobs`, and bring their rows up to date.
@@ -197,6 +176,16 @@ class Decoder:
             batches = self._costs.cut([len(job.ids) + job.limit for job in jobs], most)
         for batch in batches:
             self._run(jobs[batch])
+        if (broken := sum(job.broken for job in jobs)) and not self._told:
+            self._told = True
+            logger.warning(
+                "the model gave no numbers (NaN) to choose a reply from, in %d of %d conversations "
+                "(they end with the error 'policy'; this is said once): %s is too small a type for "
+                "it, or its weights are broken",
+                broken,
+                len(jobs),
+                str(self._dtype).removeprefix("torch."),
+            )
 
     @torch.inference_mode()
     def _run(self, jobs: list[Job]) -> None:
@@ -277,10 +266,14 @@ class Decoder:
         logits = logits[:, None]  # (B, queries, vocabulary)
         while True:
             picks, logps = self._pick(jobs, logits)
+            broken = no_numbers(logits).any(-1).tolist()
             done = []
             for i, job in enumerate(jobs):
                 said = len(job.generated)
-                if self._say(job, picks[i], guesses[i], logps[i] if logps else None):
+                if broken[i]:
+                    job.broken = True
+                    done.append(i)
+                elif self._say(job, picks[i], guesses[i], logps[i] if logps else None):
                     done.append(i)
                 at[i] += len(job.generated) - said
             self.batch.column = max(at)
@@ -382,6 +375,10 @@ class Decoder:
         """Store the rows that are done and close the gaps; return which job each row now holds."""
         for i in done:
             job = jobs[i]
+            if job.broken:
+                self.batch.clear(i)
+                job.row.forget()
+                continue
             held = job.ids + job.generated[:-1]  # the last one sampled was never read
             job.row.store(self.batch, i, job.start, held, len(job.row.ids))
         rest = len(jobs) - len(done)

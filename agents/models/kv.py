@@ -87,6 +87,10 @@ class KVRow:
             held[:, kept:total] = new[row, :, start + kept : start + total]
         self.ids = ids
 
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self.ids, self._tensors, self._borrowed = [], [], False
+
     def _grow(self, batch: KVBatch, total: int, kept: int) -> None:
         columns = _columns(total)
         grown = [t.new_empty((t.shape[1], columns, t.shape[3])) for t in batch.tensors]
@@ -196,6 +200,11 @@ class KVBatch(Cache):
             if self._arenas[i].numel() < size:
                 self._arenas[i] = self._arenas[i].new_zeros(size + size // 4)
             self.tensors.append(self._arenas[i][:size].view(rows, heads, columns, width))
+
+    def clear(self, row: int) -> None:
+        """Write zeros over a row, lest what is no number there spoil those that come after it."""
+        for tensor in self.tensors:
+            tensor[row] = 0
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Copy a row over another one, from column `start` to before `end`."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from eto_gym.agents.models.codec import ChatCodec, Transcript
-from eto_gym.agents.models.decoding import Decoder, Job, Sampler
+from eto_gym.agents.models.decoding import Decoder, Job
 from eto_gym.agents.models.kv import KVRow
 from eto_gym.agents.models.loading import load_model, load_tokenizer, read_template
 from eto_gym.agents.models.room import check_prompt
+from eto_gym.agents.models.sampling import Sampler
 from eto_gym.agents.models.sizes import check_positions, check_vocabulary, longest_of
 from eto_gym.agents.models.template import settle_template
 from eto_gym.agents.options import check_finite, check_mapping, check_whole, stop_strings
@@ -234,6 +235,9 @@ class LocalPolicy:
                 continue
             usage["prefilled_tokens"] = len(ids) - held[i]
             usage["decoded_tokens"] = len(job.generated)
+            if job.broken:
+                replies.append(PolicyReply("", usage, error="policy"))
+                continue
             full = not job.ended and job.limit < self._max_new_tokens
             text = "" if full else self._text(job.generated)
             error: ErrorKind | None = "context" if full else None
@@ -272,14 +276,16 @@ class LocalPolicy:
         # What comes before the agent's own replies: rules, examples, and the task.
         head = next((i for i, m in enumerate(messages) if m.train), 1)
         exchanges = (len(messages) - head - 1) // 2  # all that can be left out but the last word
-        least, most = 0, max(0, exchanges)
+        least, most, found = 0, max(0, exchanges), None
         while least < most:  # few are tried: each is a whole conversation to lay out
             middle = (least + most) // 2
-            if len(self._without(messages, head, middle)) <= room:
-                most = middle
+            if len(tried := self._without(messages, head, middle)) <= room:
+                most, found = middle, tried
             else:
                 least = middle + 1
-        return (self._without(messages, head, most), 2 * most) if most else (list(ids), 0)
+        if not most:
+            return list(ids), 0
+        return (self._without(messages, head, most) if found is None else found), 2 * most
 
     def _without(self, messages: list[Message], head: int, exchanges: int) -> list[int]:
         """Return the ids of a prompt without the exchanges that come first after its head."""

@@ -128,7 +128,7 @@ def test_old_names_of_other_commands(caplog: pytest.LogCaptureFixture) -> None:
     args = command_parser("bench").parse_args(["alfworld", "--num-envs", "2", "4"])
     assert args.num_envs == [2, 4]
     more = settings("--algo-arg", "batch_size=16", "--env-arg", "data=builtin:small", method="sb3")
-    assert (more.algo_args, more.env_args) == ({"batch_size": 16}, {"data": "builtin:small"})
+    assert (more.algo_args, more.env_options) == ({"batch_size": 16}, {"data": "builtin:small"})
 
 
 @pytest.mark.parametrize("method", train.LOOPS)

@@ -62,6 +62,7 @@ def correct_failures(
     pairs: list[PreferencePair] = []
     per_task: dict[str, int] = {}
     for trajectory in agent:
+        report.trajectories += 1
         if not trajectory.scored or trajectory.success:
             report.skipped["success" if trajectory.success else "agent_error"] += 1
             continue

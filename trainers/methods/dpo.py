@@ -231,8 +231,6 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> torch.Tensor:
         """Count the pairs of one optimizer batch, over all devices."""
-        if self._origin is not None:
-            self._origin.begin_batch(self.accelerator)
         real = [batch for batch in batch_samples if "filler" not in batch]
         pairs = sum(len(batch["side_tokens"]) // 2 for batch in real)
         self.tokens_seen += sum(int(batch["tokens"]) for batch in real)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate.utils import reduce
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -28,18 +29,26 @@ class Origin(TrainerCallback, ExportableState):
         self._total[0] += float(ratios.double().sum())
         self._total[1] += len(ratios)
 
-    def begin_batch(self, accelerator: Any) -> None:
-        """Take stock of the optimizer batch before, over all devices; each of them calls this."""
-        total = torch.tensor(self._total, device=accelerator.device)
-        if accelerator.num_processes > 1:
-            total = accelerator.reduce(total, reduction="sum")
-        if total[1]:
-            self.value = max(0.0, float(total[0] / total[1]))
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Take stock of the optimizer batch, over all processes; each of them calls this.
+
+        That is before a checkpoint, which one process writes for all: what it noted is a part.
+        """
+        total = torch.tensor(self._total, device=args.device)
+        if args.world_size > 1:
+            total = reduce(total, reduction="sum")
+        self._settle(float(total[0]), float(total[1]))
         self._total = [0.0, 0.0]
+
+    def _settle(self, ratios: float, count: float) -> None:
+        if count:
+            self.value = max(0.0, ratios / count)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"args": {}, "attributes": {"value": self.value, "total": list(self._total)}}
+        return {"args": {}, "attributes": {"value": self.value}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -48,4 +57,6 @@ class Origin(TrainerCallback, ExportableState):
         kept: Any = state.stateful_callbacks
         if state.global_step and type(self).__name__ in kept:
             found = kept[type(self).__name__]["attributes"]
-            self.value, self._total = found["value"], list(found["total"])
+            self.value = found["value"]
+            # Checkpoints of an earlier version had not taken stock yet.
+            self._settle(*found.get("total", (0.0, 0.0)))

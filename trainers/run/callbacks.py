@@ -1,4 +1,4 @@
-"""Trainer callbacks: progress, checkpoint markers, metrics, the best weights."""
+"""Trainer callbacks: progress, checkpoint markers, metrics."""
 
 from __future__ import annotations
 
@@ -6,37 +6,25 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from eto_gym.errors import EtoGymError
 from eto_gym.files import read_object, strict, write_digests
 from eto_gym.progress import Progress
 from eto_gym.trainers.model import sharding as spread
 from eto_gym.trainers.model.models import METRICS_FILE
-from eto_gym.trainers.model.scoring import without_dropout
-from eto_gym.trainers.model.weights import load_weights, save_weights
 from eto_gym.trainers.run import guards
-from eto_gym.trainers.run.watch import Evaluate, Watch
+from eto_gym.trainers.run.keep_best import HasProgress, KeepBest
+from eto_gym.trainers.run.watch import Watch
 from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trajectories import JsonlFile
 
 COMPLETE = "complete"
 """Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
-
-
-class HasProgress(Protocol):
-    """How far a training is, in what it is counted in: mostly optimizer steps."""
-
-    unit: str
-
-    def progress(self) -> tuple[int, int]:
-        """Return how many units are done, and how many there are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +101,9 @@ def attach(
             state = read_object(
                 checkpoint / "trainer_state.json", remedy=f"delete {checkpoint} to go on without it"
             )
-            kept = state["stateful_callbacks"]["KeepBest"]
-            keeper.restore(kept["attributes"]["scores"])
+            # A run that was not scored before is scored from here on.
+            if (kept := state["stateful_callbacks"].get("KeepBest")) is not None:
+                keeper.restore(**kept["attributes"])
     limit = getattr(settings, "chosen_drop_limit", 0.0)
     if limit and chosen_tokens:
         guard = guards.ChosenGuard(
@@ -144,7 +133,10 @@ class AlreadyTrainedError(EtoGymError):
 
 
 class StopWhenDone(TrainerCallback):
-    """Leaves a run that is resumed from its last step; the Trainer would take one more."""
+    """Leaves a run that is resumed from its last step; the Trainer would take one more.
+
+    The last step is also the one at which another callback, before this one, says that it is.
+    """
 
     def __init__(self, trainer: HasProgress) -> None:
         self._trainer = trainer
@@ -160,6 +152,8 @@ class StopWhenDone(TrainerCallback):
         done, total = self._trainer.progress()
         if done >= total or state.global_step >= state.max_steps:
             raise AlreadyTrainedError(f"all {total} {self._trainer.unit}s are done")
+        if control.should_training_stop:
+            raise AlreadyTrainedError(f"stopped at {self._trainer.unit} {done}")
 
 
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
@@ -280,133 +274,3 @@ class WriteMetrics(TrainerCallback):
     def _add(self, entry: dict[str, Any]) -> None:
         if "loss" in entry:
             self._file.append(strict(entry))
-
-
-class KeepBest(TrainerCallback, ExportableState):
-    """Scores the model as it trains, keeps the best weights, and stops when nothing improves.
-
-    The score is taken before the first step too, so that training which only does harm ends with
-    the weights that it began with. The torch generators are left as they were.
-    """
-
-    FILE = "best.safetensors"
-
-    def __init__(
-        self,
-        evaluate: Evaluate,
-        workspace: Path,
-        trainer: HasProgress,
-        *,
-        every: int,
-        patience: int,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            evaluate: Called with the step and the model, in evaluation mode and without gradients.
-            workspace: Where the best weights are kept.
-            trainer: What "step" means here.
-            every: Steps between two scores; 0: at the end of each epoch.
-            patience: Stop after this many scores in a row without a new best; 0: never.
-        """
-        self._evaluate = evaluate
-        self._file = workspace / self.FILE
-        self._trainer = trainer
-        self._every = every
-        self._patience = patience
-        self._scored: list[tuple[int, float, float]] = []
-        """Step, score, and what tells equal scores apart."""
-        self.reason = ""
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return {"args": {}, "attributes": {"scores": [list(item) for item in self._scored]}}
-
-    @property
-    def unit(self) -> str:
-        """What its steps are."""
-        return self._trainer.unit
-
-    @property
-    def scores(self) -> list[tuple[int, float]]:
-        """The steps and their scores, in order."""
-        return [(step, score) for step, score, _ in self._scored]
-
-    @property
-    def best(self) -> tuple[int, float] | None:
-        """The step and score of the best weights; the earliest among equals.
-
-        Equal scores are told apart by the second number that was returned with them, if any.
-        """
-        best = max(self._scored, key=lambda item: (*item[1:], -item[0]), default=None)
-        return None if best is None else best[:2]
-
-    def restore(self, scores: list[list[float]]) -> None:
-        """Go on from the scores of a checkpoint."""
-        # A checkpoint of an earlier version has no second number.
-        self._scored = [
-            (int(step), float(score), float(tie[0]) if tie else 0.0) for step, score, *tie in scores
-        ]
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
-    ) -> None:
-        """Score the weights that training starts from, or goes on from at the end of an epoch.
-
-        A checkpoint of every so many steps is written before the epoch that ends with it is scored.
-        """
-        ended = not self._every and bool(state.epoch) and float(state.epoch).is_integer()
-        if not self.scores or ended:
-            self._score(state, control, kw["model"])
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
-    ) -> None:
-        """Score every so many steps."""
-        if self._every and self._now % self._every == 0:
-            self._score(state, control, kw["model"])
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
-    ) -> None:
-        """Score each epoch where no number of steps is set."""
-        if not self._every:
-            self._score(state, control, kw["model"])
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
-    ) -> None:
-        """Score the last weights, unless that was just done."""
-        if self.scores[-1][0] != self._now:
-            self._score(state, control, kw["model"])
-
-    def load_best(self, model: Any) -> None:
-        """Put the best weights into `model`."""
-        load_weights(model, self._file)
-
-    @property
-    def _now(self) -> int:
-        return self._trainer.progress()[0]
-
-    def _score(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
-        """Score on the first process; the others wait for its verdict."""
-        now = self._now
-        if self.scores and self.scores[-1][0] == now:
-            return
-        verdict = [0.0, 0.0]
-        if state.is_world_process_zero:
-            with torch.random.fork_rng(), torch.no_grad(), without_dropout(model):
-                found = self._evaluate(now, model)
-            verdict = [*map(float, found if isinstance(found, tuple) else (found, 0.0))]
-        score, tie = broadcast_object_list(verdict)
-        self._scored.append((now, score, tie))
-        best = self.best
-        if state.is_world_process_zero and best is not None and best[0] == now:
-            save_weights(model, self._file)
-        since = sum(step > best[0] for step, _ in self.scores) if best else 0
-        if self._patience and since >= self._patience and not self.reason:
-            self.reason = (
-                f"stopped at {self._trainer.unit} {now}: the score did not rise above "
-                f"{best[1] if best else 0:.3g} in the last {since} evaluations"
-            )
-            control.should_training_stop = True

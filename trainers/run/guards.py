@@ -110,14 +110,18 @@ class ChosenGuard(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
     ) -> None:
-        """Keep the weights that training starts from."""
+        """Keep the weights that training starts from; stop where a checkpoint is of the end."""
         if self._keep and state.global_step == 0:
             self._save(state, kw["model"])
+        self._judge(state, control)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Stop where the chosen sides have fallen too far."""
+        self._judge(state, control)
+
+    def _judge(self, state: TrainerState, control: TrainerControl) -> None:
         drop = self._drop(state)
         if drop > self._limit and not self.reason:
             self.reason = (

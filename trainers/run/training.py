@@ -34,8 +34,9 @@ class TrainReport:
     Attributes:
         output: The model folder.
         steps: Optimizer steps.
-        seconds: Wall time of training (with the reference scores of DPO), without loading and
-            saving; of the last process where a run was resumed.
+        seconds: Wall time of training (with the reference scores of DPO, the play of methods that
+            play, scores and checkpoints), without loading the model and saving it; of the last
+            process where a run was resumed.
         tokens_per_second: Tokens of the rows, padding not counted, over that time.
         final_loss: Mean loss in the last tenth of the steps. For SFT that is the negative
             log-likelihood per trained token.
@@ -124,11 +125,11 @@ def train(
     data.log(method)
     workspace = base_trainer.open_workspace(output, stamp, resume=resume)
     checkpoint = workspace.last_checkpoint()
-    start = time.perf_counter()
     with faults.disk_errors(workspace.path, "a checkpoint"):
         spread.load_whole()
         loaded = models.load_for_training(model, settings)
         check_positions(loaded, data.longest, _SHORTER)
+        start = time.perf_counter()
         trainer = build(loaded, workspace.path)
         watchers = callbacks.attach(
             trainer,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eto_gym.errors import DataError
 from eto_gym.trainers.data.encoding import Codec
 from eto_gym.trainers.model.models import (
     check_output,
@@ -55,9 +56,18 @@ def prepared(
         codec: Tokenises conversations; by default the model's own chat template does.
 
     Raises:
-        DataError: There is something else at the output, or no chat template where one is named.
+        DataError: There is something else at the output, no chat template where one is named, or
+            nothing to pad with.
     """
     check_output(Path(output))
     with quiet_libraries():
         tokenizer = load_tokenizer(model, settings.chat_template, settings.template_kwargs)
-        yield tokenizer, codec or default_codec(tokenizer, mask_thoughts=settings.mask_thoughts)
+        codec = codec or default_codec(tokenizer, mask_thoughts=settings.mask_thoughts)
+        if tokenizer.pad_token is None:  # and so no token that ends a text; one ends a turn
+            if (end := getattr(codec, "end_of_turn_id", None)) is None:
+                raise DataError(
+                    f"the tokenizer of {model} has no token that ends a text, and none to pad "
+                    "with: set one of them (pad_token)"
+                )
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
+        yield tokenizer, codec

@@ -13,6 +13,12 @@ ALGOS = ("ppo", "dqn")
 
 _FROM_ONE = ("steps", "num_envs", "eval_episodes", "max_candidates", "features_dim", "width")
 _FROM_ZERO = ("env_workers", "history", "seed")
+_OPTIONS = {
+    "num_envs": "--slots",
+    "eval_episodes": "--eval-tasks",
+    "history": "--history-actions",
+}
+"""Options whose names are not those of their settings."""
 
 
 def _option(default: Any, help: str) -> Any:
@@ -29,7 +35,7 @@ class SB3Settings:
     """
 
     env: str = _option("ETO/ALFWorld-v0", "registered id of the environment")
-    env_args: dict[str, Any] = field(
+    env_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "arguments of gym.make, the split excluded"}
     )
     algo: str = _option("ppo", "'ppo' (sb3-contrib's MaskablePPO) or 'dqn'")
@@ -72,15 +78,16 @@ class SB3Settings:
         for names, least in ((_FROM_ONE, 1), (_FROM_ZERO, 0)):
             for name in names:
                 if getattr(self, name) < least:
+                    said = f" ({_OPTIONS[name]} on the command line)" if name in _OPTIONS else ""
                     raise EtoGymError(
-                        f"expected {name} of at least {least}, got {getattr(self, name)}"
+                        f"expected {name}{said} of at least {least}, got {getattr(self, name)}"
                     )
         if not 0 < self.learning_rate < math.inf:
             raise EtoGymError(f"expected learning_rate > 0, got {self.learning_rate}")
         if not 0 <= self.gamma <= 1:
             raise EtoGymError(f"expected gamma in [0, 1], got {self.gamma}")
-        if "split" in self.env_args:
+        if "split" in self.env_options:
             raise EtoGymError(
-                "env_args names a split: use split and eval_split instead, on the command line "
+                "env_options names a split: use split and eval_split instead, on the command line "
                 "--train-split and --eval-split"
             )

@@ -140,7 +140,7 @@ def _algorithm(settings: SB3Settings) -> tuple[Callable[..., Any], Any]:
 
 
 def _make_env(settings: SB3Settings, split: str) -> gym.Env[str, str]:
-    kwargs = {**settings.env_args, "split": split, "admissible_actions": True}
+    kwargs = {**settings.env_options, "split": split, "admissible_actions": True}
     env: gym.Env[str, str] = gym.make(settings.env, **kwargs)
     return env
 
@@ -188,7 +188,7 @@ def _evaluate(settings: SB3Settings, folder: Path, embedder: Embedder | None) ->
             settings.env,
             make_policy,
             env_kwargs={
-                **settings.env_args,
+                **settings.env_options,
                 "split": settings.eval_split,
                 "admissible_actions": True,
             },

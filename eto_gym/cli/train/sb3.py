@@ -34,7 +34,7 @@ def sb3_command() -> Command:
             "--eval_episodes": "--eval-tasks",
             "--history": "--history-actions",
         },
-        pairs={"env_args": "env-arg", "algo_args": "algo-arg"},
+        pairs={"env_options": "env-arg", "algo_args": "algo-arg"},
     )
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     chosen = read_command(sb3_command(), argv)
     options = chosen.options
     settings = dataclasses.replace(chosen.settings, env=resolve_env_id(chosen.settings.env))
-    check_arguments(settings.env, settings.env_args)
+    check_arguments(settings.env, settings.env_options)
     if options.dry_run:
         from eto_gym.trainers.sb3.training import check_run
 

@@ -16,10 +16,10 @@ transformers = pytest.importorskip("transformers")
 
 # ruff: noqa: E402
 from eto_gym.agents.models.codec import ChatCodec
-from eto_gym.agents.models.decoding import Sampler
 from eto_gym.agents.models.kv import cache_argument
 from eto_gym.agents.models.loading import FORCE_GQA, read_template
 from eto_gym.agents.models.local import LocalPolicy
+from eto_gym.agents.models.sampling import Sampler
 from eto_gym.agents.models.tiny import build_model, save_tiny
 from eto_gym.agents.rollout.engine import Rollout, plan_episodes
 from tests.agents.models.small_models import (

@@ -50,6 +50,7 @@ def test_both_replies_answer_the_agents_own_conversation(wandering: Sequence[Tra
     env = _house()
     pairs, report = correct_failures(env, wandering, SETTINGS)
     assert report.pairs == report.expert_chosen == len(pairs) > 6
+    assert report.trajectories == len(wandering)
     steps = sum(t.step_count for t in wandering)
     assert report.pairs + sum(report.skipped.values()) == steps
     by_task = {t.task_id: t for t in wandering}

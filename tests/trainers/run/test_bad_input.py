@@ -262,3 +262,23 @@ def test_a_kill_at_any_move_of_the_finished_model_resumes(
         if count < deadly:
             break
     assert moves >= 3
+
+
+# --- tokenizers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lacking", [("pad_token",), ("pad_token", "eos_token")])
+def test_a_tokenizer_need_not_say_what_to_pad_with(
+    make_play: Play, tiny: Path, tmp_path: Path, lacking: tuple[str, ...]
+) -> None:
+    """What rows are padded with is read by none, so the losses are the same."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    (base / "special_tokens_map.json").unlink(missing_ok=True)
+    file = base / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({key: config[key] for key in config if key not in lacking}))
+    changes: dict[str, Any] = {"epochs": 1, "share_prefix": "off"}
+    known = sft(make_play, tiny, tmp_path / "known", **changes)
+    report = sft(make_play, base, tmp_path / "out", **changes)
+    assert [e["loss"] for e in report.metrics] == [e["loss"] for e in known.metrics]

@@ -193,3 +193,76 @@ def test_killed_process_resumes(
     )
     assert report.steps == 12
     assert report.scores == [(n, float(n)) for n in scored]
+
+
+def _falling(step: int, model: Any) -> float:
+    return {0: 0.1, 2: 0.9, 4: 0.5}.get(step, 1.0)
+
+
+def _stop_and_be_killed(make_play: Play, tiny: Path, output: Path) -> None:
+    die_after_checkpoint("out.work", 4)
+    _run("sft", make_play, tiny, output, every=2, patience=1, on_evaluate=_falling)
+
+
+def test_a_run_that_had_stopped_does_not_go_on(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    """Killed after the checkpoint at which patience ran out, and before the model was written."""
+    watching: dict[str, Any] = {"every": 2, "patience": 1, "on_evaluate": _falling}
+    whole = _run("sft", make_play, tiny, tmp_path / "whole", **watching)
+    output = tmp_path / "out"
+    assert fork_one(_stop_and_be_killed, make_play, tiny, output) == -signal.SIGKILL
+    report = _run("sft", make_play, tiny, output, resume=True, **watching)
+    assert (report.steps, report.best, report.kept_step) == (4, (2, 0.9), 2)
+    assert (report.scores, report.warnings) == (whole.scores, whole.warnings)
+    weights = (output / "model.safetensors").read_bytes()
+    assert weights == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_the_best_weights_are_those_of_the_step_that_is_named(
+    make_play: Play, tiny: Path, tmp_path: Path
+) -> None:
+    """Step 5 scores best, the run goes on from step 4, and then step 5 does not score as well."""
+    seen: dict[int, Any] = {}
+
+    def weights(model: Any) -> Any:
+        return model.get_input_embeddings().weight.detach().clone()
+
+    def lucky(step: int, model: Any) -> float:
+        if step == 6:
+            raise _Killed
+        seen[step] = weights(model)
+        return {3: 0.5, 5: 0.9}.get(step, 0.1)
+
+    output = tmp_path / "out"
+    with pytest.raises(_Killed):
+        _run("sft", make_play, tiny, output, every=1, on_evaluate=lucky)
+    report = _run(
+        "sft", make_play, tiny, output, resume=True, every=1, on_evaluate=lambda step, model: 0.1
+    )
+    assert report.best == (3, 0.5)
+    from safetensors.torch import load_file
+
+    kept = load_file(output / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(kept, seen[3])
+
+
+def test_a_run_may_be_scored_from_where_it_goes_on(
+    make_play: Play, tiny: Path, tmp_path: Path
+) -> None:
+    def die(make_play: Play, tiny: Path, output: Path) -> None:
+        die_after_checkpoint("out.work", 4)
+        _run("sft", make_play, tiny, output)
+
+    output = tmp_path / "out"
+    assert fork_one(die, make_play, tiny, output) == -signal.SIGKILL
+    report = _run(
+        "sft", make_play, tiny, output, resume=True, every=4, on_evaluate=lambda step, _: step
+    )
+    assert report.scores == [(4, 4.0), (8, 8.0), (12, 12.0)]
+
+
+def test_a_score_that_is_no_number_is_refused(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    """No other one would be above it, and the weights of its step would be kept."""
+    from eto_gym.trainers.errors import TrainingError
+
+    with pytest.raises(TrainingError, match=r"step 0: expected .* finite numbers, got nan"):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=lambda step, model: float("nan"))

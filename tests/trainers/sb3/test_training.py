@@ -177,8 +177,12 @@ def test_settings_that_cannot_work_are_refused() -> None:
         SB3Settings(algo="pop")
     with pytest.raises(EtoGymError, match="steps of at least 1"):
         SB3Settings(steps=0)
+    with pytest.raises(
+        EtoGymError, match=r"num_envs \(--slots on the command line\) of at least 1"
+    ):
+        SB3Settings(num_envs=0)
     with pytest.raises(EtoGymError, match="eval_split"):
-        SB3Settings(env_args={"split": "train"})
+        SB3Settings(env_options={"split": "train"})
 
 
 @pytest.mark.parametrize(
