@@ -87,6 +87,8 @@ def test_an_episode_forks_into_other_sessions(serve: Serve) -> None:
         assert second({"type": "state"})["data"]["step_count"] == 2
         assert second(step("go"))["data"]["observation"]["text"] == "You are at door 3."
         assert second(reset(fork=fork))["data"]["observation"] == again["observation"]
+        refused = second(reset(fork=fork, task=3, seed=None))["data"]
+        assert "leave out task" in refused["message"]
         assert second(step("open"))["data"]["reward"] == 1.0
         assert served.arena.forks == 1
     assert served.settled(0)
@@ -111,6 +113,8 @@ def test_an_episode_forks_into_other_sessions(serve: Serve) -> None:
         (reset(seed=10**400), "EXECUTION_ERROR"),
         (reset(env="ETO/Nothing-v0"), "EXECUTION_ERROR"),
         (reset(fork="x"), "EXECUTION_ERROR"),
+        (reset(admissible_actions="yes"), "EXECUTION_ERROR"),
+        (reset(admissible_actions=1), "EXECUTION_ERROR"),
         (step(5), "EXECUTION_ERROR"),
         ({"type": "step", "data": {}}, "VALIDATION_ERROR"),
         (step("go", timeout=3), "VALIDATION_ERROR"),
