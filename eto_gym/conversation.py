@@ -213,7 +213,8 @@ class Dialogue:
 
     def _state(self, count: int | None = None) -> str:
         """Write the state block after so many steps (None: all), from what was seen alone."""
-        seen = [Exchange(step.action, step.observation) for step in self._steps[:count]]
+        read = () if self._write is no_state else self._steps[:count]
+        seen = [Exchange(step.action, step.observation) for step in read]
         return self._write(self._messages[len(self.head)].content, seen)
 
     def get_state(self) -> dict[str, Any]:
@@ -229,9 +230,8 @@ class Dialogue:
         """Go on from what `get_state` returned."""
         self._messages = [Message(*item) for item in state["messages"]]
         self._steps = [Step(*item) for item in state["steps"]]
-        replies = sum(m.role == "assistant" for m in self._messages[len(self.head) :])
-        ended = self._messages[-1].role == "assistant"
-        self._states = [self._state(count) for count in range(replies + 1 - ended)]
+        ended = not self._messages or self._messages[-1].role == "assistant"  # or never begun
+        self._states = [self._state(count) for count in range(len(self._steps) + 1 - ended)]
         self.info = dict(state["info"])
         self.step_limit = step_limit
         self.outcome = state.get("outcome")  # snapshots of earlier versions do not hold it

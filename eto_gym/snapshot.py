@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.wrappers import (
+    Autoreset,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    TimeLimit,
+)
 
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError
+
+_KNOWN = (TimeLimit, Autoreset, RecordEpisodeStatistics)
+"""Gymnasium's wrappers that count along with an episode."""
 
 
 def get_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     """Return a JSON-serialisable snapshot of a text environment and of its wrappers.
 
-    Besides the engine's state (`TextEnv.get_state`) it holds the steps counted by Gymnasium's
-    `TimeLimit` and the state of every wrapper that has `get_wrapper_state` (as the conversation
-    wrapper does), in order from the outside in.
+    Besides the engine's state (`TextEnv.get_state`) it holds what Gymnasium's `TimeLimit`,
+    `Autoreset` and `RecordEpisodeStatistics` know of the episode, and the state of every wrapper
+    that has `get_wrapper_state` (as the conversation wrapper does), in order from the outside in.
+    Wrappers that keep observations, as `FrameStackObservation` does, go on with those they have.
     """
     wrappers: list[Any] = []
     inner = env
     while isinstance(inner, gym.Wrapper):
         if isinstance(inner, TimeLimit):
             wrappers.append(inner._elapsed_steps)
+        elif isinstance(inner, Autoreset):
+            wrappers.append(inner.autoreset)
+        elif isinstance(inner, RecordEpisodeStatistics):
+            wrappers.append([float(inner.episode_returns), int(inner.episode_lengths)])
         elif hasattr(inner, "get_wrapper_state"):
             wrappers.append(inner.get_wrapper_state())
         inner = inner.env
@@ -39,7 +54,7 @@ def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     wrappers: list[Any] = []
     inner = env
     while isinstance(inner, gym.Wrapper):
-        if isinstance(inner, TimeLimit) or hasattr(inner, "set_wrapper_state"):
+        if isinstance(inner, _KNOWN) or hasattr(inner, "set_wrapper_state"):
             wrappers.append(inner)
         elif isinstance(inner, OrderEnforcing):
             inner._has_reset = True
@@ -56,6 +71,12 @@ def set_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     for wrapper, wrapper_state in zip(wrappers, saved, strict=True):
         if isinstance(wrapper, TimeLimit):
             wrapper._elapsed_steps = wrapper_state
+        elif isinstance(wrapper, Autoreset):
+            wrapper.autoreset = wrapper_state
+        elif isinstance(wrapper, RecordEpisodeStatistics):
+            wrapper.episode_returns, wrapper.episode_lengths = wrapper_state
+            if wrapper.episode_start_time < 0:  # it was never reset
+                wrapper.episode_start_time = time.perf_counter()
         else:
             wrapper.set_wrapper_state(wrapper_state)
 

@@ -19,7 +19,13 @@ from eto_gym import (
     get_state,
     set_state,
 )
-from eto_gym.conversation import FORMAT_ERROR, ConversationEnv, parse_reply, prompt_messages
+from eto_gym.conversation import (
+    FORMAT_ERROR,
+    ConversationEnv,
+    Dialogue,
+    parse_reply,
+    prompt_messages,
+)
 from eto_gym.prompt import Prompt
 from eto_gym.reasoning import split_reasoning
 from tests.growth import check_linear
@@ -332,3 +338,28 @@ def test_snapshot_keeps_conversation_and_step_count() -> None:
         ends.append((env.step("Action: go"), env.step("Action: go"), env.conversation))
     assert ends[0] == ends[1]
     assert ends[0][1][3], "the step limit counts on from the snapshot"
+
+
+@pytest.mark.parametrize("history", ["full", "state"])
+def test_a_conversation_that_has_not_begun_can_be_put_back(history: str) -> None:
+    env = ConversationEnv(make_corridor(), history=history)
+    before = json.loads(json.dumps(env.get_wrapper_state()))
+    env.reset(seed=0)
+    env.step("Action: go")
+    env.set_wrapper_state(before)
+    assert (env.conversation, env.steps, env.prompt, env.states) == ((), (), (), ())
+    with pytest.raises(ResetNeeded):
+        env.step("Action: go")
+    env.reset(seed=0)
+    assert env.prompt == env.conversation
+
+
+def test_a_long_episode_takes_linear_time_where_no_state_is_written() -> None:
+    def play(replies: str) -> None:
+        dialogue = Dialogue(Prompt("", ()), "none")
+        dialogue.begin("", {}, None)
+        for _ in replies:
+            dialogue.complain()
+        dialogue.set_state(dialogue.get_state(), None)
+
+    check_linear(play, lambda length: "x" * length, 400)

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import ast
 import configparser
+import json
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
-from gymnasium.wrappers import DelayObservation, FrameStackObservation
+from gymnasium.wrappers import (
+    Autoreset,
+    DelayObservation,
+    FrameStackObservation,
+    RecordEpisodeStatistics,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eto_gym import MissingDependencyError, Task, TaskSet, UnicodeText, UnknownNameError
+from eto_gym import (
+    MissingDependencyError,
+    Task,
+    TaskSet,
+    UnicodeText,
+    UnknownNameError,
+    get_state,
+    set_state,
+)
 from eto_gym.errors import check_choice, require
+from tests.toy import make_corridor
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
@@ -87,6 +102,27 @@ def test_stacked_and_delayed_observations(padding: str) -> None:
     first = plain[0] if padding == "reset" else ""
     assert stacked == [(before, now) for before, now in zip([first, *plain], plain, strict=False)]
     assert play(DelayObservation(gym.make("ETO/ALFWorld-v0"), 1)) == ["", *plain[:-1]]
+
+
+def test_a_snapshot_holds_what_gymnasiums_wrappers_count() -> None:
+    def make() -> gym.Env[Any, Any]:
+        return RecordEpisodeStatistics(Autoreset(make_corridor()))
+
+    env = make()
+    env.reset(options={"task": 1})
+    env.step("go")
+    middle = json.loads(json.dumps(get_state(env)))
+    ended = env.step("open")
+    after = json.loads(json.dumps(get_state(env)))
+    for other in (env, make()):  # the one has to start anew, the other never began
+        set_state(other, middle)
+        *answer, info = other.step("open")
+        assert answer == list(ended[:-1])
+        told = info.pop("episode")
+        assert (told["r"], told["l"]) == (1.0, 2)
+        assert told["t"] < 600
+        set_state(other, after)
+        assert other.step("go")[0].startswith("You are at door 0."), "the next episode"
 
 
 def test_errors_say_what_to_do() -> None:

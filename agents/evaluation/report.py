@@ -57,18 +57,25 @@ def best_of(trajectories: Iterable[Trajectory], n: int) -> BestOf:
 
 def _powers_of_two(n: int) -> list[int]:
     """Return 1, 2, 4, ... and `n` itself."""
-    return sorted({n, *(1 << i for i in range(n.bit_length()))} & set(range(1, n + 1)))
+    return sorted({n, *(1 << i for i in range(n.bit_length()))})
 
 
 def _pass_at(tasks: Iterable[Sequence[Trajectory]], k: int) -> Estimate:
     estimate = mean(
-        [
-            1.0 - math.comb(len(task) - sum(t.success for t in task), k) / math.comb(len(task), k)
-            for task in tasks
-            if len(task) >= k
-        ]
+        [_chance(len(task), sum(t.success for t in task), k) for task in tasks if len(task) >= k]
     )
     return Estimate(estimate.mean, max(0.0, estimate.low), min(1.0, estimate.high))
+
+
+def _chance(n: int, successes: int, k: int) -> float:
+    """Return the chance that one at least of k samples out of n is a success.
+
+    Binomial coefficients of many samples have as many digits; their quotient is a product.
+    """
+    missed = 1.0
+    for i in range(n - successes + 1, n + 1):
+        missed *= max(0, i - k) / i
+    return 1.0 - missed
 
 
 @dataclass(frozen=True, slots=True)

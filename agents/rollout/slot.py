@@ -20,6 +20,9 @@ from eto_gym.vector import SlotResult
 
 logger = logging.getLogger(__name__)
 
+MAX_EPISODES = 10_000_000
+"""Most episodes of a plan, which holds every one of them."""
+
 _STEP_LIMIT = "step_limit"
 _COUNTS = ("prompt_tokens", "decoded_tokens")  # of the counts of a reply, those that stay with it
 
@@ -48,7 +51,16 @@ def plan_episodes(task_ids: Iterable[str], *, samples: int = 1, seed: int = 0) -
 
     An episode's seed depends on `seed`, the task and the sample index alone, so a result does not
     depend on which other episodes are played, nor on their order.
+
+    Raises:
+        EtoGymError: They are more than `MAX_EPISODES`.
     """
+    task_ids = list(task_ids)
+    if len(task_ids) * samples > MAX_EPISODES:
+        raise EtoGymError(
+            f"{len(task_ids):,} tasks, {samples:,} times each, are more than the {MAX_EPISODES:,} "
+            "episodes that can be planned at once: take fewer samples or tasks"
+        )
     return [
         Episode(task_id, sample, _episode_seed(seed, task_id, sample))
         for task_id in task_ids

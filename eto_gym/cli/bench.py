@@ -45,10 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--slots",
         type=int,
         nargs="+",
-        default=[1, 16, 64],
+        action="extend",
         dest="num_envs",
         metavar="N",
-        help="environments at once, one measurement each (default: 1 16 64)",
+        help="environments at once, one measurement each (default: 1 16 64); may be repeated",
     )
     parser.add_argument(
         "--steps",
@@ -78,7 +78,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         nargs="+",
-        default=[1],
+        action="extend",
+        metavar="N",
         help="processes with a policy each, over which the environments of the policy's rollouts "
         "are spread (default 1); the start of several is part of the time",
     )
@@ -98,6 +99,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, and write what else was asked for."""
+    # Values extend a default, where there is one.
+    args.num_envs = args.num_envs or [1, 16, 64]
+    args.workers = args.workers or [1]
     _check(args)
     env_id = resolve_env_id(args.env)
     tasks(env_id, **env_arguments(args, env_id))  # refuses what cannot be made
@@ -127,6 +131,8 @@ def _check(args: argparse.Namespace) -> None:
         raise EtoGymError("expected --slots, --workers and --episodes >= 1")
     if min(args.steps, args.baseline_episodes, args.env_workers) < 0:
         raise EtoGymError("expected --steps, --baseline-episodes and --env-workers >= 0")
+    if args.seed < 0:
+        raise EtoGymError(f"expected --seed >= 0, got {args.seed}")
     if not args.steps and args.policy is None:
         raise EtoGymError("nothing to measure: --steps is 0 and there is no --policy")
     if args.plot is not None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from eto_gym.cli.parsing import Parser
 from eto_gym.cli.terminal import printable
@@ -43,25 +46,82 @@ DEFAULTS = {"expert": {"policy": "expert"}}
 """Name of a command that is short for another with options -> the defaults of these."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; an error that eto-gym raises on purpose is printed without a traceback."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in {"-h", "--help"}:
-        print(_usage())
-        return 0
-    if argv[0] == "--version":
-        from eto_gym import __version__
+UNREAD = 141
+"""Exit status where nobody reads what a command prints: that of a program that SIGPIPE ends."""
 
-        print(f"eto-gym {__version__}")
-        return 0
-    name, rest = argv[0], argv[1:]
-    if name not in COMMANDS:
-        print(f"eto-gym: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; an error that eto-gym raises on purpose is printed without a traceback.
+
+    Where nobody reads what is printed, it ends in silence.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    ended: SystemExit | None = None
+    status = UNREAD
+    try:
+        status = _run(argv)
+    except SystemExit as end:  # after help and usage errors
+        ended = end
+    except OSError as err:  # an error could not be told
+        if not isinstance(err, BrokenPipeError):
+            raise
+        _drop(sys.stderr)
+    # Else Python flushes at the exit, and tells in its own way what went wrong.
+    if _flush(sys.stderr) is not None:
+        status = UNREAD
+    if (problem := _flush(sys.stdout)) is not None:
+        if isinstance(problem, BrokenPipeError):
+            return UNREAD
+        print(f"eto-gym: standard output: {problem.strerror or problem}", file=sys.stderr)
         return 2
+    if ended is not None:
+        raise ended
+    return status
+
+
+def _flush(stream: TextIO | None) -> OSError | None:
+    """Flush a stream; where that cannot be done, return why, and drop what it holds."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError as err:
+        _drop(stream)
+        return err
+    return None
+
+
+def _drop(stream: TextIO | None) -> None:
+    """Let what a stream still holds go nowhere."""
+    if stream is None:
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _unread() -> bool:
+    """Tell whether the standard output is a pipe whose reader is gone."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # there is none, or it is no file
+        return False
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Run one command, and tell its errors."""
+    name, rest = (argv or ["--help"])[0], argv[1:]
     # The root logger stays as it is: what other libraries tell at INFO is not for the user.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("eto_gym").setLevel(logging.INFO)
     try:
+        if name in {"-h", "--help", "--version"}:
+            print(_version() if name == "--version" else _usage())
+            return 0
+        if name not in COMMANDS:
+            print(f"eto-gym: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+            return 2
         module = importlib.import_module(COMMANDS[name][0])
         if hasattr(module, "main"):
             return int(module.main(rest))
@@ -71,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eto-gym {name}: {printable(without_userinfo(str(err)))}", file=sys.stderr)
         return 2
     except OSError as err:
+        if isinstance(err, BrokenPipeError) and _unread():
+            return UNREAD
         # A folder that may not be written, a full disk, a file that went away: not our bug.
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
         place = "" if err.filename is None else f"{err.filename}: "
@@ -95,6 +157,12 @@ def command_parser(name: str) -> Parser:
     module.configure(parser)
     parser.set_defaults(**DEFAULTS.get(name, {}))
     return parser
+
+
+def _version() -> str:
+    from eto_gym import __version__
+
+    return f"eto-gym {__version__}"
 
 
 def _usage() -> str:

@@ -135,15 +135,19 @@ class Server:
             if kind == "mcp":
                 return _message("mcp", await self.call(session, lambda: answer_rpc(session, data)))
             if kind == "reset":
-                told = await self.call(session, lambda: session.reset(**data))
-                return _message("observation", told)
+                seen = await self.call(session, lambda: session.reset(**data))
+                return _message("observation", seen)
             unknown = data.keys() - {"action", "fork", "metadata"}
             if unknown or "action" not in data:
                 expected = "expected 'action', and 'fork' if at all, as data of a step"
                 return _error("VALIDATION_ERROR", f"{expected}, got {sorted(data)[:8]}"[:300])
-            keep = data.get("fork") is True
-            told = await self.call(session, lambda: session.step(data["action"], fork=keep))
-            return _message("observation", told)
+            keep = data.get("fork") or False
+            if not isinstance(keep, bool):
+                return _error(
+                    "VALIDATION_ERROR", f"expected true or false as fork, got {keep!r:.40}"
+                )
+            seen = await self.call(session, lambda: session.step(data["action"], fork=keep))
+            return _message("observation", seen)
         except EtoGymError as err:
             return _error("EXECUTION_ERROR", str(err)[:500])
         except Exception as err:  # of an engine: this session's alone
@@ -159,30 +163,34 @@ def make_app(server: Server) -> Any:
     """
     require("starlette", feature="serve-env", extra="openenv")
     from starlette.applications import Starlette
-    from starlette.responses import JSONResponse
+    from starlette.responses import Response
     from starlette.routing import Route, WebSocketRoute
 
     arena = server.arena
 
+    def as_json(value: Any, status: int = 200) -> Response:
+        # Starlette's own JSON cannot carry half of a character, which a request may hold.
+        return Response(strict_json(value), status, media_type="application/json")
+
     def page(value: Any) -> Callable[[Any], Any]:
         async def show(_: Any) -> Any:
-            return JSONResponse(value)
+            return as_json(value)
 
         return show
 
     async def guarded(request: Any, function: Callable[[dict[str, Any]], Any]) -> Any:
         if not server.admits(request.headers, request.query_params):
-            return JSONResponse({"detail": "expected Authorization: Bearer TOKEN"}, 401)
+            return as_json({"detail": "expected Authorization: Bearer TOKEN"}, 401)
         body: Any = {}
         if request.method == "POST":
             try:
                 body = await _body(request)
             except ValueError as err:
-                return JSONResponse({"detail": str(err)[:200]}, 422)
+                return as_json({"detail": str(err)[:200]}, 422)
         try:
-            return JSONResponse(await server.call(None, lambda: function(body)))
+            return as_json(await server.call(None, lambda: function(body)))
         except EtoGymError as err:
-            return JSONResponse({"detail": str(err)[:500]}, 400)
+            return as_json({"detail": str(err)[:500]}, 400)
 
     def tasks(request: Any, body: dict[str, Any]) -> Any:
         return arena.tasks(_env_of(arena, request), _text_or_none(body.get("split")))
@@ -228,10 +236,10 @@ def make_app(server: Server) -> Any:
         try:
             body = await _body(request)
         except ValueError:
-            return JSONResponse(answer_rpc(None, None))
+            return as_json(answer_rpc(None, None))
         if "method" in body and not server.admits(request.headers, request.query_params):
-            return JSONResponse({"detail": "expected Authorization: Bearer TOKEN"}, 401)
-        return JSONResponse(answer_rpc(None, body))
+            return as_json({"detail": "expected Authorization: Bearer TOKEN"}, 401)
+        return as_json(answer_rpc(None, body))
 
     name = "/{env_name:path}"
     return Starlette(

@@ -236,6 +236,10 @@ class Session:
             raise EtoGymError("the session is closed")
         episode_id = str(options.get("episode_id", ""))[:255] or secrets.token_hex(8)
         if "fork" in options:
+            if others := sorted(options.keys() - {"fork", "episode_id"}):
+                raise EtoGymError(
+                    f"a fork says what is played: leave out {', '.join(others)}, or leave out fork"
+                )
             return self._continue(self.arena.fork(options["fork"]), episode_id)
         seed, task = options.get("seed"), options.get("task")
         if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 63):
@@ -308,7 +312,10 @@ class Session:
         if split is not None and not isinstance(split, str):
             raise EtoGymError(f"expected a text as split, got {str(split)[:40]!r}")
         self.arena.check_split(env_id, split)
-        return Choice(env_id, split, options.get("admissible_actions") is True)
+        listed = options.get("admissible_actions", False)
+        if not isinstance(listed, bool):
+            raise EtoGymError(f"expected true or false as admissible_actions, got {listed!r:.40}")
+        return Choice(env_id, split, listed)
 
     def _enter(self, choice: Choice) -> gym.Env[str, str]:
         if self._env is None or self._choice != choice:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import os
 import re
 import stat
@@ -131,14 +133,11 @@ def _encoding(data: bytes) -> tuple[str, int]:
 
 
 def _unzipped(data: bytes, path: Path) -> bytes:
-    parts = []
     try:
-        while data:  # a file may hold several members, one after the other
-            member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-            parts.append(member.decompress(data))
-            if not member.eof:
-                raise DataError(f"{path} is cut off: its gzip stream does not end")
-            data = member.unused_data.lstrip(b"\0")
-    except zlib.error as err:
+        # It may hold thousands of members, one after the other; here, not one copies the rest.
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            return file.read()
+    except EOFError as err:
+        raise DataError(f"{path} is cut off: its gzip stream does not end") from err
+    except (OSError, zlib.error) as err:
         raise DataError(f"{path} is no gzip file as a whole: {err}") from err
-    return b"".join(parts)

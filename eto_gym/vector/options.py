@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -20,6 +21,9 @@ def split_seed(seed: int | Sequence[int | None] | None, count: int) -> list[int 
     Args:
         seed: None, an integer for the first slot (each further one gets one more), or one per slot.
         count: Number of slots.
+
+    Raises:
+        TypeError: A seed is no whole number.
     """
     if seed is None:
         return [None] * count
@@ -28,7 +32,8 @@ def split_seed(seed: int | Sequence[int | None] | None, count: int) -> list[int 
     seeds = list(seed)
     if len(seeds) != count:
         raise ValueError(f"expected {count} seeds, got {len(seeds)}")
-    return [None if one is None else int(one) for one in seeds]
+    # `index` cuts nothing off, as `int` does.
+    return [None if one is None else operator.index(one) for one in seeds]
 
 
 def split_options(

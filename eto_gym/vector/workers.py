@@ -145,6 +145,12 @@ class ProcessBackend:
                 except WorkerLostError as err:
                     self._lose(worker, err)
                     raise
+                except Exception:
+                    raise  # it is the environment's, and has been answered
+                except BaseException:
+                    # Ctrl-C: the answer that is still to come would be taken for the next one.
+                    self._lose(worker, WorkerLostError(f"{worker.name} was interrupted"))
+                    raise
         return {slot: results[slot] for slot in arguments}
 
     def close(self) -> None:

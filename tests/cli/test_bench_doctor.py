@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -53,6 +54,19 @@ def test_bench_measures_environments_and_the_scheme_of_the_original(
     assert per_step["one at a time"] > 2 * per_step["engine"] > 0
     assert all(row["memory_mb"] > 10 and row["wall_s"] > 0 for row in rows.values())
     assert plot.read_text().startswith("<?xml")
+
+
+def test_measurements_may_be_asked_for_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def note(args: argparse.Namespace, env_id: str) -> list[object]:
+        measured.extend(args.num_envs)
+        return []
+
+    monkeypatch.setattr("eto_gym.cli.bench._environments", note)
+    for words in ([], ["--slots", "2", "3", "--num-envs", "4"], []):
+        assert main(["bench", CORRIDOR, *words]) == 0
+    assert measured == [1, 16, 64, 2, 3, 4, 1, 16, 64]
 
 
 def test_bench_tells_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

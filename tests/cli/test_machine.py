@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +106,47 @@ def test_the_configurations_for_accelerate_are_named_and_found(
         assert yaml.safe_load(path.read_text())["num_processes"] == 2
     assert main(["data", "accelerate", "dpp"]) == 2
     assert "ddp" in capsys.readouterr().err
+
+
+CLI = [sys.executable, "-m", "eto_gym.cli.main"]
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--version", "show --help", "data accelerate"])
+def test_a_command_that_nobody_reads_ends_in_silence(command: str, buffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    words = [*CLI, *command.split()]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(write)
+    # argparse says nothing of a help that could not be written.
+    assert done.returncode == (0 if buffered and "--help" in command else 141)
+    assert done.stderr == b""
+
+
+def test_another_pipe_that_breaks_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(args: object) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("eto_gym.cli.doctor.run", broken)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err == "eto-gym doctor: Broken pipe\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", ["--version", "show --help"])
+def test_an_output_that_cannot_be_written_is_one_line(command: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*CLI, *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == b"eto-gym: standard output: No space left on device\n"

@@ -87,6 +87,8 @@ def test_an_episode_forks_into_other_sessions(serve: Serve) -> None:
         assert second({"type": "state"})["data"]["step_count"] == 2
         assert second(step("go"))["data"]["observation"]["text"] == "You are at door 3."
         assert second(reset(fork=fork))["data"]["observation"] == again["observation"]
+        refused = second(reset(fork=fork, task=3, seed=None))["data"]
+        assert "leave out task" in refused["message"]
         assert second(step("open"))["data"]["reward"] == 1.0
         assert served.arena.forks == 1
     assert served.settled(0)
@@ -111,9 +113,13 @@ def test_an_episode_forks_into_other_sessions(serve: Serve) -> None:
         (reset(seed=10**400), "EXECUTION_ERROR"),
         (reset(env="ETO/Nothing-v0"), "EXECUTION_ERROR"),
         (reset(fork="x"), "EXECUTION_ERROR"),
+        (reset(admissible_actions="yes"), "EXECUTION_ERROR"),
+        (reset(admissible_actions=1), "EXECUTION_ERROR"),
         (step(5), "EXECUTION_ERROR"),
         ({"type": "step", "data": {}}, "VALIDATION_ERROR"),
         (step("go", timeout=3), "VALIDATION_ERROR"),
+        (step("go", fork="yes"), "VALIDATION_ERROR"),
+        (step("go", fork=1), "VALIDATION_ERROR"),
     ],
 )
 def test_a_malformed_message_gets_an_error_and_the_session_goes_on(
@@ -191,6 +197,8 @@ def test_tells_its_tasks(serve: Serve) -> None:
 def test_carries_json_rpc(serve: Serve) -> None:
     served = serve()
     assert fetch(f"{served.url}/mcp", {})[1]["error"]["code"] == -32600
+    half = fetch(f"{served.url}/mcp", {"id": "\ud800", "method": "\udfff"})[1]
+    assert (half["id"], half["error"]["code"]) == ("\ud800", -32601)
     listed = fetch(f"{served.url}/mcp", {"id": 1, "method": "tools/list"})[1]["result"]["tools"]
     assert [tool["name"] for tool in listed] == ["list_tasks", "reset", "act"]
 

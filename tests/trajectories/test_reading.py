@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from eto_gym import DataError, Message
 from eto_gym.trajectories import PreferencePair, Trajectory
 from eto_gym.trajectories import formats as f
+from eto_gym.trajectories.text_files import read_text
 from eto_gym.trajectories.turns import Notes
 from eto_gym.trajectories.values import read_values
 from tests.growth import check_linear
@@ -440,3 +441,14 @@ def test_keys_that_are_not_read_are_counted(tmp_path: Path) -> None:
         "the key 'name' of turns, which is not read": 1,
     }
     assert len(list(report.lines())) == 3
+
+
+def test_a_file_of_many_gzip_members_is_read_in_linear_time(tmp_path: Path) -> None:
+    member = gzip.compress(b"x\n", mtime=0)
+    path = tmp_path / "many.gz"
+
+    def read(text: str) -> None:
+        path.write_bytes(member * len(text) + b"\0" * 512)  # padded, as tapes are
+        assert read_text(path) == "x\n" * len(text)
+
+    check_linear(read, "x".__mul__, 3_000)

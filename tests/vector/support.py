@@ -23,6 +23,10 @@ class FragileEnv(CorridorEnv):
     def pid(self) -> int:
         return os.getpid()
 
+    def nap(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "slept"
+
     def _step(self, action: str) -> tuple[str, float, bool, bool]:
         if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)

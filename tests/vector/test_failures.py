@@ -251,3 +251,20 @@ def test_workers_may_die_of_steps_as_often_as_they_like() -> None:
         (result,) = vec.step_slots([0], ["die"])
         assert result.info["error"] == "environment"
     vec.close()
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next(vec: TextVectorEnv) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    vec.reset(options=OPTIONS)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            vec.call("nap", 1.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert all(isinstance(pid, int) for pid in vec.call("pid"))
+    *_, truncated, _ = vec.step(["go"] * 4)
+    assert truncated.tolist() == [True, True, False, False], "the worker that was waited for"

@@ -212,6 +212,15 @@ def test_seeds() -> None:
     vec.close()
 
 
+@pytest.mark.parametrize("seed", [[1.5, 2], ["1", "2"], [np.float64(1), None]])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    env = TextVectorEnv(CORRIDOR, 2)
+    with pytest.raises(TypeError):
+        env.reset(seed=seed)
+    with pytest.raises(TypeError):
+        env.reset_slots([0, 1], seed=seed)
+
+
 @pytest.mark.parametrize("way", [{}, {"vectorization": "process", "workers": 2}])
 def test_snapshots_of_slots(way: dict[str, Any]) -> None:
     vec = TextVectorEnv(CORRIDOR, 3, max_episode_steps=4, **way)

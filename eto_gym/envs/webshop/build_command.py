@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from eto_gym.envs.webshop.catalog.build import build_catalog
 from eto_gym.envs.webshop.store import read_manifest
+from eto_gym.errors import EtoGymError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Build the index folder behind a progress bar and return what to tell the user."""
+    if args.seed < 0:  # Python's generator would read it as the seed above zero
+        raise EtoGymError(f"expected --seed >= 0, got {args.seed}")
     with _Bars() as bars:
         folder = build_catalog(
             products=args.products,

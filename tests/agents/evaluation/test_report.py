@@ -23,6 +23,7 @@ from eto_gym.agents.evaluation.statistics import (
 )
 from eto_gym.trajectories import Trajectory
 from tests.agents.evaluation.test_evaluation import episode
+from tests.growth import check_linear
 
 
 def samples(task: str, rewards: Sequence[float | None], **changes: str) -> list[Trajectory]:
@@ -70,6 +71,14 @@ def test_pass_at_k_equals_the_average_over_all_choices() -> None:
     assert (report.tasks, report.incomplete) == (3, 0)
     assert report.reward.mean == pytest.approx(2.5 / 3)
     assert report.success.mean == pytest.approx(2 / 3)
+
+
+def test_the_best_of_any_number_is_reported_at_once() -> None:
+    played = samples("a", [1.0, 0.0])
+    report = best_of(played, 1 << 60)
+    assert (len(report.pass_at), report.tasks) == (61, 0)
+    assert report.pass_at[1].mean == 0.5
+    check_linear(lambda text: best_of(played * len(text), len(text)), "x".__mul__, 4_000)
 
 
 def test_best_of_leaves_out_tasks_with_errors_and_says_so() -> None:

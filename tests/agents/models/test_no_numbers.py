@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from eto_gym.agents.models.local import LocalPolicy  # noqa: E402
-from tests.agents.models.test_local import TOKENIZER, make_model, policy  # noqa: E402
+from tests.agents.models.small_models import TOKENIZER, make_model, policy  # noqa: E402
 
 RULES = "The rules of this house are few. " * 3
 CURSED = "%"
