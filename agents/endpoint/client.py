@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import importlib
 import json
 import logging
@@ -247,7 +248,7 @@ class EndpointClient:
         for secret, name in self._secrets.items():
             detail = detail.replace(secret, name)
         # Cut only now: a part of a secret would not be found.
-        return FaultError(Fault(fault.kind, shortened(detail), fault.retry_after))
+        return FaultError(dataclasses.replace(fault, detail=shortened(detail)))
 
 
 def _secrets(api_key: str, address: Address) -> dict[str, str]:

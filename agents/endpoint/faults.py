@@ -63,11 +63,13 @@ class Fault:
         kind: What went wrong.
         detail: In words, for the log; as long as what the server said, see `shortened`.
         retry_after: Seconds that the server asked to be left alone, if it did.
+        absent: Whether no connection came about, so that perhaps no server is there at all.
     """
 
     kind: FaultKind
     detail: str
     retry_after: float | None = None
+    absent: bool = False
 
     @property
     def retriable(self) -> bool:
@@ -139,7 +141,8 @@ def from_exception(err: Exception) -> Fault:
     if isinstance(err, TimeoutError | openai.APITimeoutError):
         return Fault("timeout", "no answer in time")
     cause: Any = err.__cause__ or err
-    return Fault("unavailable", _one_line(f"{type(cause).__name__}: {cause}"))
+    name = type(cause).__name__  # the client's transport is no dependency to import it from
+    return Fault("unavailable", _one_line(f"{name}: {cause}"), absent=name == "ConnectError")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

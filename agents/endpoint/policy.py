@@ -378,8 +378,9 @@ class EndpointPolicy:
         return reply
 
     def _check_setup(self, server: Server[EndpointClient], fault: Fault) -> None:
-        refusals = self._totals["faults: refused"]
-        refused = fault.kind == "refused" and refusals >= _REFUSALS
+        refused = fault.kind == "refused" and self._totals["faults: refused"] >= _REFUSALS
+        if not self._totals["replies"] and self._pool.nobody_there(self._attempts):
+            raise EtoGymError(f"{server.url} does not answer: {fault.detail}")
         if fault.kind == "setup" or (refused and not self._totals["replies"]):
             raise EtoGymError(
                 f"{server.url} does not serve {self.model!r}: {fault.detail}"
@@ -410,15 +411,14 @@ class EndpointPolicy:
                 if len(names) == 1:
                     return names[0]
                 known = ", ".join(map(repr, names[:8])) or "none"
-                raise EtoGymError(
-                    f"expected {server.url} to serve one model, found {known}: pass model"
-                )
+                raise EtoGymError(f"{server.url} serves {known}, not one model: pass model")
             finally:
                 await self._pool.give_back(server)
             if not fault.retriable:
                 break
             await asyncio.sleep(self._pool.wait_after(attempt))
-        raise EtoGymError(f"{server.url} does not list its models: {fault.detail}: pass model")
+        told = f"answer: {fault.detail}" if fault.absent else f"list its models: {fault.detail}"
+        raise EtoGymError(f"{server.url} does not {told}{'' if fault.absent else ': pass model'}")
 
     async def _close_clients(self) -> None:
         for server in self._pool.servers:

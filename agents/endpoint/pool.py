@@ -46,11 +46,13 @@ class Server(Generic[_C]):
         limit: Requests to have under way at a time; None sets no limit.
         in_flight: Requests under way.
         strikes: Faults of the server in a row, those of one moment counted once.
+        absences: How many of the last strikes in a row were connections that did not come about.
         resting_until: Time of the loop before which it is not asked.
         told_at: Time of the loop when the user was last told that it rests.
     """
 
     __slots__ = (
+        "absences",
         "client",
         "in_flight",
         "limit",
@@ -68,6 +70,7 @@ class Server(Generic[_C]):
         self.limit = limit
         self.in_flight = 0
         self.strikes = 0
+        self.absences = 0
         self.resting_until = 0.0
         self.rested_at = 0.0
         self.told_at = -math.inf
@@ -145,6 +148,10 @@ class ServerPool(Generic[_C]):
             raise
         self._praise(server, began)
 
+    def nobody_there(self, tries: int) -> bool:
+        """Return whether so many tries in a row found nothing to connect to, at every server."""
+        return all(server.absences >= tries for server in self.servers)
+
     def wait_after(self, faults: int) -> float:
         """Return how long one request should pause after so many faults of its own."""
         return self._doubling(faults) * self._jitter.random()
@@ -178,13 +185,14 @@ class ServerPool(Generic[_C]):
     def _praise(self, server: Server[_C], began: float) -> None:
         """Think well again of a server that answers, unless it was asked before its last fault."""
         if began >= server.rested_at:
-            server.strikes = 0
+            server.strikes = server.absences = 0
 
     def _rest(self, server: Server[_C], fault: Fault, began: float) -> None:
         now = self._now()
         wait = 0.0
         if began >= server.rested_at:  # else it was asked before the fault that is known already
             server.strikes += 1
+            server.absences = server.absences + 1 if fault.absent else 0
             server.rested_at = now
             wait = self._doubling(server.strikes) * (0.5 + 0.5 * self._jitter.random())
         if fault.retry_after is not None:

@@ -253,10 +253,10 @@ def card_lines(card: Mapping[str, Any]) -> list[str]:
     sampling = card["sampling"]
     how = ", ".join(f"{name} {value}" for name, value in (sampling or {}).items() if value)
     behind = card.get("staleness")
+    engine = f"{card['engine'] or 'unknown'} {card['engine_version'] or ''}".strip()
     lines = [
-        f"Card: {card['env']}, engine {card['engine'] or 'unknown'} "
-        f"{card['engine_version'] or ''}, split "
-        f"{card['split']}, {card['tasks']} tasks ({card['tasks_digest'][:8]}), prompt "
+        f"Card: {card['env']}, engine {engine}, split {card['split']}, "
+        f"{card['tasks']} tasks ({card['tasks_digest'][:8]}), prompt "
         f"{card['prompt_style']} ({card['prompt_digest'][:8]}), history {card['history']}, parser "
         f"{card['parser']}, step limit {card['step_limit']}"
         + (f"; {how}" if how else "")

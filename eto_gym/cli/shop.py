@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import socket
 
+from eto_gym.cli.listening import listen
 from eto_gym.errors import EtoGymError, require
 
 HOST = "127.0.0.1"
@@ -53,12 +53,7 @@ def run(args: argparse.Namespace) -> int:
         max_steps=args.max_steps,
         reveal=args.reveal,
     )
-    try:
-        # Werkzeug would print its own lines about a port that is taken, and exit.
-        listening = socket.create_server((HOST, args.port))
-    except OSError as err:
-        raise EtoGymError(f"cannot listen on {HOST}:{args.port}: {err.strerror}") from err
-    with listening:
+    with listen(HOST, args.port) as listening:
         port = listening.getsockname()[1]
         server = make_server(HOST, port, app, threaded=True, fd=listening.fileno())
     print(f"The shop is open at http://{HOST}:{port}/ - press Ctrl-C to close it.")

@@ -152,7 +152,8 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 def _rows(out: Path, rows: list[dict[str, object]], what: str, left: Counter[str]) -> Exported:
     if not rows:
-        raise EtoGymError(f"nothing to write: {dict(left)}")
+        told = "".join(f"; left out: {count} {reason}" for reason, count in left.items())
+        raise EtoGymError(f"nothing to write{told}")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, rows)
     return Exported(out, {what: len(rows)}, left)

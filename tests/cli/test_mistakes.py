@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("data build webshop --products x --attributes x --out OUT --limit 0", "at least 1 record"),
         ("view tests --out /proc/none/x.html", "/proc/none"),
         ("serve model --wrkers 2", "Did you mean --workers?"),
+        ("serve-env alfworld --port 70000", "expected a port in 0..65535, got 70000"),
+        ("serve-env alfworld --idle-timeout 0", "expected --idle-timeout > 0, got 0"),
+        ("serve-env alfworld --env-arg backnd=own", "did you mean 'backend'?"),
+        ("serve-env alfworld --env-arg data=/nowhere", "/nowhere"),
+        ("serve-env alfworld --host 192.0.2.1 --port 0", "cannot listen on 192.0.2.1:0: Cannot"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -136,3 +142,11 @@ def test_long_names_are_not_listed_by_the_dozen() -> None:
     assert len(message) < 300
     assert "(4000 in all)" in message
     assert "'b'" in str(unknown_name("kind", "bb", ["a", "b"]))
+
+
+@pytest.mark.parametrize("command", ["serve-env alfworld", "shop"])
+def test_a_port_that_is_taken_is_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        line = told([*command.split(), "--port", str(port)], capsys)
+    assert line.endswith(f"cannot listen on 127.0.0.1:{port}: Address already in use")

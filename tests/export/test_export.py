@@ -350,3 +350,14 @@ def test_inspect_scores_an_agent_that_outgrew_its_model(tmp_path: Path) -> None:
     assert means == {"success": 0.5, "reward": 0.75}
     told = {s.id: (s.error is None, bool(s.scores)) for s in log.samples or ()}
     assert told == {"t1": (True, True), "full": (False, True)}
+
+
+def test_that_nothing_is_left_to_write_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = save(tmp_path / "failed.jsonl", episode(success=False, reward=0.0))
+    assert main(["export", str(failed), "--to", "trl", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.strip().endswith(
+        "nothing to write; left out: 1 episodes without success (--failures writes them)"
+    )

@@ -8,6 +8,7 @@ import secrets
 import sys
 
 from eto_gym.cli.arguments import parse_pairs
+from eto_gym.cli.listening import listen
 from eto_gym.env_server.openenv import MAX_MESSAGE, Server, make_app
 from eto_gym.env_server.sessions import Arena
 from eto_gym.errors import EtoGymError, require
@@ -57,11 +58,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    if not 0 <= args.port <= 65535 or not args.idle_timeout > 0:
-        raise EtoGymError("expected a port in 0..65535 and an idle timeout above 0")
+    if not 0 <= args.port <= 65535:
+        raise EtoGymError(f"expected a port in 0..65535, got {args.port}")
+    if not args.idle_timeout > 0:
+        raise EtoGymError(f"expected --idle-timeout > 0, got {args.idle_timeout:g}")
     if args.no_token and args.host not in _LOOPBACK:
         raise EtoGymError(f"--no-token is for this machine alone, not for --host {args.host}")
     arena = Arena(args.envs, env_kwargs=parse_pairs(args.env_arg), max_sessions=args.max_sessions)
+    for env_id in arena.env_ids:
+        # Makes it once: an argument that it does not take, or data that is not there, is told to
+        # who starts the server and not to each of its clients.
+        arena.tasks(env_id, None)
     if args.mcp:
         from eto_gym.env_server.mcp import make_mcp
 
@@ -81,10 +88,10 @@ def run(args: argparse.Namespace) -> int:
         timeout_graceful_shutdown=2,
     )
     serving = uvicorn.Server(config)
-    listening = config.bind_socket()
-    listening.listen(2048)  # who reads the address may connect at once
+    listening = listen(args.host, args.port)
     port = listening.getsockname()[1]
-    print(f"http://{args.host}:{port}", flush=True)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"http://{host}:{port}", flush=True)
     if token is not None and not given:
         print(f"token: {token}", flush=True)
     print("Ctrl-C ends it.", file=sys.stderr)

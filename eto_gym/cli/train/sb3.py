@@ -66,7 +66,7 @@ def render(report: dict[str, Any]) -> str:
         lines.append(
             f"{name:<10}{_interval(summary['success']):>24}{_interval(summary['reward']):>26}"
             f"{summary['steps']:>8.1f}{sum(summary['errors'].values()):>8}"
-            f"{test['p'] if test else float('nan'):>10.2g}"
+            + (f"{test['p']:>10.2g}" if test else f"{'-':>10}")
         )
     return "\n".join(
         [

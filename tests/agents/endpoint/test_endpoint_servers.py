@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from eto_gym.errors import EtoGymError
 from eto_gym.testing.fake_endpoint import FakeEndpoint
 from tests.agents.endpoint.endpoints import once, talk
 
@@ -92,6 +93,18 @@ def test_a_server_that_refuses_connections_is_told_of_at_once(
         waiting.cancel()
     assert fake.url in lines[0]
     assert "trying again in" in lines[0]
+
+
+def test_where_no_server_ever_was_the_run_stops(connect: Any) -> None:
+    # While nothing is known of a server one request at a time tries it: a run of many episodes
+    # would have waited for hours before the last of them had used up its attempts.
+    with FakeEndpoint() as one, FakeEndpoint() as other:
+        one.stop()
+        other.stop()
+        policy = connect(one, other, attempts=3, first_wait=0.01, max_wait=0.05)
+        with pytest.raises(EtoGymError, match="does not answer: ConnectError"):
+            policy.act([talk(i) for i in range(50)])
+        assert policy.usage["faults: unavailable"] < 20
 
 
 @contextlib.contextmanager

@@ -330,6 +330,11 @@ def test_that_every_reply_was_cut_is_said() -> None:
     assert "EVERY" not in "\n".join(card_lines(score_card([t], ABOUT)))
 
 
+def test_an_engine_without_a_name_leaves_no_gap() -> None:
+    card = {**score_card([played("a")], ABOUT), "engine": None, "engine_version": None}
+    assert ", engine unknown, split " in card_lines(card)[0]
+
+
 def test_a_models_digest_follows_its_files(tmp_path: Path) -> None:
     assert model_digest(tmp_path / "none") is None
     (tmp_path / "config.json").write_text("{}")

@@ -18,6 +18,7 @@ from eto_gym.agents.rollout.collect import collect
 from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.cli.main import main
+from eto_gym.cli.train.sb3 import render
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR
 
@@ -71,6 +72,8 @@ def test_learning_beats_random_actions(runs: dict[str, Path], algo: str) -> None
     assert greedy["success"]["low"] > random_["success"]["high"], "the intervals overlap"
     assert greedy["success"]["mean"] >= 0.9
     assert report["against_random"]["greedy"]["p"] < 0.01
+    # Random actions are not compared with themselves.
+    assert render(report).splitlines()[1].split()[::9] == ["random", "-"]
     rows = list(csv.DictReader((runs[algo] / "curve.csv").open()))
     assert [int(row["steps"]) for row in rows] == sorted({int(row["steps"]) for row in rows})
     assert int(rows[-1]["steps"]) >= LEARNING[algo]["steps"]
