@@ -45,6 +45,7 @@ class Progress:
         self._label, self._total, self._unit = label, total, unit
         self._before = self._done = done
         self._text = ""
+        self._told: tuple[int, str] | None = None  # what the last line said
         self._begun = time.monotonic()
         self._bar: Any = None
         self._ended = threading.Event()
@@ -83,7 +84,7 @@ class Progress:
             self._bar.update(step)
 
     def close(self) -> None:
-        """End; long work that has said something says how it ended."""
+        """End; long work says how it ended, unless its last line has."""
         spoke = time.monotonic() - self._begun >= FIRST_LINE
         self._ended.set()
         if self._speaker is not None:
@@ -91,8 +92,8 @@ class Progress:
             self._speaker = None
             if self._bar is not None:
                 self._bar.close()
-            elif spoke:
-                logger.info("%s", self.line())
+            elif spoke and self._told != (self._done, self._text):
+                self._say()
 
     def line(self) -> str:
         """Return what a line of the log says now."""
@@ -115,8 +116,12 @@ class Progress:
     def _speak(self) -> None:
         pause = FIRST_LINE
         while not self._ended.wait(pause):
-            logger.info("%s", self.line())
+            self._say()
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _say(self) -> None:
+        self._told = (self._done, self._text)
+        logger.info("%s", self.line())
 
 
 def duration(seconds: float) -> str:

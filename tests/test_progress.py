@@ -42,6 +42,24 @@ def test_work_speaks_where_there_is_no_terminal(
     assert {record.name for record in caplog.records} == {"eto_gym.progress"}
 
 
+@pytest.mark.parametrize(("told_at", "lines_said"), [(7, 2), (8, 1)])
+def test_the_end_is_said_once(
+    told_at: int,
+    lines_said: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="eto_gym")
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.0)
+    monkeypatch.setattr(Progress, "_speak", lambda self: None)
+    with Progress("explore", total=8, unit="episode") as shown:
+        shown.update(told_at)
+        shown._say()
+        shown.update(8)
+    assert len(caplog.messages) == lines_said
+    assert caplog.messages[-1].startswith("explore: episode 8/8, ")
+
+
 def test_short_work_and_work_without_a_label_say_nothing(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -253,7 +253,8 @@ def card_lines(card: Mapping[str, Any]) -> list[str]:
     sampling = card["sampling"]
     how = ", ".join(f"{name} {value}" for name, value in (sampling or {}).items() if value)
     behind = card.get("staleness")
-    engine = f"{card['engine'] or 'unknown'} {card['engine_version'] or ''}".strip()
+    name = {"engine": "own", None: "unknown"}.get(card["engine"], card["engine"])
+    engine = f"{name} {card['engine_version'] or ''}".strip()
     lines = [
         f"Card: {card['env']}, engine {engine}, split {card['split']}, "
         f"{card['tasks']} tasks ({card['tasks_digest'][:8]}), prompt "

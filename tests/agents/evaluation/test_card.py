@@ -370,3 +370,8 @@ def test_a_change_of_the_parser_raises_its_version() -> None:
         1,
         "d1900dced558",
     ), "parse_reply reads a reply differently: raise PARSER_VERSION, and put the digest here"
+
+
+def test_alfworlds_own_engine_is_called_own() -> None:
+    card = {**score_card([played("a")], ABOUT), "engine": "engine", "engine_version": 1}
+    assert ", engine own 1, split " in card_lines(card)[0]
