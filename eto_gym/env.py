@@ -36,6 +36,9 @@ class TextEnv(gym.Env[str, str], ABC):
     benchmark documents otherwise), `success`, and, when the environment was made with
     `admissible_actions=True`, the sorted list `admissible_actions`. It never holds prompt text.
 
+    `copy.deepcopy` and `pickle` give an environment, or its wrappers with it, that goes on as this
+    one would, chance included, and that plays independently; what is read-only is shared.
+
     A benchmark implements `_reset`, `_step`, `_get_state`, `_set_state`, `card` and `prompt`,
     and may override the other underscore methods.
     """
