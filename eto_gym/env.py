@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 import gymnasium as gym
@@ -106,8 +106,11 @@ class TextEnv(gym.Env[str, str], ABC):
             options: `{"task": id_or_index}` selects the task; benchmarks may document more keys.
 
         Raises:
+            TypeError: The options are no dictionary.
             UnknownNameError: There is no such option or task.
         """
+        if not (options is None or isinstance(options, Mapping)):
+            raise TypeError(f"expected options of type dict or None, got {options!r:.80}")
         super().reset(seed=seed)
         options = dict(options or {})
         unknown = set(options) - self._option_names()

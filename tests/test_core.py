@@ -186,3 +186,13 @@ def test_a_pickled_task_set_is_the_same_and_small(count: int) -> None:
     assert (list(again), again.split, again.ids) == (list(tasks), tasks.split, tasks.ids)
     assert len(packed) < 200 + 20 * count
     assert copy.deepcopy(tasks) is tasks
+
+
+@pytest.mark.parametrize("options", [[], (), "", 0, False, [{"task": 1}]])
+def test_options_that_are_no_dictionary_are_refused(options: Any) -> None:
+    env = make_corridor()
+    env.reset(seed=0)
+    before = get_state(env)
+    with pytest.raises(TypeError, match="expected options of type dict or None"):
+        env.reset(seed=1, options=options)
+    assert get_state(env) == before
