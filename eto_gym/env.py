@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
 import gymnasium as gym
@@ -35,6 +35,9 @@ class TextEnv(gym.Env[str, str], ABC):
     Every `info` of `reset` and `step` holds `task_id`, `task_type`, `score` (0..1 unless the
     benchmark documents otherwise), `success`, and, when the environment was made with
     `admissible_actions=True`, the sorted list `admissible_actions`. It never holds prompt text.
+
+    `copy.deepcopy` and `pickle` give an environment, or its wrappers with it, that goes on as this
+    one would, chance included, and that plays independently; what is read-only is shared.
 
     A benchmark implements `_reset`, `_step`, `_get_state`, `_set_state`, `card` and `prompt`,
     and may override the other underscore methods.
@@ -103,8 +106,11 @@ class TextEnv(gym.Env[str, str], ABC):
             options: `{"task": id_or_index}` selects the task; benchmarks may document more keys.
 
         Raises:
+            TypeError: The options are no dictionary.
             UnknownNameError: There is no such option or task.
         """
+        if not (options is None or isinstance(options, Mapping)):
+            raise TypeError(f"expected options of type dict or None, got {options!r:.80}")
         super().reset(seed=seed)
         options = dict(options or {})
         unknown = set(options) - self._option_names()

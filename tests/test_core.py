@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import configparser
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,23 @@ def test_imports_flow_one_way(folder: str, banned: tuple[str, ...]) -> None:
             continue
         wrong = {name for name in imports_of(path) if name.startswith(banned)}
         assert not wrong, f"{path} imports {wrong}"
+
+
+@pytest.mark.parametrize("count", [0, 1, 24])
+def test_a_pickled_task_set_is_the_same_and_small(count: int) -> None:
+    tasks = task_set(count)
+    packed = pickle.dumps(tasks)
+    again = pickle.loads(packed)  # noqa: S301
+    assert (list(again), again.split, again.ids) == (list(tasks), tasks.split, tasks.ids)
+    assert len(packed) < 200 + 20 * count
+    assert copy.deepcopy(tasks) is tasks
+
+
+@pytest.mark.parametrize("options", [[], (), "", 0, False, [{"task": 1}]])
+def test_options_that_are_no_dictionary_are_refused(options: Any) -> None:
+    env = make_corridor()
+    env.reset(seed=0)
+    before = get_state(env)
+    with pytest.raises(TypeError, match="expected options of type dict or None"):
+        env.reset(seed=1, options=options)
+    assert get_state(env) == before

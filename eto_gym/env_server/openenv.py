@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import eto_gym
 from eto_gym.env_server.rpc import answer_rpc
 from eto_gym.env_server.sessions import Arena, AtCapacityError, Session, task_range
-from eto_gym.errors import EtoGymError, require
+from eto_gym.errors import EtoGymError, require, unknown_name
 from eto_gym.files import strict_json
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,10 @@ def make_app(server: Server) -> Any:
         except EtoGymError as err:
             return as_json({"detail": str(err)[:500]}, 400)
 
-    def tasks(request: Any, body: dict[str, Any]) -> Any:
+    def tasks(request: Any, body: dict[str, Any], *more: str) -> Any:
+        for key in body:
+            if key not in ("split", *more):
+                raise unknown_name("key", key[:80], ("split", *more))
         return arena.tasks(_env_of(arena, request), _text_or_none(body.get("split")))
 
     async def environments(request: Any) -> Any:
@@ -221,14 +224,14 @@ def make_app(server: Server) -> Any:
             index = body.get("index")
             if type(index) is not int:
                 raise EtoGymError("expected a whole number as index")
-            return {"task": task_range(tasks(request, body), index, index + 1)[0]}
+            return {"task": task_range(tasks(request, body, "index"), index, index + 1)[0]}
 
         return await guarded(request, tell)
 
     async def several(request: Any) -> Any:
         def tell(body: dict[str, Any]) -> Any:
-            chosen = task_range(tasks(request, body), body.get("start"), body.get("stop"))
-            return {"tasks": chosen}
+            known = tasks(request, body, "start", "stop")
+            return {"tasks": task_range(known, body.get("start"), body.get("stop"))}
 
         return await guarded(request, tell)
 

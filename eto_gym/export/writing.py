@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,14 +141,48 @@ def _export_trajectories(
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """Yield a name beside a folder's; what is made there becomes the folder, or is removed."""
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    """Yield a name beside a folder's; what is made there becomes the folder, or is removed.
+
+    What a killed export has left there is removed, too: its lock ended with it.
+    """
+    prefix = f".{folder.name}.part-"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for other in list(folder.parent.iterdir()):
+        if other.name.startswith(prefix) and other.is_dir() and not other.is_symlink():
+            with _locked(other) as free:
+                if free:
+                    shutil.rmtree(other, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
-        yield part
-        part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        with _locked(work):
+            yield work / "whole"
+            (work / "whole").rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock; tell whether it was to be had. It ends with this process."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield False
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # another user's, or gone by now
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held by another process, or a file system without locks
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
 
 
 def _rows(out: Path, rows: list[dict[str, object]], what: str, left: Counter[str]) -> Exported:

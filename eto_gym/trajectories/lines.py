@@ -32,13 +32,16 @@ def seal(line: bytes) -> bytes:
 
 
 def check_seal(value: Any, line: bytes | None = None) -> None:
-    """Raise `DataError` if an object is not what its digest was made of; without one, all is well.
+    """Compare an object with the digest that it holds; without one, all is well.
 
     Args:
         value: What was read.
         line: The line that it was read from, where that is at hand. One that another program wrote
             anew (with other blanks, say) has the same digest as long as it means the same and its
             keys stand in their order.
+
+    Raises:
+        DataError: The object is not what its digest was made of.
     """
     if not isinstance(value, dict) or DIGEST not in value:
         return

@@ -72,7 +72,11 @@ class JsonlFile:
         return (value for _, value in self.numbered(strict=strict))
 
     def numbered(self, *, strict: bool = False) -> Iterator[tuple[int, Any]]:
-        """Iterate over the line numbers (from 1) and values, as `read` does over the values."""
+        """Iterate over the line numbers (from 1) and values, as `read` does over the values.
+
+        Raises:
+            DataError: A line cannot be read and `strict` is set.
+        """
         self.corrupt_lines = []
         if not self.path.exists():
             return

@@ -105,6 +105,17 @@ class Description:
     render_mode: str | None
 
 
+class NotCopied:
+    """What a vector environment plays with: processes, threads and pipes, of which there is one."""
+
+    def __getstate__(self) -> Any:
+        """Refuse to be copied before any part is: a copied pipe would close the original's."""
+        raise TypeError(
+            "a vector environment cannot be copied or pickled: make another one, and carry its "
+            "episodes over with get_state and set_state"
+        )
+
+
 class EnvGroup:
     """Some of the slots of a vector environment, each with an environment."""
 

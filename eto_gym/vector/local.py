@@ -16,6 +16,7 @@ from eto_gym.vector.group import (
     EnvGroup,
     EnvMaker,
     Failure,
+    NotCopied,
     Operation,
     Request,
 )
@@ -23,7 +24,7 @@ from eto_gym.vector.group import (
 _Done: TypeAlias = "queue.SimpleQueue[Answer | BaseException | None]"
 
 
-class LocalBackend:
+class LocalBackend(NotCopied):
     """Plays in the calling thread; or, where environments wait for lanes, in threads per lane."""
 
     def __init__(self, make_env: EnvMaker, count: int, *, same_step: bool) -> None:

@@ -24,6 +24,7 @@ def split_seed(seed: int | Sequence[int | None] | None, count: int) -> list[int 
 
     Raises:
         TypeError: A seed is no whole number.
+        ValueError: There are more or fewer seeds than slots.
     """
     if seed is None:
         return [None] * count
@@ -45,6 +46,10 @@ def split_options(
         options: Options for all, in which a list holds one value per slot (None for none); or a
             list or tuple of one dictionary per slot.
         count: Number of slots.
+
+    Raises:
+        TypeError: The options, those of a slot, or the mask are of another type.
+        ValueError: A list is not as long as there are slots, or the mask names no slot.
     """
     if options is None:
         return None, [None] * count
@@ -75,7 +80,12 @@ def split_options(
 
 
 def read_mask(mask: Any, count: int) -> npt.NDArray[np.bool_]:
-    """Check a reset mask."""
+    """Check a reset mask, an array of `count` booleans.
+
+    Raises:
+        TypeError: It is no array of booleans.
+        ValueError: It is of another shape, or names no slot.
+    """
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         raise TypeError(f"expected reset_mask to be an array of booleans, got {mask!r}")
     if mask.shape != (count,):

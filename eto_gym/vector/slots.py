@@ -86,7 +86,14 @@ class Slots:
     # --- asking ----------------------------------------------------------------------------------
 
     def send_steps(self, slots: Sequence[int], actions: Sequence[str]) -> None:
-        """Take an action in some slots; see `TextVectorEnv.send_steps`."""
+        """Take an action in some slots; see `TextVectorEnv.send_steps`.
+
+        Raises:
+            TypeError: An action is no text, or one text stands for all.
+            ValueError: There is no such slot, or not one action for each.
+            ResetNeeded: A slot was never reset, or has ended in mode DISABLED.
+            AlreadyPendingCallError: A slot is under way.
+        """
         self.check(slots)
         if isinstance(actions, str):  # its letters are no actions
             raise TypeError(f"expected a sequence of actions, one per slot, got {actions!r}")
@@ -116,7 +123,12 @@ class Slots:
         self._submit(requests)
 
     def check(self, slots: Iterable[int]) -> None:
-        """Refuse slots that do not exist or are under way."""
+        """Refuse slots that do not exist or are under way.
+
+        Raises:
+            ValueError: A slot does not exist, or is named twice.
+            AlreadyPendingCallError: A slot is under way.
+        """
         chosen = list(slots)
         if len(set(chosen)) != len(chosen) or not all(0 <= s < self.count for s in chosen):
             raise ValueError(f"expected different slots within 0..{self.count - 1}, got {chosen}")
@@ -127,7 +139,11 @@ class Slots:
     def control(
         self, operation: Operation, arguments: Sequence[Any], slots: Sequence[int] | None = None
     ) -> tuple[Any, ...]:
-        """Do to slots what is not play, in their order; see `EnvGroup.control`."""
+        """Do to slots what is not play, in their order; see `EnvGroup.control`.
+
+        Raises:
+            AlreadyPendingCallError: Some slot is under way.
+        """
         if self.sent:
             raise AlreadyPendingCallError(f"slots {self.pending} are under way", operation)
         self._refresh()

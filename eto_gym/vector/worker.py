@@ -102,14 +102,23 @@ class Worker:
         return self.ask_for(None)
 
     def send(self, method: str, *arguments: Any) -> None:
-        """Send a call."""
+        """Send a call.
+
+        Raises:
+            WorkerLostError: The process is gone.
+        """
         try:
             self.connection.send((method, arguments))
         except OSError as err:
             raise WorkerLostError(self._obituary()) from err
 
     def ask_for(self, timeout: float | None) -> Any:
-        """Wait for the answer to the call that was sent."""
+        """Wait for the answer to the call that was sent, `timeout` seconds at most.
+
+        Raises:
+            WorkerLostError: The process is gone.
+            WorkerTimeoutError: The time is over.
+        """
         try:
             if timeout is not None and not self.connection.poll(timeout):
                 raise WorkerTimeoutError(f"{self.name} did not answer within {timeout:g} s")

@@ -13,7 +13,15 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from eto_gym.processes import Alarm
-from eto_gym.vector.group import Answer, Description, EnvMaker, Failure, Operation, Request
+from eto_gym.vector.group import (
+    Answer,
+    Description,
+    EnvMaker,
+    Failure,
+    NotCopied,
+    Operation,
+    Request,
+)
 from eto_gym.vector.worker import Worker, WorkerLostError, WorkerTimeoutError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +30,7 @@ CLOSE_SECONDS = 10.0
 """Longest wait for a worker to close its environments."""
 
 
-class ProcessBackend:
+class ProcessBackend(NotCopied):
     """Spreads the slots over worker processes, which are replaced when they die."""
 
     def __init__(

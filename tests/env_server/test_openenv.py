@@ -190,6 +190,20 @@ def test_tells_its_tasks(serve: Serve) -> None:
     assert len(fetch(f"{url}/{name}/tasks", {"split": "dev"})[1]["tasks"]) == 24
     for path, body in (("task", {"index": 24}), ("task", {"index": "0"}), ("tasks", {"split": 5})):
         assert fetch(f"{url}/{name}/{path}", body)[0] == 400
+    for path, key in (
+        ("tasks", "strat"),
+        ("num_tasks", "start"),
+        ("task", "spilt"),
+        ("task", "stop"),
+    ):
+        status, told = fetch(f"{url}/{name}/{path}", {"index": 3} if path == "task" else {})
+        assert status == 200
+        status, told = fetch(
+            f"{url}/{name}/{path}", {"index": 3, key: 3} if path == "task" else {key: 3}
+        )
+        assert (status, key in told["detail"]) == (400, True)
+    told = fetch(f"{url}/{name}/task_range", {"strat": 3})[1]
+    assert "Did you mean 'start'?" in told["detail"]
     assert fetch(f"{url}/other/num_tasks", {})[0] == 400
     assert fetch(f"{url}/{name}/tasks", [1])[0] == 422
 

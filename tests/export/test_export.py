@@ -14,7 +14,8 @@ from eto_gym.cli.main import main
 from eto_gym.export.atif import from_atif
 from eto_gym.export.datasets import pair_row, trajectory_of, trajectory_row
 from eto_gym.export.rows import preference_rows
-from eto_gym.files import write_json
+from eto_gym.export.writing import _locked
+from eto_gym.files import _umask, write_json
 from eto_gym.trajectories import PreferencePair, Step, Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import read_demonstrations, read_pairs, to_paper_dpo
 from eto_gym.trajectories.sampled import SampledTokens
@@ -198,6 +199,26 @@ def test_what_fails_half_way_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"episodes.jsonl"}
     monkeypatch.undo()
     assert main(command) == 0
+
+
+def test_what_a_killed_export_left_is_removed_and_a_running_one_is_not(
+    stored: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    killed, running, other = (
+        tmp_path / f".{n}" for n in ("out.part-7", "out.part-8", "outer.part-7")
+    )
+    for folder in (killed, running, other):
+        folder.mkdir()
+        (folder / "rows").write_text("half")
+    with _locked(running) as free:
+        assert free
+        assert main(["export", str(stored), "--to", "atif", "--out", str(out)]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [
+        ".out.part-8",
+        ".outer.part-7",
+    ]
+    assert out.stat().st_mode & 0o777 == 0o777 & ~_umask()
 
 
 @pytest.mark.parametrize("failures", [False, True])

@@ -6,7 +6,10 @@ docs/gymnasium.md lists the ones that have no meaning here.
 
 from __future__ import annotations
 
+import copy
 import functools
+import gc
+import pickle
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -216,3 +219,12 @@ def test_a_lost_episode_has_the_zero_of_its_space() -> None:
     assert truncated.tolist() == [True, False]
     assert infos["error"][0] == "environment"
     env.close()
+
+
+def test_a_vector_is_not_copied_and_plays_on(vec: TextVectorEnv) -> None:
+    vec.reset(seed=0)
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="vector environment cannot be copied"):
+            copied(vec)
+    gc.collect()  # half a copy of a pipe would close it here
+    assert len(vec.step(["go"] * 4)[0]) == 4

@@ -63,7 +63,19 @@ class EngineBackend:
         """Prepare to play `games` in the given wording."""
         self._games = games
         self._grammar = action_grammar
+        self._task_id = ""
         self._episode: Playthrough | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Write the episode as a snapshot: its game is read-only, and shared."""
+        episode = None if self._episode is None else self.get_state()
+        return {**vars(self), "_episode": episode}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on from what `__getstate__` returned."""
+        vars(self).update(state, _episode=None)
+        if state["_episode"] is not None:
+            self.set_state(self._task_id, state["_episode"])
 
     @property
     def episode(self) -> Playthrough:
@@ -75,6 +87,7 @@ class EngineBackend:
     def reset(self, task_id: str) -> str:
         """Start a task and return its first observation."""
         game = GAMES.get(self._games, task_id, self._grammar)
+        self._task_id = task_id
         self._episode = Playthrough(game)
         return game.intro
 
@@ -98,6 +111,7 @@ class EngineBackend:
         """Continue from a snapshot of the same task."""
         game = GAMES.get(self._games, task_id, self._grammar)
         self._episode = Playthrough.from_state(game, state)
+        self._task_id = task_id
 
     def close(self) -> None:
         """Forget the episode."""
@@ -130,6 +144,17 @@ class TextWorldBackend:
         self._task_id: str | None = None
         self._state: Any = None
         self._actions: list[str] = []
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        """Leave out the engine: a copy starts one of its own and takes the actions again."""
+        return self._games, self._grammar, self._task_id, self.get_state()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Go on from what `__getstate__` returned."""
+        games, grammar, task_id, actions = state
+        TextWorldBackend.__init__(self, games, grammar)
+        if task_id is not None:
+            self.set_state(task_id, actions)
 
     def reset(self, task_id: str) -> str:
         """Start a task and return its first observation."""

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from eto_gym.envs.alfworld.engine.game import Game, parse_game
@@ -59,8 +59,17 @@ class BuiltinGames:
         from eto_gym.envs.alfworld import builtin
 
         self.name = self.origin = "builtin" if size == "medium" else f"builtin:{size}"
+        self._opened = (self.name, split, action_grammar)
         self.task_set = builtin.task_set(split, size=size)
         self._wording = "put" if action_grammar == "auto" else action_grammar
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BuiltinGames:
+        """Return the source itself, which copies of an environment share."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Pickle the name of the games, not their texts."""
+        return (open_games, self._opened)
 
     def text(self, task_id: str) -> str:
         """Generate the contents of the task's `game.tw-pddl`."""
@@ -99,6 +108,14 @@ class OfficialGames:
         if split == "eto_test":
             tasks = _in_paper_order(tasks, self._folder)
         self.task_set = TaskSet(tasks, split=split)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OfficialGames:
+        """Return the source itself, which copies of an environment share."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Pickle the place of the games, not the list of them."""
+        return (open_games, (str(self._folder), self.task_set.split, "auto"))
 
     def text(self, task_id: str) -> str:
         """Read the task's `game.tw-pddl`.

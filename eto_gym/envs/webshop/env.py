@@ -19,7 +19,7 @@ from eto_gym.envs.webshop.prompt import PROMPT
 from eto_gym.envs.webshop.recap import write_state
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
-from eto_gym.envs.webshop.tasks import SPLITS, goal_index, split_rule
+from eto_gym.envs.webshop.tasks import SPLITS, GoalTasks, goal_index, split_rule
 from eto_gym.envs.webshop.why import explain
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Expert
@@ -29,6 +29,7 @@ from eto_gym.tasks import Task
 
 ObservationMode = Literal["text", "text_rich", "html", "url"]
 OBSERVATION_MODES = ("text", "text_rich", "html", "url")
+_OF_THE_SHOP = frozenset({"_goals", "_pages", "_shortest", "_html"})
 
 
 class WebShopEnv(TextEnv):
@@ -121,17 +122,48 @@ class WebShopEnv(TextEnv):
             render_mode=render_mode,
             feedback=feedback,
         )
-        self._tasks = tasks
         self._kind: GoalKind = goals
-        self._goals = self._shop.catalog.goals(goals)
-        self._pages = self._shop.pages(show_attributes=show_attributes)
+        self._show_attributes = show_attributes
         self._mode = observation
         self._session: Session | None = None
+        self._enter(split)
+
+    def _enter(self, split: str) -> None:
+        """Take from the shop what its visitors share."""
+        self._tasks = self._shop.tasks(self._kind, split)
+        self._goals = self._shop.catalog.goals(self._kind)
+        self._pages = self._shop.pages(show_attributes=self._show_attributes)
         self._shortest: Shortest | None = None
-        if observation == "html":
+        if self._mode == "html":
             from eto_gym.envs.webshop.site.html import HtmlPages
 
             self._html = HtmlPages()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is the shop's, and write the visit as a snapshot of it."""
+        state = {name: value for name, value in vars(self).items() if name not in _OF_THE_SHOP}
+        tasks = self.task_set
+        if isinstance(tasks, GoalTasks):  # a catalog's goals are as many as its file holds
+            chosen = None if tasks is self._tasks else tasks.indices
+            state["task_set"] = (tasks.split, chosen)
+        session = self._session
+        visit = None if session is None else (session.goal.index, session.get_state())
+        return {**state, "_session": visit, "_tasks": self._tasks.split}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on from what `__getstate__` returned."""
+        visit, split = state["_session"], state["_tasks"]
+        vars(self).update(state, _session=None)
+        self._enter(split)
+        if isinstance(self.task_set, tuple):
+            name, chosen = self.task_set
+            self.task_set = (
+                self._tasks
+                if chosen is None
+                else GoalTasks(self._goals, self._kind, chosen, split=name)
+            )
+        if visit is not None:
+            self._session = Session.from_state(self._pages, self._goals[visit[0]], visit[1])
 
     @property
     def session(self) -> Session:
@@ -152,7 +184,7 @@ class WebShopEnv(TextEnv):
             "split_rule": split_rule(self._kind, len(self._goals)),
             "tasks": len(self.task_set),
             "observation": self._mode,
-            "show_attributes": self._pages.show_attributes,
+            "show_attributes": self._show_attributes,
             **self._card_of_feedback(),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -24,11 +25,25 @@ _opening = Lock()
 class Shop:
     """One read-only catalog with what is derived from it, for any number of environments."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        """Wrap a catalog; `open_shop` is what environments call."""
+    def __init__(self, catalog: Catalog, *, opened: str | Catalog | None = None) -> None:
+        """Wrap a catalog; `open_shop` is what environments call.
+
+        Args:
+            catalog: The catalog.
+            opened: What `open_shop` was given; None means the catalog itself.
+        """
         self.catalog = catalog
+        self._opened = catalog if opened is None else opened
         self._pages = {shown: Pages(catalog, show_attributes=shown) for shown in (False, True)}
         self._tasks: dict[tuple[GoalKind, str], GoalTasks] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shop:
+        """Return the shop itself, which copies of an environment share."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Pickle what the shop was opened with; a process that reads it has its own shop."""
+        return (open_shop, (self._opened,))
 
     def pages(self, *, show_attributes: bool) -> Pages:
         """Return the page builder."""
@@ -71,4 +86,4 @@ def open_shop(catalog: str | Path | Catalog) -> Shop:
 def _builtin_shop() -> Shop:
     from eto_gym.envs.webshop.builtin import builtin_catalog
 
-    return Shop(builtin_catalog())
+    return Shop(builtin_catalog(), opened=BUILTIN)

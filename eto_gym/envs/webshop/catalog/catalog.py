@@ -123,6 +123,10 @@ class Catalog:
         )  # fmt: skip
         return cls(writer.finish(manifest), name=name)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Catalog:
+        """Return the catalog itself: it cannot change, and may be large."""
+        return self
+
     def __reduce__(self) -> Any:
         """Pickle a folder's catalog as its path, so that worker processes map the same files."""
         if self.folder is not None:

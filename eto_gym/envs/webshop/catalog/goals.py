@@ -95,6 +95,10 @@ class Goals(Sequence[Goal]):
             self._part_of = store.indices("synthetic_goal_part", below=parts, size=count)
             self._weights = store.floats("synthetic_part_weights", size=parts)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Goals:
+        """Return the goals themselves: they cannot change."""
+        return self
+
     def __len__(self) -> int:
         """Count the goals."""
         return len(self.products)
