@@ -30,7 +30,8 @@ def find_errors(
     """Return the errors of every failure by its task and sample; None where they are not known.
 
     They are not known where the environment answers otherwise than it did, where there are fewer
-    replies than steps, or where it tells too few costs. An episode that ends without success was lost by its last step at the latest.
+    replies than steps, or where it tells too few costs. An episode that ends without success was
+    lost by its last step at the latest.
 
     Args:
         env: Plays the tasks as they were played, with the same history.
