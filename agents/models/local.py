@@ -88,7 +88,8 @@ class LocalPolicy:
             on_full: What to do where a conversation does not fit. "error" replies with the error
                 kind "context". "drop_oldest" leaves out as few of the oldest exchanges as make room
                 for a whole reply, and counts them as "dropped_messages". What stands before the
-                episode's first reply stays, with the task in it.
+                episode's first reply stays, with the task in it. Replies of the episode are those
+                marked `train`; where none is, nothing is left out.
             batch_size: Conversations computed at a time at most; longer batches are cut by length,
                 on a CPU also where that is cheaper, or saves memory at little cost.
             prefill_tokens: New tokens per forward pass while conversations are read; what one lacks
@@ -273,8 +274,9 @@ class LocalPolicy:
         room = self.context - self._max_new_tokens
         if self._on_full == "error" or len(ids) <= room:
             return list(ids), 0
-        # What comes before the agent's own replies: rules, examples, and the task.
-        head = next((i for i, m in enumerate(messages) if m.train), 1)
+        # What comes before the agent's own replies: rules, examples, and the task. Where no reply
+        # is marked as its own, that is all: a worked example looks like any other exchange.
+        head = next((i for i, m in enumerate(messages) if m.train), len(messages))
         exchanges = (len(messages) - head - 1) // 2  # all that can be left out but the last word
         least, most, found = 0, max(0, exchanges), None
         while least < most:  # few are tried: each is a whole conversation to lay out

@@ -18,6 +18,7 @@ from eto_gym.conversation import ConversationEnv
 from eto_gym.env import text_env
 from eto_gym.expert import Expert, Reply
 from eto_gym.prompt import Message
+from eto_gym.trainers.data.first_error import replies_of
 from eto_gym.trainers.data.pairing import PairingReport
 from eto_gym.trainers.settings.data import PairingSettings
 from eto_gym.trajectories import Trajectory
@@ -55,8 +56,10 @@ def correct_failures(
     Returns:
         The pairs, in the order of failures and steps, and the report. Besides the reasons of other
         pairings its `skipped` has "success", "not_repeated" (the environment now answers
-        otherwise), "no_advice" (steps at which the expert gave up), and "same_action". The prompt
-        of a pair is what was read at its step, so it is whole whatever the history.
+        otherwise, or there are fewer replies than steps), "no_advice" (steps at which the expert
+        gave up), and "same_action"; "nothing_trained" are steps whose reply is not marked for
+        training. The prompt of a pair is what was read at its step, so it is whole whatever the
+        history.
     """
     report = PairingReport()
     pairs: list[PreferencePair] = []
@@ -84,17 +87,22 @@ def _of_failure(
     env: ConversationEnv, failure: Trajectory, report: PairingReport
 ) -> list[PreferencePair]:
     """Return the corrections of one failure, in the order of its steps."""
+    replies = replies_of(failure)
+    if replies is None:
+        report.skipped["not_repeated"] += 1
+        return []
     _, info = env.reset(options={"task": failure.task_id})
     adviser = _Adviser(env)
     adviser.observe(None, env.conversation[-1].content)
-    replies = [m.content for m in failure.messages if m.role == "assistant" and m.train]
     pairs: list[PreferencePair] = []
     known: set[tuple[str, str | None]] = set()
-    skipped = dict.fromkeys(("no_advice", "same_action", "duplicate"), 0)
+    skipped = dict.fromkeys(("no_advice", "same_action", "duplicate", "nothing_trained"), 0)
     for number, (reply, step) in enumerate(zip(replies, failure.steps, strict=True)):
         prompt = tuple(Message(m.role, m.content) for m in env.prompt)
         advice = adviser.advise(info)
-        if advice is None:
+        if not reply.train:
+            skipped["nothing_trained"] += 1
+        elif advice is None:
             skipped["no_advice"] += 1
         elif advice.action == step.action:
             skipped["same_action"] += 1
@@ -102,8 +110,8 @@ def _of_failure(
             skipped["duplicate"] += 1
         else:
             known.add((advice.action, step.action))
-            pairs.append(_pair(failure, number, prompt, advice, reply))
-        _, _, terminated, truncated, info = env.step(reply)
+            pairs.append(_pair(failure, number, prompt, advice, reply.content))
+        _, _, terminated, truncated, info = env.step(reply.content)
         if env.steps[-1].observation != step.observation:
             report.skipped["not_repeated"] += 1
             return []

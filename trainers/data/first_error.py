@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from eto_gym.conversation import ConversationEnv
 from eto_gym.env import text_env
+from eto_gym.prompt import Message
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
 
@@ -28,8 +29,9 @@ def find_errors(
 ) -> dict[tuple[str, int], Errors | None]:
     """Return the errors of every failure by its task and sample; None where they are not known.
 
-    They are not known where the environment answers otherwise than it did, or where it tells too
-    few costs. An episode that ends without success was lost by its last step at the latest.
+    They are not known where the environment answers otherwise than it did, where there are fewer
+    replies than steps, or where it tells too few costs. An episode that ends without success was
+    lost by its last step at the latest.
 
     Args:
         env: Plays the tasks as they were played, with the same history.
@@ -86,18 +88,29 @@ def errors_of(left: Sequence[int | None], lost: bool) -> Errors | None:
     return Errors(first, max(first, min(last, replies - 1)))
 
 
+def replies_of(trajectory: Trajectory) -> list[Message] | None:
+    """Return the reply of each step, marked for training or not; None where replies are missing.
+
+    The acknowledgement of the prompt and worked examples come before them, and are no steps.
+    """
+    replies = [m for m in trajectory.messages if m.role == "assistant"]
+    before = len(replies) - len(trajectory.steps)
+    return replies[before:] if before >= 0 else None
+
+
 def _lost(trajectory: Trajectory) -> bool:
     return trajectory.outcome == "terminated"
 
 
 def _repeat(env: ConversationEnv, trajectory: Trajectory) -> list[int | None] | None:
     """Repeat an episode; return the steps that were left, None where it goes otherwise."""
-    replies = [m.content for m in trajectory.messages if m.role == "assistant"]
-    replies = replies[len(replies) - len(trajectory.steps) :]  # without those of the prompt
+    replies = replies_of(trajectory)
+    if replies is None:
+        return None
     env.reset(options={"task": trajectory.task_id})
     left = [text_env(env).cost_to_go()]
     for reply, step in zip(replies, trajectory.steps, strict=True):
-        *_, terminated, truncated, _ = env.step(reply)
+        *_, terminated, truncated, _ = env.step(reply.content)
         if env.steps[-1].observation != step.observation:
             return None
         left.append(text_env(env).cost_to_go())

@@ -90,22 +90,9 @@ def make_pairs(
             cut at and none are given.
     """
     settings = settings or PairingSettings()
-    if settings.cut != "none" and errors is None:
-        raise SettingsError(
-            f"cut {settings.cut!r} asks the environment: it is for loops, such as "
-            "`eto-gym train eto`; in Python give `errors`"
-        )
-    which = 0 if settings.cut == "first-error" else 1
-    known = errors if errors is not None and settings.cut != "none" else {}
-    cuts = {key: None if found is None else found[which] for key, found in known.items()}
-    if settings.contrast == "correction":
-        raise SettingsError(
-            "contrast 'correction' asks the expert in the environment: it is for loops, such as "
-            "`eto-gym train eto`; trajectories alone can be paired by 'expert' or 'self'"
-        )
-    report = PairingReport()
+    cuts = _cuts(settings, errors)
     agent = list(agent)
-    report.trajectories = len(agent)
+    report = PairingReport(trajectories=len(agent))
     samples = _by_task(agent, "agent_error", report)
     if settings.contrast == "unpaired":
         return _alone(samples, expert, cuts, report), report
@@ -118,10 +105,8 @@ def make_pairs(
     per_task: Counter[str] = Counter()
     limit = settings.max_pairs_per_task
     for chosen, rejected, agent_won in candidates:
-        theirs = (
-            agent_won and settings.contrast == "expert"
-        )  # an expert's errors are not looked for
-        own_cuts = {} if theirs else cuts
+        theirs = agent_won and settings.contrast == "expert"
+        own_cuts = {} if theirs else cuts  # an expert's errors are not looked for
         pair = _pair(chosen, rejected, settings, own_cuts, report)
         if pair is None:
             continue
@@ -143,6 +128,25 @@ def make_pairs(
         report.unknown_error += own_cuts.get(rejected.source.key, 0) is None
     report.pairs = len(pairs)
     return pairs, report
+
+
+def _cuts(
+    settings: PairingSettings, errors: Mapping[tuple[str, int], Errors | None] | None
+) -> dict[tuple[str, int], int | None]:
+    """Return the error of each failure at which it is to be cut; refuse what is for loops."""
+    if settings.cut != "none" and errors is None:
+        raise SettingsError(
+            f"cut {settings.cut!r} asks the environment: it is for loops, such as "
+            "`eto-gym train eto`; in Python give `errors`"
+        )
+    if settings.contrast == "correction":
+        raise SettingsError(
+            "contrast 'correction' asks the expert in the environment: it is for loops, such as "
+            "`eto-gym train eto`; trajectories alone can be paired by 'expert' or 'self'"
+        )
+    which = 0 if settings.cut == "first-error" else 1
+    known = errors if errors is not None and settings.cut != "none" else {}
+    return {key: None if found is None else found[which] for key, found in known.items()}
 
 
 def _alone(
@@ -393,9 +397,5 @@ def _deed(message: Message) -> tuple[str, str]:
     return (message.role, reply.action if reply else message.content)
 
 
-def _text(message: Message) -> tuple[str, str]:
-    return (message.role, message.content)
-
-
 def _texts(messages: Iterable[Message]) -> list[tuple[str, str]]:
-    return [_text(message) for message in messages]
+    return [(message.role, message.content) for message in messages]

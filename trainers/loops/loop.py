@@ -22,7 +22,7 @@ from eto_gym.files import write_json
 from eto_gym.trainers.loops.data_stages import DataStages
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
-from eto_gym.trainers.loops.run_folder import FINISHED, Stage
+from eto_gym.trainers.loops.run_folder import FINISHED, Stage, sweep
 from eto_gym.trainers.loops.stage_data import NothingToLearn
 from eto_gym.trainers.loops.train_stages import TrainStages
 from eto_gym.trainers.settings.methods import SFTSettings
@@ -123,6 +123,7 @@ class Loop(ABC, Generic[S]):
         ones are, so that what was played under the first is not taken for played under these.
         """
         path = self.play.folder.path / "config.json"
+        sweep(path.parent)
         given = self.play.given.to_json()
         try:
             before = json.loads(path.read_text("utf-8"))

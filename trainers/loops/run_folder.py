@@ -43,6 +43,13 @@ def _digest(result: Any) -> str:
     return digest(json.loads(json.dumps(strict(result))))
 
 
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a process left which was killed while it wrote others."""
+    for file in folder.glob(".*.partial"):
+        if file.is_file():
+            file.unlink(missing_ok=True)
+
+
 class _Unfinished(Exception):
     """A stage has work to do."""
 
@@ -170,6 +177,7 @@ class RunFolder:
         if (folder / FINISHED).exists():
             return True
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)  # its digests would tell of what is in the way
         write_json(folder / "settings.json", settings)
         return False
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import eto_gym
-from eto_gym.agents.rollout.spec import RolloutSpec
+from eto_gym.agents.policy import Policy
 from eto_gym.conversation import ConversationEnv
 from eto_gym.trainers.data.exact_steps import exact_step_pairs
 from eto_gym.trainers.data.steps import (
@@ -69,18 +69,6 @@ def step_pairs(
     policy_maker = play.policy_maker(model, name, temperature=settings.temperature)
     spec = replace(play.spec(policy_maker, s.train_split), player=player)
 
-    def exact(
-        ready: RolloutSpec, env: ConversationEnv, paths: Sequence[ExpertPath]
-    ) -> tuple[list[PreferencePair], StepReport]:
-        policy = ready.make_policy()
-        try:
-            pairs, report = exact_step_pairs(env, paths, policy, settings, seed=seed)
-        finally:
-            if (close := getattr(policy, "close", None)) is not None:
-                close()
-        play.check_replies(report.errors, report.asked, name)
-        return pairs, report
-
     def kept(
         folder: Path, pairs: list[PreferencePair], report: StepReport, *, unlike: int
     ) -> dict[str, Any]:
@@ -93,15 +81,13 @@ def step_pairs(
         env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
         try:
             chosen = chosen_experts(experts, tasks, seed=s.seed)
-            repeated = [repeat_expert(env, expert) for expert in chosen]
-            paths = [path for path in repeated if path is not None]
-            if not paths:
-                raise NothingToLearn(
-                    f"none of {len(chosen)} experts' episodes can be repeated in {s.env}"
-                )
+            paths = _repeated(env, chosen, s.env)
             if settings.reward == "exact":
                 with play.playing(spec) as ready:
-                    pairs, report = play.processes.first(lambda: exact(ready, env, paths))
+                    pairs, report = play.processes.first(
+                        lambda: _exact(ready.make_policy(), env, paths, settings, seed=seed)
+                    )
+                    play.check_replies(report.errors, report.asked, name)
                 return kept(folder, pairs, report, unlike=len(chosen) - len(paths))
             plan = plan_branches(paths, settings, seed=seed)
             branches = play.play_episodes(spec, plan, folder / BRANCHES, f"{name}: steps")
@@ -126,6 +112,31 @@ def step_pairs(
         **deciding(settings),
     }
     return play.folder.run(name, work, settings=depends_on, inputs=(model, experts))
+
+
+def _repeated(env: ConversationEnv, experts: Sequence[Trajectory], name: str) -> list[ExpertPath]:
+    """Return the experts' episodes that the environment repeats; there must be one."""
+    repeated = [repeat_expert(env, expert) for expert in experts]
+    paths = [path for path in repeated if path is not None]
+    if not paths:
+        raise NothingToLearn(f"none of {len(experts)} experts' episodes can be repeated in {name}")
+    return paths
+
+
+def _exact(
+    policy: Policy,
+    env: ConversationEnv,
+    paths: Sequence[ExpertPath],
+    settings: StepSettings,
+    *,
+    seed: int,
+) -> tuple[list[PreferencePair], StepReport]:
+    """Pair steps by what the simulator says of them, and close the policy."""
+    try:
+        return exact_step_pairs(env, paths, policy, settings, seed=seed)
+    finally:
+        if (close := getattr(policy, "close", None)) is not None:
+            close()
 
 
 def chosen_experts(experts: Stage, tasks: int, *, seed: int) -> list[Trajectory]:

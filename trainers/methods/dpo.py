@@ -34,7 +34,7 @@ from eto_gym.trainers.model import reference, reference_model, sharding
 from eto_gym.trainers.model.layout import lay_out
 from eto_gym.trainers.model.models import bare_model, uses_bf16, with_adapters
 from eto_gym.trainers.model.offload import activations_of
-from eto_gym.trainers.model.scoring import install_scorer, row_sums, without_dropout
+from eto_gym.trainers.model.scoring import install_scorer, remove_dropout, row_sums, without_dropout
 from eto_gym.trainers.run import base_trainer, row_layout
 from eto_gym.trainers.run.training import TrainReport, train
 from eto_gym.trainers.run.watch import Watch, prepared
@@ -410,9 +410,7 @@ def _prepared(model: Any, settings: DPOSettings, args: TrainingArguments) -> Any
         for weight in model.parameters():
             if weight.requires_grad:  # as QLoRA's authors train adapters, and as TRL does
                 weight.data = weight.data.to(torch.bfloat16)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):  # policy and reference are to differ by learning
-            module.p = 0.0
+    remove_dropout(model)  # policy and reference are to differ by learning alone
     return model
 
 

@@ -48,7 +48,7 @@ from eto_gym.trainers.methods.row_forests import RowForests, turns_of
 from eto_gym.trainers.model import models
 from eto_gym.trainers.model.offload import activations_of
 from eto_gym.trainers.model.optimizers import build_optimizer
-from eto_gym.trainers.model.scoring import VALUE_HEAD, install_scorer, without_dropout
+from eto_gym.trainers.model.scoring import install_scorer, remove_dropout, without_dropout
 from eto_gym.trainers.model.sharding import refuse_spread
 from eto_gym.trainers.run import base_trainer
 from eto_gym.trainers.run.training import TrainReport, train
@@ -165,12 +165,10 @@ class PPOTrainer(base_trainer.BaseTrainer):
         self.done = 0  # rounds
         self.data = data
         model = models.with_adapters(model, settings)
+        remove_dropout(model)  # or ratios to what was played without it would differ from 1
         self.bare = models.bare_model(model)
         install_scorer(self.bare)
-        head = ValueHead(self.bare.config.get_text_config().hidden_size)
-        self.head = head.to(self.bare.get_input_embeddings().weight.device)
-        # A part of the model: it is moved, wrapped for several devices and clipped with the rest.
-        self.bare.add_module(VALUE_HEAD, self.head)
+        self.head = ValueHead.added_to(self.bare)
         super().__init__(
             model=model,
             args=TrainingArguments(**_arguments(settings, workspace)),

@@ -73,6 +73,18 @@ class ValueHead(torch.nn.Module):
         torch.nn.init.zeros_(self.linear.weight)
         torch.nn.init.zeros_(self.linear.bias)
 
+    @classmethod
+    def added_to(cls, model: Any) -> ValueHead:
+        """Make one a part of a model: moved, wrapped for devices and clipped with the rest.
+
+        Args:
+            model: The model itself, not a wrapper of PEFT around it.
+        """
+        head = cls(model.config.get_text_config().hidden_size)
+        head = head.to(model.get_input_embeddings().weight.device)
+        model.add_module(VALUE_HEAD, head)
+        return head
+
     def forward(self, hidden: torch.Tensor, score: Score) -> torch.Tensor:
         """Return one value per turn in float32, row by row.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 _ATEN = torch.ops.aten
 
@@ -19,6 +19,13 @@ KEPT = [
     _ATEN._scaled_dot_product_cudnn_attention.default,
 ]
 """Operations whose results are kept: products of matrices and attention, nearly all of the time."""
+
+_DROPOUT_AT = {
+    _ATEN._scaled_dot_product_flash_attention.default: 3,
+    _ATEN._scaled_dot_product_efficient_attention.default: 5,
+    _ATEN._scaled_dot_product_cudnn_attention.default: 5,
+}
+"""Place of the rate of dropout among the arguments of attention that draws numbers for it."""
 
 
 def recompute_cheap(model: Any) -> None:
@@ -34,4 +41,12 @@ def recompute_cheap(model: Any) -> None:
 
 
 def _contexts() -> Any:
-    return create_selective_checkpoint_contexts(KEPT)  # type: ignore[no-untyped-call]
+    return create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
+
+
+def _policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Say what is kept: what draws no numbers, or the dropout after it would draw others."""
+    place = _DROPOUT_AT.get(operation, len(args))
+    rate = kwargs.get("dropout_p", args[place] if place < len(args) else 0.0)
+    kept = operation in KEPT and not rate
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE

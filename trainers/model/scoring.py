@@ -107,6 +107,21 @@ def without_dropout(model: Any) -> Iterator[None]:
             module.training = training
 
 
+def remove_dropout(model: Any) -> None:
+    """Take all dropout out of a loaded model, adapters included; its configuration is left.
+
+    Besides layers for it, families keep rates as numbers of their modules, which they hand to
+    attention or to `torch.nn.functional.dropout` (OPT's `dropout` and `layerdrop`, Llama's
+    `attention_dropout`).
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
 def row_sums(token_logps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Sum the vector of `score=labels` over each row of `labels`: (N,) and (B, T) -> (B,)."""
     rows = torch.nonzero(labels[:, 1:] != IGNORED)[:, 0]

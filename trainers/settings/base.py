@@ -179,7 +179,9 @@ class TrainSettings:
     )
     lora_r: int = option(0, "rank of LoRA adapters on every linear layer; 0: train all weights")
     lora_alpha: float = option(0.0, "scale of the adapters; 0: twice the rank")
-    lora_dropout: float = option(0.0, "dropout inside the adapters")
+    lora_dropout: float = option(
+        0.0, "dropout inside the adapters; preference training and PPO train without any"
+    )
     qlora: bool = option(
         False, "keep the base in 4 bits (NF4, double quantization); needs lora_r and bitsandbytes"
     )

@@ -198,6 +198,22 @@ def test_drop_oldest_leaves_out_exchanges_and_says_so() -> None:
     assert acting.act([Conversation("a", talk[:1])])[0].usage.get("dropped_messages") is None
 
 
+def test_worked_examples_and_the_task_are_never_dropped() -> None:
+    """Only replies marked as the agent's own end what stays; before the first there are none."""
+    examples = [Message("system", "The rules."), *hello(0)]
+    for turn in range(4):
+        examples += [Message("assistant", "Action: look"), observation(0, turn)]
+    context = len(CODEC.generation_prompt(examples)) + 4  # no room for a whole reply
+    acting = policy(context=context, on_full="drop_oldest")
+    first = acting.act([Conversation("a", examples)])[0]
+    assert first.usage.get("dropped_messages") is None
+    assert first.usage["prompt_tokens"] == context - 4
+    own = [Message("assistant", "Action: look", train=True), observation(0, 9)]
+    reply = acting.act([Conversation("b", [*examples, *own, *own])])[0]
+    assert reply.usage["dropped_messages"] == 2
+    assert reply.usage["prompt_tokens"] == len(CODEC.generation_prompt([*examples, *own]))
+
+
 def test_a_long_conversation_is_laid_out_few_times_to_drop_its_oldest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

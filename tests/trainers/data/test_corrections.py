@@ -70,6 +70,31 @@ def test_both_replies_answer_the_agents_own_conversation(wandering: Sequence[Tra
         assert not any(message.train for message in pair.prompt)
 
 
+def test_replies_that_are_not_trained_are_played_and_not_paired(
+    wandering: Sequence[Trajectory],
+) -> None:
+    env = _house()
+    failure = wandering[0]
+    every, _ = correct_failures(env, [failure], SETTINGS)
+    start = every[0].info["step"]
+    places = [i for i, m in enumerate(failure.messages) if m.role == "assistant"]
+    place = places[len(places) - failure.step_count :][start]
+    messages = list(failure.messages)
+    messages[place] = dataclasses.replace(messages[place], train=False)
+    pairs, report = correct_failures(
+        env, [dataclasses.replace(failure, messages=tuple(messages))], SETTINGS
+    )
+    assert report.skipped["nothing_trained"] == 1
+    assert report.pairs + sum(report.skipped.values()) == failure.step_count
+    assert [p for p in pairs if p in every] == every[1:]
+    assert start not in [pair.info["step"] for pair in pairs]
+    # Where a reply is missing, nobody can say what was answered at which step.
+    short = dataclasses.replace(failure, messages=failure.messages[: places[1]])
+    assert len(short.steps) > sum(m.role == "assistant" for m in short.messages)
+    pairs, report = correct_failures(env, [short], SETTINGS)
+    assert (pairs, report.skipped) == ([], {"not_repeated": 1})
+
+
 def test_with_a_bounded_history_the_prompt_is_what_was_read(
     wandering: Sequence[Trajectory],
 ) -> None:

@@ -131,6 +131,24 @@ def test_own_best_sample_against_own_worst(make_play: Play) -> None:
     assert [(p.info["chosen_sample"], p.info["rejected_sample"]) for p in pairs] == [(1, 3), (2, 0)]
 
 
+def test_every_sample_meets_the_best_of_several_experts(make_play: Play) -> None:
+    experts = [make_play(0, rounds=1, reward=0.4), make_play(0, rounds=2, reward=0.7, sample=1)]
+    agent = [
+        make_play(0, good=False, rounds=3 + n, reward=reward, sample=n)
+        for n, reward in enumerate((0.2, 0.7, 0.75, 0.9, 0.2))
+    ]
+    pairs, report = make_pairs(agent, experts, PairingSettings(min_gap=0.1))
+    assert [(p.info["chosen_reward"], p.info["rejected_reward"]) for p in pairs] == [
+        (0.7, 0.2), (0.9, 0.7), (0.7, 0.2),
+    ]  # fmt: skip
+    assert report.skipped == {"tie": 2}, "as good, and better by no more than the gap"
+    assert (report.expert_chosen, report.agent_chosen) == (2, 1)
+    # The same conversations again are counted, whatever sample they are.
+    again = [replace(sample, sample=10 + n) for n, sample in enumerate(agent)]
+    pairs, report = make_pairs([*agent, *again], experts, PairingSettings(min_gap=0.1))
+    assert (report.pairs, report.skipped) == (3, {"tie": 4, "duplicate": 3})
+
+
 def test_pairs_per_task_are_limited(make_play: Play) -> None:
     agent = [make_play(0, good=False, rounds=n, sample=n) for n in (1, 2, 3)]
     pairs, report = make_pairs(agent, [make_play(0)], PairingSettings(max_pairs_per_task=2))

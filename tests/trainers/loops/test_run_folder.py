@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from eto_gym import DataError
 from eto_gym.files import DIGESTS_FILE, write_digests, write_text
 from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder, Stage
+from tests.trainers.processes import fork_one
 
 
 def pipeline(path: Path, calls: list[str], *, lr: float = 1.0, fail: bool = False) -> RunFolder:
@@ -50,6 +55,27 @@ def test_an_interrupted_stage_resumes_in_its_folder(tmp_path: Path) -> None:
     assert calls == ["a", "b", "b", "c"]
     assert [stage.reused for stage in run.stages] == [True, False, False]
     assert len(list(tmp_path.rglob("partial"))) == 3
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    def die_writing(folder: Path) -> None:
+        write = partial(os.kill, os.getpid(), signal.SIGKILL)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "replace", lambda *_: write())
+            write_text(folder / "a.txt", "half of it")
+
+    def work(folder: Path) -> None:
+        write_text(folder / "a.txt", "all of it")
+
+    def run(how: Callable[[Path], None]) -> None:
+        RunFolder(tmp_path).run("a", how, settings=None)
+
+    assert fork_one(run, die_writing) == -signal.SIGKILL
+    assert len(list(tmp_path.glob("stages/a-*/.*.partial"))) == 1
+    run(work)
+    (stage,) = tmp_path.glob("stages/a-*")
+    assert "partial" not in (stage / DIGESTS_FILE).read_text()
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_a_changed_setting_redoes_what_depends_on_it(tmp_path: Path) -> None:

@@ -42,6 +42,14 @@ def test_episodes_are_compared_within_their_task_and_flat_groups_dropped() -> No
     assert plain.advantages[0] == pytest.approx([0.5, 0.5], abs=1e-5)
 
 
+def test_deviations_are_the_populations() -> None:
+    plays = [play("a", (reward,)) for reward in (1.0, 0.0, 0.0, 1.0, 0.5)]
+    # Mean 0.5; the squares of what they differ by are 4 times 0.25, over 5: 0.2.
+    found = [value for (value,) in assign(plays, "episode").advantages]
+    whole = 0.5 / math.sqrt(0.2)
+    assert found == pytest.approx([whole, -whole, -whole, whole, 0.0], abs=1e-4)
+
+
 def test_gigpo_compares_turns_of_one_state_by_their_discounted_returns() -> None:
     # Both begin in state x; one goes right at once, the other loses a turn there.
     plays = [play("a", (0.0, 1.0), "xyz"), play("a", (0.0, 0.0), "xxy"), play("b", (0.0,), "xy")]

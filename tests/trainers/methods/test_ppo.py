@@ -106,6 +106,23 @@ def test_scores_equal_hand_computed_doubles(tiny: Path, make_play: Play, tmp_pat
         assert torch.equal(scores.reference, scores.logps)
 
 
+def test_what_was_not_moved_has_ratio_one_whatever_the_dropout(
+    tiny: Path, make_play: Play, tmp_path: Path
+) -> None:
+    rows = token_rows(tiny, [make_play(0, rounds=2)])
+    trainer = new_trainer(tiny, tmp_path, replace(QUICK, lora_r=4, lora_dropout=0.5))
+    for name, parameter in trainer.bare.named_parameters():
+        parameter.data += 0.1 * ("lora_B" in name)  # adapters that do something
+    (played,) = trainer.score(rows)
+    trainer.model.train()
+    labels = torch.tensor(
+        [[i if m else -100 for i, m in zip(rows[0].ids, rows[0].mask, strict=True)]]
+    )
+    found = trainer.model(input_ids=torch.tensor([rows[0].ids]), score=labels)
+    learnt = found["token_logps"]
+    assert learnt.tolist() == pytest.approx(played.logps.tolist(), abs=1e-5)
+
+
 def test_the_kl_price_is_taken_off_the_turn_that_moved(
     tiny: Path, make_play: Play, tmp_path: Path
 ) -> None:

@@ -78,3 +78,42 @@ def test_only_what_is_cheap_comes_again(tiny: Path) -> None:
 def test_both_ways_of_recomputing_contradict_each_other() -> None:
     with pytest.raises(SettingsError, match="recompute_cheap"):
         SFTSettings(recompute_cheap=True, gradient_checkpointing=True)
+
+
+def test_with_dropout_the_same_numbers_are_drawn_again() -> None:
+    transformers = pytest.importorskip("transformers")
+    from eto_gym.trainers.model.recompute import recompute_cheap
+
+    config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, embd_pdrop=0.5)
+    model = transformers.GPT2LMHeadModel(config).double().train()
+
+    def gradients() -> list[Any]:
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(torch.arange(12)[None], use_cache=False).logits.logsumexp(-1).sum().backward()
+        return [weight.grad.clone() for weight in model.parameters()]
+
+    plain = gradients()
+    recompute_cheap(model)
+    torch.testing.assert_close(gradients(), plain)
+
+
+def test_attention_that_draws_numbers_is_computed_again() -> None:
+    """Kept, it would draw none the second time, and what follows it would draw its numbers."""
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    from eto_gym.trainers.model.recompute import _ATEN, KEPT, _policy
+
+    def kept(operation: Any, *args: Any, **kwargs: Any) -> bool:
+        return _policy(None, operation, *args, **kwargs) is CheckpointPolicy.MUST_SAVE
+
+    for operation in KEPT:
+        assert kept(operation, None, None, None)
+    flash = _ATEN._scaled_dot_product_flash_attention.default
+    memory = _ATEN._scaled_dot_product_efficient_attention.default
+    assert kept(flash, None, None, None, 0.0)
+    assert not kept(flash, None, None, None, 0.1, True)
+    assert kept(memory, None, None, None, None, True)
+    assert not kept(memory, None, None, None, None, True, 0.1)
+    assert not kept(memory, None, None, None, None, True, dropout_p=0.1)
+    assert not kept(_ATEN.add.Tensor, None, None)

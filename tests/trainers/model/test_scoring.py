@@ -49,3 +49,42 @@ def test_only_the_logits_themselves_are_kept_of_their_size() -> None:
     large = [tensor for tensor in kept if tensor.numel() == ROWS * VOCABULARY]
     assert [tensor.dtype for tensor in large] == [torch.bfloat16]
     assert large[0].data_ptr() == logits.data_ptr()
+
+
+def _opt() -> Any:
+    """Return a model whose dropout, and skipping of layers, are numbers of its modules."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.OPTConfig(
+        vocab_size=VOCABULARY, word_embed_proj_dim=16, dropout=0.5, layerdrop=0.5, **sizes
+    )
+    return transformers.OPTForCausalLM(config).train()
+
+
+def _llama() -> Any:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, num_attention_heads=2, attention_dropout=0.5, **sizes
+    )
+    return transformers.LlamaForCausalLM(config).train()
+
+
+def _gpt2() -> Any:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2)
+    return transformers.GPT2LMHeadModel(config).train()
+
+
+@pytest.mark.parametrize("make", [_opt, _llama, _gpt2])
+def test_all_dropout_is_taken_out_however_a_family_keeps_it(make: Any) -> None:
+    model = make()
+    ids = torch.arange(ROWS)[None]
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    scoring.remove_dropout(model)
+    assert model.training
+    found = model(ids).logits
+    assert torch.equal(found, model(ids).logits)
+    torch.testing.assert_close(found, model.eval()(ids).logits)
+    rates = {name: value for name, value in model.config.to_dict().items() if "drop" in name}
+    assert any(rates.values()), "the configuration is saved as it was"
