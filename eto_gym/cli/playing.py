@@ -13,23 +13,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from eto_gym.cli.arguments import (
-    add_env_arguments,
-    add_task_arguments,
-    choose_tasks,
-    env_arguments,
-    parse_pairs,
-)
-from eto_gym.conversation import PromptStyle
+from eto_gym.cli.arguments import choose_tasks, env_arguments, parse_pairs
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
 from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
-from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
+from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from eto_gym.trajectories.text_files import read_text, split_lines
 from eto_gym.urls import read_addresses
 
@@ -40,105 +33,6 @@ if TYPE_CHECKING:
     from eto_gym.agents.rollout.spec import RolloutSpec
 
 SCRIPTED = ("expert", "player", "random")
-
-
-def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of both commands."""
-    parser.add_argument(
-        "--policy",
-        help="expert, player, random; a model's folder, a GGUF file, smollm2, or a name on the "
-        "Hugging Face hub; or endpoint:URL[,URL...] of OpenAI-compatible servers",
-    )
-    parser.add_argument(
-        "--temperature", type=float, default=None, help="of a model's replies (default 0: greedy)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=None, metavar="N", help="longest reply in tokens"
-    )
-    parser.add_argument(
-        "--max-context", type=int, default=None, metavar="N", help="longest conversation in tokens"
-    )
-    parser.add_argument(
-        "--policy-arg",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="further argument of the policy (adapter, dtype, device, chat_template, model, "
-        "...); VALUE is read as JSON if it is JSON, as text otherwise",
-    )
-    add_env_arguments(parser)
-    parser.add_argument(
-        "--task", action="append", default=[], metavar="ID", help="a task by its id; repeatable"
-    )
-    parser.add_argument("--task-file", type=Path, help="file with one task id per line")
-    add_task_arguments(parser)
-    parser.add_argument(
-        "--shard",
-        default=None,
-        metavar="I/N",
-        help="every N-th task from the I-th on, I from 0: the shards 0/N to N-1/N are all tasks",
-    )
-    parser.add_argument("--samples", type=int, default=None, help="episodes per task (default 1)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default 0)")
-    parser.add_argument(
-        "--prompt-style",
-        choices=get_args(PromptStyle),
-        default="one-shot",
-        help="what precedes the first observation (default one-shot, as in the paper)",
-    )
-    parser.add_argument(
-        "--history",
-        default=FULL,
-        help="how much of the conversation the policy reads: full (default, as in the paper); "
-        "last:K for the instruction, the task and the last K exchanges; or state for these and "
-        "what the environment writes of what was seen so far",
-    )
-    parser.add_argument(
-        "--record-admissible",
-        action="store_true",
-        help="store the admissible actions of every turn too, for `eto-gym view`; files get larger",
-    )
-    parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
-    parser.add_argument(
-        "--slots",
-        type=int,
-        default=None,
-        help="environments at once (default 64; for expert, player and random, which gain nothing "
-        "by batches, one for each worker, so that finished episodes are written from the first on)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes, with environments and a policy in each (default 1)",
-    )
-    parser.add_argument(
-        "--env-workers",
-        type=int,
-        default=0,
-        help="processes for environments alone, beside each process with a policy (default 0: the "
-        "environments are in that process)",
-    )
-    parser.add_argument("--launcher", default="local", help="where to play: local (default) or ray")
-    parser.add_argument(
-        "--attempts", type=int, default=3, help="how often a failed episode is played (default 3)"
-    )
-    parser.add_argument(
-        "--retry",
-        nargs="*",
-        action="extend",
-        choices=get_args(ErrorKind),
-        default=None,
-        help="kinds of errors after which an episode is played again in the same run (default: "
-        "environment, timeout, worker; with an endpoint also policy and format)",
-    )
-    parser.add_argument(
-        "--step-timeout",
-        type=float,
-        default=None,
-        help="seconds that one step may take before the process of its environment is killed and "
-        "replaced; implies --env-workers 1 at least",
-    )
 
 
 @dataclass(frozen=True)
