@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from eto_gym.agents.policy import Policy
     from eto_gym.agents.rollout.slot import Episode
     from eto_gym.agents.rollout.spec import RolloutSpec
+    from eto_gym.trajectories import ErrorKind
 
 SCRIPTED = ("expert", "player", "random")
 
@@ -71,15 +72,7 @@ def plan(
     from eto_gym.agents.rollout.slot import plan_episodes
     from eto_gym.agents.rollout.spec import RolloutSpec
 
-    for name in ("slots", "workers", "attempts"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise EtoGymError(f"expected --{name} >= 1, got {value}")
-    if args.env_workers < 0:
-        raise EtoGymError(f"expected --env-workers >= 0, got {args.env_workers}")
-    if samples < 1:
-        raise EtoGymError(f"expected --samples >= 1, got {samples}")
-    if args.step_timeout is not None and args.step_timeout <= 0:
-        raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
+    _check_numbers(args, samples)
     check_room(args.history, args.max_context)
     make_policy, policy = read_policy(args)
     env_id = panel.env if panel else resolve_env_id(args.env)
@@ -92,11 +85,6 @@ def plan(
     recorded = {"admissible_actions": True} if args.record_admissible else {}
     everything = tasks(env_id, **env_kwargs)
     chosen = _tasks(everything, args, panel)
-    kinds = args.retry
-    if kinds is None:
-        kinds = [*RetryPolicy().kinds]
-        if policy["policy"].startswith("endpoint:"):
-            kinds += ["policy", "format"]
     here = not args.env_workers and args.step_timeout is None  # where the environments are
     slots = args.slots or (1 if args.policy in SCRIPTED and here else 64)
     spec = RolloutSpec(
@@ -106,7 +94,7 @@ def plan(
         prompt_style=args.prompt_style,
         slots=max(slots, args.workers),
         workers=args.workers,
-        retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
+        retry=RetryPolicy(attempts=args.attempts, kinds=_retried(args, policy["policy"])),
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
         history=args.history,
@@ -114,12 +102,9 @@ def plan(
         record_seconds=True,
         policy_name=args.policy if args.policy in SCRIPTED else None,
     )
-    slug = slug_of(args.policy, policy)
     benchmark = env_id.rpartition("/")[2].lower()
-    stem = f"{benchmark}-{f'panel-{panel.panel}' if panel else everything.split}-{slug}"
-    if args.shard:
-        stem += "-shard-" + args.shard.replace("/", "-of-")
-    out = args.out or Path("runs") / command / f"{stem}.jsonl"
+    stem = f"{benchmark}-{f'panel-{panel.panel}' if panel else everything.split}"
+    out = args.out or _default_out(args, command, f"{stem}-{slug_of(args.policy, policy)}")
     if "date" in policy and (begun := _recorded_date(out)):
         # The run began on another day, and goes on with the prompts of that day.
         if "date" not in parse_pairs(args.policy_arg):
@@ -143,6 +128,35 @@ def plan(
         label=f"{benchmark} {everything.split}",
         samples=samples,
     )
+
+
+def _check_numbers(args: argparse.Namespace, samples: int) -> None:
+    for name in ("slots", "workers", "attempts"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise EtoGymError(f"expected --{name} >= 1, got {value}")
+    if args.env_workers < 0:
+        raise EtoGymError(f"expected --env-workers >= 0, got {args.env_workers}")
+    if samples < 1:
+        raise EtoGymError(f"expected --samples >= 1, got {samples}")
+    if args.step_timeout is not None and args.step_timeout <= 0:
+        raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
+
+
+def _retried(args: argparse.Namespace, policy: str) -> frozenset[ErrorKind]:
+    """Return the kinds of errors after which an episode is played again."""
+    from eto_gym.agents.rollout.engine import RetryPolicy
+
+    if args.retry is not None:
+        return frozenset(args.retry)
+    kinds = RetryPolicy().kinds
+    if policy.startswith("endpoint:"):  # a server may answer, or answer otherwise, the next time
+        kinds |= {"policy", "format"}
+    return kinds
+
+
+def _default_out(args: argparse.Namespace, command: str, stem: str) -> Path:
+    shard = "-shard-" + args.shard.replace("/", "-of-") if args.shard else ""
+    return Path("runs") / command / f"{stem}{shard}.jsonl"
 
 
 def slug_of(asked: str, settings: Mapping[str, Any]) -> str:
