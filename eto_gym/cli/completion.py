@@ -20,7 +20,11 @@ SHELLS = ("bash", "zsh")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("shell", choices=SHELLS, help="for bash: source it, or see docs/cli.md")
+    parser.add_argument(
+        "shell",
+        choices=SHELLS,
+        help="the shell that is to complete; docs/cli.md says where the script goes",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,14 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eto_gym.cli.playing import (
-    SCRIPTED,
-    add_playing_arguments,
-    plan,
-    play,
-    settings_file,
-    slug_of,
-)
+from eto_gym.cli.arguments import ENV_HELP, add_playing_arguments
+from eto_gym.cli.playing import SCRIPTED, plan, play, settings_file, slug_of
 from eto_gym.cli.terminal import printable
 from eto_gym.errors import EtoGymError
 from eto_gym.files import read_object, write_json
@@ -33,9 +27,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "env", nargs="?", help="scienceworld, alfworld, webshop, or a registered id"
-    )
+    parser.add_argument("env", nargs="?", metavar="ENV", help=ENV_HELP)
     add_playing_arguments(parser)
     parser.add_argument(
         "--from",
@@ -44,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="report on these trajectories, such as the shards of a run, and play nothing; may be "
-        "repeated",
+        help="report on these trajectories, such as the shards of a run, and play nothing; "
+        "repeatable",
     )
     parser.add_argument(
         "--panel",
@@ -71,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--json",
         type=Path,
         default=None,
+        metavar="FILE",
         help="file of the report (default: beside the trajectories)",
     )
 

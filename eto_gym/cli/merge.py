@@ -8,8 +8,10 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("adapter", type=Path, help="folder that training with LoRA wrote")
-    parser.add_argument("out", type=Path, help="folder of the whole model")
+    parser.add_argument(
+        "adapter", type=Path, metavar="ADAPTER", help="folder that training with LoRA wrote"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the whole model")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -74,11 +74,6 @@ def generated_parser(jsonargparse: Any, **details: Any) -> Any:
     return kind(allow_abbrev=False, **details)
 
 
-def options_of(parser: Any) -> list[str]:
-    """Return the long options of a parser, those that its help does not show included."""
-    return [name for name in parser.options if name.startswith("--")]
-
-
 def respelled(words: Sequence[str], known: Iterable[str], renamed: Mapping[str, str]) -> list[str]:
     """Return a command line with the options of earlier versions in today's spelling.
 

@@ -12,11 +12,16 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gymnasium as gym
 
-from eto_gym.cli.arguments import add_env_arguments, env_arguments
+from eto_gym.cli.arguments import (
+    ENV_HELP,
+    add_env_arguments,
+    add_prompt_style,
+    env_arguments,
+)
 from eto_gym.cli.terminal import printable
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
@@ -47,22 +52,26 @@ _MANY_DIGITS = 19
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("env", help="scienceworld, alfworld, webshop, or a registered id")
+    parser.add_argument("env", metavar="ENV", help=ENV_HELP)
     add_env_arguments(parser)
-    parser.add_argument("--task", default=None, help="task id, or index within the split")
-    parser.add_argument("--seed", type=int, default=None, help="seed that draws the tasks")
+    parser.add_argument(
+        "--task", default=None, metavar="TASK", help="task id, or index within the split"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="seed that draws the tasks (default: at random)",
+    )
     parser.add_argument(
         "--save",
         type=Path,
         default=Path("runs/play.jsonl"),
-        help="file that :s appends trajectories to (default runs/play.jsonl)",
+        metavar="FILE",
+        help="file that :s appends trajectories to (default: runs/play.jsonl)",
     )
-    parser.add_argument(
-        "--prompt-style",
-        choices=get_args(PromptStyle),
-        default="one-shot",
-        help="what precedes the first observation in a saved trajectory (default one-shot)",
-    )
+    add_prompt_style(parser, "what precedes the first observation in a saved trajectory")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,23 +13,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from eto_gym.cli.arguments import (
-    add_env_arguments,
-    add_task_arguments,
-    choose_tasks,
-    env_arguments,
-    parse_pairs,
-)
-from eto_gym.conversation import PromptStyle
+from eto_gym.cli.arguments import choose_tasks, env_arguments, parse_pairs
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.files import write_json
 from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
 from eto_gym.tasks import TaskSet
-from eto_gym.trajectories import ErrorKind, PlayedTrajectory, TrajectoryStore
+from eto_gym.trajectories import PlayedTrajectory, TrajectoryStore
 from eto_gym.trajectories.text_files import read_text, split_lines
 from eto_gym.urls import read_addresses
 
@@ -38,107 +31,9 @@ if TYPE_CHECKING:
     from eto_gym.agents.policy import Policy
     from eto_gym.agents.rollout.slot import Episode
     from eto_gym.agents.rollout.spec import RolloutSpec
+    from eto_gym.trajectories import ErrorKind
 
 SCRIPTED = ("expert", "player", "random")
-
-
-def add_playing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of both commands."""
-    parser.add_argument(
-        "--policy",
-        help="expert, player, random; a model's folder, a GGUF file, smollm2, or a name on the "
-        "Hugging Face hub; or endpoint:URL[,URL...] of OpenAI-compatible servers",
-    )
-    parser.add_argument(
-        "--temperature", type=float, default=None, help="of a model's replies (default 0: greedy)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=None, metavar="N", help="longest reply in tokens"
-    )
-    parser.add_argument(
-        "--max-context", type=int, default=None, metavar="N", help="longest conversation in tokens"
-    )
-    parser.add_argument(
-        "--policy-arg",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="further argument of the policy (adapter, dtype, device, chat_template, model, "
-        "...); VALUE is read as JSON if it is JSON, as text otherwise",
-    )
-    add_env_arguments(parser)
-    parser.add_argument(
-        "--task", action="append", default=[], metavar="ID", help="a task by its id; repeatable"
-    )
-    parser.add_argument("--task-file", type=Path, help="file with one task id per line")
-    add_task_arguments(parser)
-    parser.add_argument(
-        "--shard",
-        default=None,
-        metavar="I/N",
-        help="every N-th task from the I-th on, I from 0: the shards 0/N to N-1/N are all tasks",
-    )
-    parser.add_argument("--samples", type=int, default=None, help="episodes per task (default 1)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default 0)")
-    parser.add_argument(
-        "--prompt-style",
-        choices=get_args(PromptStyle),
-        default="one-shot",
-        help="what precedes the first observation (default one-shot, as in the paper)",
-    )
-    parser.add_argument(
-        "--history",
-        default=FULL,
-        help="how much of the conversation the policy reads: full (default, as in the paper); "
-        "last:K for the instruction, the task and the last K exchanges; or state for these and "
-        "what the environment writes of what was seen so far",
-    )
-    parser.add_argument(
-        "--record-admissible",
-        action="store_true",
-        help="store the admissible actions of every turn too, for `eto-gym view`; files get larger",
-    )
-    parser.add_argument("--out", type=Path, default=None, help="JSONL file of the trajectories")
-    parser.add_argument(
-        "--slots",
-        type=int,
-        default=None,
-        help="environments at once (default 64; for expert, player and random, which gain nothing "
-        "by batches, one for each worker, so that finished episodes are written from the first on)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes, with environments and a policy in each (default 1)",
-    )
-    parser.add_argument(
-        "--env-workers",
-        type=int,
-        default=0,
-        help="processes for environments alone, beside each process with a policy (default 0: the "
-        "environments are in that process)",
-    )
-    parser.add_argument("--launcher", default="local", help="where to play: local (default) or ray")
-    parser.add_argument(
-        "--attempts", type=int, default=3, help="how often a failed episode is played (default 3)"
-    )
-    parser.add_argument(
-        "--retry",
-        nargs="*",
-        action="extend",
-        choices=get_args(ErrorKind),
-        default=None,
-        help="kinds of errors after which an episode is played again in the same run (default: "
-        "environment, timeout, worker; with an endpoint also policy and format)",
-    )
-    parser.add_argument(
-        "--step-timeout",
-        type=float,
-        default=None,
-        help="seconds that one step may take before the process of its environment is killed and "
-        "replaced; implies --env-workers 1 at least",
-    )
 
 
 @dataclass(frozen=True)
@@ -177,15 +72,7 @@ def plan(
     from eto_gym.agents.rollout.slot import plan_episodes
     from eto_gym.agents.rollout.spec import RolloutSpec
 
-    for name in ("slots", "workers", "attempts"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise EtoGymError(f"expected --{name} >= 1, got {value}")
-    if args.env_workers < 0:
-        raise EtoGymError(f"expected --env-workers >= 0, got {args.env_workers}")
-    if samples < 1:
-        raise EtoGymError(f"expected --samples >= 1, got {samples}")
-    if args.step_timeout is not None and args.step_timeout <= 0:
-        raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
+    _check_numbers(args, samples)
     check_room(args.history, args.max_context)
     make_policy, policy = read_policy(args)
     env_id = panel.env if panel else resolve_env_id(args.env)
@@ -198,11 +85,6 @@ def plan(
     recorded = {"admissible_actions": True} if args.record_admissible else {}
     everything = tasks(env_id, **env_kwargs)
     chosen = _tasks(everything, args, panel)
-    kinds = args.retry
-    if kinds is None:
-        kinds = [*RetryPolicy().kinds]
-        if policy["policy"].startswith("endpoint:"):
-            kinds += ["policy", "format"]
     here = not args.env_workers and args.step_timeout is None  # where the environments are
     slots = args.slots or (1 if args.policy in SCRIPTED and here else 64)
     spec = RolloutSpec(
@@ -212,7 +94,7 @@ def plan(
         prompt_style=args.prompt_style,
         slots=max(slots, args.workers),
         workers=args.workers,
-        retry=RetryPolicy(attempts=args.attempts, kinds=frozenset(kinds)),
+        retry=RetryPolicy(attempts=args.attempts, kinds=_retried(args, policy["policy"])),
         env_workers=args.env_workers,
         step_timeout=args.step_timeout,
         history=args.history,
@@ -220,12 +102,9 @@ def plan(
         record_seconds=True,
         policy_name=args.policy if args.policy in SCRIPTED else None,
     )
-    slug = slug_of(args.policy, policy)
     benchmark = env_id.rpartition("/")[2].lower()
-    stem = f"{benchmark}-{f'panel-{panel.panel}' if panel else everything.split}-{slug}"
-    if args.shard:
-        stem += "-shard-" + args.shard.replace("/", "-of-")
-    out = args.out or Path("runs") / command / f"{stem}.jsonl"
+    stem = f"{benchmark}-{f'panel-{panel.panel}' if panel else everything.split}"
+    out = args.out or _default_out(args, command, f"{stem}-{slug_of(args.policy, policy)}")
     if "date" in policy and (begun := _recorded_date(out)):
         # The run began on another day, and goes on with the prompts of that day.
         if "date" not in parse_pairs(args.policy_arg):
@@ -249,6 +128,35 @@ def plan(
         label=f"{benchmark} {everything.split}",
         samples=samples,
     )
+
+
+def _check_numbers(args: argparse.Namespace, samples: int) -> None:
+    for name in ("slots", "workers", "attempts"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise EtoGymError(f"expected --{name} >= 1, got {value}")
+    if args.env_workers < 0:
+        raise EtoGymError(f"expected --env-workers >= 0, got {args.env_workers}")
+    if samples < 1:
+        raise EtoGymError(f"expected --samples >= 1, got {samples}")
+    if args.step_timeout is not None and args.step_timeout <= 0:
+        raise EtoGymError(f"expected --step-timeout > 0, got {args.step_timeout}")
+
+
+def _retried(args: argparse.Namespace, policy: str) -> frozenset[ErrorKind]:
+    """Return the kinds of errors after which an episode is played again."""
+    from eto_gym.agents.rollout.engine import RetryPolicy
+
+    if args.retry is not None:
+        return frozenset(args.retry)
+    kinds = RetryPolicy().kinds
+    if policy.startswith("endpoint:"):  # a server may answer, or answer otherwise, the next time
+        kinds |= {"policy", "format"}
+    return kinds
+
+
+def _default_out(args: argparse.Namespace, command: str, stem: str) -> Path:
+    shard = "-shard-" + args.shard.replace("/", "-of-") if args.shard else ""
+    return Path("runs") / command / f"{stem}{shard}.jsonl"
 
 
 def slug_of(asked: str, settings: Mapping[str, Any]) -> str:

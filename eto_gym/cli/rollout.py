@@ -10,13 +10,14 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
-from eto_gym.cli.playing import add_playing_arguments, plan, play
+from eto_gym.cli.arguments import ENV_HELP, add_playing_arguments
+from eto_gym.cli.playing import plan, play
 from eto_gym.trajectories import PlayedTrajectory
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("env", help="scienceworld, alfworld, webshop, or a registered id")
+    parser.add_argument("env", metavar="ENV", help=ENV_HELP)
     add_playing_arguments(parser)
 
 

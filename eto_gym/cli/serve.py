@@ -24,18 +24,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="folder, GGUF file, smollm2, or hub name")
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes, each with the model (1)"
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, each with the model (default: 1)",
     )
     parser.add_argument(
         "--port",
         type=int,
-        metavar="P",
+        metavar="N",
         help="port of the first worker, the others take the next ones (default: free ports)",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (127.0.0.1); the servers let everyone in who reaches them",
+        metavar="HOST",
+        help="address to listen on; the servers let everyone in who reaches them "
+        "(default: 127.0.0.1)",
     )
     parser.add_argument(
         "--command",
@@ -48,14 +54,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="LIST",
-        help="CUDA_VISIBLE_DEVICES of the workers, in turn: --gpus 0 1, or --gpus 0,1 2,3",
+        help="CUDA_VISIBLE_DEVICES of the workers, in turn: --gpus 0 1, or --gpus 0,1 2,3; "
+        "repeatable",
     )
     parser.add_argument(
         "--startup-timeout",
         type=float,
         default=900.0,
         metavar="S",
-        help="seconds until all must answer (900)",
+        help="seconds until all must answer (default: 900)",
     )
     parser.add_argument(
         "--log-folder", metavar="FOLDER", help="keep the servers' output here (default: nowhere)"

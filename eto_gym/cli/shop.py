@@ -16,15 +16,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--catalog",
         default="builtin",
         metavar="FOLDER",
-        help='folder that `eto-gym data build webshop` made; "builtin" by default',
-    )
-    parser.add_argument("--goals", choices=("human", "synthetic"), default="human")
-    parser.add_argument("--split", choices=("train", "test", "all"), default="all")
-    parser.add_argument(
-        "--port", type=int, default=3000, help="port on 127.0.0.1; 0 takes a free one (3000)"
+        help="folder that `eto-gym data build webshop` made, or builtin (default: builtin)",
     )
     parser.add_argument(
-        "--max-steps", type=int, metavar="N", help="steps of an episode; no limit by default"
+        "--goals",
+        choices=("human", "synthetic"),
+        default="human",
+        help="whose instructions: people's, or those made from products (default: human)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "test", "all"),
+        default="all",
+        help="split of the goals (default: all)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=3000,
+        metavar="N",
+        help="port on 127.0.0.1; 0: any free one (default: 3000)",
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        metavar="N",
+        help="longest episode in steps (default: no limit)",
     )
     parser.add_argument(
         "--show-attributes", action="store_true", help="offer every product's attributes"

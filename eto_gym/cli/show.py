@@ -15,9 +15,16 @@ from eto_gym.trajectories.formats import ReadReport, read_demonstrations
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("file", type=Path, help="file of trajectories (JSONL or a JSON list)")
     parser.add_argument(
-        "number", type=int, nargs="?", default=1, help="which episode of those chosen, from 1"
+        "file", type=Path, metavar="FILE", help="file of trajectories (JSONL or a JSON list)"
+    )
+    parser.add_argument(
+        "number",
+        type=int,
+        nargs="?",
+        default=1,
+        metavar="N",
+        help="which episode of those chosen, from 1 (default: 1)",
     )
     parser.add_argument("--task", default=None, metavar="ID", help="only episodes of this task")
     parser.add_argument("--failed", action="store_true", help="only episodes without success")

@@ -23,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         default=None,
-        metavar="FILE.html",
-        help="the page (default: view.html in the first folder, or beside the first file)",
+        metavar="FILE",
+        help="the page, as HTML (default: view.html in the first folder, or beside the first file)",
     )
     parser.add_argument(
         "--serve",
@@ -32,7 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="serve the page on this machine, and reload it while a run goes on; writes no file",
     )
     parser.add_argument(
-        "--port", type=int, default=8732, help="port of --serve; 0: any free one (default 8732)"
+        "--port",
+        type=int,
+        default=8732,
+        metavar="N",
+        help="port of --serve; 0: any free one (default: 8732)",
     )
 
 

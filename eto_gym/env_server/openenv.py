@@ -20,6 +20,7 @@ from eto_gym.env_server.rpc import answer_rpc
 from eto_gym.env_server.sessions import Arena, AtCapacityError, Session, task_range
 from eto_gym.errors import EtoGymError, require, unknown_name
 from eto_gym.files import strict_json
+from eto_gym.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -155,6 +156,87 @@ class Server:
             return _error("EXECUTION_ERROR", f"{type(err).__name__}: {err}"[:500])
 
 
+class _Pages:
+    """What is asked for and answered in one request, beside the sessions' WebSockets."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._arena = server, server.arena
+
+    async def environments(self, request: Any) -> Any:
+        return await self._guarded(request, lambda _: list(self._arena.env_ids))
+
+    async def splits(self, request: Any) -> Any:
+        def tell(_: Any) -> Any:
+            kinds = {"train": "train", "test": "test"}
+            names = self._arena.splits(self._env_of(request))
+            return [{"name": name, "type": kinds.get(name, "validation")} for name in names]
+
+        return await self._guarded(request, tell)
+
+    async def tasks(self, request: Any) -> Any:
+        def tell(body: dict[str, Any]) -> Any:
+            found = task_range(self._chosen(request, body), None, None)
+            return {"tasks": found, "env_name": self._env_of(request)}
+
+        return await self._guarded(request, tell)
+
+    async def num_tasks(self, request: Any) -> Any:
+        def tell(body: dict[str, Any]) -> Any:
+            return {"num_tasks": len(self._chosen(request, body))}
+
+        return await self._guarded(request, tell)
+
+    async def task(self, request: Any) -> Any:
+        def tell(body: dict[str, Any]) -> Any:
+            index = body.get("index")
+            if type(index) is not int:
+                raise EtoGymError("expected a whole number as index")
+            return {"task": task_range(self._chosen(request, body, "index"), index, index + 1)[0]}
+
+        return await self._guarded(request, tell)
+
+    async def task_range(self, request: Any) -> Any:
+        def tell(body: dict[str, Any]) -> Any:
+            known = self._chosen(request, body, "start", "stop")
+            return {"tasks": task_range(known, body.get("start"), body.get("stop"))}
+
+        return await self._guarded(request, tell)
+
+    async def mcp(self, request: Any) -> Any:
+        try:
+            body = await _body(request)
+        except ValueError:
+            return _as_json(answer_rpc(None, None))
+        if "method" in body and not self._server.admits(request.headers, request.query_params):
+            return _as_json({"detail": "expected Authorization: Bearer TOKEN"}, 401)
+        return _as_json(answer_rpc(None, body))
+
+    async def _guarded(self, request: Any, function: Callable[[dict[str, Any]], Any]) -> Any:
+        """Answer who may ask with what `function` makes of the body, or with what is wrong."""
+        if not self._server.admits(request.headers, request.query_params):
+            return _as_json({"detail": "expected Authorization: Bearer TOKEN"}, 401)
+        body: Any = {}
+        if request.method == "POST":
+            try:
+                body = await _body(request)
+            except ValueError as err:
+                return _as_json({"detail": str(err)[:200]}, 422)
+        try:
+            return _as_json(await self._server.call(None, lambda: function(body)))
+        except EtoGymError as err:
+            return _as_json({"detail": str(err)[:500]}, 400)
+
+    def _env_of(self, request: Any) -> str:
+        return self._arena.choose_env(request.path_params["env_name"])
+
+    def _chosen(self, request: Any, body: dict[str, Any], *more: str) -> TaskSet:
+        """Return the tasks that `body` means, which may hold no keys but "split" and `more`."""
+        for key in body:
+            if key not in ("split", *more):
+                raise unknown_name("key", key[:80], ("split", *more))
+        return self._arena.tasks(self._env_of(request), _text_or_none(body.get("split")))
+
+
 def make_app(server: Server) -> Any:
     """Return the ASGI application.
 
@@ -163,108 +245,42 @@ def make_app(server: Server) -> Any:
     """
     require("starlette", feature="serve-env", extra="openenv")
     from starlette.applications import Starlette
-    from starlette.responses import Response
     from starlette.routing import Route, WebSocketRoute
 
-    arena = server.arena
-
-    def as_json(value: Any, status: int = 200) -> Response:
-        # Starlette's own JSON cannot carry half of a character, which a request may hold.
-        return Response(strict_json(value), status, media_type="application/json")
-
-    def page(value: Any) -> Callable[[Any], Any]:
-        async def show(_: Any) -> Any:
-            return as_json(value)
-
-        return show
-
-    async def guarded(request: Any, function: Callable[[dict[str, Any]], Any]) -> Any:
-        if not server.admits(request.headers, request.query_params):
-            return as_json({"detail": "expected Authorization: Bearer TOKEN"}, 401)
-        body: Any = {}
-        if request.method == "POST":
-            try:
-                body = await _body(request)
-            except ValueError as err:
-                return as_json({"detail": str(err)[:200]}, 422)
-        try:
-            return as_json(await server.call(None, lambda: function(body)))
-        except EtoGymError as err:
-            return as_json({"detail": str(err)[:500]}, 400)
-
-    def tasks(request: Any, body: dict[str, Any], *more: str) -> Any:
-        for key in body:
-            if key not in ("split", *more):
-                raise unknown_name("key", key[:80], ("split", *more))
-        return arena.tasks(_env_of(arena, request), _text_or_none(body.get("split")))
-
-    async def environments(request: Any) -> Any:
-        return await guarded(request, lambda _: list(arena.env_ids))
-
-    async def splits(request: Any) -> Any:
-        def tell(_: Any) -> Any:
-            kinds = {"train": "train", "test": "test"}
-            names = arena.splits(_env_of(arena, request))
-            return [{"name": name, "type": kinds.get(name, "validation")} for name in names]
-
-        return await guarded(request, tell)
-
-    async def listed(request: Any) -> Any:
-        def tell(body: dict[str, Any]) -> Any:
-            found = task_range(tasks(request, body), None, None)
-            return {"tasks": found, "env_name": _env_of(arena, request)}
-
-        return await guarded(request, tell)
-
-    async def count(request: Any) -> Any:
-        return await guarded(request, lambda body: {"num_tasks": len(tasks(request, body))})
-
-    async def one(request: Any) -> Any:
-        def tell(body: dict[str, Any]) -> Any:
-            index = body.get("index")
-            if type(index) is not int:
-                raise EtoGymError("expected a whole number as index")
-            return {"task": task_range(tasks(request, body, "index"), index, index + 1)[0]}
-
-        return await guarded(request, tell)
-
-    async def several(request: Any) -> Any:
-        def tell(body: dict[str, Any]) -> Any:
-            known = tasks(request, body, "start", "stop")
-            return {"tasks": task_range(known, body.get("start"), body.get("stop"))}
-
-        return await guarded(request, tell)
-
-    async def mcp(request: Any) -> Any:
-        try:
-            body = await _body(request)
-        except ValueError:
-            return as_json(answer_rpc(None, None))
-        if "method" in body and not server.admits(request.headers, request.query_params):
-            return as_json({"detail": "expected Authorization: Bearer TOKEN"}, 401)
-        return as_json(answer_rpc(None, body))
-
+    pages = _Pages(server)
     name = "/{env_name:path}"
     return Starlette(
         routes=[
-            Route("/health", page({"status": "healthy"})),
-            Route("/metadata", page(_metadata(arena))),
-            Route("/schema", page(SCHEMA)),
-            Route("/openapi.json", page(_openapi())),
-            Route("/mcp", mcp, methods=["POST"]),
-            Route("/list_environments", environments),
-            Route(f"{name}/splits", splits),
-            Route(f"{name}/tasks", listed, methods=["POST"]),
-            Route(f"{name}/num_tasks", count, methods=["POST"]),
-            Route(f"{name}/task", one, methods=["POST"]),
-            Route(f"{name}/task_range", several, methods=["POST"]),
+            Route("/health", _fixed({"status": "healthy"})),
+            Route("/metadata", _fixed(_metadata(server.arena))),
+            Route("/schema", _fixed(SCHEMA)),
+            Route("/openapi.json", _fixed(_openapi())),
+            Route("/mcp", pages.mcp, methods=["POST"]),
+            Route("/list_environments", pages.environments),
+            Route(f"{name}/splits", pages.splits),
+            Route(f"{name}/tasks", pages.tasks, methods=["POST"]),
+            Route(f"{name}/num_tasks", pages.num_tasks, methods=["POST"]),
+            Route(f"{name}/task", pages.task, methods=["POST"]),
+            Route(f"{name}/task_range", pages.task_range, methods=["POST"]),
             WebSocketRoute("/ws", server.play),
         ]
     )
 
 
-def _env_of(arena: Arena, request: Any) -> str:
-    return arena.choose_env(request.path_params["env_name"])
+def _as_json(value: Any, status: int = 200) -> Any:
+    from starlette.responses import Response
+
+    # Starlette's own JSON cannot carry half of a character, which a request may hold.
+    return Response(strict_json(value), status, media_type="application/json")
+
+
+def _fixed(value: Any) -> Callable[[Any], Any]:
+    """Return a page that always says the same."""
+
+    async def show(_: Any) -> Any:
+        return _as_json(value)
+
+    return show
 
 
 def _text_or_none(value: Any) -> str | None:

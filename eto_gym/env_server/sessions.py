@@ -107,16 +107,6 @@ class Arena:
             self._open[session.name] = session
             return session
 
-    @property
-    def sessions(self) -> int:
-        """Number of open sessions."""
-        return len(self._open)
-
-    @property
-    def forks(self) -> int:
-        """Number of snapshots that are kept."""
-        return len(self._forks)
-
     def splits(self, env_id: str | None = None) -> tuple[str, ...]:
         """Return the splits of an environment, or its default one where it does not tell."""
         chosen = self.choose_env(env_id)

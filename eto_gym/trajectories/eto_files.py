@@ -117,7 +117,12 @@ def find_file(name: str) -> Path:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `eto-gym data download eto-trajectories`."""
     add = parser.add_argument
-    add("--mirror", default=ADDRESS, metavar="URL", help="address; {name} is a file's name")
+    add(
+        "--mirror",
+        default=ADDRESS,
+        metavar="URL",
+        help="address; {name} is a file's name (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from eto_gym.agents.policies import endpoint_policy
+from eto_gym.cli.arguments import add_playing_arguments
 from eto_gym.cli.main import main
-from eto_gym.cli.playing import add_playing_arguments, read_policy, settings_file
+from eto_gym.cli.playing import read_policy, settings_file
 from eto_gym.env import TextEnv
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR, CorridorEnv

@@ -17,9 +17,8 @@ from sitegen.commands import parser_of
 
 from eto_gym import registration
 from eto_gym.cli.main import COMMANDS, main
-from eto_gym.cli.parsing import options_of
 from eto_gym.cli.train import METHODS
-from tests.docs.conftest import ROOT
+from tests.docs.conftest import ROOT, options_of
 
 jsonargparse = pytest.importorskip("jsonargparse")
 

@@ -11,9 +11,8 @@ import pytest
 from sitegen import commands, environments, links, names
 
 from eto_gym.cli.main import COMMANDS
-from eto_gym.cli.parsing import options_of
 from eto_gym.cli.train import METHODS
-from tests.docs.conftest import ROOT
+from tests.docs.conftest import ROOT, options_of
 
 pytest.importorskip("jsonargparse")
 

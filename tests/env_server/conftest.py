@@ -42,9 +42,14 @@ class Served:
     def settled(self, sessions: int) -> bool:
         """Whether so many sessions are open soon."""
         deadline = time.monotonic() + 20
-        while self.arena.sessions != sessions and time.monotonic() < deadline:
+        while len(self.arena._open) != sessions and time.monotonic() < deadline:
             time.sleep(0.01)
-        return self.arena.sessions == sessions
+        return len(self.arena._open) == sessions
+
+    @property
+    def forks(self) -> int:
+        """Number of snapshots that are kept."""
+        return len(self.arena._forks)
 
 
 @pytest.fixture

@@ -90,9 +90,9 @@ def test_an_episode_forks_into_other_sessions(serve: Serve) -> None:
         refused = second(reset(fork=fork, task=3, seed=None))["data"]
         assert "leave out task" in refused["message"]
         assert second(step("open"))["data"]["reward"] == 1.0
-        assert served.arena.forks == 1
+        assert served.forks == 1
     assert served.settled(0)
-    assert served.arena.forks == 0
+    assert served.forks == 0
 
 
 @pytest.mark.parametrize(

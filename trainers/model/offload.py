@@ -37,7 +37,6 @@ class OffloadActivations(torch.autograd.graph.saved_tensors_hooks):
         """Note where the weights of `model` are."""
         self._weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         self._recent: OrderedDict[tuple[Any, ...], _Recent] = OrderedDict()
-        self.copied_bytes = 0
         super().__init__(self._pack, self._unpack)
 
     def __exit__(self, *args: object) -> None:
@@ -54,7 +53,6 @@ class OffloadActivations(torch.autograd.graph.saved_tensors_hooks):
             pinned = tensor.device.type == "cuda"
             copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
             copy.copy_(tensor, non_blocking=pinned)
-            self.copied_bytes += tensor.nbytes
             self._recent[key] = _Recent(tensor, _Moved(tensor.device, copy))
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 
-from eto_gym.cli.arguments import parse_pairs
+from eto_gym.cli.arguments import ENV_HELP, parse_pairs
 from eto_gym.cli.listening import listen
 from eto_gym.env_server.openenv import MAX_MESSAGE, Server, make_app
 from eto_gym.env_server.sessions import Arena
@@ -23,30 +23,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "envs",
         nargs="+",
-        metavar="ENV_ID",
-        help="alfworld, webshop, scienceworld, or a registered id; the first is the default",
+        metavar="ENV",
+        help=f"{ENV_HELP}; the first is the default",
     )
     parser.add_argument(
         "--env-arg",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="argument of gym.make for all of them; may be repeated",
+        help="argument of gym.make for all of them; repeatable",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="speak MCP over stdin and stdout instead of OpenEnv"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (8000)")
     parser.add_argument(
-        "--max-sessions", type=int, default=256, metavar="N", help="open sessions at most (256)"
+        "--host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="address to listen on (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="port; 0: any free one (default: 8000)",
+    )
+    parser.add_argument(
+        "--max-sessions",
+        type=int,
+        default=256,
+        metavar="N",
+        help="open sessions at most (default: 256)",
     )
     parser.add_argument(
         "--idle-timeout",
         type=float,
         default=600.0,
         metavar="S",
-        help="seconds without a message after which a session is closed (600)",
+        help="seconds without a message after which a session is closed (default: 600)",
     )
     parser.add_argument(
         "--no-token",

@@ -72,7 +72,9 @@ def _add_flags(method: str, parser: Any) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="refuse a file with corrupt lines or records"
     )
-    parser.add_argument("--progress", type=bool, default=True, help="show a progress bar")
+    parser.add_argument(
+        "--progress", type=bool, default=True, help="show a progress bar (default: True)"
+    )
     if method == "sft":
         parser.add_argument(
             "--failures",

@@ -205,7 +205,7 @@ def _add_settings(parser: Any, command: Command, *, everything: bool) -> None:
         option = command.names.get(item.name, item.name.replace("_", "-"))
         details = _details(item, option)
         if item.name == "preset":
-            text = "begin with the values of a preset, see docs/cli.md"
+            text = "begin with the values of a preset, see docs/cli.md (default: custom, none)"
             details["metavar"] = "{" + ",".join(PRESETS) + "}"
         parser.add_argument(
             f"--{option}",

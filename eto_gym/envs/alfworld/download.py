@@ -139,6 +139,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=Path,
+        metavar="FOLDER",
         help=f"folder for the data (default: {default_folder('put')}, or with --games move "
         f"{default_folder('move')})",
     )
@@ -155,9 +156,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=SUM",
         help="checksum that replaces the known one of an archive; NAME=any accepts what comes and "
-        "records its checksum",
+        "records its checksum; repeatable",
     )
-    parser.add_argument("--mirror", default=RELEASES, help="address of the releases (%(default)s)")
+    parser.add_argument(
+        "--mirror",
+        default=RELEASES,
+        metavar="URL",
+        help="address of the releases (default: %(default)s)",
+    )
     parser.add_argument("--keep-archives", action="store_true", help="keep the zip files")
 
 

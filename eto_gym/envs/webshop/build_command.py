@@ -17,17 +17,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--products", type=Path, required=True, metavar="FILE", help="items_shuffle.json")
     add("--attributes", type=Path, required=True, metavar="FILE", help="items_ins_v2.json")
-    add("--goals", type=Path, metavar="FILE", help="items_human_ins.json; none: no human goals")
-    add("--out", type=Path, required=True, metavar="DIR", help="index folder to write")
-    add("--seed", type=int, default=0, help="seed of prices and price limits (default: 0)")
+    add("--goals", type=Path, metavar="FILE", help="items_human_ins.json (default: no human goals)")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="index folder to write")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of prices and price limits (default: 0)",
+    )
     add(
         "--tagger",
         default="rules",
-        help="where nouns come from: rules (default), or spacy:MODEL; the original used "
-        "spacy:en_core_web_sm, ETO spacy:en_core_web_lg",
+        metavar="NAME",
+        help="where nouns come from: rules, or spacy:MODEL; the original used "
+        "spacy:en_core_web_sm, ETO spacy:en_core_web_lg (default: rules)",
     )
     add("--no-synthetic", action="store_true", help="make no synthetic goals")
-    add("--limit", type=int, metavar="N", help="read the first N product records only")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="read the first N product records only (default: all)",
+    )
 
 
 def run(args: argparse.Namespace) -> str:

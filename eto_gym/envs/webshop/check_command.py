@@ -8,7 +8,12 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("folder", type=Path, help="an index folder of `eto-gym data build webshop`")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="an index folder of `eto-gym data build webshop`",
+    )
 
 
 def run(args: argparse.Namespace) -> str:

@@ -105,8 +105,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `eto-gym data download webshop`."""
     add = parser.add_argument
     add("--small", action="store_true", help="the 1,000-product variant (5 MB)")
-    add("--out", type=Path, metavar="DIR", help="folder for the files (default: the data home)")
-    add("--mirror", default=ADDRESS, metavar="URL", help="address; {id} is a file's id on Drive")
+    add("--out", type=Path, metavar="FOLDER", help="folder for the files (default: the data home)")
+    add(
+        "--mirror",
+        default=ADDRESS,
+        metavar="URL",
+        help="address; {id} is a file's id on Drive (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> str:
