@@ -16,6 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from eto_gym import shared_text
 from eto_gym.env import TextEnv
 from eto_gym.errors import EtoGymError, UnknownNameError, unknown_name
+from eto_gym.processes import import_script
 
 NAMESPACE = "ETO"
 
@@ -208,6 +209,8 @@ def _creator(env_id: str) -> Any:
     try:
         if module:
             importlib.import_module(module)
+        elif name not in gym.registry:
+            import_script()  # of whom a worker does not know yet what it registers
         entry = gym.spec(name).entry_point
         return load_env_creator(entry) if isinstance(entry, str) else entry
     except (gym.error.Error, ImportError, AttributeError) as err:

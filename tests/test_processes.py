@@ -85,3 +85,60 @@ def test_a_following_process_works_as_any_other() -> None:
     process.start()
     process.join(100)
     assert process.exitcode == 42
+
+
+def run_script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(textwrap.dedent(text))
+    return subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_script_without_a_guard_is_not_run_again_in_its_processes(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import gymnasium as gym
+        import eto_gym
+        from eto_gym.agents import ExpertPolicy, RolloutSpec, collect, plan_episodes
+
+        print("once")
+        venv = gym.make_vec("ETO/ALFWorld-v0", num_envs=2, vectorization="process", workers=2)
+        observations, infos = venv.reset(seed=0)
+        print(len(observations))
+        venv.close()
+        ids = eto_gym.tasks("alfworld", "train").ids[:2]
+        spec = RolloutSpec("ETO/ALFWorld-v0", ExpertPolicy, slots=2, workers=2)
+        print(len(collect(spec, plan_episodes(ids))))
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["once", "2", "2"]
+
+
+NEEDED = """
+    import os
+    from eto_gym.processes import FollowingContext
+
+    print("begun", flush=True)
+
+    def answer(number):
+        print(number + 1, __name__, flush=True)
+
+    {guard}
+        process = FollowingContext().Process(target=answer, args=(41,))
+        process.start()
+        process.join()
+        print("ended", process.exitcode)
+"""
+
+
+def test_what_a_guarded_script_defines_is_there_in_its_processes(tmp_path: Path) -> None:
+    done = run_script(tmp_path, NEEDED.format(guard='if __name__ == "__main__":'))
+    assert done.stdout.split("\n")[:-1] == ["begun", "begun", "42 __mp_main__", "ended 0"]
+
+
+def test_a_script_without_a_guard_whose_names_are_needed_is_told_so(tmp_path: Path) -> None:
+    done = run_script(tmp_path, NEEDED.format(guard="if True:"))
+    assert done.stdout.split("\n")[:-1] == ["begun", "begun", "ended 1"]
+    assert "if __name__ == '__main__':" in done.stderr

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
+from eto_gym.errors import unknown_name
+
 S = TypeVar("S")
 
 
@@ -78,9 +80,17 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(settings: type[S], values: Mapping[str, Any]) -> S:
-    """Make a dataclass whose parts are mappings, or dataclasses already."""
+    """Make a dataclass whose parts are mappings, or dataclasses already.
+
+    Raises:
+        UnknownNameError: It has no field of such a name.
+    """
     kind: Any = settings
     hints = _hints(kind)
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    for name in values:
+        if name not in fields:
+            raise unknown_name(f"field of {settings.__name__}", name, fields)
     return settings(
         **{
             name: build(hints[name], value)

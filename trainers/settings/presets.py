@@ -148,7 +148,7 @@ def from_preset(kind: type[S], name: str, *, method: str = "", **changes: Any) -
         changes: Values that replace the preset's, by name; parts as whole dataclasses.
 
     Raises:
-        UnknownNameError: There is no such preset.
+        UnknownNameError: There is no such preset, or the settings have no such field.
     """
     values = preset_values(name, str(changes.get("env", "")), kind, method=method)
     return build(kind, {**values, **changes})

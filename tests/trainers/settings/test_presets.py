@@ -152,3 +152,10 @@ def test_numbers_of_a_file_are_numbers_and_names_that_begin_so_are_names(
     assert "seed: 3" in printed
     assert "model: 1e5-of-mine" in printed
     assert "learning_rate: 1.0e-05" in printed
+
+
+@pytest.mark.parametrize("changes", [{"iteration": 2}, {"sft": {"epoch": 2.0}}])
+def test_a_change_of_no_setting_is_refused_by_name(changes: dict[str, Any]) -> None:
+    wrong = next(iter(changes.get("sft", changes)))
+    with pytest.raises(UnknownNameError, match=f"{wrong}'. Did you mean '{wrong}s'"):
+        from_preset(ETOSettings, "quickstart", **changes)
