@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
 
 
 @contextlib.contextmanager
@@ -38,6 +38,31 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def owned(path: str | Path) -> Iterator[None]:
+    """Keep other runs from writing to a file, or in a folder, that is there.
+
+    It holds among those that ask for it, and ends with this process, however that ends. A file
+    system without locks, or a system without them, lets everyone in.
+
+    Raises:
+        EtoGymError: Another run has it.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise EtoGymError(f"another run is writing to {path}") from err
+        except (ImportError, OSError):
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import functools
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eto_gym.cli.arguments import choose_tasks, env_arguments, parse_pairs
 from eto_gym.errors import EtoGymError, unknown_name
-from eto_gym.files import write_json
+from eto_gym.files import owned, write_json
 from eto_gym.history import FULL, STATE_VERSION, check_room
 from eto_gym.lookup import tasks
 from eto_gym.registration import resolve_env_id
@@ -279,7 +277,9 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
     from eto_gym.agents.rollout.collect import gather
     from eto_gym.agents.rollout.launchers import get_launcher
 
-    with _owned(plan.out):
+    plan.out.parent.mkdir(parents=True, exist_ok=True)
+    plan.out.touch()
+    with owned(plan.out):
         _check_settings(plan)
         store = TrajectoryStore(plan.out)
         try:
@@ -299,18 +299,6 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
                 file=sys.stderr,
             )
             return None
-
-
-@contextlib.contextmanager
-def _owned(path: Path) -> Iterator[None]:
-    """Keep other runs from writing to the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise EtoGymError(f"another run is writing to {path}") from err
-        yield
 
 
 def settings_file(out: Path) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from eto_gym.agents.models.template import DATE_VARIABLE, run_date
-from eto_gym.files import write_json
+from eto_gym.files import owned, write_json
 from eto_gym.trainers.loops.data_stages import DataStages
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.report import CONTROL, make_report, write_report
@@ -76,8 +76,21 @@ class Loop(ABC, Generic[S]):
         under "ended", beside what was evaluated until then.
 
         Raises:
-            EtoGymError: A stage cannot be done.
+            EtoGymError: A stage cannot be done, or another run is at work in the folder.
         """
+        with contextlib.ExitStack() as held:
+            self.play.processes.first(lambda: held.enter_context(self._owned()))
+            return self._run()
+
+    @contextlib.contextmanager
+    def _owned(self) -> Iterator[None]:
+        """Keep other runs out of the run folder."""
+        folder = self.play.folder.path
+        folder.mkdir(parents=True, exist_ok=True)
+        with owned(folder):
+            yield
+
+    def _run(self) -> dict[str, Any]:
         play = self.play
         play.limits = play.processes.first(self._write_config)
         play.evaluated = []

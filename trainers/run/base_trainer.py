@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, TrainingArguments
 
 from eto_gym.errors import DataError
-from eto_gym.files import DIGESTS_FILE, changed_since, read_object, write_json
+from eto_gym.files import DIGESTS_FILE, changed_since, owned, read_object, write_json
 from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
 from eto_gym.trainers.model.cpu import alone_on_cpu, tidy_in_passing
 from eto_gym.trainers.model.lean import keep_less
@@ -235,7 +236,8 @@ class Workspace:
         self.path = _workspace_path(output)
         stamp = self.path / "fingerprint.json"
         if not resume:
-            shutil.rmtree(self.path, ignore_errors=True)
+            for left in self.path.glob("*"):  # the folder itself is this run's by now
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
         elif stamp.is_file() and _stamp(stamp) != fingerprint:
             raise DataError(
                 f"{self.path} holds the checkpoints of a run with other data, settings or another "
@@ -277,15 +279,24 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
-def open_workspace(output: Path, fingerprint: str, *, resume: bool) -> Workspace:
-    """Open the workspace: of several processes the first prepares it, and the others follow."""
+@contextlib.contextmanager
+def open_workspace(output: Path, fingerprint: str, *, resume: bool) -> Iterator[Workspace]:
+    """Open the workspace: of several processes the first prepares it, and the others follow.
+
+    Raises:
+        EtoGymError: Another run is training to the same output, or `Workspace` refuses.
+    """
     state = processes()
-    if state.is_main_process:
+    if not state.is_main_process:
+        state.wait_for_everyone()
+        yield Workspace(output, fingerprint, resume=True, first=False)
+        return
+    folder = _workspace_path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with owned(folder):
         workspace = Workspace(output, fingerprint, resume=resume)
         state.wait_for_everyone()
-        return workspace
-    state.wait_for_everyone()
-    return Workspace(output, fingerprint, resume=True, first=False)
+        yield workspace
 
 
 def discard_workspace(output: Path) -> None:

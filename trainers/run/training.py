@@ -123,41 +123,41 @@ def train(
     if (done := finished(output, stamp, resume=resume)) is not None:
         return done
     data.log(method)
-    workspace = base_trainer.open_workspace(output, stamp, resume=resume)
-    checkpoint = workspace.last_checkpoint()
-    with faults.disk_errors(workspace.path, "a checkpoint"):
-        spread.load_whole()
-        loaded = models.load_for_training(model, settings)
-        check_positions(loaded, data.longest, _SHORTER)
-        start = time.perf_counter()
-        trainer = build(loaded, workspace.path)
-        watchers = callbacks.attach(
-            trainer,
-            workspace.path,
-            title=method.upper(),
-            watch=watch or Watch(),
-            settings=settings,
-            chosen_tokens=_chosen_tokens(rows),
-            checkpoint=checkpoint,
+    with base_trainer.open_workspace(output, stamp, resume=resume) as workspace:
+        checkpoint = workspace.last_checkpoint()
+        with faults.disk_errors(workspace.path, "a checkpoint"):
+            spread.load_whole()
+            loaded = models.load_for_training(model, settings)
+            check_positions(loaded, data.longest, _SHORTER)
+            start = time.perf_counter()
+            trainer = build(loaded, workspace.path)
+            watchers = callbacks.attach(
+                trainer,
+                workspace.path,
+                title=method.upper(),
+                watch=watch or Watch(),
+                settings=settings,
+                chosen_tokens=_chosen_tokens(rows),
+                checkpoint=checkpoint,
+            )
+            base_trainer.fit(trainer, checkpoint)
+        seconds = time.perf_counter() - start
+        report = TrainReport(
+            output=str(output),
+            steps=trainer.state.global_step,
+            seconds=seconds,
+            tokens_per_second=base_trainer.total(trainer, trainer.tokens_seen) / seconds,
+            final_loss=float("nan"),
+            data=data,
+            metrics=base_trainer.metrics_of(trainer.state),
+            fingerprint=stamp,
+            notes=getattr(trainer, "notes", {}) | _precision(settings),
         )
-        base_trainer.fit(trainer, checkpoint)
-    seconds = time.perf_counter() - start
-    report = TrainReport(
-        output=str(output),
-        steps=trainer.state.global_step,
-        seconds=seconds,
-        tokens_per_second=base_trainer.total(trainer, trainer.tokens_seen) / seconds,
-        final_loss=float("nan"),
-        data=data,
-        metrics=base_trainer.metrics_of(trainer.state),
-        fingerprint=stamp,
-        notes=getattr(trainer, "notes", {}) | _precision(settings),
-    )
-    settle(report, watchers, trainer.model, method)
-    with faults.disk_errors(output, "the trained model"):
-        base_trainer.finish(trainer, tokenizer, output, method, settings, report)
-    if base_trainer.processes().is_main_process:
-        workspace.remove()
+        settle(report, watchers, trainer.model, method)
+        with faults.disk_errors(output, "the trained model"):
+            base_trainer.finish(trainer, tokenizer, output, method, settings, report)
+        if base_trainer.processes().is_main_process:
+            workspace.remove()
     return report
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from eto_gym.cli import train
+from eto_gym.errors import EtoGymError
+from eto_gym.files import owned
 from eto_gym.trainers.loops.eto import ETOLoop
 from eto_gym.trainers.loops.run_folder import FINISHED, RunFolder
 from eto_gym.trainers.loops.stage_data import PAIRS, TRAJECTORIES
@@ -254,6 +256,12 @@ def test_bad_settings_are_refused() -> None:
         ETOSettings(slots=0)
     with pytest.raises(SettingsError, match=r"same lora_r in each, got sft.lora_r 4, dpo.lora_r 8"):
         ETOSettings(sft=SFTSettings(lora_r=4), dpo=DPOSettings(lora_r=8))
+
+
+def test_a_run_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    with owned(tmp_path), pytest.raises(EtoGymError, match=f"another run is writing to {tmp_path}"):
+        ETOLoop(small_settings(), tmp_path).run()
+    assert [*tmp_path.rglob("*")] == [tmp_path / "stages"]
 
 
 def test_it_learns_from_failures_against_successes(locksmith: Path, tmp_path: Path) -> None:

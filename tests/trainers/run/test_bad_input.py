@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from eto_gym.errors import DataError
+from eto_gym.errors import DataError, EtoGymError
+from eto_gym.files import owned
 from eto_gym.prompt import Message
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
 from eto_gym.trainers.run.training import Watch
@@ -48,6 +49,18 @@ def sft(make_play: Play, tiny: Path, output: Path, *, resume: bool = False, **ch
         resume=resume,
         watch=SILENT,
     )
+
+
+def test_an_output_has_one_training_at_a_time(make_play: Play, tiny: Path, tmp_path: Path) -> None:
+    work = tmp_path / "out.work"
+    work.mkdir()
+    (work / "checkpoint-1").mkdir()
+    with owned(work), pytest.raises(EtoGymError, match=f"another run is writing to {work}"):
+        sft(make_play, tiny, tmp_path / "out")
+    assert list(work.iterdir()) == [work / "checkpoint-1"]
+    sft(make_play, tiny, tmp_path / "out")
+    assert (tmp_path / "out").is_dir()
+    assert not work.exists()
 
 
 # --- data that teaches nothing -------------------------------------------------------------------
