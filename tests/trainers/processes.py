@@ -182,7 +182,7 @@ def speak_into(folder: Path) -> None:
     for logger in logging.root.manager.loggerDict.values():
         for handler in getattr(logger, "handlers", ()):
             if type(handler) is logging.StreamHandler:
-                handler.setStream(sys.stderr)
+                handler.stream = sys.stderr  # `setStream` flushes the old one: pytest has closed it
 
 
 def compare(
