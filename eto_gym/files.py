@@ -41,28 +41,45 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def owned(path: str | Path) -> Iterator[None]:
-    """Keep other runs from writing to a file, or in a folder, that is there.
+def locked(path: str | Path) -> Iterator[bool | None]:
+    """Hold the lock of a file or folder that is there.
 
-    It holds among those that ask for it, and ends with this process, however that ends. A file
-    system without locks, or a system without them, lets everyone in.
+    It ends with this process, however that ends.
 
-    Raises:
-        EtoGymError: Another run has it.
+    Yields:
+        Whether it was to be had: False where another process holds it, or another part of this
+        one; None on a file system without locks, or a system without them.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
+        held: bool | None
         try:
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise EtoGymError(f"another run is writing to {path}") from err
+            held = True
+        except BlockingIOError:
+            held = False
         except (ImportError, OSError):
-            pass
-        yield
+            held = None
+        yield held
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def owned(path: str | Path) -> Iterator[None]:
+    """Keep other runs from writing to a file, or in a folder, that is there.
+
+    It holds among those that ask for it. Where there are no locks, everyone is let in.
+
+    Raises:
+        EtoGymError: Another run has it.
+    """
+    with locked(path) as held:
+        if held is False:
+            raise EtoGymError(f"another run is writing to {path}")
+        yield
 
 
 def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from eto_gym.export.atif import write_atif
 from eto_gym.export.datasets import write_pairs, write_trajectories
 from eto_gym.export.inspect_log import write_inspect
 from eto_gym.export.rows import preference_rows, reply_rows, sharegpt_pair, sharegpt_turns
-from eto_gym.files import write_json
+from eto_gym.files import locked, write_json
 from eto_gym.trajectories import PreferencePair, Trajectory
 from eto_gym.trajectories.formats import (
     ReadReport,
@@ -149,40 +148,17 @@ def _whole(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for other in list(folder.parent.iterdir()):
         if other.name.startswith(prefix) and other.is_dir() and not other.is_symlink():
-            with _locked(other) as free:
+            # One that is another user's, or gone by now, cannot be opened.
+            with suppress(OSError), locked(other) as free:
                 if free:
                     shutil.rmtree(other, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
-        with _locked(work):
+        with locked(work):
             yield work / "whole"
             (work / "whole").rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock; tell whether it was to be had. It ends with this process."""
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        yield False
-        return
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # another user's, or gone by now
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held by another process, or a file system without locks
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
 
 
 def _rows(out: Path, rows: list[dict[str, object]], what: str, left: Counter[str]) -> Exported:

@@ -14,8 +14,7 @@ from eto_gym.cli.main import main
 from eto_gym.export.atif import from_atif
 from eto_gym.export.datasets import pair_row, trajectory_of, trajectory_row
 from eto_gym.export.rows import preference_rows
-from eto_gym.export.writing import _locked
-from eto_gym.files import _umask, write_json
+from eto_gym.files import _umask, locked, write_json
 from eto_gym.trajectories import PreferencePair, Step, Trajectory, TrajectoryStore
 from eto_gym.trajectories.formats import read_demonstrations, read_pairs, to_paper_dpo
 from eto_gym.trajectories.sampled import SampledTokens
@@ -211,7 +210,7 @@ def test_what_a_killed_export_left_is_removed_and_a_running_one_is_not(
     for folder in (killed, running, other):
         folder.mkdir()
         (folder / "rows").write_text("half")
-    with _locked(running) as free:
+    with locked(running) as free:
         assert free
         assert main(["export", str(stored), "--to", "atif", "--out", str(out)]) == 0
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [
