@@ -14,6 +14,7 @@ import gymnasium as gym
 
 import eto_gym
 from eto_gym.agents.evaluation.habits import habits, tricks
+from eto_gym.agents.models.hardware import played_dtype
 from eto_gym.agents.models.model_names import folder_of_model
 from eto_gym.conversation import PARSER_VERSION
 from eto_gym.trajectories import Trajectory
@@ -184,6 +185,10 @@ def _sampling(about: Mapping[str, Any], kind: str) -> dict[str, Any]:
     asked = {name: about[name] for name in defaults if name in about}
     # How the prompt is made of a conversation, and the weights: told where not as the folder says.
     given = {name: about[name] for name in _GIVEN if about.get(name)}
+    if given.get("dtype") == "hardware":
+        given["dtype"] = played_dtype("hardware", about.get("device", "auto"))
+    if given.get("dtype") == "auto":
+        del given["dtype"]  # as the folder says
     told = json.loads(json.dumps({**defaults, **asked, **given}))
     if told.get("temperature") == 0:
         told.pop("top_p", None)  # greedy: it has no effect

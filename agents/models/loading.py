@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.models.adapters import base_of, is_adapter
+from eto_gym.agents.models.hardware import DTYPES, played_dtype
 from eto_gym.agents.models.model_names import one_line, resolve_model
 from eto_gym.agents.models.quiet import without_progress_bars
 from eto_gym.agents.models.sizes import adapter_rows
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"
 """Environment variable by which transformers leaves heads that share keys to torch's attention."""
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""Precisions of a model that plays; "auto" is that in which it was saved."""
 
 
 def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
@@ -168,6 +166,7 @@ def load_model(
         # Under a mask, transformers copies keys and values for every head that shares them. On a
         # CPU that copy costs more than the attention itself, which needs none.
         os.environ.setdefault(FORCE_GQA, "1")
+    dtype = played_dtype(dtype, device)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantization != "none":
         options["quantization_config"] = quantization_config(

@@ -179,7 +179,8 @@ class LocalPolicy:
         Args:
             model: Folder, or name on the Hugging Face hub.
             adapter: Folder or name of a LoRA adapter on top of it.
-            dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+            dtype: "auto" (as saved), "float32", "bfloat16", "float16", or "hardware" (bfloat16
+                where the device computes faster in it, else as saved).
             device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
             quantization: "4bit" (NF4) or "8bit" load the weights by bitsandbytes. That saves memory
                 on a GPU with large weights; on a CPU it works but saves little.

@@ -1,39 +1,13 @@
-"""What training needs to know of the CPU and its memory."""
+"""How training on a CPU minds its memory."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from eto_gym.trainers.model.memory import resident_bytes, return_freed_memory
-
-
-def multiplies_bf16() -> bool:
-    """Whether the CPU multiplies matrices of bf16 faster than those of float32.
-
-    AMX does; AVX-512 BF16 does on AMD's CPUs, at twice the rate. Intel's CPUs with AVX-512 BF16 and
-    without AMX (or where a virtual machine hides it) take longer than in float32, others emulate
-    bf16, longer still. Figures: benchmarks/results.md, "SmolLM2 on a CPU".
-    """
-    # Names as torch has them.
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("amx_bf16")) or (
-        bool(has.get("avx512_bf16")) and vendor() != "GenuineIntel"
-    )
-
-
-def vendor() -> str:
-    """Return the CPU's vendor as the CPU itself names it; "" where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), ""
-    )
 
 
 def alone_on_cpu() -> bool:

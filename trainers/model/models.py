@@ -151,7 +151,7 @@ def uses_bf16(settings: TrainSettings) -> bool:
     if settings.precision in ("fp32", "bf16"):
         return settings.precision == "bf16"
     if settings.precision == "hardware" and not torch.accelerator.is_available():
-        from eto_gym.trainers.model.cpu import multiplies_bf16
+        from eto_gym.agents.models.hardware import multiplies_bf16
 
         return multiplies_bf16()
     return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())

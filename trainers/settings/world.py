@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
-from eto_gym.agents.models.loading import DTYPES
+from eto_gym.agents.models.hardware import DTYPES
 from eto_gym.agents.models.tiny import SMALLEST_VOCABULARY
 from eto_gym.conversation import PromptStyle
 from eto_gym.history import FULL, STATE_VERSION, check_room
@@ -184,7 +184,8 @@ class WorldSettings(PlayerSettings):
         "auto",
         "precision in which the models of stages play in this process; 'auto': as they were saved, "
         "which is float32 where all weights are trained. bfloat16 needs half the memory, and less "
-        "time where the processor has instructions for it. A model in training plays as it trains",
+        "time where the processor has instructions for it; 'hardware' takes it there, and not "
+        "elsewhere. A model in training plays as it trains, and servers as their arguments say",
         choices=DTYPES,
     )
     play_compile: bool = option(
@@ -215,7 +216,7 @@ class WorldSettings(PlayerSettings):
         super().__post_init__()
         check_values(self, _LEAST)
         check_room(self.history, self.max_context)
-        if self.play_dtype != "auto" and self.play_kind != "local":
+        if self.play_dtype not in ("auto", "hardware") and self.play_kind != "local":
             raise SettingsError(
                 "play_dtype is for play local: servers are told by their own arguments, as in "
                 "play_arguments '--dtype bfloat16'"

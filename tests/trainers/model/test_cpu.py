@@ -14,13 +14,14 @@ from eto_gym.trajectories import Trajectory
 
 torch = pytest.importorskip("torch")
 cpu = pytest.importorskip("eto_gym.trainers.model.cpu")
+hardware = pytest.importorskip("eto_gym.agents.models.hardware")
 base_trainer = pytest.importorskip("eto_gym.trainers.run.base_trainer")
 
 
 def has(
     monkeypatch: pytest.MonkeyPatch, vendor: str = "AuthenticAMD", **capabilities: bool
 ) -> None:
-    monkeypatch.setattr(cpu, "vendor", lambda: vendor)
+    monkeypatch.setattr(hardware, "vendor", lambda: vendor)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **capabilities})
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
@@ -46,6 +47,23 @@ def test_hardware_means_bf16_where_the_cpu_gains_by_it(
     assert not uses_bf16(SFTSettings(precision="fp32"))
     assert not uses_bf16(SFTSettings(precision="auto"))  # for a GPU alone, as ever
     assert uses_bf16(SFTSettings(precision="bf16"))
+    assert hardware.played_dtype("hardware", "cpu") == ("bfloat16" if bf16 else "auto")
+    assert hardware.played_dtype("float32", "cpu") == "float32"
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_model_plays_in_bf16_where_the_cpu_gains_by_it_and_its_card_says_so(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
+) -> None:
+    from eto_gym.agents.evaluation.card import score_card
+    from eto_gym.agents.models.loading import load_model
+
+    has(monkeypatch, avx512_bf16=bf16)
+    model = load_model(str(tiny), dtype="hardware", device="cpu")
+    assert model.dtype is (torch.bfloat16 if bf16 else torch.float32)
+    about = {"policy": str(tiny), "dtype": "hardware", "device": "cpu"}
+    told = score_card([], about)["sampling"]
+    assert told.get("dtype") == ("bfloat16" if bf16 else None)
 
 
 def test_hardware_trains_as_the_precision_that_it_chose_and_reports_it(
@@ -80,7 +98,7 @@ def test_hardware_trains_as_the_precision_that_it_chose_and_reports_it(
 @pytest.mark.skipif(platform.system() != "Linux", reason="where Linux tells it")
 def test_the_vendor_is_read_from_the_system() -> None:
     named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "vendor" in line]
-    assert cpu.vendor() == (named[0].split()[-1] if named else "")
+    assert hardware.vendor() == (named[0].split()[-1] if named else "")
 
 
 def test_only_a_large_process_returns_memory_within_each_pass(
