@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,12 +52,44 @@ def packed_attention(
     # (B, key heads * groups, Q, D) -> (B, key heads, groups * Q, D)
     packed = query.reshape(batch, heads // groups, groups * queries, width)
     assert attention_mask is not None
-    mask = attention_mask.repeat(1, 1, groups, 1)  # (B, 1, groups * Q, columns)
+    # (B, 1, Q, columns) -> (B, 1, groups * Q, columns)
+    if torch.compiler.is_compiling():
+        mask = attention_mask.repeat(1, 1, groups, 1)
+    else:
+        mask = _MASKS.get(attention_mask, groups, query.dtype)
     out = torch.nn.functional.scaled_dot_product_attention(
         packed, key, value, attn_mask=mask, scale=scaling
     )
     out = out.reshape(batch, heads, queries, value.shape[-1])
     return out.transpose(1, 2).contiguous(), None
+
+
+class _Masks:
+    """The last mask as packed heads want it: all layers of a pass are given the same one."""
+
+    def __init__(self) -> None:
+        self._known: Any = lambda: None
+        self._made: Any = None
+        self._groups = 0
+
+    def get(self, mask: torch.Tensor, groups: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return what is added to the products: 0 where `mask` is True, else minus infinity.
+
+        Args:
+            mask: (B, 1, queries, columns), which nobody writes to later.
+            groups: Heads that share keys.
+            dtype: Of the products.
+        """
+        if self._known() is not mask or self._groups != groups or self._made.dtype != dtype:
+            added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            added.masked_fill_(~mask, float("-inf"))
+            self._made = added.repeat(1, 1, groups, 1)
+            self._known, self._groups = weakref.ref(mask), groups
+        made: torch.Tensor = self._made
+        return made
+
+
+_MASKS = _Masks()
 
 
 @contextlib.contextmanager

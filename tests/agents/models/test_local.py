@@ -280,6 +280,20 @@ def test_a_stop_string_is_found_with_its_last_token_wherever_it_stands(stop: str
         assert not acting._has_stop(ids[: first - 1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [5, 1024, 2048, 2049, 5000])
+def test_greedy_picks_the_first_of_the_most_probable(vocabulary: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(32, vocabulary, generator=generator).round().to(dtype)  # many are alike
+    logits[0, -1] = 99.0
+    logits[1, 0] = logits[1, -1] = 99.0
+    picks = Sampler(temperature=0.0, top_p=1.0)(logits, [])
+    first = [int((row == row.max()).nonzero()[0]) for row in logits]
+    assert picks.tolist() == first
+    broken = torch.full((2, vocabulary), float("nan"))
+    assert all(0 <= p < vocabulary for p in Sampler(temperature=0.0, top_p=1.0)(broken, []))
+
+
 def test_sampling_follows_the_distribution() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     probs = torch.softmax(logits / 0.5, -1)[0]

@@ -183,3 +183,21 @@ def test_packed_heads_attend_as_those_of_transformers(heads: tuple[int, int], qu
     torch.testing.assert_close(
         packed_attention(*given, None)[0], sdpa_attention_forward(*given, None)[0]
     )
+
+
+def test_a_mask_is_that_of_its_pass_though_layers_share_what_is_made_of_it() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Module()
+    for dtype, groups in ((torch.float32, 2), (torch.float32, 4), (torch.bfloat16, 4)):
+        layer.num_key_value_groups = groups
+        query = torch.randn(2, 4, 1, 8, dtype=dtype)
+        key = torch.randn(2, 4 // groups, 9, 8, dtype=dtype)
+        mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+        for hidden in (3, 5):  # a mask at the same place in memory is another pass's
+            seen = mask.clone()
+            seen[..., hidden:] = False
+            for _ in range(2):
+                out, _ = packed_attention(layer, query, key, key, seen)
+                expected, _ = sdpa_attention_forward(layer, query, key, key, seen)
+                torch.testing.assert_close(out, expected)
+            del seen
