@@ -234,3 +234,24 @@ def test_it_learns_from_both_kinds(locksmith: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     report = MixtureLoop(settings, tmp_path).run()
     assert_learnt(report, "mixture, iteration 1")
+
+
+def test_steps_are_not_played_where_no_episodes_can_be_paired(
+    locksmith: Path, tmp_path: Path
+) -> None:
+    quick = {"epochs": 1, "max_steps": 1, "batch_size": 4}
+    settings = MixtureLoopSettings(
+        **PLAY,
+        model=str(locksmith),
+        train_tasks=4,
+        control=False,
+        sft=SFTSettings(**quick),
+        pairing=PairingSettings(min_gap=2.0),  # more than rewards can differ by
+        steps=StepSettings(rollouts=1),
+        mixture=MixtureSettings(**quick),
+    )
+    report = MixtureLoop(settings, tmp_path).run()
+    assert report["ended"].startswith("pairs-1 holds no pair to learn from")
+    stages = [stage["name"] for stage in report["stages"]]
+    assert "pairs-1" in stages
+    assert not any(name.startswith("steps") for name in stages)
