@@ -26,14 +26,45 @@ class Sampler:
         draws = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
         order = None
         if self.top_p < 1:
-            probs, order = probs.sort(dim=-1, descending=True, stable=True)
+            probs, order = _ordered(probs, self.top_p)
             before = probs.cumsum(-1, dtype=torch.float64) - probs
             probs = probs.masked_fill(before >= self.top_p, 0.0)
         # The first token at which the mass (B, vocabulary) is over the number drawn (B, 1).
         mass = probs.cumsum(-1, dtype=torch.float64)
         picks = torch.searchsorted(mass, draws * mass[:, -1:], right=True)
-        picks = picks.clamp_(max=logits.shape[-1] - 1)
+        picks = picks.clamp_(max=probs.shape[-1] - 1)
         return (picks if order is None else order.gather(-1, picks))[:, 0]
+
+
+def _ordered(probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens that may be among the most probable, from the most probable on.
+
+    All others together hold less mass than is left out, and to sort a whole vocabulary takes as
+    long as a pass of a small model.
+
+    Args:
+        probs: (B, vocabulary).
+        top_p: Mass that is kept.
+
+    Returns:
+        Their probabilities (B, n), with zeros behind a row that has fewer; and which tokens they
+        are. Of equal ones that which comes first in the vocabulary is first.
+    """
+    left_out = 1 - top_p
+    if left_out < 1e-4:  # within the rounding of their sum: all may be among them
+        return probs.sort(dim=-1, descending=True, stable=True)
+    least = left_out / probs.shape[-1] / 2  # half: mass is summed in another order later
+    rows, tokens = (probs >= least).nonzero(as_tuple=True)  # by rows, then by tokens
+    counts = torch.bincount(rows, minlength=len(probs))  # (B,)
+    begins = counts.cumsum(0) - counts
+    places = torch.arange(len(rows), device=probs.device) - begins[rows]
+    width = int(counts.max())
+    found = probs.new_zeros(len(probs), width)
+    found[rows, places] = probs[rows, tokens]
+    named = tokens.new_zeros(len(probs), width)
+    named[rows, places] = tokens
+    found, order = found.sort(dim=-1, descending=True, stable=True)
+    return found, named.gather(-1, order)
 
 
 BLOCK = 1024

@@ -280,6 +280,23 @@ def test_a_stop_string_is_found_with_its_last_token_wherever_it_stands(stop: str
         assert not acting._has_stop(ids[: first - 1])
 
 
+@pytest.mark.parametrize("spread", [0.01, 1.0, 10.0])
+@pytest.mark.parametrize("top_p", [1e-9, 0.5, 0.9, 0.99999])
+def test_the_nucleus_is_that_of_the_whole_vocabulary_in_order(top_p: float, spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 3000, generator=generator) * spread
+    logits[::2] = logits[::2].round()  # many are alike
+    draws = torch.rand(64, generator=generator, dtype=torch.float64)
+    picks = Sampler(temperature=0.7, top_p=top_p)(logits, draws.tolist())
+
+    probs, order = torch.softmax(logits / 0.7, -1).sort(-1, descending=True, stable=True)
+    probs = probs.double()
+    kept = torch.where(probs.cumsum(-1) - probs < top_p, probs, 0.0)
+    mass = kept.cumsum(-1)
+    place = (mass <= draws[:, None] * mass[:, -1:]).sum(-1)
+    assert picks.tolist() == order[torch.arange(64), place].tolist()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [5, 1024, 2048, 2049, 5000])
 def test_greedy_picks_the_first_of_the_most_probable(vocabulary: int, dtype: torch.dtype) -> None:
