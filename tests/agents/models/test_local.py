@@ -289,7 +289,7 @@ def test_the_nucleus_is_that_of_the_whole_vocabulary_in_order(top_p: float, spre
     draws = torch.rand(64, generator=generator, dtype=torch.float64)
     picks = Sampler(temperature=0.7, top_p=top_p)(logits, draws.tolist())
 
-    probs, order = torch.softmax(logits / 0.7, -1).sort(-1, descending=True, stable=True)
+    probs, order = torch.softmax(logits / 0.7, -1).sort(dim=-1, descending=True, stable=True)
     probs = probs.double()
     kept = torch.where(probs.cumsum(-1) - probs < top_p, probs, 0.0)
     mass = kept.cumsum(-1)
