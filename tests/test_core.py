@@ -7,6 +7,7 @@ import configparser
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from eto_gym import (
     get_state,
     set_state,
 )
-from eto_gym.errors import check_choice, require
+from eto_gym.errors import EtoGymError, check_choice, require
 from tests.toy import make_corridor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +126,43 @@ def test_a_snapshot_holds_what_gymnasiums_wrappers_count() -> None:
         assert told["t"] < 600
         set_state(other, after)
         assert other.step("go")[0].startswith("You are at door 0."), "the next episode"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda env: FrameStackObservation(env, 3),
+        lambda env: FrameStackObservation(env, 3, padding_type="before the first"),
+        lambda env: DelayObservation(env, 2),
+        lambda env: FrameStackObservation(DelayObservation(env, 1), 2),
+    ],
+)
+def test_a_snapshot_holds_what_was_observed_before_it(wrap: Callable[[Any], Any]) -> None:
+    def make() -> Any:
+        return wrap(make_corridor())
+
+    env = make()
+    env.reset(options={"task": 5})
+    env.step("go")
+    middle = json.loads(json.dumps(get_state(env)))
+    seen = [env.step(action)[0] for action in ("go", "go", "look")]
+    elsewhere = make()
+    elsewhere.reset(options={"task": 2})
+    elsewhere.step("look")
+    for other in (env, make(), elsewhere):
+        set_state(other, middle)
+        assert [other.step(action)[0] for action in ("go", "go", "look")] == seen
+    again, expected = env.reset(options={"task": 3})[0], make().reset(options={"task": 3})[0]
+    assert again == expected
+
+
+def test_a_snapshot_of_observations_that_are_no_texts_is_refused() -> None:
+    inner = FrameStackObservation(make_corridor(), 2)
+    env = DelayObservation(inner, 1)
+    env.reset()
+    with pytest.raises(EtoGymError, match="DelayObservation keeps are no texts"):
+        get_state(env)
+    get_state(inner)
 
 
 def test_errors_say_what_to_do() -> None:

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from werkzeug.serving import make_server
 
     from eto_gym.envs.webshop.site.app import create_app
+    from eto_gym.envs.webshop.site.log import LoggedRequest
 
     app = create_app(
         catalog=args.catalog,
@@ -72,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
     )
     with listen(HOST, args.port) as listening:
         port = listening.getsockname()[1]
-        server = make_server(HOST, port, app, threaded=True, fd=listening.fileno())
+        server = make_server(
+            HOST, port, app, threaded=True, fd=listening.fileno(), request_handler=LoggedRequest
+        )
     print(f"The shop is open at http://{HOST}:{port}/ - press Ctrl-C to close it.")
     try:
         server.serve_forever()

@@ -22,9 +22,28 @@ def make_mcp(arena: Arena) -> Any:
     require("mcp", feature="serve-env --mcp", extra="mcp")
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
+    from pydantic import ValidationError
+
+    class OneLine(MCPServer):
+        """Says in one line what is wrong with the arguments of a tool."""
+
+        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+            if name not in rpc.TOOLS:
+                return await super().call_tool(name, arguments, context)
+            try:
+                rpc.check_names(name, arguments)
+                return await super().call_tool(name, arguments, context)
+            except EtoGymError as err:
+                raise ToolError(str(err)) from None
+            except ToolError as err:
+                if not isinstance(err.__cause__, ValidationError):
+                    raise
+                # Of an argument that may be of several kinds there is an error for each.
+                names = dict.fromkeys(str(found["loc"][0]) for found in err.__cause__.errors())
+                raise ToolError(rpc.wrong_kinds(name, names, arguments)) from None
 
     session = arena.open()
-    server = MCPServer(
+    server = OneLine(
         "eto-gym",
         version=eto_gym.__version__,
         instructions=f"Plays {', '.join(arena.env_ids)}: reset first, then act until it is done.",

@@ -175,8 +175,7 @@ class _Pages:
 
     async def tasks(self, request: Any) -> Any:
         def tell(body: dict[str, Any]) -> Any:
-            found = task_range(self._chosen(request, body), None, None)
-            return {"tasks": found, "env_name": self._env_of(request)}
+            return {**self._some(request, body), "env_name": self._env_of(request)}
 
         return await self._guarded(request, tell)
 
@@ -196,11 +195,7 @@ class _Pages:
         return await self._guarded(request, tell)
 
     async def task_range(self, request: Any) -> Any:
-        def tell(body: dict[str, Any]) -> Any:
-            known = self._chosen(request, body, "start", "stop")
-            return {"tasks": task_range(known, body.get("start"), body.get("stop"))}
-
-        return await self._guarded(request, tell)
+        return await self._guarded(request, lambda body: self._some(request, body))
 
     async def mcp(self, request: Any) -> Any:
         try:
@@ -228,6 +223,12 @@ class _Pages:
 
     def _env_of(self, request: Any) -> str:
         return self._arena.choose_env(request.path_params["env_name"])
+
+    def _some(self, request: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the tasks that `body` asks for, and how many there are to ask for."""
+        known = self._chosen(request, body, "start", "stop")
+        found = task_range(known, body.get("start"), body.get("stop"))
+        return {"tasks": found, "num_tasks": len(known)}
 
     def _chosen(self, request: Any, body: dict[str, Any], *more: str) -> TaskSet:
         """Return the tasks that `body` means, which may hold no keys but "split" and `more`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from eto_gym.env_server.sessions import Session, task_range
-from eto_gym.errors import EtoGymError
+from eto_gym.errors import EtoGymError, unknown_name
 
 _PAGE = 100
 
@@ -53,6 +54,37 @@ TOOLS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
     "act": (act, {"action": {"type": "string"}}),
 }
 """Name of a tool -> what it does, and the schema of its arguments."""
+_NEEDED = {"act": ("action",)}
+"""Name of a tool -> arguments that it cannot do without."""
+
+
+def check_names(tool: str, arguments: Mapping[str, Any]) -> None:
+    """Check that arguments are those of a tool, and that none is missing.
+
+    Raises:
+        EtoGymError: They are not; says which, in one line.
+    """
+    known = TOOLS[tool][1]
+    for name in arguments:
+        if name not in known:
+            raise unknown_name(f"argument of {tool}", name[:80], known)
+    for name in _NEEDED.get(tool, ()):
+        if name not in arguments:
+            raise EtoGymError(f"{tool}: expected the argument {name!r} ({_kind(tool, name)})")
+
+
+def wrong_kinds(tool: str, names: Iterable[str], arguments: Mapping[str, Any]) -> str:
+    """Say in one line what was expected as these arguments of a tool, and what came."""
+    parts = [
+        f"expected {_kind(tool, name)} as {name!r}, got {json.dumps(arguments[name])[:40]}"
+        for name in names
+    ]
+    return f"{tool}: " + "; ".join(parts)
+
+
+def _kind(tool: str, name: str) -> str:
+    kinds = TOOLS[tool][1][name]["type"]
+    return kinds if isinstance(kinds, str) else " or ".join(kinds)
 
 
 def answer_rpc(session: Session | None, request: Any) -> dict[str, Any]:
@@ -80,13 +112,12 @@ def answer_rpc(session: Session | None, request: Any) -> dict[str, Any]:
     name, arguments = params.get("name"), params.get("arguments") or {}
     if not isinstance(name, str) or name not in TOOLS or not isinstance(arguments, dict):
         return _failed(number, -32602, f"Invalid params: expected one of {sorted(TOOLS)}")
-    function, known = TOOLS[name]
-    if unknown := arguments.keys() - known.keys():
-        return _failed(number, -32602, f"Invalid params: no such argument: {sorted(unknown)[:4]}")
-    if name == "act" and "action" not in arguments:
-        return _failed(number, -32602, "Invalid params: expected an action")
     try:
-        return _done(number, {"data": function(session, **arguments)})
+        check_names(name, arguments)
+    except EtoGymError as err:
+        return _failed(number, -32602, f"Invalid params: {err}")
+    try:
+        return _done(number, {"data": TOOLS[name][0](session, **arguments)})
     except EtoGymError as err:
         return _failed(number, -32000, str(err)[:500])
 
@@ -94,8 +125,8 @@ def answer_rpc(session: Session | None, request: Any) -> dict[str, Any]:
 def _described(name: str) -> dict[str, Any]:
     function, known = TOOLS[name]
     schema: dict[str, Any] = {"type": "object", "properties": known}
-    if name == "act":
-        schema["required"] = ["action"]
+    if name in _NEEDED:
+        schema["required"] = list(_NEEDED[name])
     summary = (function.__doc__ or "").partition("\n")[0]
     return {"name": name, "description": summary, "inputSchema": schema}
 

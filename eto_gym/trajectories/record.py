@@ -138,6 +138,19 @@ class Trajectory:
         return counts(self.error)
 
     @property
+    def replies(self) -> tuple[Message, ...]:
+        """The agent's own replies, trained on or not: those that steps were made of.
+
+        Where there are fewer than steps, or no steps, those that are trained on.
+        """
+        said = [m for m in self.messages if m.role == "assistant"]
+        if self.steps and len(said) >= len(self.steps):
+            said = said[-len(self.steps) :]
+        else:
+            said = [m for m in said if m.train]
+        return tuple(said)
+
+    @property
     def start(self) -> int:
         """Index of the first message that is no prompt: the observation of the first reply.
 

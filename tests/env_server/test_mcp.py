@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eto_gym.env_server.sessions import Arena
 from tests.toy import CORRIDOR
 
 pytest.importorskip("mcp")
@@ -49,3 +50,49 @@ def test_an_mcp_client_plays_an_episode() -> None:
     assert moved["observation"]["text"] == "You are at door 1."
     assert (last["reward"], last["done"]) == (1.0, True)
     assert "door-9/1" in unknown
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "told"),
+    [
+        ("act", {}, "act: expected the argument 'action' (string)"),
+        ("act", {"action": None}, "act: expected string as 'action', got null"),
+        ("act", {"action": ["go"]}, """act: expected string as 'action', got ["go"]"""),
+        ("act", {"deed": "go"}, "expected argument of act in {action}, got 'deed'."),
+        ("reset", {"task": {"id": 1}}, "reset: expected string or integer as 'task', got {"),
+        ("reset", {"tusk": 1}, "Did you mean 'task'?"),
+        ("list_tasks", {"split": 1, "start": "x\ny"}, "expected integer as 'start', got "),
+        ("list_tasks", {"start": 99}, "expected 0 <= start"),
+        ("fly", {}, "Unknown tool: fly"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(tool: str, given: dict[str, Any], told: str) -> None:
+    from mcp.client import Client
+
+    from eto_gym.env_server.mcp import make_mcp
+
+    async def call() -> Any:
+        async with Client(make_mcp(Arena([CORRIDOR]))) as client:
+            return await client.call_tool(tool, given)
+
+    result = asyncio.run(call())
+    text = result.content[0].text
+    assert result.is_error
+    assert told in text
+    assert "\n" not in text
+    assert "pydantic" not in text
+
+
+def test_a_number_may_come_as_a_text() -> None:
+    from mcp.client import Client
+
+    from eto_gym.env_server.mcp import make_mcp
+
+    async def call() -> Any:
+        async with Client(make_mcp(Arena([CORRIDOR]))) as client:
+            return await client.call_tool("list_tasks", {"start": "22"})
+
+    assert [task["index"] for task in json.loads(asyncio.run(call()).content[0].text)["tasks"]] == [
+        22,
+        23,
+    ]

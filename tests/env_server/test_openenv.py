@@ -12,8 +12,10 @@ import gymnasium as gym
 import pytest
 
 from eto_gym.env import text_env
+from eto_gym.env_server import sessions
 from eto_gym.env_server.sessions import Arena
 from eto_gym.errors import EtoGymError, UnknownNameError
+from eto_gym.tasks import Task, TaskSet
 from tests.env_server.conftest import Served
 from tests.toy import CORRIDOR
 
@@ -192,6 +194,7 @@ def test_tells_its_tasks(serve: Serve) -> None:
         assert fetch(f"{url}/{name}/{path}", body)[0] == 400
     for path, key in (
         ("tasks", "strat"),
+        ("tasks", "index"),
         ("num_tasks", "start"),
         ("task", "spilt"),
         ("task", "stop"),
@@ -206,6 +209,29 @@ def test_tells_its_tasks(serve: Serve) -> None:
     assert "Did you mean 'start'?" in told["detail"]
     assert fetch(f"{url}/other/num_tasks", {})[0] == 400
     assert fetch(f"{url}/{name}/tasks", [1])[0] == 422
+
+
+def test_tasks_beyond_one_answer_are_told_of_and_reached(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_TASKS", 10)
+    url = f"{serve().url}/{CORRIDOR}"
+    for page in ("tasks", "task_range"):
+        found: list[int] = []
+        count = 1
+        while len(found) < count:
+            told = fetch(f"{url}/{page}", {"split": "test", "start": len(found)})[1]
+            assert 0 < len(told["tasks"]) <= 10
+            found += [task["index"] for task in told["tasks"]]
+            count = told["num_tasks"]
+        assert found == list(range(24))
+        few = fetch(f"{url}/{page}", {"split": "test", "start": 2, "stop": 4})[1]
+        assert ([task["index"] for task in few["tasks"]], few["num_tasks"]) == ([2, 3], 24)
+
+
+def test_a_whole_split_of_thousands_is_one_answer() -> None:
+    tasks = TaskSet([Task(f"t{i}", "toy", "train") for i in range(12_087)], split="train")
+    assert len(sessions.task_range(tasks, None, None)) == 12_087
 
 
 def test_carries_json_rpc(serve: Serve) -> None:

@@ -101,13 +101,13 @@ class Alternative(NamedTuple):
 
 
 def repeat_expert(env: ConversationEnv, expert: Trajectory) -> ExpertPath | None:
-    """Repeat an expert's replies, taking a snapshot before each.
+    """Repeat an expert's replies, taking a snapshot before each; its marks stay on them.
 
     Returns:
         The path; None where the environment no longer does what it did: the number of steps or the
         reward differs.
     """
-    replies = [m.content for m in expert.messages if m.role == "assistant" and m.train]
+    replies = expert.replies
     env.reset(options={"task": expert.task_id})
     states, turns, reward, ended = [], [], 0.0, False
     for reply in replies:
@@ -115,14 +115,17 @@ def repeat_expert(env: ConversationEnv, expert: Trajectory) -> ExpertPath | None
             return None
         turns.append(len(env.conversation))
         states.append(get_state(env))
-        _, earned, terminated, truncated, _ = env.step(reply)
+        _, earned, terminated, truncated, _ = env.step(reply.content)
         reward += earned
         ended = terminated or truncated
     if not states or abs(reward - expert.reward) > 1e-6:
         return None
+    messages = list(env.conversation)
+    for turn, reply in zip(turns, replies, strict=True):
+        messages[turn] = Message("assistant", messages[turn].content, reply.train)
     return ExpertPath(
         expert.task_id,
-        env.conversation,
+        tuple(messages),
         tuple(turns),
         tuple(step.action for step in env.steps),
         tuple(states),

@@ -128,12 +128,12 @@ def mark_states(env: ConversationEnv, trajectory: Trajectory, method: str) -> tu
 
     Costs one step of the environment per turn, and what the marks cost that the method reads.
     """
-    replies = [m.content for m in trajectory.messages if m.role == "assistant" and m.train]
+    replies = trajectory.replies
     env.reset(options={"task": trajectory.task_id})
     marks = [_mark(env, method)]
     earned = 0.0
     for reply in replies:
-        _, reward, terminated, truncated, _ = env.step(reply)
+        _, reward, terminated, truncated, _ = env.step(reply.content)
         earned += reward
         marks.append(_mark(env, method))
         if terminated or truncated:

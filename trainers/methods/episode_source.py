@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from eto_gym.conversation import episode_step_limit
 from eto_gym.trainers.data.encoding import TokenReport, TokenRow
@@ -136,3 +139,25 @@ class EpisodeSource:
     def score(self, prompts: Sequence[str], **_: Any) -> list[float | None]:
         """Return the rewards of the episodes played last: a reward function of TRL."""
         return self.rewards
+
+
+class KeepCounts(TrainerCallback, ExportableState):
+    """Keeps in checkpoints what tokenisation did with the episodes of the steps before."""
+
+    def __init__(self, data: TokenReport) -> None:
+        """Prepare.
+
+        Args:
+            data: The counts, which a resumed run goes on with.
+        """
+        self._data = data
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {}, "attributes": {"data": dataclasses.asdict(self._data)}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on with the counts of a checkpoint; one of an earlier version has none."""
+        kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if kept:
+            self._data.include(TokenReport.from_json(kept["attributes"]["data"]))

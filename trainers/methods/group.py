@@ -26,7 +26,7 @@ from transformers import set_seed
 from eto_gym.agents.models.adapters import is_adapter
 from eto_gym.trainers.data.batching import IGNORED, pad_rows
 from eto_gym.trainers.data.encoding import TokenRow
-from eto_gym.trainers.methods.episode_source import EpisodeSource
+from eto_gym.trainers.methods.episode_source import EpisodeSource, KeepCounts
 from eto_gym.trainers.methods.player import EpisodePlayer
 from eto_gym.trainers.methods.row_forests import TREE_ROWS, RowForests
 from eto_gym.trainers.model import models
@@ -80,7 +80,7 @@ def run_group(
 
     Returns:
         The report. Its metrics have TRL's entries ("reward", "kl", "completions/mean_length", ...)
-        and "success". Its `data` counts the episodes played since the last start, as `seconds` do.
+        and "success". Its `data` counts the episodes of all steps, those before a resume included.
 
     Raises:
         SettingsError: There is no such algorithm, or `beta` has a price on the divergence from an
@@ -171,6 +171,7 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         return {
             "model": model,
             "reward_funcs": source.score,
+            "callbacks": [KeepCounts(source.data)],
             "train_dataset": Dataset.from_dict({"prompt": list(tasks) * repeats}),
             "processing_class": tokenizer,
             "peft_config": models.lora_config(settings)

@@ -31,7 +31,7 @@ from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, wr
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.model.recompute import recompute_cheap
 from eto_gym.trainers.model.sharding import check_precision, keep_precise, load_whole, whole_weights
-from eto_gym.trainers.run.callbacks import COMPLETE, AlreadyTrainedError
+from eto_gym.trainers.run.callbacks import COMPLETE, AlreadyTrainedError, in_order
 from eto_gym.trainers.settings.base import SettingsError, TrainSettings, deciding
 
 logger = logging.getLogger(__name__)
@@ -347,14 +347,9 @@ def mean_of_last(metrics: list[dict[str, Any]], name: str) -> float:
     return sum(last) / len(last) if last else float("nan")
 
 
-def metrics_of(state: TrainerState, renames: dict[str, str] | None = None) -> list[dict[str, Any]]:
-    """Return the entries that were logged at optimizer steps, under our names."""
-    renames = renames or {}
-    return [
-        {renames.get(key, key): value for key, value in entry.items()}
-        for entry in state.log_history
-        if "loss" in entry
-    ]
+def metrics_of(state: TrainerState) -> list[dict[str, Any]]:
+    """Return the entries that were logged at optimizer steps."""
+    return [in_order(entry) for entry in state.log_history if "loss" in entry]
 
 
 def fit(trainer: Any, checkpoint: Path | None) -> None:

@@ -25,6 +25,7 @@ from eto_gym.trajectories import JsonlFile
 
 COMPLETE = "complete"
 """Empty file, written last into a checkpoint: without it, the checkpoint is not resumed from."""
+_FIRST = ("step", "epoch", "loss", "grad_norm", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +239,15 @@ class ProgressBar(TrainerCallback):
         )
 
 
+def in_order(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a step in an order that a checkpoint, which sorts them, cannot change.
+
+    First those that every method has, then the others by name.
+    """
+    first = [name for name in _FIRST if name in entry]
+    return {name: entry[name] for name in (*first, *sorted(entry.keys() - set(first)))}
+
+
 class WriteMetrics(TrainerCallback):
     """Writes the metrics of each logged step to a file as soon as there are any."""
 
@@ -273,4 +283,4 @@ class WriteMetrics(TrainerCallback):
 
     def _add(self, entry: dict[str, Any]) -> None:
         if "loss" in entry:
-            self._file.append(strict(entry))
+            self._file.append(strict(in_order(entry)))

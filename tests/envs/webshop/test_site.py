@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import sys
+import threading
+import time
 from typing import Any
 
 import pytest
 
+from eto_gym.cli.main import main
 from eto_gym.conversation import parse_reply
 from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.env import WebShopEnv
@@ -15,6 +20,8 @@ from eto_gym.trajectories.record import Trajectory
 from tests.envs.webshop.small import small_catalog
 
 pytest.importorskip("flask")
+
+import werkzeug.serving
 
 from eto_gym.envs.webshop.site.app import COOKIE, create_app
 from eto_gym.envs.webshop.site.visitors import Visitors
@@ -289,3 +296,37 @@ def test_visitors_are_limited_and_forgotten() -> None:
     now[0] = 11.0
     assert visitors.get(fourth)[0] != fourth
     assert len(visitors) == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_log_has_colours_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, terminal: bool
+) -> None:
+    """As `eto-gym shop` serves; the request is for a page that there is not."""
+    made: list[Any] = []
+
+    def serve_one(*args: Any, **kwargs: Any) -> Any:
+        server = make_server(*args, **kwargs)
+        made.append(server)
+        monkeypatch.setattr(server, "serve_forever", server.handle_request)
+        return server
+
+    def ask() -> None:
+        while not made:
+            time.sleep(0.01)
+        with socket.create_connection(made[0].server_address[:2], timeout=20) as asking:
+            asking.sendall(b"GET /no-such-page HTTP/1.0\r\n\r\n")
+            while asking.recv(4096):
+                pass
+
+    make_server = werkzeug.serving.make_server
+    monkeypatch.setattr(werkzeug.serving, "make_server", serve_one)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    caplog.set_level("INFO", logger="werkzeug")
+    asker = threading.Thread(target=ask)
+    asker.start()
+    assert main(["shop", "--port", "0"]) == 0
+    asker.join()
+    (line,) = [r.getMessage() for r in caplog.records if "no-such-page" in r.getMessage()]
+    assert "404" in line
+    assert ("\x1b[" in line) == terminal

@@ -94,6 +94,9 @@ def test_states_are_marked_by_repeating_an_episode() -> None:
     from dataclasses import replace
 
     assert mark_states(env, replace(episode, reward=0.3), "gigpo") == ()
+    marks = tuple(replace(m, train=False) for m in episode.messages[:3]) + episode.messages[3:]
+    unmarked = replace(episode, messages=marks)
+    assert [m.key for m in mark_states(env, unmarked, "gigpo")] == keys
 
 
 def test_horizons_grow_up_to_the_environment_s_own() -> None:

@@ -287,6 +287,8 @@ def test_adapters_are_resumed_and_are_their_own_reference(
     assert [path.name for path in checkpoints if path] == ["checkpoint-2"]
     for key in ("loss", "reward", "kl", "grad_norm"):
         assert [e[key] for e in parts.metrics] == [e[key] for e in whole.metrics], key
+    assert [list(entry) for entry in parts.metrics] == [list(entry) for entry in whole.metrics]
+    assert parts.data == whole.data
     first, second = (
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts")
     )

@@ -65,6 +65,8 @@ def test_a_killed_run_ends_with_the_same_weights(
         )  # fmt: skip
     assert starts == [tmp_path / "parts.work" / "checkpoint-8"]
     assert parts.metrics == whole.metrics
+    lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
+    assert lines[0] == lines[1], "with the keys in the same order"
     assert parts.data == whole.data
     assert [step for step, _ in parts.scores] == [0, 1, 2, 3, 4]
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"

@@ -141,6 +141,19 @@ def test_an_expert_is_repeated_or_refused() -> None:
     assert repeat_expert(env, longer) is None
 
 
+def test_a_reply_that_is_not_to_be_trained_on_is_repeated_too() -> None:
+    from dataclasses import replace
+
+    env = ConversationEnv(make_corridor(), prompt_style="none")
+    (expert,) = _experts(3)[2:]
+    unmarked = replace(expert.messages[1], train=False)
+    marked = replace(expert, messages=(expert.messages[0], unmarked, *expert.messages[2:]))
+    path = repeat_expert(env, marked)
+    assert path is not None
+    assert path.actions == ("go", "go", "open")
+    assert [path.messages[i].train for i in path.turns] == [False, True, True]
+
+
 def test_values_are_what_episodes_earn_on_average() -> None:
     """Against an exact computation: a random walker's value from every door."""
     chosen = StepSettings(rollouts=100, extent="step", threshold=0.3)

@@ -266,3 +266,43 @@ def test_a_score_that_is_no_number_is_refused(make_play: Play, tiny: Path, tmp_p
 
     with pytest.raises(TrainingError, match=r"step 0: expected .* finite numbers, got nan"):
         _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=lambda step, model: float("nan"))
+
+
+def test_metrics_stand_in_the_order_that_they_had_before_a_checkpoint(tmp_path: Path) -> None:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from eto_gym.trainers.run.base_trainer import metrics_of
+    from eto_gym.trainers.run.callbacks import WriteMetrics
+
+    entry = {"loss": 0.5, "grad_norm": 1.0, "reward": 0.0, "kl": 2.0, "epoch": 1.0, "step": 1}
+    whole = TrainerState(log_history=[entry])
+    whole.save_to_json(str(tmp_path / "state.json"))
+    written = []
+    for number, state in enumerate((whole, TrainerState.load_from_json(tmp_path / "state.json"))):  # type: ignore[arg-type]
+        assert list(metrics_of(state)[0]) == ["step", "epoch", "loss", "grad_norm", "kl", "reward"]
+        (folder := tmp_path / str(number)).mkdir()
+        arguments = TrainingArguments(str(folder))
+        writer = WriteMetrics(folder)
+        writer.on_train_begin(arguments, state, TrainerControl())
+        writer.on_train_end(arguments, state, TrainerControl())
+        written.append((folder / "metrics.jsonl").read_text())
+    assert written[0] == written[1]
+
+
+def test_a_checkpoint_keeps_what_tokenisation_did_with_played_episodes(tmp_path: Path) -> None:
+    """So that a run that is resumed past its last step tells of its episodes."""
+    from transformers import TrainerState
+
+    from eto_gym.trainers.data.encoding import TokenReport
+    from eto_gym.trainers.methods.episode_source import KeepCounts
+
+    played = TokenReport(rows=3, tokens=50, trained_tokens=9, longest=20)
+    callbacks: Any = [KeepCounts(played)]
+    path = str(tmp_path / "state.json")
+    TrainerState(global_step=4, stateful_callbacks=callbacks).save_to_json(path)
+    data = TokenReport()
+    KeepCounts(data).on_train_begin(None, TrainerState.load_from_json(path), None)
+    assert data == played
+    TrainerState(global_step=4).save_to_json(path)  # as an earlier version wrote it
+    KeepCounts(data).on_train_begin(None, TrainerState.load_from_json(path), None)
+    assert data == played
