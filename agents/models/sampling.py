@@ -77,7 +77,7 @@ def most_probable(logits: torch.Tensor) -> torch.Tensor:
     whole = logits.shape[-1] // BLOCK * BLOCK
     if logits.device.type != "cpu" or whole < 2 * BLOCK:
         return logits.argmax(-1)
-    blocks = logits[:, :whole].unflatten(-1, (-1, BLOCK))  # (B, blocks, BLOCK)
+    blocks = logits[:, :whole].view(len(logits), -1, BLOCK)  # (B, blocks, BLOCK)
     largest = blocks.amax(-1)  # (B, blocks)
     block = largest.argmax(-1)  # (B,)
     rows = torch.arange(len(logits))

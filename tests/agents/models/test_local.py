@@ -299,7 +299,7 @@ def test_the_nucleus_is_that_of_the_whole_vocabulary_in_order(top_p: float, spre
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [5, 1024, 2048, 2049, 5000])
-def test_greedy_picks_the_first_of_the_most_probable(vocabulary: int, dtype: torch.dtype) -> None:
+def test_greedy_picks_the_first_of_the_most_probable(vocabulary: int, dtype: Any) -> None:
     generator = torch.Generator().manual_seed(vocabulary)
     logits = torch.randn(32, vocabulary, generator=generator).round().to(dtype)  # many are alike
     logits[0, -1] = 99.0

@@ -239,7 +239,7 @@ def test_it_learns_from_both_kinds(locksmith: Path, tmp_path: Path) -> None:
 def test_steps_are_not_played_where_no_episodes_can_be_paired(
     locksmith: Path, tmp_path: Path
 ) -> None:
-    quick = {"epochs": 1, "max_steps": 1, "batch_size": 4}
+    quick: dict[str, Any] = {"epochs": 1, "max_steps": 1, "batch_size": 4}
     settings = MixtureLoopSettings(
         **PLAY,
         model=str(locksmith),
