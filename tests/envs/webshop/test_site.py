@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from eto_gym.conversation import parse_reply
+from eto_gym.envs.webshop import shop as shop_module
 from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.env import WebShopEnv
 from eto_gym.trajectories.record import Trajectory
@@ -289,3 +291,11 @@ def test_visitors_are_limited_and_forgotten() -> None:
     now[0] = 11.0
     assert visitors.get(fourth)[0] != fourth
     assert len(visitors) == 1
+
+
+def test_the_catalog_stays_open_while_nobody_is_in_the_shop() -> None:
+    catalog = small_catalog()
+    app = create_app(catalog=catalog)
+    gc.collect()
+    assert f"object {id(catalog)}" in shop_module._open_shops
+    del app
