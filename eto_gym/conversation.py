@@ -11,7 +11,15 @@ from gymnasium.error import ResetNeeded
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.expert import Reply
-from eto_gym.history import FULL, Exchange, StateWriter, bounded, check_history, no_state
+from eto_gym.history import (
+    FULL,
+    Exchange,
+    StateBlocks,
+    StateWriter,
+    bounded,
+    check_history,
+    no_state,
+)
 from eto_gym.prompt import Message, Prompt
 from eto_gym.reasoning import split_reasoning
 from eto_gym.reply_parser import PARSER_VERSION as PARSER_VERSION
@@ -107,8 +115,7 @@ class Dialogue:
             state_writer: The environment's, for the history "state".
         """
         self.history = check_history(history)
-        self._write = state_writer if history.startswith("state") else no_state
-        self._states: list[str] = []
+        self._states = StateBlocks(state_writer if history.startswith("state") else no_state)
         self.head = prompt_messages(prompt, prompt_style)
         self.info: dict[str, Any] = {}
         self.step_limit: int | None = None
@@ -131,13 +138,12 @@ class Dialogue:
             return ()
         ended = len(self._states) == len(self._steps)
         talk = self._messages[:-1] if ended else self._messages
-        return bounded(talk, len(self.head), self.history, self._states[-1])
+        return bounded(talk, len(self.head), self.history, self._states.last)
 
     @property
     def states(self) -> tuple[str, ...]:
         """The state blocks that were read for the replies; empty if none was written."""
-        read = tuple(self._states[: len(self._steps)])
-        return read if any(read) else ()
+        return self._states.read(len(self._steps))
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -153,7 +159,7 @@ class Dialogue:
         """Start an episode; the first observation stands without a prefix."""
         self._messages = [*self.head, Message("user", observation)]
         self._steps = []
-        self._states = [self._state()]
+        self._states.begin(observation)
         self.info = info
         self.step_limit = step_limit
         self.outcome = "error" if info.get("error") is not None else None
@@ -206,16 +212,11 @@ class Dialogue:
             self.outcome = "error"
         elif terminated or truncated:
             self.outcome = "terminated" if terminated else "truncated"
-        if not (terminated or truncated):
+        answered = not (terminated or truncated)
+        if answered:
             self._messages.append(Message("user", text))
-            self._states.append(self._state())
+        self._states.add(Exchange(self._action, observation), answered=answered)
         return text, reward, terminated, truncated, info
-
-    def _state(self, count: int | None = None) -> str:
-        """Write the state block after so many steps (None: all), from what was seen alone."""
-        read = () if self._write is no_state else self._steps[:count]
-        seen = [Exchange(step.action, step.observation) for step in read]
-        return self._write(self._messages[len(self.head)].content, seen)
 
     def get_state(self) -> dict[str, Any]:
         """Return the dialogue in a JSON-serialisable form, the step limit excluded."""
@@ -230,8 +231,13 @@ class Dialogue:
         """Go on from what `get_state` returned."""
         self._messages = [Message(*item) for item in state["messages"]]
         self._steps = [Step(*item) for item in state["steps"]]
-        ended = not self._messages or self._messages[-1].role == "assistant"  # or never begun
-        self._states = [self._state(count) for count in range(len(self._steps) + 1 - ended)]
+        if self._messages:
+            first = self._messages[len(self.head)].content
+            seen = [Exchange(step.action, step.observation) for step in self._steps]
+            answered = self._messages[-1].role == "user"
+            self._states.rebuild(first, seen, answered=answered)
+        else:  # it had not begun
+            self._states.clear()
         self.info = dict(state["info"])
         self.step_limit = step_limit
         self.outcome = state.get("outcome")  # snapshots of earlier versions do not hold it

@@ -17,11 +17,12 @@ have it.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from eto_gym.errors import EtoGymError
-from eto_gym.prompt import Message
+from eto_gym.prompt import Message, without_reason
 from eto_gym.reasoning import split_reasoning
 
 FULL = "full"
@@ -53,17 +54,124 @@ class Exchange(NamedTuple):
     observation: str
 
 
-StateWriter: TypeAlias = Callable[[str, Sequence[Exchange]], str]
-"""Writes the state block from the first observation and the exchanges since; "" for none.
+class Recap(ABC):
+    """What an episode has told so far: it writes the state block, and each step is told to it once.
 
-It is a function of a module, so that it can be sent to other processes; and of what was seen, so
-that it cannot tell what is hidden.
+    It is started with the first observation and knows only what it is told after that, so that it
+    cannot tell what is hidden; a turn costs what is new, however long the episode is.
+
+    Example:
+        >>> class Rooms(Recap):
+        ...     def __init__(self, first):
+        ...         super().__init__(first)
+        ...         self.seen = [first]
+        ...
+        ...     def _update(self, action, observation):
+        ...         self.seen.append(observation)
+        ...
+        ...     def _write(self):
+        ...         return "Seen: " + ", ".join(self.seen)
+        >>> rooms = Rooms("hall")
+        >>> rooms.block()
+        ''
+        >>> rooms.add(Exchange("go on", "kitchen"))
+        >>> rooms.block()
+        'Seen: hall, kitchen'
+    """
+
+    def __init__(self, first: str) -> None:
+        """Start with the first observation."""
+        self._begun = False
+
+    def add(self, exchange: Exchange) -> None:
+        """Take in the next exchange."""
+        self._begun = True
+        if exchange.action is not None:
+            self._update(exchange.action, without_reason(exchange.observation))
+
+    def block(self) -> str:
+        """Write the state block as of now; "" before any exchange."""
+        return self._write() if self._begun else ""
+
+    @abstractmethod
+    def _update(self, action: str, observation: str) -> None:
+        """Take in an action and what came of it; a reply without an action tells nothing."""
+
+    @abstractmethod
+    def _write(self) -> str:
+        """Write the block, and change nothing of what is known."""
+
+
+StateWriter: TypeAlias = Callable[[str], Recap]
+"""Starts the recap of an episode from its first observation.
+
+It is a class or a function of a module, so that it can be sent to other processes.
 """
 
 
-def no_state(first: str, exchanges: Sequence[Exchange]) -> str:
-    """Write no block: the state is then the task and the last exchanges."""
-    return ""
+class _Nothing(Recap):
+    def _update(self, action: str, observation: str) -> None:
+        pass
+
+    def _write(self) -> str:
+        return ""
+
+
+def no_state(first: str) -> Recap:
+    """Start a recap that writes no block: the state is then the task and the last exchanges."""
+    return _Nothing(first)
+
+
+class StateBlocks:
+    """The state blocks of one episode: one for each observation that is to be answered."""
+
+    def __init__(self, writer: StateWriter) -> None:
+        """Hold no block until `begin`."""
+        self._start = writer
+        self._recap = no_state("")
+        self._blocks: list[str] = []
+
+    def __len__(self) -> int:
+        """Count the blocks, empty ones included."""
+        return len(self._blocks)
+
+    @property
+    def last(self) -> str:
+        """The block that was written last."""
+        return self._blocks[-1]
+
+    def begin(self, first: str) -> None:
+        """Start an episode with its first observation."""
+        self._recap = self._start(first)
+        self._blocks = [self._recap.block()]
+
+    def add(self, exchange: Exchange, *, answered: bool = True) -> None:
+        """Take in an exchange; write a block where its observation is to be answered."""
+        self._recap.add(exchange)
+        if answered:
+            self._blocks.append(self._recap.block())
+
+    def rebuild(self, first: str, exchanges: Sequence[Exchange], *, answered: bool = True) -> None:
+        """Write all blocks anew, of an episode that was played elsewhere or was changed.
+
+        Args:
+            first: The first observation.
+            exchanges: All steps.
+            answered: Whether the observation of the last step is to be answered too.
+        """
+        self.begin(first)
+        for number, exchange in enumerate(exchanges, start=1):
+            self.add(exchange, answered=answered or number < len(exchanges))
+
+    def clear(self) -> None:
+        """Forget the episode."""
+        self._recap = no_state("")
+        self._blocks = []
+
+    def read(self, replies: int) -> tuple[str, ...]:
+        """Return the blocks that the first replies were given to; empty if none was written."""
+        blocks = tuple(self._blocks[:replies])
+        return blocks if any(blocks) else ()
 
 
 def check_history(history: str) -> str:

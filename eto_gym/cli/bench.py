@@ -45,6 +45,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("env", metavar="ENV", help=ENV_HELP)
     add_env_arguments(parser)
+    _add_measurements(parser)
+    _add_policy(parser)
+    _add_processes(parser)
+    add_seed(parser)
+    _add_files(parser)
+
+
+def _add_measurements(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slots",
         type=int,
@@ -61,6 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps of the environments alone, per measurement; 0: leave it out (default: 20,000)",
     )
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         default=None,
@@ -92,6 +103,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many of them the original's scheme plays too; 0: leave it out (default: 8)",
     )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
@@ -109,7 +123,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="processes for the environments of the policy's rollouts (default: 0, none beside the "
         "policy's own)",
     )
-    add_seed(parser)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         type=Path,

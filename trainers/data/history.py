@@ -7,7 +7,7 @@ from dataclasses import replace
 import gymnasium as gym
 
 from eto_gym.env import text_env
-from eto_gym.history import FULL, Exchange
+from eto_gym.history import FULL, Exchange, StateBlocks
 from eto_gym.trajectories import Trajectory
 
 
@@ -28,8 +28,11 @@ def read_again(trajectory: Trajectory, history: str, env: gym.Env[str, str]) -> 
     if not history.startswith("state"):
         return replace(plain, history=history)
     inner = text_env(env)
-    write, prefix = inner.state_writer(), inner.prompt().observation_prefix
-    first = trajectory.messages[trajectory.head].content
-    seen = [Exchange(s.action, s.observation.removeprefix(prefix)) for s in trajectory.steps]
-    blocks = tuple(write(first, seen[:count]) for count in range(len(seen)))
-    return replace(plain, history=history, states=blocks if any(blocks) else ())
+    prefix = inner.prompt().observation_prefix
+    states = StateBlocks(inner.state_writer())
+    states.rebuild(
+        trajectory.messages[trajectory.head].content,
+        [Exchange(s.action, s.observation.removeprefix(prefix)) for s in trajectory.steps],
+        answered=False,
+    )
+    return replace(plain, history=history, states=states.read(len(trajectory.steps)))

@@ -15,7 +15,7 @@ from eto_gym.envs.alfworld.engine.state_key import state_parts
 from eto_gym.envs.alfworld.engine.wording import ActionGrammar
 from eto_gym.envs.alfworld.games import GAMES, open_games, tasks_digest
 from eto_gym.envs.alfworld.prompt import make_prompt
-from eto_gym.envs.alfworld.recap import write_state
+from eto_gym.envs.alfworld.recap import HouseRecap
 from eto_gym.envs.alfworld.why import explain
 from eto_gym.errors import EngineError, check_choice
 from eto_gym.expert import Expert
@@ -173,7 +173,7 @@ class ALFWorldEnv(TextEnv):
 
     def state_writer(self) -> StateWriter:
         """Return what tells where the agent is, what it holds and what was found where."""
-        return write_state
+        return HouseRecap
 
     def make_expert(self) -> Expert:
         """Return the scripted expert, which sees no more than an agent does.

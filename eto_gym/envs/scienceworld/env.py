@@ -14,7 +14,7 @@ from eto_gym.envs.scienceworld.expert import ScienceWorldExpert, Solution, solve
 from eto_gym.envs.scienceworld.instructions import build_prompt
 from eto_gym.envs.scienceworld.jvm import FLAGS, engine_version
 from eto_gym.envs.scienceworld.player import Roamer
-from eto_gym.envs.scienceworld.recap import write_state
+from eto_gym.envs.scienceworld.recap import WorldRecap
 from eto_gym.envs.scienceworld.session import EngineSession, EngineStep, Isolation
 from eto_gym.envs.scienceworld.simplifications import expand, parse
 from eto_gym.envs.scienceworld.tasks import (
@@ -177,7 +177,7 @@ class ScienceWorldEnv(TextEnv):
 
     def state_writer(self) -> StateWriter:
         """Return what tells where the agent is, what it carries and what was found where."""
-        return write_state
+        return WorldRecap
 
     def make_expert(self) -> ScienceWorldExpert:
         """Return an expert that follows the engine's own solution of the current task.

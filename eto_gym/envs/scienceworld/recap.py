@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from eto_gym.history import Exchange
+from eto_gym.history import Exchange, Recap
 from eto_gym.prompt import without_reason
 
 # Names have a limit, so that a text that repeats a beginning is not read to its end from each.
@@ -74,23 +74,35 @@ class Memory:
             self.carried.remove(thing)
 
 
-def write_state(first: str, exchanges: Sequence[Exchange]) -> str:
-    """Write the task, the place, what is carried and what was found where; "" before any step."""
-    if not exchanges:
-        return ""
-    known = Memory.of(first, exchanges)
-    task = _TASK.search(first)
-    lines = [
-        f"Task: {task[1] if task else ''}",
-        f"You are in: {known.place}",
-        f"You carry: {', '.join(known.carried) or 'nothing that you know of'}",
-    ]
-    if known.focused:
-        lines.append(f"Focused on: {', '.join(known.focused)}")
-    if known.readings:
-        lines.append(f"Last measured: {'; '.join(known.readings[-_READINGS:])}")
-    lines += [f"Seen in {place}: {_short(items)}" for place, items in known.found.items() if items]
-    return "\n".join(["So far:", *lines])
+class WorldRecap(Recap):
+    """Writes the task, the place, what is carried and what was found where."""
+
+    def __init__(self, first: str) -> None:
+        """Start with the first observation."""
+        super().__init__(first)
+        task = _TASK.search(first)
+        self._task = task[1] if task else ""
+        self._known = Memory()
+        self._known.update("", first)
+
+    def _update(self, action: str, observation: str) -> None:
+        self._known.update(action, observation)
+
+    def _write(self) -> str:
+        known = self._known
+        lines = [
+            f"Task: {self._task}",
+            f"You are in: {known.place}",
+            f"You carry: {', '.join(known.carried) or 'nothing that you know of'}",
+        ]
+        if known.focused:
+            lines.append(f"Focused on: {', '.join(known.focused)}")
+        if known.readings:
+            lines.append(f"Last measured: {'; '.join(known.readings[-_READINGS:])}")
+        lines += [
+            f"Seen in {place}: {_short(items)}" for place, items in known.found.items() if items
+        ]
+        return "\n".join(["So far:", *lines])
 
 
 def _items(listing: str) -> list[str]:

@@ -16,7 +16,7 @@ from eto_gym.envs.webshop.credit import Shortest, state_parts
 from eto_gym.envs.webshop.expert import PAPER_STEPS, WebShopExpert
 from eto_gym.envs.webshop.player import Roamer
 from eto_gym.envs.webshop.prompt import PROMPT
-from eto_gym.envs.webshop.recap import write_state
+from eto_gym.envs.webshop.recap import ShopRecap
 from eto_gym.envs.webshop.session import Session
 from eto_gym.envs.webshop.shop import open_shop
 from eto_gym.envs.webshop.tasks import SPLITS, GoalTasks, goal_index, split_rule
@@ -197,7 +197,7 @@ class WebShopEnv(TextEnv):
 
         In the other observation modes there is no state block.
         """
-        return write_state if self._mode == "text" else no_state
+        return ShopRecap if self._mode == "text" else no_state
 
     def make_expert(self) -> Expert:
         """Return an expert that reads pages in observation mode "text"."""

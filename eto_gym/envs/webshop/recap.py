@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eto_gym.envs.webshop.pages import BUY, PREV, SEPARATOR, SUB_PAGES, parse_action
-from eto_gym.history import Exchange
-from eto_gym.prompt import without_reason
+from eto_gym.history import Recap
 
 _INSTRUCTION = re.compile(r"Instruction: ?{0}(.*?){0}".format(re.escape(SEPARATOR)))
 _RESULTS = re.compile(re.escape(SEPARATOR) + r"Page (\d+) \(Total results: \d+\)")
@@ -73,27 +71,33 @@ class _Visit:
         self.where = f"the page of {self._asin}"
 
 
-def write_state(first: str, exchanges: Sequence[Exchange]) -> str:
-    """Write the request, the page, the queries, what was opened and clicked; "" before any step.
+class ShopRecap(Recap):
+    """Writes the request, the page, the queries, what was opened and clicked.
 
     It reads pages in observation mode "text".
     """
-    if not exchanges:
-        return ""
-    visit = _Visit()
-    for exchange in exchanges:
-        if exchange.action is not None:
-            visit.update(exchange.action, without_reason(exchange.observation))
-    request = _INSTRUCTION.search(first)
-    lines = [f"Task: {request[1] if request else ''}", f"You are on: {visit.where}"]
-    if visit.queries:
-        lines.append(f"Searched: {'; '.join(map(_short, visit.queries))}")
-    for asin, product in visit.opened.items():
-        read = f" (read: {', '.join(product.read)})" if product.read else ""
-        lines.append(f"Opened: {asin}, {_short(product.title)}, {product.price}{read}")
-    if visit.clicked and visit.place in ("item", "sub"):
-        lines.append(f"Clicked on this product: {', '.join(map(_short, visit.clicked))}")
-    return "\n".join(["So far:", *lines])
+
+    def __init__(self, first: str) -> None:
+        """Start with the first observation."""
+        super().__init__(first)
+        request = _INSTRUCTION.search(first)
+        self._request = request[1] if request else ""
+        self._visit = _Visit()
+
+    def _update(self, action: str, observation: str) -> None:
+        self._visit.update(action, observation)
+
+    def _write(self) -> str:
+        visit = self._visit
+        lines = [f"Task: {self._request}", f"You are on: {visit.where}"]
+        if visit.queries:
+            lines.append(f"Searched: {'; '.join(map(_short, visit.queries))}")
+        for asin, product in visit.opened.items():
+            read = f" (read: {', '.join(product.read)})" if product.read else ""
+            lines.append(f"Opened: {asin}, {_short(product.title)}, {product.price}{read}")
+        if visit.clicked and visit.place in ("item", "sub"):
+            lines.append(f"Clicked on this product: {', '.join(map(_short, visit.clicked))}")
+        return "\n".join(["So far:", *lines])
 
 
 def _place(pieces: list[str], observation: str) -> str:

@@ -22,7 +22,7 @@ from eto_gym.history import (
     OMISSION,
     TOLD_BELOW,
     WHOLE,
-    Exchange,
+    Recap,
     StateWriter,
     as_sampled,
     bounded,
@@ -36,16 +36,23 @@ from tests.toy import CorridorEnv, make_corridor
 HISTORIES = ("full", "last:1", "last:3", "state", "state:1")
 
 
-def count_doors(first: str, exchanges: Sequence[Exchange]) -> str:
-    seen = sum(e.observation.startswith("You are at") for e in exchanges)
-    return f"Doors passed: {seen}." if exchanges else ""
+class DoorCount(Recap):
+    def __init__(self, first: str) -> None:
+        super().__init__(first)
+        self.seen = 0
+
+    def _update(self, action: str, observation: str) -> None:
+        self.seen += observation.startswith("You are at")
+
+    def _write(self) -> str:
+        return f"Doors passed: {self.seen}."
 
 
 class CountedEnv(CorridorEnv):
     """Its state block says how many doors were passed."""
 
     def state_writer(self) -> StateWriter:
-        return count_doors
+        return DoorCount
 
 
 def make_counted() -> gym.Env[str, str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from eto_gym.conversation import FORMAT_ERROR
-from eto_gym.envs.alfworld.recap import write_state
+from eto_gym.envs.alfworld.recap import HouseRecap
 from eto_gym.history import WHOLE, Exchange
 from eto_gym.testing import text_env
+from tests.envs.recaps import check_long_episode, from_scratch
 
 NAME = re.compile(r"[a-z]+ \d+")
 _LISTED = re.compile(r"([a-z]+) (\d+(?:, \d+)*)")
@@ -29,20 +31,20 @@ def test_it_names_nothing_that_was_not_read(style: str, grammar: str) -> None:
     env = gym.make(
         "ETO/ALFWorld-v0", observation=style, action_grammar=grammar, admissible_actions=True
     )
-    assert text_env(env).state_writer() is write_state
+    assert text_env(env).state_writer() is HouseRecap
     rng = np.random.default_rng(0)
     for task in range(6):
         first, info = env.reset(seed=task, options={"task": task})
         seen = {*NAME.findall(first)}
         exchanges: list[Exchange] = []
-        assert write_state(first, exchanges) == ""
+        assert from_scratch(HouseRecap, first, exchanges) == ""
         for _ in range(39):
             action = info["admissible_actions"]
             chosen = action[int(rng.integers(len(action)))]
             observation, _, done, _, info = env.step(chosen)
             exchanges.append(Exchange(chosen, observation))
             seen |= {*NAME.findall(observation)}
-            block = write_state(first, exchanges)
+            block = from_scratch(HouseRecap, first, exchanges)
             assert {*listed(block)} <= seen
             # Nothing of the first observation is lost: the task, and every place of the room.
             assert block.startswith(f"{WHOLE}\nTask: ")
@@ -65,7 +67,8 @@ def test_it_follows_the_expert() -> None:
             observation, _, done, _, info = env.step(reply.action)
             exchanges.append(Exchange(reply.action, observation))
             lines = dict(
-                line.split(": ", 1) for line in write_state(first, exchanges).split("\n")[1:]
+                line.split(": ", 1)
+                for line in from_scratch(HouseRecap, first, exchanges).split("\n")[1:]
             )
             kinds |= set(lines)
             if reply.action.startswith("go to "):
@@ -84,9 +87,21 @@ def test_it_follows_the_expert() -> None:
 
 def test_replies_without_an_action_and_foreign_texts_tell_nothing() -> None:
     first = "Hello."
-    block = write_state(
-        first, [Exchange(None, FORMAT_ERROR), Exchange("go to \n", "Nothing happens.")]
+    block = from_scratch(
+        HouseRecap, first, [Exchange(None, FORMAT_ERROR), Exchange("go to \n", "Nothing happens.")]
     )
     assert block.startswith("So far:\n")  # which does not stand for the first observation
     assert "Held: nothing" in block
     assert "middle of the room" in block
+
+
+def test_a_long_episode_is_told_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = gym.make("ETO/ALFWorld-v0", admissible_actions=True, max_episode_steps=500)
+    rng = np.random.default_rng(2)
+
+    def choose(info: dict[str, Any]) -> str:
+        actions = [a for a in info["admissible_actions"] if not a.startswith(("put ", "use "))]
+        return str(rng.choice(actions))
+
+    check_long_episode(env, choose, monkeypatch, turns=120, options={"task": 1})
+    env.close()

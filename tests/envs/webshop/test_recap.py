@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from eto_gym.envs.webshop.recap import write_state
+from eto_gym.envs.webshop.recap import ShopRecap
 from eto_gym.history import Exchange, no_state
 from eto_gym.testing import text_env
+from tests.envs.recaps import check_long_episode, from_scratch
 
 PRODUCT = re.compile(r"\bB0[A-Z0-9]{8}\b")
 
 
 def lines_of(first: str, exchanges: list[Exchange]) -> dict[str, str]:
-    lines = write_state(first, exchanges).split("\n")
+    lines = from_scratch(ShopRecap, first, exchanges).split("\n")
     assert lines[0] == "So far:"
     return dict(line.split(": ", 1) for line in lines[1:])
 
@@ -24,8 +26,8 @@ def lines_of(first: str, exchanges: list[Exchange]) -> dict[str, str]:
 def test_it_follows_a_purchase() -> None:
     env = gym.make("ETO/WebShop-v0")
     first, info = env.reset(options={"task": 3})
-    assert text_env(env).state_writer() is write_state
-    assert write_state(first, []) == ""
+    assert text_env(env).state_writer() is ShopRecap
+    assert from_scratch(ShopRecap, first, []) == ""
     expert = text_env(env).make_expert()
     exchanges: list[Exchange] = []
     observation, done = first, False
@@ -66,7 +68,7 @@ def test_it_names_no_product_that_was_not_read() -> None:
             observation, _, done, _, info = env.step(action)
             exchanges.append(Exchange(action, observation))
             seen += observation
-            block = write_state(first, [*exchanges, Exchange(None, "Error")])
+            block = from_scratch(ShopRecap, first, [*exchanges, Exchange(None, "Error")])
             assert {*PRODUCT.findall(block)} <= {*PRODUCT.findall(seen)}
     env.close()
 
@@ -74,8 +76,8 @@ def test_it_names_no_product_that_was_not_read() -> None:
 def test_long_queries_do_not_swell_it_and_other_modes_have_none() -> None:
     page = "Instruction: [SEP] a mug [SEP] Back to Search [SEP] Page 1 (Total results: 50)"
     long = "search[" + "very " * 10_000 + "long]"
-    block = write_state(
-        "WebShop [SEP] Instruction: [SEP] a mug [SEP] Search", [Exchange(long, page)]
+    block = from_scratch(
+        ShopRecap, "WebShop [SEP] Instruction: [SEP] a mug [SEP] Search", [Exchange(long, page)]
     )
     assert "Task: a mug" in block
     assert len(block) < 400
@@ -87,4 +89,17 @@ def test_long_queries_do_not_swell_it_and_other_modes_have_none() -> None:
 @pytest.mark.parametrize("first", ["", "hello", "[SEP]", "Instruction: [SEP] "])
 def test_foreign_texts_raise_nothing(first: str) -> None:
     odd = [Exchange(a, o) for a in ("", "click[]", "search[") for o in ("", " [SEP] ", "Buy Now")]
-    assert write_state(first, odd).startswith("So far:")
+    assert from_scratch(ShopRecap, first, odd).startswith("So far:")
+
+
+def test_a_long_episode_is_told_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = gym.make("ETO/WebShop-v0", admissible_actions=True, max_episode_steps=500)
+    rng = np.random.default_rng(3)
+    queries = ("red shoe", "lamp", "wooden table")
+
+    def choose(info: dict[str, Any]) -> str:
+        actions = [a for a in info["admissible_actions"] if a.lower() != "click[buy now]"]
+        return str(rng.choice(actions)).replace("<query>", str(rng.choice(queries)))
+
+    check_long_episode(env, choose, monkeypatch, turns=120, options={"task": 3})
+    env.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from eto_gym.cli.main import main
 from eto_gym.conversation import parse_reply
+from eto_gym.envs.webshop import shop as shop_module
 from eto_gym.envs.webshop.catalog.catalog import Catalog
 from eto_gym.envs.webshop.env import WebShopEnv
 from eto_gym.trajectories.record import Trajectory
@@ -330,3 +332,11 @@ def test_the_log_has_colours_on_a_terminal_only(
     (line,) = [r.getMessage() for r in caplog.records if "no-such-page" in r.getMessage()]
     assert "404" in line
     assert ("\x1b[" in line) == terminal
+
+
+def test_the_catalog_stays_open_while_nobody_is_in_the_shop() -> None:
+    catalog = small_catalog()
+    app = create_app(catalog=catalog)
+    gc.collect()
+    assert f"object {id(catalog)}" in shop_module._open_shops
+    del app

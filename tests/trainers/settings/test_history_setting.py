@@ -13,7 +13,7 @@ import eto_gym
 from eto_gym import EtoGymError
 from eto_gym.agents.policies import expert_policy
 from eto_gym.agents.rollout.engine import Rollout, plan_episodes
-from eto_gym.history import STATE_VERSION
+from eto_gym.history import STATE_VERSION, Exchange, Recap
 from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.loops.rft import RFTLoop
 from eto_gym.trainers.loops.run_folder import digest
@@ -36,6 +36,25 @@ def test_what_was_recorded_with_all_is_read_again_with_less() -> None:
     for history in ("last:2", "state", "state:1"):
         assert [read_again(t, history, env) for t in full] == experts(history)
     assert [read_again(t, "full", env) for t in experts("state")] == full
+    env.close()
+
+
+def test_each_step_is_told_once_where_a_trajectory_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = gym.make(ALFWORLD)
+    full = experts("full")
+    told: list[Exchange] = []
+    add = Recap.add
+
+    def count(recap: Recap, exchange: Exchange) -> None:
+        told.append(exchange)
+        add(recap, exchange)
+
+    monkeypatch.setattr(Recap, "add", count)
+    short = [read_again(t, "state", env) for t in full]
+    assert [e.action for e in told] == [step.action for t in full for step in t.steps]
+    assert [len(t.states) for t in short] == [len(t.steps) for t in full]
     env.close()
 
 

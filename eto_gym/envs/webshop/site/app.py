@@ -68,30 +68,52 @@ def create_app(
         )
 
     kept = make_env()  # keeps the catalog open while nobody is in the shop, and fails early
-    card = kept.card()
     visitors = Visitors(make_env, limit=visitor_limit, lifetime=lifetime)
+    shop = _Shop(kept, visitors, reveal=reveal)
+    app.before_request(shop.recognise)
+    app.after_request(shop.seal)
+    app.add_url_rule("/", view_func=shop.show)
+    app.add_url_rule("/enter", view_func=shop.enter, methods=["POST"])
+    app.add_url_rule("/act", view_func=shop.act, methods=["POST"])
+    app.add_url_rule("/new", view_func=shop.new_episode, methods=["POST"])
+    app.add_url_rule("/trajectory.json", view_func=shop.trajectory)
+    return app
 
-    def recognise() -> None:
+
+class _Shop:
+    """What the site answers; each visitor plays an episode of their own."""
+
+    def __init__(self, kept: WebShopEnv, visitors: Visitors, *, reveal: bool) -> None:
+        self._kept = kept
+        self._card = kept.card()
+        self._visitors = visitors
+        self._reveal = reveal
+
+    def recognise(self) -> None:
+        """Find out whose request it is; a page of another site may not ask."""
         if request.endpoint not in {"show", "act", "new_episode", "enter", "trajectory"}:
             return
         token = request.cookies.get(COOKIE)
         if _is_of_another_site(request):
             abort(403, "A page of another site asked for this.")
         if request.method == "POST" or _is_own_navigation(request):
-            g.token, g.visitor = visitors.get(token)
-        elif (visitor := visitors.find(token)) is not None:
+            g.token, g.visitor = self._visitors.get(token)
+        elif (visitor := self._visitors.find(token)) is not None:
             g.token, g.visitor = token, visitor
 
-    def seal(response: Response) -> Response:
+    def seal(self, response: Response) -> Response:
+        """Set the headers of every answer, and the cookie of who is new."""
         response.headers.update(_HEADERS)
         if "token" in g and request.cookies.get(COOKIE) != g.token:
             response.set_cookie(COOKIE, g.token, httponly=True, samesite="Strict")
         return response
 
-    def enter() -> BaseResponse:
+    def enter(self) -> BaseResponse:
+        """Lead to the shop; the form that leads here makes a visitor."""
         return redirect(url_for("show"), code=303)
 
-    def show() -> str:
+    def show(self) -> str:
+        """Show the door, or the page that the visitor is on."""
         if "visitor" not in g:
             return render_template("door.html")
         visitor: Visitor = g.visitor
@@ -103,18 +125,19 @@ def create_app(
                 view=page_view(session),
                 turn=visitor.turn,
                 steps=visitor.steps,
-                limit=max_steps,
+                limit=self._kept.max_episode_steps,
                 notice=notice,
                 over=visitor.over,
-                catalog=card["catalog"]["name"],
-                goal=_revealed(session.goal) if reveal else None,
+                catalog=self._card["catalog"]["name"],
+                goal=_revealed(session.goal) if self._reveal else None,
                 score=None if session.reward is None else session.reward.total,
                 bought="" if session.product is None else session.product.title,
                 chosen=", ".join(f"{k}: {v}" for k, v in session.options.items()),
-                parts=_parts(session.reward) if reveal and session.reward else None,
+                parts=_parts(session.reward) if self._reveal and session.reward else None,
             )
 
-    def act() -> BaseResponse:
+    def act(self) -> BaseResponse:
+        """Play what a form asks for, if it belongs to the page that the visitor is on."""
         visitor: Visitor = g.visitor
         form = request.form
         with visitor.lock:
@@ -128,7 +151,8 @@ def create_app(
                 visitor.act(f"search[{form['query']}]", form.get("thought", ""))
         return redirect(url_for("show"), code=303)
 
-    def new_episode() -> BaseResponse:
+    def new_episode(self) -> BaseResponse:
+        """Start another episode, of the goal that was asked for or any."""
         visitor: Visitor = g.visitor
         asked = request.form.get("goal", "").strip()
         with visitor.lock:
@@ -138,7 +162,8 @@ def create_app(
                 visitor.notice = f"There is no goal {asked[:40]!r} here."
         return redirect(url_for("show"), code=303)
 
-    def trajectory() -> Response:
+    def trajectory(self) -> Response:
+        """Send the episode that is over as a file."""
         if "visitor" not in g:
             abort(409, "No episode has begun.")
         visitor: Visitor = g.visitor
@@ -152,15 +177,6 @@ def create_app(
         name = f"{record.task_id}.json"
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         return response
-
-    app.before_request(recognise)
-    app.after_request(seal)
-    app.add_url_rule("/", view_func=show)
-    app.add_url_rule("/enter", view_func=enter, methods=["POST"])
-    app.add_url_rule("/act", view_func=act, methods=["POST"])
-    app.add_url_rule("/new", view_func=new_episode, methods=["POST"])
-    app.add_url_rule("/trajectory.json", view_func=trajectory)
-    return app
 
 
 def _is_of_another_site(request: Request) -> bool:
