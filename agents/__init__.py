@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 # The function takes the name of the module, which stays importable as a module.
 from eto_gym.agents.collect import RolloutSpec, collect
+from eto_gym.agents.models.hardware import hold_onednn
 from eto_gym.lazy import lazy_exports
+
+hold_onednn()
 
 if TYPE_CHECKING:
     from eto_gym.agents.endpoint import EndpointPolicy as EndpointPolicy

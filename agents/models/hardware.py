@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 DTYPES = ("auto", "hardware", "float32", "bfloat16", "float16")
@@ -26,13 +27,31 @@ def played_dtype(dtype: str, device: str = "auto") -> str:
     return "bfloat16" if faster else "auto"
 
 
+def hold_onednn() -> None:
+    """Hold oneDNN to AVX2 where `ATEN_CPU_CAPABILITY` holds torch itself below AVX-512.
+
+    Otherwise torch's attention in bf16 fails on a CPU with AMX: it lays matrices out as oneDNN
+    wants them there, by a kernel that it has for AVX-512 alone. It works before oneDNN is first
+    used; what is set for oneDNN by hand stays.
+    """
+    if _is_held():
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def _is_held() -> bool:
+    return os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2")
+
+
 def multiplies_bf16() -> bool:
     """Whether the CPU multiplies matrices of bf16 faster than those of float32.
 
     AMX does; AVX-512 BF16 does on AMD's CPUs, at twice the rate. Intel's CPUs with AVX-512 BF16 and
     without AMX (or where a virtual machine hides it) take longer than in float32, others emulate
-    bf16, longer still. Figures: benchmarks/results.md, "SmolLM2 on a CPU".
+    bf16, longer still. Figures: benchmarks/results.md, "SmolLM2 on a CPU". What
+    `ATEN_CPU_CAPABILITY` holds torch to has none of these.
     """
+    if _is_held():
+        return False
     import torch
 
     # Names as torch has them.

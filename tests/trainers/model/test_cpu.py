@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ def has(
     monkeypatch.setattr(hardware, "vendor", lambda: vendor)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **capabilities})
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,31 @@ def test_hardware_trains_as_the_precision_that_it_chose_and_reports_it(
         assert report.notes["precision"] == name
         assert [entry["loss"] for entry in report.metrics] == losses[name]
     assert "precision" not in train("fp32").notes
+
+
+@pytest.mark.parametrize("held", ["avx2", "default"])
+def test_a_cpu_whose_instructions_are_held_back_attends_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    """On a CPU with AMX torch fails there by itself, unless oneDNN is held back too."""
+    has(monkeypatch, amx_bf16=True)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", held)
+    assert not hardware.multiplies_bf16()
+    code = (
+        "import os, eto_gym.agents, torch\n"
+        "x = torch.ones(2, 4, 600, 64, dtype=torch.bfloat16)\n"
+        "torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)\n"
+        "print(os.environ['ONEDNN_MAX_CPU_ISA'])"
+    )
+    for given, expected in ((None, "AVX2"), ("AVX", "AVX")):  # what is set by hand stays
+        if given is None:
+            monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        else:
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", given)
+        said = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert said.stdout.strip() == expected, said.stderr
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="where Linux tells it")
