@@ -71,7 +71,8 @@ def _explore(
     s, i = settings, turn.number
     explored = explore_tasks(play, model, turn, exploration=s, tasks=s.train_tasks)
     pairs = DataStages(play).pair(f"pairs-{i}", s.pairing, experts, explored)
-    load_pairs(pairs)  # where there are none, that is said before steps are played
+    if not pairs.result["pairs"]:
+        load_pairs(pairs)  # says why there are none, before steps are played
     tried = {"steps": s.steps, **({"groups": s.groups} if isinstance(s, HPLLoopSettings) else {})}
     tasks = s.step_tasks
     return (
