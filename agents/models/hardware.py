@@ -23,7 +23,10 @@ def played_dtype(dtype: str, device: str = "auto") -> str:
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    faster = multiplies_bf16() if device == "cpu" else torch.cuda.is_bf16_supported()
+    if device == "cpu":
+        faster = multiplies_bf16()
+    else:
+        faster = device.startswith("cuda") and torch.cuda.is_bf16_supported()
     return "bfloat16" if faster else "auto"
 
 

@@ -52,6 +52,7 @@ def test_hardware_means_bf16_where_the_cpu_gains_by_it(
     assert uses_bf16(SFTSettings(precision="bf16"))
     assert hardware.played_dtype("hardware", "cpu") == ("bfloat16" if bf16 else "auto")
     assert hardware.played_dtype("float32", "cpu") == "float32"
+    assert hardware.played_dtype("hardware", "mps") == "auto"  # which torch.cuda cannot be asked of
 
 
 @pytest.mark.parametrize("bf16", [True, False])
