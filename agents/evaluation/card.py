@@ -185,10 +185,10 @@ def _sampling(about: Mapping[str, Any], kind: str) -> dict[str, Any]:
     asked = {name: about[name] for name in defaults if name in about}
     # How the prompt is made of a conversation, and the weights: told where not as the folder says.
     given = {name: about[name] for name in _GIVEN if about.get(name)}
-    if given.get("dtype") == "hardware":
-        given["dtype"] = played_dtype("hardware", about.get("device", "auto"))
-    if given.get("dtype") == "auto":
-        del given["dtype"]  # as the folder says
+    if "dtype" in given:
+        given["dtype"] = played_dtype(given["dtype"], about.get("device", "auto"))
+        if given["dtype"] == "auto":
+            del given["dtype"]  # as the folder says
     told = json.loads(json.dumps({**defaults, **asked, **given}))
     if told.get("temperature") == 0:
         told.pop("top_p", None)  # greedy: it has no effect

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from eto_gym.agents.evaluation.card import card_lines, score_card
 from eto_gym.agents.evaluation.report import table
 from eto_gym.agents.evaluation.statistics import compare
-from eto_gym.agents.models.hardware import played_dtype
 from eto_gym.agents.models.model_names import folder_of_model
 from eto_gym.agents.models.template import reads_clock, run_date, template_of
 from eto_gym.files import write_json, write_text
@@ -109,11 +108,11 @@ def make_report(
 def _about(settings: WorldSettings, model: Stage) -> dict[str, Any]:
     """Return what decided the episodes of an evaluation, as `eto-gym eval` tells it."""
     variables = settings.template_kwargs
-    dtype = played_dtype(settings.play_dtype) if settings.play_kind == "local" else "auto"
     dated = reads_clock(template_of(folder_of_model(model_of(model))))
     return {
         **({"template_kwargs": variables} if variables else {}),
-        **({"dtype": dtype} if dtype != "auto" else {}),
+        # Servers play as their own arguments say.
+        **({"dtype": settings.play_dtype} if settings.play_kind == "local" else {}),
         # A model that was trained has its date in its template.
         **({"date": run_date()} if dated and "date_string" not in variables else {}),
         "env": resolve_env_id(settings.env),
