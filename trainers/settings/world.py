@@ -34,6 +34,7 @@ _LEAST = {
     "later_tokens": 0,
     "control_epochs": 0,
     "control_tokens": 0,
+    "control_rate": 0,
     "max_new_tokens": 1,
     "max_context": 1,
     "seed": 0,
@@ -331,9 +332,19 @@ class ControlSettings:
     control_tokens: int = option(
         0, "tokens that the control trains on, in place of epochs; 0: as control_epochs says"
     )
+    control_rate: float = option(
+        1.0,
+        "learning rates of the control, as a part of SFT's: at all of it the few steps of a new "
+        "optimizer may undo what SFT taught",
+    )
 
     def control_of(self, sft: SFTSettings) -> SFTSettings:
-        """Return the settings of the control, which is as long as it says, or as SFT."""
+        """Return the settings of the control: as long, and as fast, as it says, or as SFT."""
+        sft = dataclasses.replace(
+            sft,
+            learning_rate=self.control_rate * sft.learning_rate,
+            muon_learning_rate=self.control_rate * sft.muon_learning_rate,
+        )
         if self.control_tokens:
             return dataclasses.replace(sft, train_tokens=self.control_tokens)
         if self.control_epochs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -35,6 +36,7 @@ ALL = (
 WRONG: dict[str, list[Any]] = {
     "control_epochs": [-1.0, math.nan, math.inf],
     "control_tokens": [-1],
+    "control_rate": [-0.1, math.nan, math.inf],
     "later_tokens": [-4],
     "step_tasks": [-1],
     "train_tasks": [-1],
@@ -153,3 +155,13 @@ def test_the_control_is_as_long_as_it_says_or_as_sft(sft: dict[str, Any]) -> Non
     assert length(control_epochs=9.0) == (9.0, 0), "no limit of steps, so all epochs are run"
     assert length(control_tokens=500)[1] == 5
     assert length(control_tokens=500, control_epochs=9.0)[1] == 5
+
+
+@pytest.mark.parametrize("length", [{}, {"control_epochs": 3.0}, {"control_tokens": 500}])
+def test_the_control_learns_as_fast_as_it_says_or_as_sft(length: dict[str, Any]) -> None:
+    settings = SFTSettings(learning_rate=2e-4, muon_learning_rate=0.02)
+    as_fast = ControlSettings(**length).control_of(settings)
+    assert (as_fast.learning_rate, as_fast.muon_learning_rate) == (2e-4, 0.02)
+    slower = ControlSettings(control_rate=0.1, **length).control_of(settings)
+    rates = {"learning_rate": pytest.approx(2e-5), "muon_learning_rate": pytest.approx(2e-3)}
+    assert dataclasses.asdict(slower) == dataclasses.asdict(as_fast) | rates
