@@ -29,6 +29,9 @@ SEE_ALSO = {
 }
 """Command -> what to read beside its page."""
 
+_SAID = re.compile(r" ?\(default: ((?:[^()]|\([^()]*\))*)\)")
+"""What the help of an option says of its default."""
+
 
 class _Found(Exception):
     """A parser was about to read a command line."""
@@ -219,7 +222,12 @@ def _row(action: argparse.Action) -> str:
         name = ", ".join(f"`{option}`" for option in action.option_strings)
     else:
         name = ", ".join(f"`{option} {_values(action)}`" for option in action.option_strings)
-    return f"| {_cell(name)} | {_cell(_default(action))} | {_cell(_help(action))} |"
+    default, text = _default(action), _help(action)
+    # What the help says of the default may be more than its value, and is not said twice.
+    if said := _SAID.search(text):
+        default = default if default.strip("`") == said[1] else said[1]
+        text = text[: said.start()] + text[said.end() :]
+    return f"| {_cell(name)} | {_cell(default)} | {_cell(text)} |"
 
 
 def _values(action: argparse.Action) -> str:

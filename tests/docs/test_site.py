@@ -42,6 +42,12 @@ OF_SETTINGS = {"cost-to-go", "dmpo", "gigpo", "kto", "milestones"}
 """Pages of settings of other methods' commands."""
 
 
+def test_a_default_is_said_once() -> None:
+    for page in commands.pages():
+        rows = [line for line in page.text.splitlines() if line.startswith("| `")]
+        assert not [row for row in rows if "(default:" in row], page.path
+
+
 def test_every_method_has_a_page_of_its_own() -> None:
     pages = {path.stem for path in (ROOT / "docs/methods").glob("*.md")}
     assert pages == {*METHODS, *TABLES, *OF_SETTINGS}
