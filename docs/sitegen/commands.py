@@ -225,7 +225,7 @@ def _row(action: argparse.Action) -> str:
     default, text = _default(action), _help(action)
     # What the help says of the default may be more than its value, and is not said twice.
     if said := _SAID.search(text):
-        default = default if default.strip("`") == said[1] else said[1]
+        default = said[1] if " " in said[1] else f"`{said[1]}`"
         text = text[: said.start()] + text[said.end() :]
     return f"| {_cell(name)} | {_cell(default)} | {_cell(text)} |"
 
