@@ -33,13 +33,14 @@ from typing import IO, Any
 from tqdm.auto import tqdm
 
 from eto_gym.errors import DataError
-from eto_gym.files import write_text
+from eto_gym.files import expanded, write_text
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
 _PERMANENT = frozenset({400, 401, 403, 404, 405, 410, 451})
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_LENGTH = re.compile(r"[0-9]{1,19}")
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -69,11 +70,15 @@ class Fetched:
 
 
 def data_home() -> Path:
-    """Return the folder for downloaded data: `$ETO_GYM_DATA`, or `eto-gym` in the user's cache."""
+    """Return the folder for downloaded data: `$ETO_GYM_DATA`, or `eto-gym` in the user's cache.
+
+    Raises:
+        DataError: It lies in a home folder that there is not.
+    """
     if chosen := os.environ.get("ETO_GYM_DATA"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "eto-gym"
+    return (Path(cache) if cache else expanded("~/.cache")) / "eto-gym"
 
 
 def fetch(
@@ -103,7 +108,7 @@ def fetch(
     """
     target = Path(target)
     url = _checked(url)
-    wanted = sha256.lower() if sha256 else _recorded(target)
+    wanted = _recorded(target) if sha256 is None else checked_sha256(sha256)
     if target.is_dir():
         raise DataError(f"{target} is a folder; expected the name of a file to write")
     if target.exists():
@@ -138,6 +143,17 @@ def fetch(
     except OSError as err:
         raise DataError(f"cannot write {target}: {err}") from err
     return Fetched(target, found, downloaded)
+
+
+def checked_sha256(text: str) -> str:
+    """Return a checksum in lower case.
+
+    Raises:
+        DataError: It is none.
+    """
+    if not _SHA256.fullmatch(text):
+        raise DataError(f"expected a SHA-256 (64 hexadecimal digits), got {text!r:.80}")
+    return text.lower()
 
 
 def filled(address: str, name: str, value: str) -> str:
@@ -303,7 +319,7 @@ def _stream(
             version = ""  # A weak tag does not promise equal bytes.
         _write_atomically(_origin_of(part), json.dumps({"url": url, "version": version}))
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdigit() else None
+        total = have + int(length) if length and _LENGTH.fullmatch(length) else None
         if total is None and not response.chunked and not verified:
             raise DataError(
                 f"{url} does not say how long its file is, and no checksum is known: it could not "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -15,6 +16,18 @@ from typing import Any
 from eto_gym.errors import DataError, EtoGymError
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with a user's home folder in place of `~` or `~NAME`.
+
+    Raises:
+        DataError: There is no such user, or this one has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as err:
+        raise DataError(f"cannot tell which folder {path} is: {err}") from err
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder; its file takes the place of `path` at the end.
@@ -22,8 +35,13 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     A reader finds the old file or the new one. With `durable` the new one is on disk before it
     takes its place, so a machine that loses its power keeps one of them too; without, many files
     are written faster. If the block raises, `path` stays as it was.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir():  # said before the block has worked for nothing, and of its name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     os.close(handle)

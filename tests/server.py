@@ -25,6 +25,8 @@ class Site:
     leads_to: str = ""
     """Where all answers send the client on to."""
     tells_length: bool = True
+    length: str | None = None
+    """What is told in the place of the length."""
     requests: list[str | None] = field(default_factory=list)
     """The Range header of each request."""
 
@@ -62,7 +64,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Site]:
                 told = start + 1 if site.wrong_range else start
                 self.send_header("Content-Range", f"bytes {told}-{len(body) - 1}/{len(body)}")
             if site.tells_length:
-                self.send_header("Content-Length", str(len(body) - start))
+                self.send_header("Content-Length", site.length or str(len(body) - start))
             self.end_headers()
             end = len(body)
             if site.drop_after:

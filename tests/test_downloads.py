@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import hashlib
 import io
@@ -17,7 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eto_gym.cli.main import main
 from eto_gym.downloads import Fetched, data_home, extract_zip, fetch, file_sha256
+from eto_gym.envs.alfworld.download import run as alfworld_run
 from eto_gym.errors import DataError
 from eto_gym.testing.fake_endpoint import hold_port
 from tests.server import Site, serve
@@ -414,3 +417,30 @@ def test_no_name_escapes(tmp_path_factory: pytest.TempPathFactory, name: str) ->
 def test_checksums_are_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(BODY)
     assert file_sha256(tmp_path / "x") == SUM
+
+
+@pytest.mark.parametrize("wrong", ["", "abc", SUM + "0"])
+def test_what_is_no_checksum_is_refused_before_anything_is_fetched(
+    site: Site, tmp_path: Path, wrong: str
+) -> None:
+    with pytest.raises(DataError, match="expected a SHA-256"):
+        _fetch(site, tmp_path / "x", sha256=wrong)
+    assert site.requests == []
+    with pytest.raises(DataError, match="expected a SHA-256"):
+        alfworld_run(argparse.Namespace(sha256=[f"json_2.1.1_json.zip={wrong}"]))
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000])
+def test_a_length_that_is_no_number_is_none(site: Site, tmp_path: Path, length: str) -> None:
+    site.length = length
+    with suppress(DataError):
+        _fetch(site, tmp_path / "x", attempts=1)
+
+
+def test_a_data_folder_of_a_user_that_there_is_not_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ETO_GYM_DATA", "~no-such-user-here/x")
+    for words in (["doctor"], ["data", "--help"]):
+        assert main(words) == 2
+        assert "cannot tell which folder ~no-such-user-here/x is" in capsys.readouterr().err

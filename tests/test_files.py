@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from eto_gym import DataError
-from eto_gym.files import changed_since, read_object, write_digests, write_json, write_text
+from eto_gym.files import (
+    changed_since,
+    expanded,
+    read_object,
+    write_digests,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_whole_in_new_folders(tmp_path: Path) -> None:
@@ -92,3 +99,17 @@ def test_what_is_no_object_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x\.json is damaged .*: do this"):
         read_object(path, remedy="do this")
+
+
+def test_a_folder_is_no_file_to_replace(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_text(tmp_path / "x", "text")
+    assert caught.value.filename == str(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_a_home_that_there_is_not_is_one_line() -> None:
+    with pytest.raises(DataError, match="cannot tell which folder ~no-such-user-here/x is"):
+        expanded("~no-such-user-here/x")
+    assert expanded("~") == Path.home()

@@ -12,6 +12,7 @@ from eto_gym.agents.models.model_names import one_line, resolve_model
 from eto_gym.agents.models.quiet import without_progress_bars
 from eto_gym.agents.models.sizes import adapter_rows
 from eto_gym.errors import DataError, EtoGymError, check_choice, require
+from eto_gym.files import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -112,7 +113,7 @@ def read_template(template: str) -> str:
     if _is_jinja(template):
         return template
     try:
-        text = Path(template).expanduser().read_text(encoding="utf-8")
+        text = expanded(template).read_text(encoding="utf-8")
     except (OSError, ValueError) as err:
         raise DataError(f"cannot read the chat template {template[:200]!r}: {err}") from err
     if not _is_jinja(text):

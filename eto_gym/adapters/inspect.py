@@ -13,6 +13,7 @@ import contextlib
 import json
 from typing import Any
 
+from eto_gym.adapters import first_tasks, result_so_far
 from eto_gym.conversation import ConversationEnv
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, require
@@ -50,7 +51,8 @@ def eto_gym(
         env_kwargs: Arguments of `gym.make`, as JSON; on its command line Inspect reads it.
 
     Raises:
-        EtoGymError: The environment cannot be made, or `env_kwargs` is no JSON object.
+        EtoGymError: The environment cannot be made, the limit is below 1, or `env_kwargs` is no
+            JSON object.
     """
     made = {
         "env": resolve_env_id(env),
@@ -59,7 +61,7 @@ def eto_gym(
     }
     samples = []
     with contextlib.closing(_make(made)) as opened:
-        for each in text_env(opened).task_set[:limit]:
+        for each in first_tasks(text_env(opened).task_set, limit):
             opened.reset(options={"task": each.id})
             prompt = [_KINDS[m["role"]](content=m["content"]) for m in opened.chat_messages()]
             metadata = {"task_type": each.type, "task": each.id}
@@ -70,22 +72,24 @@ def eto_gym(
 
 @solver  # type: ignore[untyped-decorator]
 def play(made: dict[str, Any]) -> Any:
-    """Play the episode of a sample; the result is kept in its store."""
+    """Play the episode of a sample; the result is kept in its store.
+
+    Where the engine fails, the sample ends in an error: it has no score.
+    """
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         env = await asyncio.to_thread(_make, made)
         try:
             await asyncio.to_thread(env.reset, options={"task": state.metadata["task"]})
             ended = False
+            _keep(state, env)
             while not ended:
                 state = await generate(state)
                 reply = state.output.completion
                 observation, _, terminated, truncated, _ = await asyncio.to_thread(env.step, reply)
                 ended = terminated or truncated
                 state.messages.append(ChatMessageUser(content=observation))
-            result = env.result()
-            state.store.set("success", float(result.success))
-            state.store.set("reward", float(result.reward))
+                _keep(state, env)
         finally:
             await asyncio.to_thread(env.close)
         return state
@@ -104,6 +108,13 @@ def engine() -> Any:
         return Score(value=told, answer=state.output.completion[-200:])
 
     return score
+
+
+def _keep(state: TaskState, env: ConversationEnv) -> None:
+    """Keep what the episode has come to: a limit of Inspect's may end it at the next reply."""
+    result = result_so_far(env)
+    state.store.set("success", float(result.success))
+    state.store.set("reward", float(result.reward))
 
 
 def _arguments(given: str | dict[str, Any]) -> dict[str, Any]:

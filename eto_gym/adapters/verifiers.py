@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import Field
 
+from eto_gym.adapters import first_tasks, result_so_far
 from eto_gym.conversation import ConversationEnv
 from eto_gym.env import text_env
 from eto_gym.errors import require
@@ -82,7 +83,7 @@ class EtoGymTaskset(vf.Taskset[EtoGymTask, EtoGymConfig]):  # type: ignore[misc]
         }
         env = _make(data)
         try:
-            for task in text_env(env).task_set[: config.limit]:
+            for task in first_tasks(text_env(env).task_set, config.limit):
                 env.reset(options={"task": task.id})
                 prompt = env.chat_messages()
                 yield EtoGymTask(
@@ -113,7 +114,7 @@ class EtoGymEnv(vf.Env[EtoGymEnvConfig]):  # type: ignore[misc]
         """Play an episode; its reward and success are recorded on the player's trace.
 
         An episode that did not end, because the model's own limits ended the exchange, has the
-        reward that was earned until then.
+        reward that was earned until then. Where the engine fails there is none, but an error.
         """
         data = task.data
         env = await asyncio.to_thread(_make, data.model_dump())
@@ -127,7 +128,7 @@ class EtoGymEnv(vf.Env[EtoGymEnvConfig]):  # type: ignore[misc]
                     if terminated or truncated:
                         break
                     segment = await interaction.turn(observation)
-            result = env.result()
+            result = result_so_far(env)
             trace = interaction.trace
             trace.record_reward("reward", result.reward, 1.0)
             trace.record_metric("success", float(result.success))

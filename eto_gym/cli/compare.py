@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
             "--mark compares them all the same, and marks them"
         )
     if args.json is not None:
+        if args.json.exists() and any(args.json.samefile(run) for run in args.runs):
+            raise EtoGymError(f"--json {args.json} is one of the scores: name another file")
         write_json(args.json, {"format": 1, "rows": [item.to_json() for item in compared]})
     print(printable(render(compared)))
     return 0

@@ -157,10 +157,12 @@ def _browser() -> str:
 def _data() -> Iterator[tuple[str, str]]:
     """Yield where each benchmark keeps downloaded data, and whether there is any."""
     for name, folder in data_folders().items():
-        if not folder.is_dir() or not any(folder.iterdir()):
-            yield name, f"built-in tasks only ({folder} is not there or empty)"
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        if all(".part" in file.suffixes for file in files):
+            begun = "; a download was begun" if files else ""
+            yield name, f"built-in tasks only ({folder} is not there or empty{begun})"
         else:
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            size = sum(file.stat().st_size for file in files)
             yield name, f"{folder} ({size / 1e6:,.0f} MB)"
 
 

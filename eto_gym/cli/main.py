@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import select
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Where nobody reads what is printed, it ends in silence.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    _print_anything(sys.stdout)
     ended: SystemExit | None = None
     status = UNREAD
     try:
@@ -77,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ended is not None:
         raise ended
     return status
+
+
+def _print_anything(stream: TextIO | None) -> None:
+    """Have a stream write what its encoding lacks (a path's odd bytes, say) as escapes."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _flush(stream: TextIO | None) -> OSError | None:
@@ -135,7 +143,8 @@ def _run(argv: Sequence[str]) -> int:
             return UNREAD
         # A folder that may not be written, a full disk, a file that went away: not our bug.
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
-        place = "" if err.filename is None else f"{err.filename}: "
+        named = err.filename if err.filename2 is None else err.filename2  # where it was to go
+        place = "" if named is None else f"{named}: "
         print(f"eto-gym {name}: {place}{err.strerror or err}", file=sys.stderr)
         return 2
     except ValueError as err:

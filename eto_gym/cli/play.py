@@ -148,8 +148,16 @@ class Game:
     def handle(self, line: str) -> bool:
         """Take one line from the player; return False when the player quits."""
         text = line.strip()
-        if not text:
-            return True
+        try:
+            return self._handle(text) if text else True
+        except EtoGymError as err:
+            self._show(f"[{err}]")
+        except OSError as err:  # a file that cannot be written ends no game
+            place = "" if err.filename is None else f"{err.filename}: "
+            self._show(f"[{place}{err.strerror or err}]")
+        return True
+
+    def _handle(self, text: str) -> bool:
         if not text.startswith(":"):
             self._act(text)
             return True
@@ -174,10 +182,7 @@ class Game:
         if name not in commands:
             self._show(f"There is no command :{name}; :h shows all.")
             return True
-        try:
-            commands[name](rest)
-        except EtoGymError as err:
-            self._show(f"[{err}]")
+        commands[name](rest)
         return True
 
     def complete(self, text: str) -> list[str]:

@@ -71,8 +71,15 @@ class JsonlFile:
         """
         return (value for _, value in self.numbered(strict=strict))
 
-    def numbered(self, *, strict: bool = False) -> Iterator[tuple[int, Any]]:
+    def numbered(
+        self, *, strict: bool = False, damaged: list[tuple[int, str]] | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """Iterate over the line numbers (from 1) and values, as `read` does over the values.
+
+        Args:
+            strict: As in `read`.
+            damaged: Takes number and reason of every line that cannot be read, a torn last one
+                included; the log then says nothing of them.
 
         Raises:
             DataError: A line cannot be read and `strict` is set.
@@ -86,13 +93,18 @@ class JsonlFile:
                     continue
                 if not line.endswith(b"\n"):
                     if not _is_whole(line):
+                        if damaged is not None:
+                            damaged.append((number, "the last line is cut off"))
                         logger.debug("%s:%d: ignoring a torn last line", self.path, number)
                         return
                     line += b"\n"
                 try:
                     value = self._parse(line)
                 except (ValueError, RecursionError, DataError) as err:
-                    self._corrupt(number, err, strict=strict)
+                    if damaged is None or strict:
+                        self._corrupt(number, err, strict=strict)
+                    else:
+                        damaged.append((number, str(err)))
                     continue
                 yield number, value
 

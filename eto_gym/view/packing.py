@@ -21,7 +21,8 @@ from eto_gym.prompt import Message
 from eto_gym.trajectories import Step, Trajectory
 from eto_gym.trajectories.formats import SampleNumbers, read_pair, read_trajectory
 from eto_gym.trajectories.pairs import PreferencePair
-from eto_gym.view.sources import Source, records
+from eto_gym.view.reading import Unread, records
+from eto_gym.view.sources import Source
 
 CHUNK = 1 << 20
 """Characters of JSON after which a chunk ends."""
@@ -66,7 +67,8 @@ class Packer:
             shared=("source", "type", "policy", "outcome", "error"),
         )
         self.pairs = Table("source", "task", "chosen", "rejected", "divergence", shared=("source",))
-        self.skipped: dict[str, int] = {}
+        self.unread: dict[Source, Unread] = {}
+        """What could not be read, of each source that has such records."""
         self.starts: dict[str, list[int]] = {"episodes": [], "pairs": []}
         """First row of every chunk."""
 
@@ -98,23 +100,23 @@ class Packer:
 
     def _bodies(self, kind: str, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
         for source in sources:
-            unread: list[int] = []
+            unread: Unread = []
             numbered = SampleNumbers()
-            for record in records(source.path, unread):
+            for number, record in records(source.path, unread):
                 try:
                     if kind == "episodes":
                         row, body = _episode(numbered(record, read_trajectory(record)))
                     else:
                         row, body = _pair(read_pair(record))
-                except DataError:
-                    unread.append(0)
+                except (DataError, RecursionError) as err:
+                    unread.append((number, str(err)))
                     continue
                 (self.episodes if kind == "episodes" else self.pairs).add(
                     {**row, "source": source.name}
                 )
                 yield body
             if unread:
-                self.skipped[source.name] = len(unread)
+                self.unread[source] = sorted(unread)
 
     def index(self) -> dict[str, Any]:
         """Return what the page knows before it opens a chunk."""
@@ -122,7 +124,7 @@ class Packer:
             "episodes": self.episodes.to_json(),
             "pairs": self.pairs.to_json(),
             "starts": self.starts,
-            "skipped": self.skipped,
+            "skipped": {source.name: len(unread) for source, unread in self.unread.items()},
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import IO
 
 import eto_gym
+from eto_gym.errors import DataError
 from eto_gym.files import replacing
 from eto_gym.view.packing import Packer, encode
-from eto_gym.view.sources import Found, find
+from eto_gym.view.sources import Found, find, watched
+
+logger = logging.getLogger(__name__)
 
 SCRIPTS = ("base.js", "statistics.js", "episode.js", "lists.js", "plots.js", "run.js", "main.js")
 """Files of the page's one script, in order."""
@@ -35,12 +39,24 @@ def write_view(paths: Sequence[str | Path], out: str | Path, *, title: str = "")
         title: Title of the page; by default the names of the paths.
 
     Raises:
-        DataError: There is nothing to show, or a file cannot be read.
+        DataError: There is nothing to show, a file cannot be read, or `out` is one of the files
+            that are to be shown.
     """
     out = Path(out)
-    found = find([Path(path) for path in paths])  # before a folder is made for the page
+    given = [Path(path) for path in paths]
+    found = find(given)  # before a folder is made for the page
+    if out.exists() and any(each.exists() and out.samefile(each) for each in watched(given)):
+        raise DataError(f"{out} is among what is to be shown: name another file for the page")
     with replacing(out) as partial, partial.open("w", encoding="ascii") as file:
-        write_page(file, paths, title=title, found=found)
+        packer = write_page(file, paths, title=title, found=found)
+    for reason in found.refused:
+        logger.warning("left out: %s", reason)
+    for source, unread in packer.unread.items():
+        number, reason = unread[0]
+        logger.warning(
+            "%s: skipped %d records or lines, the first: %d (%s)",
+            *(source.path, len(unread), number, reason),
+        )
     return out
 
 
@@ -51,8 +67,12 @@ def write_page(
     title: str = "",
     live: str = "",
     found: Found | None = None,
-) -> None:
-    """Write the page into an open file; with `live` it asks that address whether to reload."""
+) -> Packer:
+    """Write the page into an open file; with `live` it asks that address whether to reload.
+
+    Returns:
+        What packed the data, and knows what could not be read.
+    """
     given = [Path(path) for path in paths]
     found = found or find(given)
     packer = Packer()
@@ -66,6 +86,7 @@ def write_page(
     }
     for part in _document(index, chunks):
         file.write(part)
+    return packer
 
 
 def _document(index: dict[str, object], chunks: Sequence[tuple[str, str]]) -> Iterator[str]:

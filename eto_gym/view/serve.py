@@ -43,6 +43,10 @@ class LivePage:
                 self._seen_until = now
             return self._seen
 
+    def state(self) -> bytes:
+        """Return the version as it is sent."""
+        return self.version().encode()
+
     def page(self) -> bytes:
         """Return the page for the files as they are."""
         version = self.version()
@@ -83,18 +87,26 @@ def make_server(paths: Sequence[Path], *, port: int = 0) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            try:
+                self._get()
+            except ConnectionError:  # the reader did not wait
+                self.close_connection = True
+
+        def _get(self) -> None:
             names = {f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}  # type: ignore[attr-defined]
             if self.headers.get("Host") not in names:  # a foreign name that leads here
                 self._answer(403, "text/plain", b"this site is for this machine only")
-            elif self.path == _VERSION:
-                self._answer(200, "text/plain", live.version().encode())
-            elif self.path == "/":
-                try:
-                    self._answer(200, "text/html", live.page())
-                except DataError as err:  # the folder is being written anew, say
-                    self._answer(503, "text/plain", str(err).encode("utf-8", "replace"))
-            else:
+                return
+            kinds = {"/": ("text/html", live.page), _VERSION: ("text/plain", live.state)}
+            if self.path not in kinds:
                 self._answer(404, "text/plain", b"there is only /")
+                return
+            kind, make = kinds[self.path]
+            try:
+                status, body = 200, make()
+            except (DataError, OSError) as err:  # the folder is being written anew, say
+                status, kind, body = 503, "text/plain", str(err).encode("utf-8", "replace")
+            self._answer(status, kind, body)
 
         def _answer(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)

@@ -102,3 +102,17 @@ def test_doctor_fails_only_for_the_core(capsys: Capture, monkeypatch: pytest.Mon
     said = capsys.readouterr().out
     assert "BROKEN: no_such_package cannot be imported" in said
     assert 'missing no-such-extra: pip install "eto-gym[more]"' in said
+
+
+def test_doctor_takes_no_empty_folder_for_data(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ETO_GYM_DATA", str(tmp_path))
+    (tmp_path / "alfworld" / "archives").mkdir(parents=True)
+    (tmp_path / "webshop").mkdir()
+    (tmp_path / "webshop" / "items.json.part").write_bytes(b"begun")
+    told = dict(doctor._data())
+    assert told["alfworld"].endswith("is not there or empty)")
+    assert told["webshop"].endswith("is not there or empty; a download was begun)")
+    (tmp_path / "alfworld" / "archives" / "a.zip").write_bytes(b"1" * 2_000_000)
+    assert dict(doctor._data())["alfworld"].endswith("(2 MB)")

@@ -150,3 +150,40 @@ def test_an_output_that_cannot_be_written_is_one_line(command: str) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == b"eto-gym: standard output: No space left on device\n"
+
+
+def test_letters_that_the_output_lacks_are_escaped(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    turns = [{"role": "user", "content": "\u2603"}, {"role": "assistant", "content": "Action: go"}]
+    file.write_text(json.dumps({"id": "x", "messages": turns}))
+    done = subprocess.run(
+        [*CLI, "show", str(file)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\\u2603" in done.stdout
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.jsonl"
+    turns = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "Action: go"}]
+    file.write_text(json.dumps({"id": "x", "messages": turns}))
+    (tmp_path / "folder").mkdir()
+    assert main(["view", str(file), "--out", str(tmp_path / "folder")]) == 2
+    assert capsys.readouterr().err == f"eto-gym view: {tmp_path / 'folder'}: Is a directory\n"
+
+
+def test_a_comparison_takes_the_place_of_no_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.jsonl"
+    with TrajectoryStore(file) as store:
+        store.add(Trajectory("t0", "toy", (), (), "terminated", 1.0, True))
+    kept = file.read_bytes()
+    assert main(["compare", str(file), "--json", str(file)]) == 2
+    assert "name another file" in capsys.readouterr().err
+    assert file.read_bytes() == kept

@@ -15,7 +15,7 @@ from eto_gym.cli.main import main
 from eto_gym.cli.play import Game, _lines, task_reference
 from eto_gym.cli.terminal import printable
 from eto_gym.env import text_env
-from eto_gym.errors import EtoGymError
+from eto_gym.errors import EngineError, EtoGymError
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import make_corridor
 
@@ -272,3 +272,24 @@ def test_a_number_is_a_place_in_the_split_on_every_benchmark(tmp_path: Path) -> 
     assert f"[task {text_env(env).task_set[3].id}]" in shown[0]
     with pytest.raises(EtoGymError, match="position"):
         game.start(10**6)
+
+
+def test_a_file_that_cannot_be_written_ends_no_game(
+    game: Game, shown: list[str], tmp_path: Path
+) -> None:
+    game._save = tmp_path
+    game.handle("left")
+    assert game.handle(":s")
+    assert shown[-1] == f"[{tmp_path}: Is a directory]"
+    assert game.handle(":i")
+
+
+def test_an_engine_that_refuses_an_action_ends_no_game(
+    game: Game, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise EngineError("no more")
+
+    monkeypatch.setattr(game.env, "take", refuse)
+    assert game.handle("left")
+    assert shown[-1] == "[no more]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -63,6 +64,15 @@ def test_the_page_follows_the_files(server: ThreadingHTTPServer, tmp_path: Path)
         if len(unpacked(after, "index")["episodes"]["columns"]["task"]) == 2:
             return
     raise AssertionError("the page does not change")
+
+
+def test_a_folder_that_went_away_and_a_reader_who_did_are_no_tracebacks(
+    server: ThreadingHTTPServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path)
+    assert get(server, "/version")[0] in (200, 503)
+    assert get(server, "/")[0] == 503
+    assert capsys.readouterr().err == ""
 
 
 def test_a_page_that_is_costly_to_make_is_made_less_often(

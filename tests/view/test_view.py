@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_a_record_that_is_not_the_one_that_was_written_is_counted(
 def test_what_cannot_be_shown_gets_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "x.json").write_text('{"a": 1}')
+    (tmp_path / "x.json").write_text('[{"a": 1}]')
     with pytest.raises(DataError, match="neither trajectories nor pairs"):
         write_view([tmp_path / "x.json"], tmp_path / "v.html")
     with pytest.raises(DataError, match="nothing to show"):
@@ -197,3 +198,81 @@ def test_the_command_writes_beside_the_file(
     assert main(["view", str(file)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "t.html")
     assert (tmp_path / "t.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "encode"),
+    [
+        ("lines.json", lambda lines: "\n".join(lines).encode()),
+        ("list.jsonl", lambda lines: f"[{','.join(lines)}]".encode()),
+        ("marked.json", lambda lines: f"\ufeff[{','.join(lines)}]".encode()),
+        ("wide.jsonl", lambda lines: "\n".join(lines).encode("utf-16")),
+        ("small.jsonl.gz", lambda lines: gzip.compress("\n".join(lines).encode())),
+        ("any.txt", lambda lines: "\n".join(lines).encode()),
+        ("around.json", lambda lines: f'{{"data": [{",".join(lines)}]}}'.encode()),
+    ],
+)
+def test_a_file_that_is_named_is_read_as_other_commands_read_it(
+    name: str, encode: Callable[[list[str]], bytes], tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(encode([json.dumps(episode(i).to_json()) for i in range(2)]))
+    page = write_view([file], tmp_path / "v.html").read_text()
+    assert unpacked(page, "index")["episodes"]["columns"]["task"] == ["task-0", "task-1"]
+
+
+def test_what_is_left_out_is_told_where_the_page_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path / "t.jsonl", episode(0))
+    with file.open("a") as more:
+        more.write('{"messages": 3, "steps": []}\n{"messages": [')  # the last one is cut off
+    (tmp_path / "cut.json").write_text('[{"messages": []}, {"mess')
+    page = write_view([tmp_path], tmp_path / "v.html").read_text()
+    assert unpacked(page, "index")["skipped"] == {"t": 2}
+    assert f"left out: {tmp_path / 'cut.json'} is neither JSON" in caplog.text
+    assert f"{file}: skipped 2 records or lines, the first: 2 (" in caplog.text
+
+
+def test_links_in_a_circle_and_pipes_end_no_search(tmp_path: Path) -> None:
+    write(tmp_path / "t.jsonl", episode(0))
+    for name in ("here", "there"):
+        (tmp_path / name).symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    page = write_view([tmp_path], tmp_path / "v.html").read_text()
+    assert len(unpacked(page, "index")["episodes"]["columns"]["task"]) == 1
+
+
+def test_the_page_takes_the_place_of_nothing_that_it_shows(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", episode(0))
+    kept = file.read_bytes()
+    for path in (file, tmp_path):
+        with pytest.raises(DataError, match="name another file"):
+            write_view([path], file)
+    assert file.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"stages": "abc", "policies": 5},
+        {"stages": [1, {"key": ["a"]}, {}], "policies": [None, {"policy": "x"}]},
+    ],
+)
+def test_a_report_of_another_form_is_no_end_of_the_page(report: object, tmp_path: Path) -> None:
+    stage = tmp_path / "stages" / "sft-aaa"
+    write(stage / "trajectories.jsonl", episode(0))
+    (stage / "finished.json").write_text('{"seconds": "long"}')
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    page = write_view([tmp_path], tmp_path / "v.html").read_text()
+    (run,) = unpacked(page, "index")["runs"]
+    assert all(isinstance(item, dict) for item in run["report"]["policies"])
+    assert all(item["seconds"] is None for item in run["stages"])
+
+
+def test_names_of_sources_are_unique(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl", "a (2).jsonl"):
+        line = json.dumps(episode(0).to_json())
+        (tmp_path / name).write_text(f"[{line}]" if name == "a.json" else line)
+    page = write_view([tmp_path], tmp_path / "v.html").read_text()
+    assert len(unpacked(page, "index")["episodes"]["values"]["source"]) == 3

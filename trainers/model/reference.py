@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from eto_gym.downloads import data_home
-from eto_gym.files import replacing
+from eto_gym.files import expanded, replacing
 from eto_gym.trainers.data.encoding import TokenPair, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def reference_file(setting: str, workspace: Path, key: str) -> Path:
     """Return where the scores with this key are kept, as `DPOSettings.reference_cache` says."""
     if setting == "none":
         return workspace / "reference.safetensors"
-    folder = data_home() / "reference" if setting == "auto" else Path(setting).expanduser()
+    folder = data_home() / "reference" if setting == "auto" else expanded(setting)
     return folder / f"{key}.safetensors"
 
 

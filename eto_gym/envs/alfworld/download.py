@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from eto_gym.downloads import data_home, extract_zip, fetch
+from eto_gym.downloads import checked_sha256, data_home, extract_zip, fetch
 from eto_gym.envs.alfworld.games import OFFICIAL_SPLITS, OfficialGames
 from eto_gym.envs.alfworld.manifest import GAME_FILE, TRAJECTORY_FILE
 from eto_gym.errors import DataError
+from eto_gym.files import expanded
 
 RELEASES = "https://github.com/alfworld/alfworld/releases/download"
 
@@ -174,8 +175,8 @@ def run(args: argparse.Namespace) -> str:
         name, equals, value = item.partition("=")
         if not equals:
             raise DataError(f"expected --sha256 NAME=SUM, got {item!r}")
-        sums[name] = None if value == "any" else value
-    folder = (args.out or default_folder(args.games)).expanduser()
+        sums[name] = None if value == "any" else checked_sha256(value)
+    folder = expanded(args.out or default_folder(args.games))
     counts = download(
         folder,
         games=args.games,

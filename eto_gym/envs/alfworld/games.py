@@ -15,6 +15,7 @@ from eto_gym.envs.alfworld.engine.game import Game, parse_game
 from eto_gym.envs.alfworld.engine.wording import ActionGrammar
 from eto_gym.envs.alfworld.manifest import GAME_FILE, load_manifest
 from eto_gym.errors import DataError, check_choice
+from eto_gym.files import expanded
 from eto_gym.tasks import Task, TaskSet
 
 OFFICIAL_SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -164,7 +165,7 @@ def find_split(folder: Path | str, split: str) -> Path:
     Raises:
         DataError: There is no such folder or split.
     """
-    root = Path(os.path.expandvars(folder)).expanduser()
+    root = expanded(os.path.expandvars(folder))
     if not root.is_dir():
         raise DataError(
             f"expected data to be 'builtin' or a folder of official games, got {str(folder)!r}, "

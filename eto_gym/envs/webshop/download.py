@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from eto_gym.downloads import data_home, fetch, filled
 from eto_gym.errors import DataError
+from eto_gym.files import expanded
 
 
 class OfficialFile(NamedTuple):
@@ -78,7 +79,7 @@ def download(
     Raises:
         DataError: A file cannot be fetched, differs from its recorded checksum, or is no JSON.
     """
-    target = Path(folder) if folder is not None else data_home() / "webshop"
+    target = expanded(folder) if folder is not None else data_home() / "webshop"
     return Downloaded(
         *(_download(file, target, address, progress) for file in (SMALL if small else FULL))
     )

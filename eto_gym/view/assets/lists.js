@@ -98,7 +98,7 @@ function listView(store, query) {
   ];
 }
 
-function taskView(store, part) {
+function taskView(store, part = "") {
   const task = [...store.byTask.keys()].find((name) => encoded(name) === encoded(part)) || part;
   const rows = store.byTask.get(task) || [];
   store.listed = rows;

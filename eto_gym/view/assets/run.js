@@ -54,5 +54,6 @@ function policyCells(row) {
     `${number(share.mean)} [${number(share.low)}, ${number(share.high)}]`,
     number(typeof row.steps === "object" && row.steps ? row.steps.mean : row.steps, 1),
     `${number(100 * row.format_errors, 1)}%`,
-    ...(test ? [test.gained, test.lost, test.p.toPrecision(2)] : ["", "", ""])];
+    ...(test ? [test.gained, test.lost, Number.isFinite(test.p) ? test.p.toPrecision(2) : "\u2013"]
+      : ["", "", ""])];
 }
