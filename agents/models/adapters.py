@@ -18,11 +18,11 @@ def is_adapter(model: str | Path) -> bool:
     return (Path(model) / CONFIG_FILE).is_file()
 
 
-def base_of(adapter: str | Path) -> str:
-    """Return the folder or hub name of the model that an adapter belongs to.
+def named_base(adapter: str | Path) -> str:
+    """Return what the configuration of an adapter names as its base, be it there or not.
 
     Raises:
-        DataError: The adapter names none, or a folder that is not there any more.
+        DataError: The adapter names none.
     """
     path = Path(adapter) / CONFIG_FILE
     try:
@@ -31,13 +31,39 @@ def base_of(adapter: str | Path) -> str:
         raise DataError(f"{path} does not tell what the adapter belongs to: {err}") from err
     if not isinstance(name, str) or not name:
         raise DataError(f"{path} does not tell what the adapter belongs to: {name!r}")
+    return name
+
+
+def base_of(adapter: str | Path) -> str:
+    """Return the folder or hub name of the model that an adapter belongs to.
+
+    An adapter names a folder by its whole path. Where a run folder with both was moved, the base
+    lies beside the adapter as it did: stages/base-KEY/model beside stages/sft-KEY/model.
+
+    Raises:
+        DataError: The adapter names none, or a folder that is not there any more.
+    """
+    name = named_base(adapter)
     if Path(name).is_absolute() and not Path(name).is_dir():
+        if (moved := _moved_along(Path(name), Path(adapter))) is not None:
+            return str(moved)
         raise DataError(
             f"the adapter in {adapter} belongs to the model in {name}, which is not there any "
             "more: put it back, or name its new place as base_model_name_or_path in "
-            f"{path}"
+            f"{Path(adapter) / CONFIG_FILE}"
         )
     return name
+
+
+def _moved_along(base: Path, adapter: Path) -> Path | None:
+    """Return where the stage of a base lies beside that of an adapter, if it does.
+
+    The names of both hold a hash of what they were made of, so it is the same one.
+    """
+    stages = adapter.resolve().parent.parent
+    moved = stages / base.parent.name / base.name
+    is_stage = stages.name == base.parent.parent.name == "stages"
+    return moved if is_stage and (moved / "config.json").is_file() else None
 
 
 def base_with_weights(adapter: str | Path) -> Path:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eto_gym.agents.models.adapters import base_of, is_adapter
+from eto_gym.agents.models.adapters import base_of, is_adapter, named_base
 from eto_gym.agents.models.hardware import DTYPES, played_dtype
 from eto_gym.agents.models.model_names import one_line, resolve_model
 from eto_gym.agents.models.quiet import without_progress_bars
@@ -159,7 +159,9 @@ def load_model(
     if is_adapter(name):
         require("peft", feature="a LoRA adapter", extra="train")
         base = base_of(name)  # tells what is missing, where transformers would not
-        if adapter is None and adapter_rows(name) is not None:
+        # transformers would look for the base where the adapter says that it was.
+        elsewhere = base != named_base(name)
+        if adapter is None and (elsewhere or adapter_rows(name) is not None):
             name, adapter = base, name
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

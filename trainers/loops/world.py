@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eto_gym.agents.models.model_names import folder_of_model
@@ -14,13 +17,14 @@ from eto_gym.agents.models.room import check_prompt
 from eto_gym.agents.serving.transformers_command import check_packages
 from eto_gym.conversation import prompt_messages
 from eto_gym.env import TextEnv, text_env
-from eto_gym.errors import EtoGymError, require
+from eto_gym.errors import DataError, EtoGymError, require
 from eto_gym.prompt import Message
 from eto_gym.registration import make_text_env
 from eto_gym.tasks import TaskSet
 from eto_gym.trainers.settings.base import TrainSettings
 from eto_gym.trainers.settings.playing import PlayerSettings
 from eto_gym.trainers.settings.world import ExpertSettings, WorldSettings
+from eto_gym.trajectories.eto_files import PREFIX, find_file
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,12 @@ def open_world(settings: WorldSettings) -> World:
     Raises:
         UnknownNameError: There is no such environment, split or argument of the environment.
         EtoGymError: The environment cannot be made, or lacks what the method needs; or the model's
-            conversations cannot be rendered, or have no room; or servers cannot play.
+            conversations cannot be rendered, or have no room; or servers cannot play; or the file
+            of the experts cannot be read.
     """
     check_players(settings)
+    if isinstance(settings, ExpertSettings):
+        check_experts(settings)
     splits = [settings.train_split, settings.eval_split]
     if settings.dev_tasks:
         splits.append(settings.dev_split)
@@ -63,6 +70,29 @@ def open_world(settings: WorldSettings) -> World:
         lists = lists and type(inner).player_reads_actions
     check_reading(settings, prompt_messages(prompt, settings.prompt_style))
     return World(tasks, lists)
+
+
+def check_experts(settings: ExpertSettings) -> None:
+    """Refuse a file of demonstrations that is not there, is a folder, or may not be read.
+
+    It is not opened: a pipe can be read once.
+
+    Raises:
+        DataError: It cannot be read, or the paper's was not downloaded yet.
+        UnknownNameError: The paper has no such file.
+    """
+    name = settings.expert_file
+    if name.startswith(PREFIX):
+        find_file(name)
+    elif name:
+        path = Path(name)
+        try:
+            folder = stat.S_ISDIR(path.stat().st_mode)
+        except (OSError, ValueError) as err:
+            raise DataError(f"could not read the expert file {path}: {err}") from err
+        if folder or not os.access(path, os.R_OK):
+            why = "it is a folder" if folder else "it may not be read"
+            raise DataError(f"could not read the expert file {path}: {why}")
 
 
 def check_players(settings: PlayerSettings) -> None:

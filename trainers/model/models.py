@@ -95,7 +95,10 @@ def load_for_training(model: str | Path, settings: TrainSettings) -> Any:
                 f"{model} holds an adapter of rank {config.r}, and training goes on with it: "
                 f"expected lora_r={config.r}, got {settings.lora_r}"
             )
-        return with_adapter(base, model, is_trainable=True)
+        adapted = with_adapter(base, model, is_trainable=True)
+        # Where the base is now, for the adapter that will be written.
+        adapted.peft_config["default"].base_model_name_or_path = base_of(model)
+        return adapted
     merged = with_adapter(base, model).merge_and_unload()
     return merged.requires_grad_(True)  # PEFT froze the base
 

@@ -247,7 +247,7 @@ class Workspace:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(stamp, fingerprint)
 
-        for folder in self.path.glob("checkpoint-*"):
+        for _, folder in self._checkpoints():
             if not (folder / COMPLETE).is_file():
                 shutil.rmtree(folder)  # its writing was cut short
             elif first and (name := changed_since(folder / COMPLETE)):
@@ -258,8 +258,12 @@ class Workspace:
 
     def last_checkpoint(self) -> Path | None:
         """Return the last checkpoint; all that are there are whole."""
-        whole = [(int(p.name.partition("-")[2]), p) for p in self.path.glob("checkpoint-*")]
-        return max(whole)[1] if whole else None
+        return max(self._checkpoints(), default=(0, None))[1]
+
+    def _checkpoints(self) -> list[tuple[int, Path]]:
+        """Return the steps and folders of all checkpoints; what bears another name is none."""
+        found = [(p.name.partition("-")[2], p) for p in self.path.glob("checkpoint-*")]
+        return [(int(step), p) for step, p in found if step.isdecimal() and p.is_dir()]
 
     def remove(self) -> None:
         """Delete the folder: the run is finished."""

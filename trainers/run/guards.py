@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from eto_gym.trainers.errors import TrainingError
-from eto_gym.trainers.model.weights import load_weights, save_weights
+from eto_gym.trainers.model.weights import load_weights, readable, save_weights
+
+logger = logging.getLogger(__name__)
 
 
 class NumbersGuard(TrainerCallback):
@@ -110,8 +113,14 @@ class ChosenGuard(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any
     ) -> None:
-        """Keep the weights that training starts from; stop where a checkpoint is of the end."""
+        """Keep the weights that training starts from; stop where a checkpoint is of the end.
+
+        Sound weights of a checkpoint take the place of kept ones that cannot be read.
+        """
         if self._keep and state.global_step == 0:
+            self._save(state, kw["model"])
+        elif self._keep and self._drop(state) <= self._limit / 2 and not readable(self._file):
+            logger.warning("%s cannot be read: the weights of the checkpoint are kept", self._file)
             self._save(state, kw["model"])
         self._judge(state, control)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from transformers.trainer_callback import ExportableState
 
 from eto_gym.trainers.errors import TrainingError
 from eto_gym.trainers.model.scoring import without_dropout
-from eto_gym.trainers.model.weights import load_weights, save_weights
+from eto_gym.trainers.model.weights import load_weights, readable, save_weights
 from eto_gym.trainers.run.watch import Evaluate
+
+logger = logging.getLogger(__name__)
 
 
 class HasProgress(Protocol):
@@ -99,7 +102,11 @@ class KeepBest(TrainerCallback, ExportableState):
             (int(step), float(score), float(tie[0]) if tie else 0.0) for step, score, *tie in scores
         ]
         best = self.best
-        if best is not None and not self._weights(best[0]).is_file():
+        if best is not None and not readable(self._weights(best[0])):
+            logger.warning(
+                "%s, with the best weights so far, cannot be read: the scores begin anew",
+                self._weights(best[0]),
+            )
             self._scored = []
         self._named = [*named, *([best[0]] if best else [])][-2:]
 

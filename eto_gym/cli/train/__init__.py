@@ -161,11 +161,15 @@ def _play(method: str, argv: Sequence[str]) -> int:
     chosen = read_command(loop_command(method), argv)
     options = chosen.options
     settings = replace(chosen.settings, env=resolve_env_id(chosen.settings.env))
+    env = settings.env.split("/")[-1].split(":")[-1]
+    out = Path(options.out or f"runs/{method}-{env}-{settings.preset}".lower())
     if options.dry_run:
         from eto_gym.trainers.loops.world import open_world
 
         open_world(settings)  # refuses here what the run would refuse
         print(printed(replace(chosen, settings=settings), out=options.out))
+        if not options.out:  # no value: a file of these settings may be used with other ones
+            print(f"# out: {out}   <- the method, the environment and the preset")
         return 0
     if settings.model != "tiny":
         check_model(settings.model)  # before anything long begins
@@ -173,8 +177,6 @@ def _play(method: str, argv: Sequence[str]) -> int:
 
     entry = LOOPS[method]
     loop = getattr(importlib.import_module(entry.module), entry.loop)
-    env = settings.env.split("/")[-1].split(":")[-1]
-    out = Path(options.out or f"runs/{method}-{env}-{settings.preset}".lower())
     report = loop(settings, out).run()
     print(f"\nRun folder: {out.resolve()}\n\n{render(report)}")
     return 1 if report["ended"] else 0

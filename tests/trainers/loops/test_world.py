@@ -44,11 +44,13 @@ def test_what_cannot_be_run_is_refused_in_one_line(settings: Any, says: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_a_method_without_an_expert_needs_none() -> None:
+def test_a_method_without_an_expert_needs_none(tmp_path: Path) -> None:
     world = open_world(SelfPlaySettings(env=BARE, model="some/model"))
     assert set(world.tasks) == {"train", "test"}
     assert not world.lists_actions
-    assert open_world(ETOSettings(env=BARE, model="m", expert_file="given.json")).tasks
+    given = tmp_path / "given.json"
+    given.touch()
+    assert open_world(ETOSettings(env=BARE, model="m", expert_file=str(given))).tasks
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,9 @@ def test_a_method_without_an_expert_needs_none() -> None:
         ("--env webshop --data no/such/folder", "no/such/folder"),
         ("--env alfworld --eval_split valid", "split"),
         ("--env webshop --env_options {goal:1}", "did you mean 'goals'"),
+        (f"--env {CORRIDOR} --data= --expert-file no/such.json", "No such file or directory"),
+        (f"--env {CORRIDOR} --data= --expert-file .", "expert file .: it is a folder"),
+        (f"--env {CORRIDOR} --data= --expert-file eto:alfwrld", "Did you mean 'eto:alfworld'"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(
@@ -84,3 +89,19 @@ def test_dev_tasks_may_be_set_aside_of_the_train_split(
     assert len(dev) == aside
     assert len(train) == 24 - aside
     assert not set(dev) & set(train)
+
+
+def test_a_dry_run_names_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "ppo", "--env", "alfworld", "--preset", "smoke", "--dry-run"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("out: ''\n")
+    assert "\n# out: runs/ppo-alfworld-v0-smoke   <- the method" in printed
+    (tmp_path / "settings.yaml").write_text(printed)
+    assert main([*words, "--config", "settings.yaml", "--out", "mine"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("out: mine\n")
+    assert "# out" not in printed

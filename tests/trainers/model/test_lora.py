@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eto_gym.errors import DataError
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
@@ -91,6 +94,43 @@ def test_dpo_goes_on_with_the_adapter_and_has_it_as_the_reference(
         assert "ref" not in names
     with pytest.raises(SettingsError, match="rank 4"):
         _train("dpo", make_play, tmp_path / "sft", tmp_path / "other", lora_r=8)
+
+
+def test_a_run_folder_with_adapters_may_be_moved(
+    make_play: Play, tiny: Path, tmp_path: Path
+) -> None:
+    """Adapters name their base by its whole path: it is found beside them, as it was."""
+    from eto_gym.agents.models.adapters import base_of
+    from eto_gym.agents.models.loading import load_model
+    from eto_gym.trainers.model.models import merge_adapter
+
+    def logits(folder: Path) -> Any:
+        with torch.no_grad():
+            model: Any = load_model(str(folder), device="cpu", dtype="float32")
+            return model(input_ids=torch.arange(5, 45)[None]).logits
+
+    stages = tmp_path / "run" / "stages"
+    shutil.copytree(tiny, stages / "base-0a" / "model")
+    _train("sft", make_play, stages / "base-0a" / "model", stages / "sft-0b" / "model", max_steps=2)
+    before = logits(stages / "sft-0b" / "model")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    stages = tmp_path / "moved" / "stages"
+    adapter, base = stages / "sft-0b" / "model", stages / "base-0a" / "model"
+
+    assert base_of(adapter) == str(base)
+    assert torch.equal(logits(adapter), before)
+    merge_adapter(adapter, tmp_path / "merged")
+    assert torch.allclose(logits(tmp_path / "merged"), before, atol=1e-4)
+    _train("sft", make_play, adapter, tmp_path / "later", max_steps=1)
+    config = json.loads((tmp_path / "later" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)
+
+    shutil.move(base, tmp_path / "gone")
+    with pytest.raises(DataError, match="not there any more: put it back"):
+        base_of(adapter)
+    shutil.move(adapter, tmp_path / "alone")  # beside nothing, and so not looked for
+    with pytest.raises(DataError, match="not there any more: put it back"):
+        base_of(tmp_path / "alone")
 
 
 def test_whole_training_starts_from_a_merged_adapter(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from eto_gym.errors import DataError
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
 from eto_gym.trainers.run.training import TrainReport, Watch
 from eto_gym.trainers.settings.base import SettingsError
@@ -21,6 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from eto_gym.trainers.errors import TrainingError  # noqa: E402
+from eto_gym.trainers.run.guards import ChosenGuard  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -94,6 +96,38 @@ def test_a_wrong_learning_rate_ends_in_a_warning_and_sound_weights(
     assert TrainReport.from_json(stored) == report
     again = run_dpo(WRONG, pairs, model=fluent, output=tmp_path / "out", resume=True, watch=SILENT)
     assert again == report
+
+
+def test_sound_weights_take_the_place_of_kept_ones_that_cannot_be_read(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a run that is resumed finds them, before its first step."""
+    from transformers import (
+        AutoModelForCausalLM,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny)
+    kept = tmp_path / ChosenGuard.FILE
+
+    def begin(step: int, reward: float) -> ChosenGuard:
+        guard = ChosenGuard(tmp_path, limit=1.0, beta=1.0, tokens=1.0, keep=True)
+        state = TrainerState(global_step=step, log_history=[{"rewards/chosen": reward}])
+        guard.on_train_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), model=model)
+        return guard
+
+    begin(0, 0.0)
+    begin(4, 0.0).load_kept(model)
+    assert not caplog.text
+    kept.write_bytes(kept.read_bytes()[:99])
+    with pytest.raises(DataError, match="cannot be read"):
+        begin(4, -0.9).load_kept(model)
+    guard = begin(4, -0.1)
+    guard.load_kept(model)
+    assert guard.kept_step == 4
+    assert "cannot be read: the weights of the checkpoint are kept" in caplog.text
 
 
 def test_a_sound_run_is_left_alone(

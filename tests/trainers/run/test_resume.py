@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +18,8 @@ from tests.trainers.checkpoints import die_after_checkpoint
 from tests.trainers.processes import fork_one
 
 torch = pytest.importorskip("torch")
+
+from eto_gym.trainers.run.base_trainer import Workspace  # noqa: E402
 
 Play = Callable[..., Trajectory]
 
@@ -144,6 +148,64 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert [entry["step"] for entry in report.metrics] == list(range(1, 13))
     (warning,) = [r.getMessage() for r in caplog.records if "as it was written" in r.getMessage()]
     assert f"checkpoint-6 is not as it was written ({name})" in warning
+
+
+def test_what_bears_the_name_of_no_checkpoint_is_let_be(
+    make_play: Play, tiny: Path, tmp_path: Path
+) -> None:
+    """A copy of a checkpoint that someone put beside it, notes, and a file."""
+    with pytest.raises(_Killed):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=_die_at(7), every=1)
+    work = tmp_path / "out.work"
+    for name in ("checkpoint-copy", "checkpoint-"):
+        shutil.copytree(work / "checkpoint-6", work / name)
+    (work / "checkpoint-notes").mkdir()
+    (work / "checkpoint-2").write_text("a file")
+    opened = Workspace(
+        tmp_path / "out", json.loads((work / "fingerprint.json").read_text()), resume=True
+    )
+    assert opened.last_checkpoint() == work / "checkpoint-6"
+    assert {path.name for path in work.glob("checkpoint-*")} == {
+        *("checkpoint-4", "checkpoint-6", "checkpoint-2"),
+        *("checkpoint-copy", "checkpoint-", "checkpoint-notes"),
+    }
+
+
+@pytest.mark.parametrize("left", [0, 9, 5000])
+def test_best_weights_that_cannot_be_read_are_named_and_the_scores_begin_anew(
+    make_play: Play, tiny: Path, tmp_path: Path, left: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def falling(step: int, model: Any) -> float:
+        if step == 7:
+            raise _Killed
+        return -float(step)
+
+    with pytest.raises(_Killed):
+        _run("sft", make_play, tiny, tmp_path / "out", on_evaluate=falling, every=1)
+    (best,) = (tmp_path / "out.work").glob("best-*.safetensors")
+    best.write_bytes(best.read_bytes()[:left])
+    report = _run(
+        "sft", make_play, tiny, tmp_path / "out", resume=True, every=1,
+        on_evaluate=lambda step, model: -float(step),
+    )  # fmt: skip
+    assert report.best == (6, -6.0)
+    assert f"{best}, with the best weights so far, cannot be read" in caplog.text
+
+
+def test_weights_that_cannot_be_read_are_a_line(tiny: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from eto_gym.trainers.model.weights import load_weights, save_weights
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny)
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(DataError, match=r"weights\.safetensors cannot be read"):
+        load_weights(model, path)
+    save_weights(model, path)
+    load_weights(model, path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"weights\.safetensors cannot be read"):
+        load_weights(model, path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "training.json"])
