@@ -74,6 +74,9 @@ class EndpointClient:
             api_key: Sent with every request, unless the address names a user.
             timeout: Seconds for a whole request.
             dialect: See `EndpointPolicy`.
+
+        Raises:
+            MissingDependencyError: The `openai` package is not installed.
         """
         require("openai", feature="a policy behind an endpoint", extra="openai")
         import openai
