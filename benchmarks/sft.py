@@ -47,7 +47,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,40 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table, and write it as JSON with `--json`."""
+    args = read_options(argv)
+    if args.worker:
+        print(json.dumps(measure(Job(**json.loads(args.worker)))))
+        return
+
+    import torch
+
+    machine = {
+        "device": platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "command": " ".join(["python -m eto_gym.benchmarks.sft", *(argv or sys.argv[1:])]),
+    }
+    print(json.dumps(machine))
+    table: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(args.model)
+        if not args.data:
+            model = Path(scratch) / args.model
+            random_models.build(model, args.model, args.seed)
+        for prompt in [0] if args.data else args.prompts:
+            title, rows = rows_of(args, model, prompt)
+            file = Path(scratch) / f"rows-{prompt}.json"
+            write_json(file, rows)
+            print(f"\n{args.model}, {title}, {len(rows)} rows, {args.steps} steps")
+            group = [run(job) for job in jobs(args, model, file, len(rows))]
+            show(group)
+            table += [{**row, "title": title} for row in group]
+    if args.json:
+        write_json(args.json, {"machine": machine, "rows": table})
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -104,69 +138,49 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the rows of the table")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.worker:
-        print(json.dumps(measure(Job(**json.loads(args.worker)))))
-        return
+    return parser.parse_args(argv)
 
-    import torch
 
-    machine = {
-        "device": platform.processor() or "CPU",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "command": " ".join(["python -m eto_gym.benchmarks.sft", *(argv or sys.argv[1:])]),
-    }
-    print(json.dumps(machine))
-    table: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        model = Path(args.model)
-        if not args.data:
-            model = Path(scratch) / args.model
-            random_models.build(model, args.model, args.seed)
-        for prompt in [0] if args.data else args.prompts:
-            if args.data:
-                rows = stored_rows(args.data, model)
-            else:
-                vocabulary = random_models.ARCHITECTURES[args.model]["vocab"]
-                rows = random_rows(
-                    args.rows,
-                    prompt,
-                    args.continuation,
-                    vocabulary,
-                    shared=not args.own_prompts,
+def rows_of(args: argparse.Namespace, model: Path, prompt: int) -> tuple[str, Tokens]:
+    """Return what is trained on, with its title: the file's rows, or random ones.
+
+    Args:
+        args: The options.
+        model: Folder of the model.
+        prompt: Tokens of the prompt of random rows.
+    """
+    if args.data:
+        return str(args.data), stored_rows(args.data, model)
+    rows = random_rows(
+        args.rows,
+        prompt,
+        args.continuation,
+        random_models.ARCHITECTURES[args.model]["vocab"],
+        shared=not args.own_prompts,
+        seed=args.seed,
+    )
+    return f"{'own' if args.own_prompts else 'shared'} prompt {prompt}", rows
+
+
+def jobs(args: argparse.Namespace, model: Path, file: Path, rows: int) -> Iterator[Job]:
+    """Yield the measurements of a file with so many rows, variants of one setting together."""
+    for precision in args.precision:
+        for micro_batch in args.micro_batch:
+            for variant in args.variants:
+                yield Job(
+                    variant=variant,
+                    model=str(model),
+                    rows=str(file),
+                    batch=args.batch or rows,
+                    micro_batch=micro_batch,
+                    steps=args.steps,
+                    learning_rate=args.learning_rate,
+                    method=args.method,
+                    checkpointing=args.checkpointing,
+                    recompute_cheap=args.recompute_cheap,
+                    precision=precision,
                     seed=args.seed,
                 )
-            file = Path(scratch) / f"rows-{prompt}.json"
-            write_json(file, rows)
-            whose = "own" if args.own_prompts else "shared"
-            title = str(args.data) if args.data else f"{whose} prompt {prompt}"
-            print(f"\n{args.model}, {title}, {len(rows)} rows, {args.steps} steps")
-            group = [
-                run(
-                    Job(
-                        variant=variant,
-                        model=str(model),
-                        rows=str(file),
-                        batch=args.batch or len(rows),
-                        micro_batch=micro_batch,
-                        steps=args.steps,
-                        learning_rate=args.learning_rate,
-                        method=args.method,
-                        checkpointing=args.checkpointing,
-                        recompute_cheap=args.recompute_cheap,
-                        precision=precision,
-                        seed=args.seed,
-                    )
-                )
-                for precision in args.precision
-                for micro_batch in args.micro_batch
-                for variant in args.variants
-            ]
-            show(group)
-            table += [{**row, "title": title} for row in group]
-    if args.json:
-        write_json(args.json, {"machine": machine, "rows": table})
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -253,8 +267,8 @@ def measure(job: Job, *, load: Callable[[Any], Any] | None = None) -> dict[str, 
     from eto_gym.trainers.model.models import load_for_training, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 
-    cuda = torch.cuda.is_available()
     rows = [TokenRow(*row) for row in json.loads(Path(job.rows).read_text())]
+    paged = job.method == "qlora" and torch.cuda.is_available()
     settings = SFTSettings(
         learning_rate=job.learning_rate,
         max_steps=job.steps,
@@ -265,7 +279,7 @@ def measure(job: Job, *, load: Callable[[Any], Any] | None = None) -> dict[str, 
         precision=job.precision,
         gradient_checkpointing=job.checkpointing,
         recompute_cheap=job.recompute_cheap,
-        optimizer="paged_adamw8bit" if job.method == "qlora" and cuda else "adamw",
+        optimizer="paged_adamw8bit" if paged else "adamw",
         lora_r=0 if job.method == "full" else 16,
         qlora=job.method == "qlora",
         seed=job.seed,

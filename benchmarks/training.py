@@ -46,7 +46,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +86,42 @@ class Pair(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table, and write it as JSON with `--json`."""
+    args = read_options(argv)
+    if args.worker:
+        folder, job = json.loads(args.worker)
+        print(json.dumps(measure_alone(Path(folder), Job(**job))))
+        return
+
+    import torch
+
+    cuda = torch.cuda.is_available()
+    models = args.models or (["1.5B", "7B"] if cuda else ["6x256"])
+    machine = {
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "command": " ".join(["python -m eto_gym.benchmarks.training", *(argv or sys.argv[1:])]),
+    }
+    print(json.dumps(machine))
+    args.precision = args.precision or ("auto" if cuda else "fp32")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in models:
+            if args.data:
+                folder = Path(name)
+            else:
+                folder = Path(scratch) / name
+                build(folder, name, args.seed)
+            for method in args.methods:
+                for prompt in [0] if args.data else args.prompts:
+                    show(group := [run(folder, job) for job in jobs(args, name, method, prompt)])
+                    rows += group
+                    if args.json:
+                        write_json(args.json, {"machine": machine, "rows": rows})
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line, and refuse models that do not go with what is trained on."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,54 +152,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"{name} is none of {', '.join(ARCHITECTURES)}; folders go with --data")
     if args.data and not args.models:
         parser.error("--data wants the folder of a model as --models")
-    if args.worker:
-        folder, job = json.loads(args.worker)
-        print(json.dumps(measure_alone(Path(folder), Job(**job))))
-        return
+    return args
 
-    import torch
 
-    cuda = torch.cuda.is_available()
-    models = args.models or (["1.5B", "7B"] if cuda else ["6x256"])
-    machine = {
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "command": " ".join(["python -m eto_gym.benchmarks.training", *(argv or sys.argv[1:])]),
-    }
-    print(json.dumps(machine))
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in models:
-            if args.data:
-                folder = Path(name)
-            else:
-                folder = Path(scratch) / name
-                build(folder, name, args.seed)
-            for method in args.methods:
-                for prompt in [0] if args.data else args.prompts:
-                    jobs = [
-                        Job(
-                            architecture=name,
-                            method=method,
-                            variant=variant,
-                            prompt=prompt,
-                            continuation=0 if args.data else args.continuation,
-                            pairs=args.pairs,
-                            epochs=args.epochs,
-                            learning_rate=args.learning_rate,
-                            checkpointing=args.checkpointing,
-                            offload=args.offload and variant in ("padded", "ours"),
-                            precision=args.precision or ("auto" if cuda else "fp32"),
-                            seed=args.seed,
-                            data=str(args.data or ""),
-                        )
-                        for variant in args.variants
-                    ]
-                    show(group := [run(folder, job) for job in jobs])
-                    rows += group
-                    if args.json:
-                        write_json(args.json, {"machine": machine, "rows": rows})
+def jobs(args: argparse.Namespace, name: str, method: str, prompt: int) -> Iterator[Job]:
+    """Yield one measurement per variant, of a model by a method behind prompts of one length."""
+    for variant in args.variants:
+        yield Job(
+            architecture=name,
+            method=method,
+            variant=variant,
+            prompt=prompt,
+            continuation=0 if args.data else args.continuation,
+            pairs=args.pairs,
+            epochs=args.epochs,
+            learning_rate=args.learning_rate,
+            checkpointing=args.checkpointing,
+            offload=args.offload and variant in ("padded", "ours"),
+            precision=args.precision,
+            seed=args.seed,
+            data=str(args.data or ""),
+        )
 
 
 def run(folder: Path, job: Job) -> dict[str, Any]:
@@ -287,39 +296,20 @@ def measure(folder: Path, job: Job, *, load: Callable[[Any], Any] | None = None)
         job: What is trained, and how.
         load: Returns the model for the settings of the training; by default it is read from disk.
     """
-    import torch
     from transformers import AutoTokenizer
 
     from eto_gym.benchmarks.meter import Meter
-    from eto_gym.trainers import DPOSettings
     from eto_gym.trainers.data.encoding import TokenPair, TokenRow
     from eto_gym.trainers.methods.dpo import TrajectoryDPOTrainer
     from eto_gym.trainers.model.models import load_for_training, quiet_libraries
     from eto_gym.trainers.run.callbacks import set_callbacks
 
-    cuda = torch.cuda.is_available()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     if job.data:
         pairs = stored_pairs(Path(job.data), tokenizer, job.pairs)
     else:
         pairs = make_pairs(job, tokenizer.vocab_size)
-    settings = DPOSettings(
-        learning_rate=job.learning_rate,
-        epochs=job.epochs,
-        batch_size=len(pairs),
-        micro_batch_size=1,
-        max_length=max(len(ids) for pair in pairs for ids, _ in pair),
-        warmup_ratio=0,
-        optimizer="paged_adamw8bit" if job.method == "qlora" and cuda else "adamw",
-        gradient_checkpointing=job.checkpointing,
-        activation_offload=job.offload,
-        lora_r=0 if job.method == "full" else 16,
-        qlora=job.method == "qlora",
-        seed=job.seed,
-        precision=job.precision,
-        reference_cache="none",
-        share_prefix="on" if job.variant == "ours" else "off",
-    )
+    settings = settings_of(job, pairs)
     if job.method != "full":
         import bitsandbytes  # noqa: F401
         import peft  # noqa: F401
@@ -359,6 +349,32 @@ def measure(folder: Path, job: Job, *, load: Callable[[Any], Any] | None = None)
         whole=job.method == "full",
     )
     return {**found, "operations_per_s": work / tokens * results["step_tokens_per_s"]}
+
+
+def settings_of(job: Job, pairs: Sequence[Pair]) -> Any:
+    """Return how all variants are trained on these pairs, one in each pass, all in each step."""
+    import torch
+
+    from eto_gym.trainers import DPOSettings
+
+    paged = job.method == "qlora" and torch.cuda.is_available()
+    return DPOSettings(
+        learning_rate=job.learning_rate,
+        epochs=job.epochs,
+        batch_size=len(pairs),
+        micro_batch_size=1,
+        max_length=max(len(ids) for pair in pairs for ids, _ in pair),
+        warmup_ratio=0,
+        optimizer="paged_adamw8bit" if paged else "adamw",
+        gradient_checkpointing=job.checkpointing,
+        activation_offload=job.offload,
+        lora_r=0 if job.method == "full" else 16,
+        qlora=job.method == "qlora",
+        seed=job.seed,
+        precision=job.precision,
+        reference_cache="none",
+        share_prefix="on" if job.variant == "ours" else "off",
+    )
 
 
 def measure_alone(folder: Path, job: Job) -> dict[str, Any]:

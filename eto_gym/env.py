@@ -73,6 +73,11 @@ class TextEnv(gym.Env[str, str], ABC):
             render_mode: "ansi" makes `render` return the last observation; None renders nothing.
             feedback: "helpful" answers an action that came to nothing with why, as far as the agent
                 can see it; "plain" (the default) leaves the engine's words alone, as in the paper.
+
+        Raises:
+            EtoGymError: The set has no task.
+            UnknownNameError: There is no such `feedback` or `render_mode`.
+            ValueError: `max_episode_steps` is below 1.
         """
         check_choice("feedback", feedback, get_args(Feedback))
         if len(task_set) == 0:

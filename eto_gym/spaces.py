@@ -34,6 +34,9 @@ class UnicodeText(Space[str]):
             max_length: Longest string allowed, in code points; None (the default) sets no limit,
                 because neither engines nor language models do.
             seed: Seed of `sample`.
+
+        Raises:
+            ValueError: `max_length` is negative.
         """
         if max_length is not None and max_length < 0:
             raise ValueError(f"expected max_length >= 0 or None, got {max_length}")

@@ -46,6 +46,9 @@ class TaskSet(Sequence[Task]):
         Args:
             tasks: The tasks in their order; ids must be unique.
             split: Name of the split, as the user asked for it.
+
+        Raises:
+            ValueError: An id occurs more than once.
         """
         self._tasks = tuple(tasks)
         self._split = split
@@ -130,7 +133,11 @@ class TaskSet(Sequence[Task]):
     def filter(
         self, predicate: Callable[[Task], bool] | None = None, *, type: str | None = None
     ) -> TaskSet:
-        """Keep the tasks of one `type`, or those for which `predicate` holds, or both."""
+        """Keep the tasks of one `type`, or those for which `predicate` holds, or both.
+
+        Raises:
+            UnknownNameError: No task is of this type.
+        """
         if type is not None and all(task.type != type for task in self._tasks):
             raise unknown_name("task type", type, sorted({task.type for task in self._tasks}))
         kept = [

@@ -84,6 +84,9 @@ def tool_dataset(env_id: str, **env_kwargs: Any) -> Any:
 
     The prompt is the benchmark's instruction, which asks for replies as text, and after it how to
     act by the tool instead. TRL appends the first observation to it.
+
+    Raises:
+        MissingDependencyError: The `datasets` package is not installed.
     """
     datasets = require("datasets", feature="GRPO", extra="train")
     env = gym.make(env_id, **env_kwargs)

@@ -9,8 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -23,6 +22,7 @@ from eto_gym.agents.endpoint.faults import (
     from_status,
     shortened,
 )
+from eto_gym.agents.endpoint.sampling import Sampling
 from eto_gym.agents.models.sizes import longest_of
 from eto_gym.errors import EtoGymError, require
 from eto_gym.prompt import Message
@@ -40,9 +40,6 @@ _CONNECT_TIMEOUT = 10.0
 MAX_ANSWER = 8 << 20
 """Bytes of an answer that are read at most; the longest replies of a model take a hundredth."""
 
-FIELDS = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed")
-"""Fields of a request that can be left out."""
-
 NO_KEY = "none"
 """Sent as the API key where there is none."""
 
@@ -59,57 +56,9 @@ def http_library() -> Any:
     return importlib.import_module(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How replies are sampled; `EndpointPolicy` explains the values."""
-
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    stop: tuple[str, ...]
-    limit_field: Literal["max_tokens", "max_completion_tokens"]
-    send_seed: bool
-    leave_out: frozenset[str]
-    extra_body: Mapping[str, Any]
-    tokens: Literal["none", "ids", "logprobs"] = "none"
-
-    def fields(self, seed: int) -> dict[str, Any]:
-        """Return the fields of a request: those that say something and that the server takes.
-
-        Args:
-            seed: Of this reply; sent where it is sampled.
-        """
-        fields: dict[str, Any] = {
-            "temperature": self.temperature,
-            self.limit_field: self.max_new_tokens,
-        }
-        if self.top_p != 1.0:  # 1 keeps all, and some servers refuse it beside a temperature
-            fields["top_p"] = self.top_p
-        if self.stop:
-            fields["stop"] = list(self.stop)
-        if self.send_seed and (self.temperature > 0 or "temperature" in self.leave_out):
-            fields["seed"] = seed
-        if self.tokens == "logprobs":
-            fields["logprobs"] = True
-        return {name: value for name, value in fields.items() if name not in self.leave_out}
-
-    def remedy(self, refusal: str) -> str:
-        """Return what to do where a server refuses one of the fields, or nothing.
-
-        Args:
-            refusal: What the server said.
-        """
-        if self.limit_field == "max_tokens" and "max_completion_tokens" in refusal:
-            return "; --policy-arg limit_field=max_completion_tokens sends that instead"
-        named = [name for name in self.fields(0) if re.search(rf"\b{re.escape(name)}\b", refusal)]
-        if not named:
-            return ""
-        return f"; --policy-arg leave_out={','.join(named)} leaves out what a server refuses"
-
-
 def api_key_in(variable: str) -> str:
     """Return the API key that an environment variable holds, or what is sent for none."""
-    return os.environ.get(variable, "").strip() or NO_KEY
+    return os.environ.get(str(variable), "").strip() or NO_KEY
 
 
 class EndpointClient:
@@ -125,6 +74,9 @@ class EndpointClient:
             api_key: Sent with every request, unless the address names a user.
             timeout: Seconds for a whole request.
             dialect: See `EndpointPolicy`.
+
+        Raises:
+            MissingDependencyError: The `openai` package is not installed.
         """
         require("openai", feature="a policy behind an endpoint", extra="openai")
         import openai

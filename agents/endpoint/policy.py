@@ -15,17 +15,23 @@ import numpy as np
 
 from eto_gym.agents.endpoint.answers import Completion
 from eto_gym.agents.endpoint.client import (
-    FIELDS,
     Dialect,
     EndpointClient,
-    Sampling,
     api_key_in,
     context_of,
 )
 from eto_gym.agents.endpoint.faults import Fault, FaultError
 from eto_gym.agents.endpoint.loop_thread import LoopThread
 from eto_gym.agents.endpoint.pool import Server, ServerPool
-from eto_gym.agents.options import check_finite, check_mapping, check_whole, stop_strings
+from eto_gym.agents.endpoint.sampling import Sampling, read_fields
+from eto_gym.agents.options import (
+    check_finite,
+    check_flags,
+    check_mapping,
+    check_sampling,
+    check_whole,
+    stop_strings,
+)
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.prompt import Message
@@ -133,34 +139,18 @@ class EndpointPolicy:
             EtoGymError: An option has no meaning, or the model's name cannot be found out.
             MissingDependencyError: The `openai` package is not installed.
         """
-        check_finite(temperature=temperature, top_p=top_p, timeout=timeout)
-        check_finite(first_wait=first_wait, max_wait=max_wait)
-        check_finite(max_new_tokens=max_new_tokens, concurrency=concurrency, attempts=attempts)
-        check_whole(max_new_tokens=max_new_tokens, concurrency=concurrency, attempts=attempts)
-        check_whole(context=context, per_server=per_server)
-        check_mapping(extra_body=extra_body)
         name = None if name is None else str(name)
         model = None if model is None else str(model)
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise EtoGymError(
-                f"expected temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}"
-            )
-        if min(max_new_tokens, concurrency, attempts, per_server or 1, context or 1) < 1:
-            raise EtoGymError(
-                "expected max_new_tokens, context, concurrency, per_server and attempts >= 1"
-            )
-        if not (timeout > 0 and 0 < first_wait <= max_wait):
-            raise EtoGymError(
-                "expected timeout > 0 and 0 < first_wait <= max_wait, "
-                f"got {timeout}, {first_wait} and {max_wait}"
-            )
+        check_sampling(temperature, top_p)
+        check_finite(max_new_tokens=max_new_tokens, concurrency=concurrency, attempts=attempts)
+        check_whole(1, max_new_tokens=max_new_tokens, concurrency=concurrency, attempts=attempts)
+        check_whole(1, context=context, per_server=per_server)
+        _check_times(timeout, first_wait, max_wait)
+        check_mapping(extra_body=extra_body)
+        check_flags(send_seed=send_seed)
         check_choice("dialect", dialect, ("auto", "openai", "transformers"))
         check_choice("tokens", tokens, ("none", "ids", "logprobs"))
         check_choice("limit_field", limit_field, ("max_tokens", "max_completion_tokens"))
-        leave_out = leave_out.split(",") if isinstance(leave_out, str) else leave_out
-        leave_out = [name.strip() for name in leave_out if name.strip()]
-        for field in leave_out:
-            check_choice("leave_out", field, FIELDS)
         self._sampling = Sampling(
             temperature=temperature,
             top_p=top_p,
@@ -168,7 +158,7 @@ class EndpointPolicy:
             stop=stop_strings(stop),
             limit_field=limit_field,
             send_seed=send_seed,
-            leave_out=frozenset(leave_out),
+            leave_out=read_fields(leave_out),
             extra_body=dict(extra_body or {}),
             tokens=tokens,
         )
@@ -428,3 +418,12 @@ class EndpointPolicy:
 def _seed(episode: int, messages: int) -> int:
     """Return the seed of one reply: 31 bits, which every server takes."""
     return int(np.random.SeedSequence([episode, messages]).generate_state(1)[0]) >> 1
+
+
+def _check_times(timeout: float, first_wait: float, max_wait: float) -> None:
+    check_finite(timeout=timeout, first_wait=first_wait, max_wait=max_wait)
+    if not (timeout > 0 and 0 < first_wait <= max_wait):
+        raise EtoGymError(
+            "expected timeout > 0 and 0 < first_wait <= max_wait, "
+            f"got {timeout}, {first_wait} and {max_wait}"
+        )

@@ -54,6 +54,9 @@ def student_quantile(freedom: int) -> float:
     which is a finite sum for whole degrees of freedom; right to 12 digits.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 to 26.7.5.
+
+    Raises:
+        ValueError: There is no degree of freedom.
     """
     if freedom < 1:
         raise ValueError(f"expected at least 1 degree of freedom, got {freedom}")

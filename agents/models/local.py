@@ -16,7 +16,14 @@ from eto_gym.agents.models.room import check_prompt
 from eto_gym.agents.models.sampling import Sampler
 from eto_gym.agents.models.sizes import check_positions, check_vocabulary, longest_of
 from eto_gym.agents.models.template import settle_template
-from eto_gym.agents.options import check_finite, check_mapping, check_whole, stop_strings
+from eto_gym.agents.options import (
+    check_finite,
+    check_flags,
+    check_mapping,
+    check_sampling,
+    check_whole,
+    stop_strings,
+)
 from eto_gym.agents.policy import Conversation, PolicyReply
 from eto_gym.errors import EtoGymError, check_choice
 from eto_gym.prompt import Message
@@ -109,23 +116,18 @@ class LocalPolicy:
                 to 4, and fewer where more than 8 conversations are decoded together.
             compile: Compile the decoding step by `torch.compile`, on a GPU into CUDA graphs. Takes
                 up to minutes at the start; for models with full attention under SDPA.
+
+        Raises:
+            EtoGymError: An option has no meaning or cannot be had with this model, the model keeps
+                other states than keys and values, or names no longest conversation.
         """
-        check_finite(temperature=temperature, top_p=top_p)
+        check_sampling(temperature, top_p)
         check_finite(max_new_tokens=max_new_tokens, batch_size=batch_size)
-        check_whole(max_new_tokens=max_new_tokens, batch_size=batch_size, context=context)
-        check_whole(prefill_tokens=prefill_tokens, max_cached_tokens=max_cached_tokens)
-        check_whole(lookup=lookup)
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise EtoGymError(
-                f"expected temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}"
-            )
-        sizes = (max_new_tokens, batch_size, prefill_tokens)
-        if min(size for size in sizes if size is not None) < 1:
-            raise EtoGymError("expected max_new_tokens, batch_size and prefill_tokens >= 1")
-        if on_full not in ("error", "drop_oldest"):
-            raise EtoGymError(f"expected on_full 'error' or 'drop_oldest', got {on_full!r}")
-        if lookup is not None and lookup < 0:
-            raise EtoGymError(f"expected lookup >= 0, got {lookup}")
+        check_whole(1, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        check_whole(1, prefill_tokens=prefill_tokens, context=context)
+        check_whole(0, max_cached_tokens=max_cached_tokens, lookup=lookup)
+        check_flags(keep_cache=keep_cache, keep_sampled=keep_sampled, compile=compile)
+        check_choice("on_full", on_full, ("error", "drop_oldest"))
         check_choice("tokens", tokens, ("none", "ids", "logprobs"))
         model.train(False)
         self._tokens = tokens
@@ -189,6 +191,10 @@ class LocalPolicy:
             date: The date (YYYY-MM-DD) for templates that read the clock; "" for that of the run,
                 see `eto_gym.agents.models.template`.
             options: Arguments of the constructor.
+
+        Raises:
+            EtoGymError: An option has no meaning, or the model cannot be loaded or be used with it.
+            MissingDependencyError: A package that the model or an option needs is not installed.
         """
         check_mapping(template_kwargs=template_kwargs)
         options.setdefault("name", adapter or model)
@@ -378,7 +384,7 @@ def _context(model: PreTrainedModel, asked: int | None) -> int:
         EtoGymError: Its configuration names none, and none was asked for; or it cannot read one of
             the length that was asked for.
     """
-    if asked:
+    if asked is not None:
         check_positions(model, asked, "a context as long as that cannot be had")
         return asked
     config = model.config.get_text_config()

@@ -68,6 +68,10 @@ def gather(
 
     They tell how the episodes went. Decoding them all takes this process longer than storing them,
     and keeps those that play waiting at the end; who wants few of them, or none, saves that.
+
+    Raises:
+        EtoGymError: The run cannot go on, or a trajectory could not be written.
+        ValueError: An episode is asked for twice.
     """
     wanted = {episode.key for episode in episodes}
     if len(wanted) != len(episodes):

@@ -32,7 +32,11 @@ class PolicyCaller:
         self._begun: dict[str, float] = {}
 
     def ask(self, conversations: Sequence[Conversation]) -> list[PolicyReply]:
-        """Return a reply to each conversation of a batch."""
+        """Return a reply to each conversation of a batch.
+
+        Raises:
+            EtoGymError: The policy raises it, or fails again and again.
+        """
         begun = time.monotonic()
         try:
             replies = self._policy.act(conversations)

@@ -110,7 +110,11 @@ class PolicyActor:
             self._failure = f"{type(err).__name__}: {err} (on {place()})"
 
     def name(self) -> str:
-        """Return the policy's name."""
+        """Return the policy's name.
+
+        Raises:
+            EtoGymError: The policy could not be made.
+        """
         if self._failure:
             raise EtoGymError(self._failure)
         return self._policy.name

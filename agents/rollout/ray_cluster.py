@@ -25,7 +25,11 @@ _LOOK = 5.0
 
 
 def import_ray(address: str | None) -> Any:
-    """Import Ray, set up so that it reports nothing, and a cluster of ours is this machine's."""
+    """Import Ray, set up so that it reports nothing, and a cluster of ours is this machine's.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
         # Ray reads this when it is first imported. 0 makes nodes listen on the loopback only, on

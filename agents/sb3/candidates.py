@@ -96,6 +96,10 @@ class Candidates:
             history: Actions that `history` covers.
             fill: Makes a playable action of one with a slot, given the first observation.
             describe: Gives the text of an action's features, given the observation.
+
+        Raises:
+            ValueError: `max_candidates` or `history` is below 1.
+            UnknownNameError: There is no such `overflow`.
         """
         if max_candidates < 1 or history < 1:
             raise ValueError(
@@ -161,7 +165,11 @@ class Candidates:
         self.actions = actions
 
     def choose(self, place: int) -> str:
-        """Return the action at a place and note that it was taken; `NO_ACTION` for padding."""
+        """Return the action at a place and note that it was taken; `NO_ACTION` for padding.
+
+        Raises:
+            EtoGymError: There is no such place.
+        """
         if not 0 <= place < self.max_candidates:
             raise EtoGymError(f"expected a place in 0..{self.max_candidates - 1}, got {place}")
         action = self.actions[place] if place < len(self.actions) else NO_ACTION

@@ -58,6 +58,9 @@ class HashedText:
             ngrams: Longest word sequence that is counted. 2 tells "drawer 1" from "shelf 1".
             max_words: Words read of a text; the rest is left out, which bounds the time that one
                 very long text can take.
+
+        Raises:
+            ValueError: A size is below 1.
         """
         if dim < 1 or ngrams < 1 or max_words < 1:
             raise ValueError(
@@ -133,7 +136,11 @@ class EmbeddedText:
         self.dim = int(probe.shape[1])
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the rows; texts that are not cached go to the embedder in one call."""
+        """Return the rows; texts that are not cached go to the embedder in one call.
+
+        Raises:
+            EtoGymError: The embedder returns no finite numbers of the shape that is expected.
+        """
         missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
         fresh: dict[str, NDArray[np.float32]] = {}
         if missing:

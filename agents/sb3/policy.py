@@ -141,7 +141,11 @@ def load_sb3_policy(
 def make_features(
     dim: int, embedder: Callable[[Sequence[str]], Any] | None, *, wanted: bool
 ) -> TextFeatures:
-    """Return the hashed features, or the embedder's where one is `wanted`."""
+    """Return the hashed features, or the embedder's where one is `wanted`.
+
+    Raises:
+        EtoGymError: One is wanted and there is none, or the other way round.
+    """
     if wanted != (embedder is not None):
         raise EtoGymError(
             "the policy was trained with an embedder: pass the same one"

@@ -247,6 +247,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         """Set an attribute of every environment, or of those of some slots.
 
         A list or tuple holds one value for each.
+
+        Raises:
+            ValueError: There are not as many values as slots.
         """
         chosen = range(self.num_envs) if slots is None else slots
         if not isinstance(values, list | tuple):
@@ -258,7 +261,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
     # --- single slots ----------------------------------------------------------------------------
 
     def step_slots(self, slots: Sequence[int], actions: Sequence[str]) -> list[SlotResult]:
-        """Take an action in some slots and wait for them; the others stay as they are."""
+        """Take an action in some slots and wait for them; the others stay as they are.
+
+        Raises what `send_steps` does.
+        """
         self.send_steps(slots, actions)
         return self._slots.take(self._slots.wait_for(slots))
 
@@ -277,6 +283,12 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
             slots: The slots.
             seed: One per slot of `slots`, or None.
             options: As in `reset`, with lists as long as `slots`, and without a mask.
+
+        Raises:
+            ClosedEnvironmentError: The vector environment is closed.
+            AlreadyPendingCallError: A slot is under way.
+            TypeError: Seeds or options are of another type.
+            ValueError: A slot does not exist, or seeds or options do not fit the slots.
         """
         self.send_resets(slots, seed=seed, options=options)
         return self._slots.take(self._slots.wait_for(slots))
@@ -285,6 +297,13 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         """Take an action in some slots; `receive` returns what comes of it.
 
         In mode NEXT_STEP the step of a slot that has ended starts its next episode.
+
+        Raises:
+            ClosedEnvironmentError: The vector environment is closed.
+            TypeError: An action is no text, or one text stands for all.
+            ValueError: There is no such slot, or not one action for each.
+            ResetNeeded: A slot was never reset, or has ended in mode DISABLED.
+            AlreadyPendingCallError: A slot is under way.
         """
         self._check_open()
         self._slots.send_steps(slots, actions)
@@ -296,7 +315,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         seed: Sequence[int | None] | None = None,
         options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
     ) -> None:
-        """Start an episode in some slots; see `reset_slots`."""
+        """Start an episode in some slots; `receive` returns what comes of it.
+
+        Takes and raises what `reset_slots` does.
+        """
         self._slots.check(slots)
         seeds = split_seed(seed, len(slots))
         mask, per_slot = split_options(options, len(slots))
@@ -340,7 +362,12 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
         return self._slots.pending
 
     def get_state(self, slots: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Return a JSON-serialisable snapshot of each slot, as `eto_gym.get_state` does."""
+        """Return a JSON-serialisable snapshot of each slot, as `eto_gym.get_state` does.
+
+        Raises:
+            AlreadyPendingCallError: A slot is under way.
+            EngineError: A slot plays no episode.
+        """
         chosen = range(self.num_envs) if slots is None else slots
         self._slots.check(chosen)
         for slot in chosen:

@@ -119,6 +119,9 @@ class RunFolder:
             inputs: Stages whose folders or results the work reads.
             by_first: Let the first process do the work, while the others wait. By default each
                 process calls it, and they do it together.
+
+        Raises:
+            EtoGymError: The processes run the stage with different settings.
         """
         key = digest([name, settings, [stage.key for stage in inputs]])
         folder = self.path / "stages" / f"{name}-{key}"

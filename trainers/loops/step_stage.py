@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import eto_gym
-from eto_gym.agents.policy import Policy
+from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.conversation import ConversationEnv
 from eto_gym.trainers.data.exact_steps import exact_step_pairs
 from eto_gym.trainers.data.steps import (
@@ -63,19 +63,14 @@ def step_pairs(
         experts: The stage of the demonstrations.
         tasks: How many demonstrated tasks; 0: all.
         turn: When this is played.
+
+    Raises:
+        NothingToLearn: The environment repeats none of the demonstrations.
     """
     s = play.settings
     seed, player = turn.seed(s.seed), turn.player(model)
     policy_maker = play.policy_maker(model, name, temperature=settings.temperature)
     spec = replace(play.spec(policy_maker, s.train_split), player=player)
-
-    def kept(
-        folder: Path, pairs: list[PreferencePair], report: StepReport, *, unlike: int
-    ) -> dict[str, Any]:
-        report.not_repeated = unlike
-        play.processes.first(lambda: write_pairs(folder, pairs))
-        told = {"player": player} if player else {}
-        return {**report.to_json(), **told}
 
     def work(folder: Path) -> Any:
         env = ConversationEnv(spec.make_env(), prompt_style=s.prompt_style, history=s.history)
@@ -83,21 +78,15 @@ def step_pairs(
             chosen = chosen_experts(experts, tasks, seed=s.seed)
             paths = _repeated(env, chosen, s.env)
             if settings.reward == "exact":
-                with play.playing(spec) as ready:
-                    pairs, report = play.processes.first(
-                        lambda: _exact(ready.make_policy(), env, paths, settings, seed=seed)
-                    )
-                    play.check_replies(report.errors, report.asked, name)
-                return kept(folder, pairs, report, unlike=len(chosen) - len(paths))
-            plan = plan_branches(paths, settings, seed=seed)
-            branches = play.play_episodes(spec, plan, folder / BRANCHES, f"{name}: steps")
-            found = find_alternatives(paths, branches, settings)
-            plan = plan_values(env, found, settings, seed=seed)
-            values = play.play_episodes(spec, plan, folder / VALUES, f"{name}: values")
+                pairs, report = _exact(play, name, spec, env, paths, settings, seed=seed)
+            else:
+                pairs, report = _played(play, name, spec, env, paths, settings, folder, seed=seed)
         finally:
             env.close()
-        pairs, report = make_step_pairs(paths, branches, values, settings)
-        return kept(folder, pairs, report, unlike=len(chosen) - len(paths))
+        report.not_repeated = len(chosen) - len(paths)
+        play.processes.first(lambda: write_pairs(folder, pairs))
+        told = {"player": player} if player else {}
+        return {**report.to_json(), **told}
 
     depends_on = {
         "env": s.env,
@@ -115,7 +104,11 @@ def step_pairs(
 
 
 def _repeated(env: ConversationEnv, experts: Sequence[Trajectory], name: str) -> list[ExpertPath]:
-    """Return the experts' episodes that the environment repeats; there must be one."""
+    """Return the experts' episodes that the environment repeats.
+
+    Raises:
+        NothingToLearn: It repeats none.
+    """
     repeated = [repeat_expert(env, expert) for expert in experts]
     paths = [path for path in repeated if path is not None]
     if not paths:
@@ -124,19 +117,49 @@ def _repeated(env: ConversationEnv, experts: Sequence[Trajectory], name: str) ->
 
 
 def _exact(
-    policy: Policy,
+    play: PlayStages,
+    name: str,
+    spec: RolloutSpec,
     env: ConversationEnv,
     paths: Sequence[ExpertPath],
     settings: StepSettings,
     *,
     seed: int,
 ) -> tuple[list[PreferencePair], StepReport]:
-    """Pair steps by what the simulator says of them, and close the policy."""
-    try:
-        return exact_step_pairs(env, paths, policy, settings, seed=seed)
-    finally:
-        if (close := getattr(policy, "close", None)) is not None:
-            close()
+    """Pair steps by what the simulator says of them, which the first process asks it."""
+
+    def ask() -> tuple[list[PreferencePair], StepReport]:
+        policy = ready.make_policy()
+        try:
+            return exact_step_pairs(env, paths, policy, settings, seed=seed)
+        finally:
+            if (close := getattr(policy, "close", None)) is not None:
+                close()
+
+    with play.playing(spec) as ready:
+        pairs, report = play.processes.first(ask)
+        play.check_replies(report.errors, report.asked, name)
+    return pairs, report
+
+
+def _played(
+    play: PlayStages,
+    name: str,
+    spec: RolloutSpec,
+    env: ConversationEnv,
+    paths: Sequence[ExpertPath],
+    settings: StepSettings,
+    folder: Path,
+    *,
+    seed: int,
+) -> tuple[list[PreferencePair], StepReport]:
+    """Pair steps by what episodes earn that go on from them, which are kept in the folder."""
+    plan = plan_branches(paths, settings, seed=seed)
+    branches = play.play_episodes(spec, plan, folder / BRANCHES, f"{name}: steps")
+    found = find_alternatives(paths, branches, settings)
+    plan = plan_values(env, found, settings, seed=seed)
+    values = play.play_episodes(spec, plan, folder / VALUES, f"{name}: values")
+    return make_step_pairs(paths, branches, values, settings)
 
 
 def chosen_experts(experts: Stage, tasks: int, *, seed: int) -> list[Trajectory]:

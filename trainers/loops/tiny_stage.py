@@ -34,6 +34,9 @@ def train_base(
 
     Returns:
         The training report, with the number of parameters.
+
+    Raises:
+        EtoGymError: There is no play.
     """
     output = Path(output)
     fresh = output.with_name(f"{output.name}-untrained")

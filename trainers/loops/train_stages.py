@@ -77,7 +77,11 @@ class TrainStages:
         start: Stage,
         *demonstrations: Stage,
     ) -> Stage:
-        """Fine-tune `start` on the successes among the trajectories of some stages."""
+        """Fine-tune `start` on the successes among the trajectories of some stages.
+
+        Raises:
+            NothingToLearn: None of them is a success.
+        """
 
         def work(folder: Path) -> Any:
             offered = load_trajectories(*demonstrations)

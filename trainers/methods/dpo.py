@@ -137,6 +137,9 @@ class TrajectoryDPOTrainer(base_trainer.BaseTrainer):
             workspace: Folder for checkpoints.
             source: Where the model was loaded from, if that is not the name that it bears; a
                 reference that stays in memory is loaded from there.
+
+        Raises:
+            SettingsError: This process sees several GPUs, or a setting cannot be had.
         """
         self._settings = settings
         self._rows = rows

@@ -75,16 +75,9 @@ def run_mixture(
             raise DataError(f"there is no pair of {name}: find some, or set their weight to 0")
         check_sides(pairs, "mixture")
     with prepared(settings, model, output, codec) as (tokenizer, codec):
-        rows: list[list[TokenPair]] = []
-        data = TokenReport()
-        for _, pairs, weight in kinds:
-            encoded: list[TokenPair] = []
-            if weight:
-                encoded, report = encode_pairs(
-                    codec, pairs, max_length=settings.max_length, truncation=settings.truncation
-                )
-                data.include(report)
-            rows.append(encoded)
+        rows, data = _encoded(
+            codec, [pairs if weight else () for _, pairs, weight in kinds], settings
+        )
         settings = balanced(settings.for_data(data.rows, data.tokens), itertools.chain(*rows))
         begins = phases_of(groups) if settings.curriculum and rows[2] else []
         phases = [begins[row.source] for row in rows[2]] if begins else []
@@ -116,6 +109,23 @@ def run_mixture(
             watch=watch,
             plan={"outcomes": len(rows[0]), **more},
         )
+
+
+def _encoded(
+    codec: Codec, kinds: Sequence[Sequence[PreferencePair]], settings: MixtureSettings
+) -> tuple[list[list[TokenPair]], TokenReport]:
+    """Return the rows of each kind of pairs, and one report of all."""
+    rows: list[list[TokenPair]] = []
+    data = TokenReport()
+    for pairs in kinds:
+        encoded: list[TokenPair] = []
+        if pairs:
+            encoded, report = encode_pairs(
+                codec, pairs, max_length=settings.max_length, truncation=settings.truncation
+            )
+            data.include(report)
+        rows.append(encoded)
+    return rows, data
 
 
 class MixtureTrainer(TrajectoryDPOTrainer):

@@ -79,6 +79,11 @@ def load_for_training(model: str | Path, settings: TrainSettings) -> Any:
     Whole models are loaded in float32, which small steps need; a frozen base under adapters is
     loaded in bf16 where that is the precision of training. A folder that holds an adapter is loaded
     with its base: trainable when `settings.lora_r` is set, else merged into the base.
+
+    Raises:
+        SettingsError: An adapter that is trained on has another rank than the settings say.
+        DataError: There is no such model.
+        MissingDependencyError: A package is not installed.
     """
     require("torch", feature="training", extra="train")
     transformers = require("transformers", feature="training", extra="train")
@@ -118,7 +123,11 @@ def loading_options(settings: TrainSettings) -> dict[str, Any]:
 
 
 def lora_config(settings: TrainSettings) -> LoraConfig:
-    """Return PEFT's configuration: adapters on every linear layer except the output layer."""
+    """Return PEFT's configuration: adapters on every linear layer except the output layer.
+
+    Raises:
+        MissingDependencyError: PEFT is not installed.
+    """
     peft = require("peft", feature="LoRA adapters", extra="train")
     config: LoraConfig = peft.LoraConfig(
         r=settings.lora_r,
@@ -251,7 +260,11 @@ def replace_folder(staging: Path, output: Path) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output folder with anything in it that no training wrote."""
+    """Refuse an output folder with anything in it that no training wrote.
+
+    Raises:
+        DataError: There is.
+    """
     if output.exists() and not (output / REPORT_FILE).is_file() and any(output.iterdir()):
         raise DataError(
             f"{output} exists and holds no finished training: it is not overwritten. Give another "

@@ -118,6 +118,9 @@ def build_optimizer(model: torch.nn.Module, settings: TrainSettings) -> torch.op
     """Build the optimizer that `settings.optimizer` names, for the trainable weights of `model`.
 
     Weight decay is applied to matrices only: decaying norms and biases does harm and saves nothing.
+
+    Raises:
+        MissingDependencyError: It is an 8-bit one, and bitsandbytes is not installed.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     betas = (0.9, settings.adam_beta2)

@@ -94,7 +94,11 @@ class BaseTrainer(Trainer):
 
 
 def training_arguments(settings: TrainSettings, workspace: Path) -> dict[str, Any]:
-    """Return the keyword arguments of `TrainingArguments` that follow from our settings."""
+    """Return the keyword arguments of `TrainingArguments` that follow from our settings.
+
+    Raises:
+        SettingsError: A batch cannot be dealt out to passes and devices evenly.
+    """
     world = _world()
     micro = micro_batch(settings)
     passes, rest = divmod(settings.batch_size, micro * world)

@@ -165,6 +165,9 @@ def finished(output: Path, stamp: str, *, resume: bool) -> TrainReport | None:
     """Return the report of a run that is resumed though it is finished, if it is.
 
     What a process left that was killed between writing the model and cleaning up is removed.
+
+    Raises:
+        DataError: Its report is damaged.
     """
     from eto_gym.trainers.model.models import REPORT_FILE
     from eto_gym.trainers.run import base_trainer

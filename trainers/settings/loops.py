@@ -57,7 +57,11 @@ class ETOSettings(WorldSettings, ExpertSettings, ExplorationSettings, ControlSet
                 )
 
     def dpo_of(self, iteration: int) -> DPOSettings:
-        """Return the settings of preference training in an iteration, counted from 1."""
+        """Return the settings of preference training in an iteration, counted from 1.
+
+        Raises:
+            SettingsError: `dpo_later` names a setting that there is not.
+        """
         try:
             return dataclasses.replace(self.dpo, **(self.dpo_later if iteration > 1 else {}))
         except TypeError as err:

@@ -170,7 +170,11 @@ class TextWorldBackend:
         return str(self._state.feedback)
 
     def step(self, action: str) -> str:
-        """Take an action and return the answer."""
+        """Take an action and return the answer.
+
+        Raises:
+            EngineError: The official engine failed.
+        """
         try:
             self._state, _, _ = self._env.step(action)
         except Exception as err:  # Whatever goes wrong in there is the engine's failure.

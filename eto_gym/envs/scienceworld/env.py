@@ -121,6 +121,10 @@ class ScienceWorldEnv(TextEnv):
             admissible_actions: See `TextEnv`.
             render_mode: See `TextEnv`.
             feedback: See `TextEnv`.
+
+        Raises:
+            UnknownNameError: An option has no such value.
+            ValueError: `lanes` or `max_episode_steps` is below 1.
         """
         super().__init__(
             choose_types(load_tasks(split, split_scheme), task_types),

@@ -96,7 +96,11 @@ def worked_example(name: str) -> tuple[str, ...]:
 
 @functools.cache
 def load_examples() -> dict[str, dict[str, Any]]:
-    """Return the recorded episodes behind the worked examples: task, simplifications, turns."""
+    """Return the recorded episodes behind the worked examples: task, simplifications, turns.
+
+    Raises:
+        DataError: Their file is damaged.
+    """
     text = resources.files("eto_gym.envs.scienceworld").joinpath("examples.json").read_text("utf-8")
     try:
         loaded = json.loads(text)

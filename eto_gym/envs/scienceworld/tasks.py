@@ -107,6 +107,9 @@ def load_tasks(split: str, scheme: SplitScheme = "official") -> TaskSet:
             tasks, 1,483 / 194 / 211; the paper calls dev "seen" and test "unseen". Of its training
             tasks, 357 lie outside the official training split, and 54 of those are in its dev
             list as well: score on "test", or on the official splits, to be safe.
+
+    Raises:
+        UnknownNameError: There is no such split or scheme.
     """
     check_choice("split_scheme", scheme, SPLIT_SCHEMES)
     check_choice("split", split, SPLITS)

@@ -111,6 +111,11 @@ class WebShopEnv(TextEnv):
             admissible_actions: See `TextEnv`.
             render_mode: See `TextEnv`.
             feedback: See `TextEnv`.
+
+        Raises:
+            UnknownNameError: An option has no such value.
+            EtoGymError: The catalog cannot be opened, or has no such goals.
+            ValueError: `max_episode_steps` is below 1.
         """
         check_choice("observation", observation, OBSERVATION_MODES)
         self._shop = open_shop(catalog)
@@ -167,7 +172,11 @@ class WebShopEnv(TextEnv):
 
     @property
     def session(self) -> Session:
-        """The current visit to the shop."""
+        """The current visit to the shop.
+
+        Raises:
+            EtoGymError: There was no `reset` yet.
+        """
         if self._session is None:
             raise EtoGymError("there is no current session before reset")
         return self._session
@@ -200,7 +209,11 @@ class WebShopEnv(TextEnv):
         return ShopRecap if self._mode == "text" else no_state
 
     def make_expert(self) -> Expert:
-        """Return an expert that reads pages in observation mode "text"."""
+        """Return an expert that reads pages in observation mode "text".
+
+        Raises:
+            EtoGymError: The observation mode is another one.
+        """
         if self._mode != "text":
             raise EtoGymError(f"the expert reads observation 'text', not {self._mode!r}")
         budget = self.step_limit or PAPER_STEPS

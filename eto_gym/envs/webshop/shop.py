@@ -50,7 +50,12 @@ class Shop:
         return self._pages[show_attributes]
 
     def tasks(self, kind: GoalKind, split: str) -> GoalTasks:
-        """Return the task set of a split."""
+        """Return the task set of a split.
+
+        Raises:
+            UnknownNameError: There is no such kind of goals, or split.
+            EtoGymError: The catalog holds no goals of this kind.
+        """
         check_choice("goals", kind, GOAL_KINDS)
         check_choice("split", split, SPLITS)
         key = (kind, split)

@@ -56,7 +56,12 @@ class TextColumn(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return one text, or the list of a slice."""
+        """Return one text, or the list of a slice.
+
+        Raises:
+            IndexError: There is no such text.
+            DataError: It is no UTF-8.
+        """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):

@@ -118,7 +118,11 @@ class GoalTasks(TaskSet):
     def filter(
         self, predicate: Callable[[Task], bool] | None = None, *, type: str | None = None
     ) -> TaskSet:
-        """Keep the tasks of one `type`, or those for which `predicate` holds, or both."""
+        """Keep the tasks of one `type`, or those for which `predicate` holds, or both.
+
+        Raises:
+            UnknownNameError: No task is of this type.
+        """
         tasks = list(self)
         if type is not None and all(task.type != type for task in tasks):
             raise unknown_name("task type", type, sorted({task.type for task in tasks}))

@@ -291,6 +291,11 @@ def test_wrong_options_are_refused() -> None:
         {"extra_body": [1]},
         {"stop": [""]},
         {"stop": 3},
+        {"per_server": 0},
+        {"send_seed": "no"},
+        {"leave_out": 3},
+        {"leave_out": [1]},
+        {"leave_out": "user"},
     ):
         with pytest.raises(EtoGymError) as err:
             EndpointPolicy("localhost:1", "m", **wrong)

@@ -329,8 +329,16 @@ def test_sampling_follows_the_distribution() -> None:
 
 
 def test_wrong_options_are_refused() -> None:
-    for wrong in ({"temperature": -1}, {"top_p": 0.0}, {"max_new_tokens": 0}, {"on_full": "cut"}):
-        with pytest.raises(EtoGymError):
+    for wrong in (
+        {"temperature": -1},
+        {"top_p": 0.0},
+        {"max_new_tokens": 0},
+        {"on_full": "cut"},
+        {"context": 0},
+        {"max_cached_tokens": -1},
+        {"keep_cache": "no"},
+    ):
+        with pytest.raises(EtoGymError, match=f"expected .*{next(iter(wrong))}"):
             policy(**wrong)
     with pytest.raises(EtoGymError, match="same key"):
         policy().act([Conversation("a", hello(0)[1:]), Conversation("a", hello(0)[1:])])

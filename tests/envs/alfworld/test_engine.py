@@ -317,6 +317,13 @@ def test_a_foreign_snapshot_is_refused(change: dict[str, Any]) -> None:
         ("pddl_problem", "Potato_bar_1 - object", "", "declaring"),
         ("pddl_problem", "(atLocation agent1 loc_bar_9)", "", "one agent"),
         ("pddl_problem", "(receptacleAtLocation Fridge_bar_1 loc_bar_4)", "", "one location"),
+        (
+            "pddl_problem",
+            "(canContain CabinetType CupType)",
+            "(canContain CabinetType)",
+            "malformed",
+        ),
+        ("pddl_problem", "(inReceptacle ?o ?r)", "(inReceptacle ?o)", "malformed fact or goal"),
     ],
 )
 def test_a_game_that_the_engine_does_not_know_is_refused(

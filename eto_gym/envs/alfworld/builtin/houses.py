@@ -49,7 +49,11 @@ class Dice(random.Random):
         return items[int(self.random() * len(items))]
 
     def weighted(self, weights: Mapping[T, float]) -> T:
-        """Draw a key with a chance in proportion to its value."""
+        """Draw a key with a chance in proportion to its value.
+
+        Raises:
+            ValueError: No value is positive.
+        """
         left = self.random() * sum(weights.values())
         last: T | None = None
         for key, weight in weights.items():

@@ -80,6 +80,9 @@ def task_set(split: str, *, size: str = "medium") -> TaskSet:
         size: "small" (5-7 receptacles), "medium" (6-14) or "large" (10-34, as in the official
             games). Medium by default: searching is needed, and texts stay short enough for a model
             that learns on a CPU.
+
+    Raises:
+        UnknownNameError: There is no such split or house size.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)

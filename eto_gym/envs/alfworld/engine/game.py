@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,6 +22,8 @@ BANNER = "-= Welcome to TextWorld, ALFRED! =-"
 
 Action: TypeAlias = tuple[str, int, int]
 """What a command does: its kind and up to two indices (-1 where there is none)."""
+
+_NUMBERED = ("object", "receptacle", "location")
 
 _KNOWN_FACTS = frozenset(
     {
@@ -150,110 +152,139 @@ def parse_game(data: str | Mapping[str, Any], *, action_grammar: ActionGrammar =
         wording = Wording(wording.verb, wording.arrive_at_receptacle, None)
     elif wording.help_text is None:
         raise DataError("the domain has an action 'help' that the grammar does not word")
-    return _build_game(parse_problem(parts[2]), rules, task, wording)
+    problem = parse_problem(parts[2])
+    try:
+        return _build_game(problem, rules, task, wording)
+    except (KeyError, ValueError, IndexError, TypeError) as err:
+        raise DataError(f"the PDDL problem states a malformed fact or goal: {err}") from err
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The facts of a problem, with what they are about as numbers.
+
+    Attributes:
+        rows: Predicate -> its argument tuples, which are ids.
+        number: Id of an object, receptacle or location -> its number among those of its kind.
+    """
+
+    rows: Mapping[str, Sequence[tuple[str, ...]]]
+    number: Mapping[str, int]
+
+    def column(self, predicate: str, place: int = 0) -> list[int]:
+        return [self.number[row[place]] for row in self.rows.get(predicate, ())]
+
+    def pairs(self, predicate: str) -> list[tuple[int, int]]:
+        return [(self.number[a], self.number[b]) for a, b in self.rows.get(predicate, ())]
+
+    def types(self, predicate: str) -> dict[str, str]:
+        """Return id -> type."""
+        return {name: kind for name, kind in self.rows.get(predicate, ())}  # noqa: C416
+
+    def of_type(self, predicate: str, types: Collection[str]) -> frozenset[int]:
+        found = self.types(predicate).items()
+        return frozenset(self.number[name] for name, kind in found if kind in types)
 
 
 def _build_game(problem: Problem, rules: Rules, task: str, wording: Wording) -> Game:
-    facts = problem.facts
-    unknown = sorted(set(facts) - _KNOWN_FACTS)
+    unknown = sorted(set(problem.facts) - _KNOWN_FACTS)
     if unknown:
         raise DataError(f"the PDDL problem states facts that the engine does not know: {unknown}")
-    ids = {a for name, rows in facts.items() if name != "distance" for row in rows for a in row}
-    names = _display_names(ids)
+    members = _members(problem)
+    names = _display_names(name for group in members.values() for name in group)
+    objects, receptacles, locations = (
+        tuple(names[name] for name in members.get(kind, ())) for kind in _NUMBERED
+    )
+    facts = _Facts(
+        problem.facts,
+        {name: i for kind in _NUMBERED for i, name in enumerate(members.get(kind, ()))},
+    )
+    place = _functional(facts.pairs("receptacleatlocation"), len(receptacles))
+    return Game(
+        task=task,
+        wording=wording,
+        objects=objects,
+        receptacles=receptacles,
+        locations=locations,
+        place=place,
+        residents=_grouped([(at, r) for r, at in enumerate(place)], len(locations)),
+        goal=compile_goal(problem.goal, members=members, static=problem.facts),
+        openable=frozenset(facts.column("openable")),
+        pickupable=frozenset(facts.column("pickupable")),
+        toggleable=frozenset(facts.column("toggleable")),
+        sliceable=tuple(sorted(set(facts.column("sliceable")))),
+        knives=facts.of_type("objecttype", {"knifetype", "butterknifetype"}),
+        accepts=_accepts(facts, members.get("object", ())),
+        appliances={
+            "clean": _appliance(facts, rules.clean_types, "cleanable"),
+            "cool": _appliance(facts, {"fridgetype"}, "coolable"),
+            "heat": _appliance(facts, {"microwavetype"}, "heatable"),
+        },
+        holders=_holders(facts, objects),
+        start=_start(facts, len(objects), len(receptacles)),
+        intro=f"{BANNER}\n\nYou are in the middle of a room. Looking quickly around you, you see "
+        f"{list_things(receptacles)}.\n\n{task}",
+    )
+
+
+def _members(problem: Problem) -> dict[str, list[str]]:
+    """Return type -> the ids of this type that the facts name, sorted."""
+    rows = (row for name, rows in problem.facts.items() if name != "distance" for row in rows)
     members: dict[str, list[str]] = {}
-    for name in sorted(ids):
+    for name in sorted({name for row in rows for name in row}):
         kind = problem.types.get(name)
         if kind is None:
             raise DataError(f"the PDDL problem uses {name!r} without declaring it")
         members.setdefault(kind, []).append(name)
-    objects = members.get("object", [])
-    receptacles = members.get("receptacle", [])
-    locations = members.get("location", [])
-    number = {
-        name: i for group in (objects, receptacles, locations) for i, name in enumerate(group)
+    return members
+
+
+def _accepts(facts: _Facts, objects: Sequence[str]) -> tuple[frozenset[int], ...]:
+    """Return, for each object's id, the receptacles that may contain it."""
+    can_contain: dict[str, set[str]] = {}
+    for receptacle_type, object_type in facts.rows.get("cancontain", ()):
+        can_contain.setdefault(object_type, set()).add(receptacle_type)
+    accepting = {
+        kind: facts.of_type("receptacletype", types) for kind, types in can_contain.items()
+    }
+    types = facts.types("objecttype")
+    nowhere: frozenset[int] = frozenset()
+    return tuple(accepting.get(types.get(name, ""), nowhere) for name in objects)
+
+
+def _appliance(
+    facts: _Facts, types: Collection[str], able: str
+) -> tuple[frozenset[int], frozenset[int]]:
+    return facts.of_type("receptacletype", types), frozenset(facts.column(able))
+
+
+def _holders(facts: _Facts, objects: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Return objects that hold others -> the names of those."""
+    inner = sorted(facts.pairs("inreceptacleobject"))
+    return {
+        holder: tuple(objects[i] for i, outer in inner if outer == holder)
+        for holder in facts.column("isreceptacleobject")
     }
 
-    def column(predicate: str) -> list[int]:
-        return [number[row[0]] for row in facts.get(predicate, ())]
 
-    def pairs(predicate: str) -> list[tuple[int, int]]:
-        return [(number[a], number[b]) for a, b in facts.get(predicate, ())]
-
-    try:
-        place = _functional(pairs("receptacleatlocation"), len(receptacles))
-        residents = tuple(
-            tuple(r for r, at in enumerate(place) if at == location)
-            for location in range(len(locations))
-        )
-        agent_at = [number[row[1]] for row in facts.get("atlocation", ())]
-        held = [number[row[1]] for row in facts.get("holds", ())]
-        object_types = {o: kind for o, kind in facts.get("objecttype", ())}  # noqa: C416
-        receptacle_types = {r: kind for r, kind in facts.get("receptacletype", ())}  # noqa: C416
-        contained = pairs("inreceptacle")
-        object_places = pairs("objectatlocation")
-        inner = pairs("inreceptacleobject")
-        capable = {name: frozenset(column(name + "able")) for name in ("clean", "cool", "heat")}
-        flags = {
-            name: column("is" + name) for name in ("clean", "hot", "cool", "sliced", "toggled")
-        }
-        opened, openable = column("opened"), frozenset(column("openable"))
-        pickupable, toggleable = frozenset(column("pickupable")), frozenset(column("toggleable"))
-        sliceable = tuple(sorted(set(column("sliceable"))))
-        shells = column("isreceptacleobject")
-    except (KeyError, ValueError, IndexError) as err:
-        raise DataError(f"the PDDL problem states a malformed fact: {err}") from err
+def _start(facts: _Facts, objects: int, receptacles: int) -> dict[str, Any]:
+    """Return what the facts say of the start, where there are so many objects and receptacles."""
+    agent_at, held = facts.column("atlocation", 1), facts.column("holds", 1)
     if len(agent_at) != 1 or len(held) > 1:
         raise DataError("expected one agent, at one location, with at most one object in hand")
-
-    def of_type(types: Iterable[str]) -> frozenset[int]:
-        return frozenset(number[r] for r, kind in receptacle_types.items() if kind in types)
-
-    can_contain: dict[str, set[str]] = {}
-    for receptacle_type, object_type in facts.get("cancontain", ()):
-        can_contain.setdefault(object_type, set()).add(receptacle_type)
-    accepting = {kind: of_type(types) for kind, types in can_contain.items()}
-    nowhere: frozenset[int] = frozenset()
-    labels = {kind: tuple(names[name] for name in group) for kind, group in members.items()}
-    return Game(
-        task=task,
-        wording=wording,
-        objects=labels.get("object", ()),
-        receptacles=labels.get("receptacle", ()),
-        locations=labels.get("location", ()),
-        place=place,
-        residents=residents,
-        goal=compile_goal(problem.goal, members=members, static=facts),
-        openable=openable,
-        pickupable=pickupable,
-        toggleable=toggleable,
-        sliceable=sliceable,
-        knives=frozenset(
-            number[o]
-            for o, kind in object_types.items()
-            if kind in {"knifetype", "butterknifetype"}
-        ),
-        accepts=tuple(accepting.get(object_types.get(o, ""), nowhere) for o in objects),
-        appliances={
-            "clean": (of_type(rules.clean_types), capable["clean"]),
-            "cool": (of_type({"fridgetype"}), capable["cool"]),
-            "heat": (of_type({"microwavetype"}), capable["heat"]),
+    contained = facts.pairs("inreceptacle")
+    return {
+        "location": agent_at[0],
+        "held": held[0] if held else -1,
+        "opened": frozenset(facts.column("opened")),
+        "inside": _grouped(contained, objects),
+        "contents": _grouped([(r, o) for o, r in contained], receptacles),
+        "at": tuple(map(frozenset, _grouped(facts.pairs("objectatlocation"), objects))),
+        **{
+            name: frozenset(facts.column("is" + name))
+            for name in ("clean", "hot", "cool", "sliced", "toggled")
         },
-        holders={
-            o: tuple(labels["object"][i] for i, outer in sorted(inner) if outer == o)
-            for o in shells
-        },
-        start={
-            "location": agent_at[0],
-            "held": held[0] if held else -1,
-            "opened": frozenset(opened),
-            "inside": _grouped(contained, len(objects)),
-            "contents": _grouped([(r, o) for o, r in contained], len(receptacles)),
-            "at": tuple(map(frozenset, _grouped(object_places, len(objects)))),
-            **{name: frozenset(rows) for name, rows in flags.items()},
-        },
-        intro=f"{BANNER}\n\nYou are in the middle of a room. Looking quickly around you, you see "
-        f"{list_things(labels.get('receptacle', ()))}.\n\n{task}",
-    )
+    }
 
 
 def _display_names(ids: Iterable[str]) -> dict[str, str]:

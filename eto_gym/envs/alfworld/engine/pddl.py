@@ -77,7 +77,11 @@ def parse_problem(text: str) -> Problem:
 
 
 def read_expressions(text: str) -> Iterator[Expression]:
-    """Yield the expressions of `text` one after the other, up to a surplus closing parenthesis."""
+    """Yield the expressions of `text` one after the other, up to a surplus closing parenthesis.
+
+    Raises:
+        DataError: A parenthesis is not closed.
+    """
     stack: list[list[Expression]] = []
     for token in _TOKEN.findall(text):
         if token == "(":
@@ -99,7 +103,11 @@ def read_expressions(text: str) -> Iterator[Expression]:
 
 
 def parse_variables(expression: Expression) -> list[tuple[str, str]]:
-    """Read a typed variable list (`?o - object ?r - receptacle`) as (variable, type) pairs."""
+    """Read a typed variable list (`?o - object ?r - receptacle`) as (variable, type) pairs.
+
+    Raises:
+        DataError: It is no list of symbols.
+    """
     if isinstance(expression, str) or not all(isinstance(part, str) for part in expression):
         raise DataError(f"expected a typed variable list in PDDL, got {expression!r}")
     return list(_typed_names([str(part) for part in expression]).items())

@@ -61,6 +61,9 @@ class NoisyExpert:
             verb: The game's word for putting things down.
             noise: Chance, at each step, to begin a detour of one to three random actions. 0.3 by
                 default: about every other action is then random.
+
+        Raises:
+            ValueError: `noise` is no chance.
         """
         if not 0.0 <= noise <= 1.0:
             raise ValueError(f"expected noise in 0..1, got {noise}")
@@ -243,6 +246,9 @@ def make_player(
         name: "random", "noisy" or "explorer"; the first two need `admissible_actions=True`.
         rng: Where all its choices come from.
         verb: The game's word for putting things down.
+
+    Raises:
+        UnknownNameError: There is no such player.
     """
     if name == "random":
         return RandomPlayer(rng)

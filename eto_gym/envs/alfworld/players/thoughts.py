@@ -132,7 +132,11 @@ SEEKING = {
 
 
 def narrate(action: str, rng: np.random.Generator) -> str:
-    """Say in one of several ways that an admissible action is done now, and not what for."""
+    """Say in one of several ways that an admissible action is done now, and not what for.
+
+    Raises:
+        ValueError: It is no action of ALFWorld.
+    """
     match = _OPERANDS.fullmatch(action)
     if match is None or match["verb"] not in _ACTIONS:
         raise ValueError(f"expected an action of ALFWorld, got {action!r}")

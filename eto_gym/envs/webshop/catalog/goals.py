@@ -108,7 +108,11 @@ class Goals(Sequence[Goal]):
     @overload
     def __getitem__(self, index: slice) -> list[Goal]: ...
     def __getitem__(self, index: int | slice) -> Goal | list[Goal]:
-        """Return a goal, or the list of a slice."""
+        """Return a goal, or the list of a slice.
+
+        Raises:
+            IndexError: There is no such goal.
+        """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
@@ -153,7 +157,11 @@ class Goals(Sequence[Goal]):
         return part
 
     def draw(self, generator: np.random.Generator) -> int:
-        """Draw the index of a goal with the probability that its weight gives it."""
+        """Draw the index of a goal with the probability that its weight gives it.
+
+        Raises:
+            EtoGymError: There is no goal.
+        """
         if not len(self):
             raise EtoGymError(f"the catalog has no {self.kind} goal")
         point = generator.random() * float(self.cumulative_weights[-1])

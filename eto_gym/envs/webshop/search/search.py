@@ -117,7 +117,11 @@ class Search:
         return self.top_scored(query, k)[0].tolist()  # type: ignore[no-any-return]
 
     def top_scored(self, query: str, k: int = 50) -> tuple[Array, Array]:
-        """Return the indices of the `k` best products and their float32 scores, best first."""
+        """Return the indices of the `k` best products and their float32 scores, best first.
+
+        Raises:
+            ValueError: `k` is below 1.
+        """
         if k < 1:
             raise ValueError(f"expected k >= 1, got {k}")
         terms = self._query_terms(query)

@@ -16,7 +16,11 @@ class HtmlPages:
     """
 
     def __init__(self) -> None:
-        """Load the templates."""
+        """Load the templates.
+
+        Raises:
+            MissingDependencyError: Jinja is not installed.
+        """
         jinja2 = require("jinja2", feature="the observation mode 'html'", extra="webshop")
         loader = jinja2.PackageLoader("eto_gym.envs.webshop.site", "templates")
         environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
