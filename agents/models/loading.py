@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.models.adapters import base_of, is_adapter, named_base
-from eto_gym.agents.models.hardware import DTYPES, played_dtype
+from eto_gym.agents.models.hardware import DTYPES, expand_for_many_rows, played_dtype
 from eto_gym.agents.models.model_names import one_line, resolve_model
 from eto_gym.agents.models.quiet import without_progress_bars
 from eto_gym.agents.models.sizes import adapter_rows
@@ -182,6 +182,8 @@ def load_model(
     if adapter is not None:
         model = with_adapter(model, adapter)
     loaded: PreTrainedModel = model.eval()
+    if quantization == "4bit" and device == "cpu":
+        expand_for_many_rows(loaded)
     return loaded
 
 
