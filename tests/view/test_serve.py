@@ -71,7 +71,7 @@ def test_a_folder_that_went_away_and_a_reader_who_did_are_no_tracebacks(
 ) -> None:
     shutil.rmtree(tmp_path)
     assert get(server, "/version")[0] in (200, 503)
-    assert get(server, "/")[0] == 503
+    assert 503 in (get(server, "/")[0] for _ in range(200)), "files are looked at now and then"
     assert capsys.readouterr().err == ""
 
 
