@@ -23,7 +23,7 @@ ANCHORED = {"match", "fullmatch"}
 # Patterns that are put together in a function, and why they are linear: looked at by hand.
 BY_HAND = {
     "agents/models/pieces.py": "alternatives of literal texts",
-    "agents/endpoint/client.py": "one literal text, the name of a field",
+    "agents/endpoint/sampling.py": "one literal text, the name of a field",
     "eto_gym/envs/alfworld/engine/wording.py": "the shape of _TASK there, for the name of a rule",
 }
 

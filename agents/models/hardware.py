@@ -83,10 +83,11 @@ def expand_for_many_rows(model: Any) -> None:
     """
     if not multiplies_bf16():
         return
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
-    for layer in model.modules():
-        if isinstance(layer, Linear4bit) and layer.support_avx512bf16_for_cpu:
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, Linear4bit)]
+    for layer in layers:
+        if layer.support_avx512bf16_for_cpu:
             few = copy.deepcopy(layer)  # repacks itself, unlike the layer
             layer.support_avx512bf16_for_cpu = False
             layer.forward = _by_rows(few, layer.forward)

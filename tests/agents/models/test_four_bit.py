@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -45,15 +46,16 @@ def test_many_rows_are_read_with_expanded_weights(
     x = torch.randn(*shape, 64)
     plain = _layer()
     plain.support_avx512bf16_for_cpu = False
-    model = torch.nn.Sequential(_layer())
-    model[0].support_avx512bf16_for_cpu = True
+    layer = _layer()
+    layer.support_avx512bf16_for_cpu = True
+    model = torch.nn.Sequential(layer)
     counted: list[_Counted] = []
 
     def copied(layer: Any) -> _Counted:
         counted.append(_Counted(lambda y: y[..., :1].expand(*y.shape[:-1], 96)))
         return counted[-1]
 
-    monkeypatch.setattr(hardware.copy, "deepcopy", copied)
+    monkeypatch.setattr(copy, "deepcopy", copied)
     names = list(model.state_dict())
     hardware.expand_for_many_rows(model)
     with torch.inference_mode():
@@ -69,13 +71,14 @@ def test_many_rows_are_read_with_expanded_weights(
 )
 def test_both_kernels_say_the_same_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "multiplies_bf16", lambda: True)
-    model = torch.nn.Sequential(_layer())
-    model[0].compute_dtype = torch.bfloat16
+    layer = _layer()
+    layer.compute_dtype = torch.bfloat16
+    model = torch.nn.Sequential(layer)
     hardware.expand_for_many_rows(model)
     x = torch.randn(hardware.MANY_ROWS, 64)
     with torch.inference_mode():
         many = model(x)
-        few = torch.cat([model(row) for row in x.split(4)])
+        few = torch.cat([model(x[i : i + 4]) for i in range(0, len(x), 4)])
     assert not torch.equal(many, few), "two kernels"
     torch.testing.assert_close(few, many, atol=0.05 * float(many.std()), rtol=0.05)
 
