@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from eto_gym.cli.parsing import Parser
-from eto_gym.cli.terminal import printable
+from eto_gym.cli.terminal import printable, reason_of
 from eto_gym.errors import EtoGymError, unknown_name
 from eto_gym.urls import without_userinfo
 
@@ -143,9 +143,7 @@ def _run(argv: Sequence[str]) -> int:
             return UNREAD
         # A folder that may not be written, a full disk, a file that went away: not our bug.
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
-        named = err.filename if err.filename2 is None else err.filename2  # where it was to go
-        place = "" if named is None else f"{named}: "
-        print(f"eto-gym {name}: {place}{err.strerror or err}", file=sys.stderr)
+        print(f"eto-gym {name}: {reason_of(err)}", file=sys.stderr)
         return 2
     except ValueError as err:
         if "null byte" not in str(err) and "null character" not in str(err):

@@ -22,7 +22,7 @@ from eto_gym.cli.arguments import (
     add_prompt_style,
     env_arguments,
 )
-from eto_gym.cli.terminal import printable
+from eto_gym.cli.terminal import printable, reason_of
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError
@@ -153,8 +153,7 @@ class Game:
         except EtoGymError as err:
             self._show(f"[{err}]")
         except OSError as err:  # a file that cannot be written ends no game
-            place = "" if err.filename is None else f"{err.filename}: "
-            self._show(f"[{place}{err.strerror or err}]")
+            self._show(f"[{reason_of(err)}]")
         return True
 
     def _handle(self, text: str) -> bool:
