@@ -114,8 +114,9 @@ class Decoder:
         on_cpu = self._device.type == "cpu"
         self._costs: Costs | None = None
         if on_cpu and not compile:  # a compiled step wants the same rows, and a GPU as many
+            held = (*model.parameters(), *model.buffers())  # packed weights are buffers
             self._costs = Costs(
-                weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+                weights=sum(tensor.numel() * tensor.element_size() for tensor in held),
                 layers=len(self.batch.layers),
                 token=self.batch.bytes_per_token,
             )

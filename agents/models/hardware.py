@@ -13,7 +13,8 @@ DTYPES = ("auto", "hardware", "float32", "bfloat16", "float16")
 where the device computes faster in it, or else that in which it was saved."""
 
 MANY_ROWS = 32
-"""Tokens of a pass from which on four-bit weights are read faster by expanding them first."""
+"""Tokens of a pass from which on four-bit weights are read faster by expanding them first, and for
+which bf16 weights are laid out."""
 
 
 def played_dtype(dtype: str, device: str = "auto") -> str:
@@ -96,6 +97,68 @@ def expand_for_many_rows(model: Any) -> None:
 def _by_rows(few: Callable[[Any], Any], many: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def forward(x: Any) -> Any:
         return (few if x.numel() < MANY_ROWS * x.shape[-1] else many)(x)
+
+    return forward
+
+
+def pack_weights(model: Any) -> None:
+    """Lay the bf16 weights of a model that plays on a CPU out once, as the CPU multiplies by them.
+
+    oneDNN does that anew in each pass, which takes up to half of a layer's time where few tokens
+    are read, as in saying a reply. The products are the same to the bit, with several threads in
+    passes of few tokens alone (hundreds are parted among threads in another way). The plain form is
+    dropped (a layer's `weight` then has rows without columns, and its buffer `packed` is what is
+    multiplied by), unless an embedding has it too or the model reads it beside the layer. Figures:
+    benchmarks/results.md, "SmolLM2 on a CPU with AMX".
+
+    Models with an adapter stay as they are: some adapters read the weights that they are put on.
+
+    Args:
+        model: A model in eval mode on a CPU, which is neither trained nor saved.
+    """
+    import torch
+
+    if not (multiplies_bf16() and torch.backends.mkldnn.is_available()):
+        return
+    if hasattr(model, "peft_config"):
+        return
+    embedded = model.get_input_embeddings().weight
+    plain = {}
+    for layer in model.modules():
+        if type(layer) is torch.nn.Linear and layer.weight.dtype == torch.bfloat16:
+            layer.forward = _packed_linear(layer)
+            if layer.weight is not embedded:
+                plain[layer] = layer.weight
+                # Not one on the device "meta": torch 2.13 multiplies by that, and gives numbers.
+                nothing = layer.weight.detach().new_empty((layer.out_features, 0))
+                layer.weight = torch.nn.Parameter(nothing, requires_grad=False)
+    if plain and not _answers(model):
+        for layer, weight in plain.items():
+            layer.weight = weight
+
+
+def _answers(model: Any) -> bool:
+    """Whether a pass over a token goes through."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros((1, 1), dtype=torch.long))
+    except RuntimeError:  # shapes do not fit
+        return False
+    return True
+
+
+def _packed_linear(layer: Any) -> Callable[[Any], Any]:
+    import torch
+
+    # What is laid out for MANY_ROWS serves fewer and more, with the sums in the same order.
+    packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), MANY_ROWS)
+    layer.register_buffer("packed", packed, persistent=False)
+    bias = None if layer.bias is None else layer.bias.detach()
+
+    def forward(x: Any) -> Any:
+        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
     return forward
 

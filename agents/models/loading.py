@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eto_gym.agents.models.adapters import base_of, is_adapter, named_base
-from eto_gym.agents.models.hardware import DTYPES, expand_for_many_rows, played_dtype
+from eto_gym.agents.models.hardware import DTYPES, expand_for_many_rows, pack_weights, played_dtype
 from eto_gym.agents.models.model_names import one_line, resolve_model
 from eto_gym.agents.models.quiet import without_progress_bars
 from eto_gym.agents.models.sizes import adapter_rows
@@ -132,8 +132,9 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     quantization: Literal["none", "4bit", "8bit"] = "none",
+    pack: bool = True,
 ) -> PreTrainedModel:
-    """Load a causal language model in eval mode.
+    """Load a causal language model in eval mode, to play with it.
 
     Args:
         name: What `resolve_model` takes: a folder, a GGUF file, "smollm2", or a name on the Hugging
@@ -143,6 +144,8 @@ def load_model(
         dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
         device: "auto" takes a GPU where there is one.
         quantization: "4bit" (NF4, double quantization) or "8bit" by bitsandbytes.
+        pack: On a CPU, lay weights in bf16 out for playing alone: the layers then compute what they
+            did, and their weights cannot be read, as compiling or saving would.
 
     Raises:
         DataError: The base of an adapter is not there, or the model needs code of its own.
@@ -184,6 +187,8 @@ def load_model(
     loaded: PreTrainedModel = model.eval()
     if quantization == "4bit" and device == "cpu":
         expand_for_many_rows(loaded)
+    if pack and device == "cpu":
+        pack_weights(loaded)
     return loaded
 
 

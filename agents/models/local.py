@@ -199,7 +199,12 @@ class LocalPolicy:
         check_mapping(template_kwargs=template_kwargs)
         options.setdefault("name", adapter or model)
         loaded = load_model(
-            model, adapter=adapter, dtype=dtype, device=device, quantization=quantization
+            model,
+            adapter=adapter,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            pack=not options.get("compile"),
         )
         tokenizer = load_tokenizer(model)
         embedding: Any = loaded.get_input_embeddings()
