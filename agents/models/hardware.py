@@ -118,20 +118,21 @@ def pack_weights(model: Any) -> None:
     """
     import torch
 
-    if not (multiplies_bf16() and torch.backends.mkldnn.is_available()):
-        return
-    if hasattr(model, "peft_config"):
+    has_onednn: Callable[[], bool] = torch.backends.mkldnn.is_available
+    if hasattr(model, "peft_config") or not (multiplies_bf16() and has_onednn()):
         return
     embedded = model.get_input_embeddings().weight
+    layers: list[Any] = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
     plain = {}
-    for layer in model.modules():
-        if type(layer) is torch.nn.Linear and layer.weight.dtype == torch.bfloat16:
-            layer.forward = _packed_linear(layer)
-            if layer.weight is not embedded:
-                plain[layer] = layer.weight
-                # Not one on the device "meta": torch 2.13 multiplies by that, and gives numbers.
-                nothing = layer.weight.detach().new_empty((layer.out_features, 0))
-                layer.weight = torch.nn.Parameter(nothing, requires_grad=False)
+    for layer in layers:
+        if layer.weight.dtype != torch.bfloat16:
+            continue
+        layer.forward = _packed_linear(layer)
+        if layer.weight is not embedded:
+            plain[layer] = layer.weight
+            # Not one on the device "meta": torch 2.13 multiplies by that, and gives numbers.
+            nothing = layer.weight.detach().new_empty((layer.out_features, 0))
+            layer.weight = torch.nn.Parameter(nothing, requires_grad=False)
     if plain and not _answers(model):
         for layer, weight in plain.items():
             layer.weight = weight

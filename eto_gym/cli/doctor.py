@@ -25,6 +25,9 @@ from eto_gym.registration import registered_ids
 
 DISTRIBUTION = "eto-gym"
 
+_NOT_BUILT_IN = ("trajectories", "smollm2")
+"""Data for which nothing stands in where it was not downloaded."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments: there are none."""
@@ -155,24 +158,27 @@ def _browser() -> str:
 
 
 def _data() -> Iterator[tuple[str, str]]:
-    """Yield where each benchmark keeps downloaded data, and whether there is any."""
+    """Yield where downloaded data is kept, and whether there is any."""
     for name, folder in data_folders().items():
         files = [file for file in folder.rglob("*") if file.is_file()]
         if all(".part" in file.suffixes for file in files):
             begun = "; a download was begun" if files else ""
-            yield name, f"built-in tasks only ({folder} is not there or empty{begun})"
+            without = "not downloaded" if name in _NOT_BUILT_IN else "built-in tasks only"
+            yield name, f"{without} ({folder} is not there or empty{begun})"
         else:
             size = sum(file.stat().st_size for file in files)
             yield name, f"{folder} ({size / 1e6:,.0f} MB)"
 
 
 def data_folders() -> dict[str, Path]:
-    """Return where each benchmark's downloaded data is by default."""
+    """Return where what `eto-gym data download` brings is by default."""
     home = data_home()
     return {
         "alfworld": home / "alfworld",
         "alfworld-move": home / "alfworld-move",
         "webshop": home / "webshop",
+        "trajectories": home / "eto-trajectories",
+        "smollm2": home / "models" / "smollm2",
     }
 
 

@@ -114,5 +114,6 @@ def test_doctor_takes_no_empty_folder_for_data(
     told = dict(doctor._data())
     assert told["alfworld"].endswith("is not there or empty)")
     assert told["webshop"].endswith("is not there or empty; a download was begun)")
+    assert told["smollm2"].startswith("not downloaded (")
     (tmp_path / "alfworld" / "archives" / "a.zip").write_bytes(b"1" * 2_000_000)
     assert dict(doctor._data())["alfworld"].endswith("(2 MB)")

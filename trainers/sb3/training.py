@@ -7,10 +7,10 @@ import inspect
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -29,9 +29,12 @@ from eto_gym.agents.sb3.policy import (
 )
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError, require, unknown_name
-from eto_gym.files import replacing, write_json
+from eto_gym.files import owned, replacing, write_json
 from eto_gym.trainers.sb3.settings import SB3Settings
 from eto_gym.trajectories import Trajectory, TrajectoryStore
+
+if TYPE_CHECKING:
+    from eto_gym.trainers.sb3.curve import LearningCurve
 
 logger = logging.getLogger(__name__)
 
@@ -69,34 +72,50 @@ def train(
         embedder: Replaces the hashed text features; see `EmbeddedText`.
 
     Raises:
-        EtoGymError: The folder is not empty, or the settings do not fit the environment.
+        EtoGymError: The folder is not empty, another run has it, or the settings do not fit the
+            environment.
         MissingDependencyError: Stable-Baselines3 or sb3-contrib is not installed.
     """
     check_run(settings)
-    from eto_gym.trainers.sb3.curve import LearningCurve, plot_curve
+    from eto_gym.trainers.sb3.curve import plot_curve
 
     folder = Path(out)
+    _check_empty(folder)
+    with ExitStack() as stack:
+        with _global_generators_kept():
+            model = _make_model(settings, embedder)
+            try:
+                # From here on there is a run; settings that do not work leave no folder.
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(owned(folder))
+                _check_empty(folder)  # another run may have come first
+                curve = _learn(model, settings, folder, embedder=embedder is not None)
+            finally:
+                model.get_env().close()
+            _save_model(model, folder / MODEL_FILE)
+        write_json(folder / "curve.json", curve.rows)
+        report = _evaluate(settings, folder, embedder)
+        chance = report["policies"]["random"]["success"]["mean"]
+        title = f"{settings.algo.upper()} on {settings.env}"
+        if not plot_curve(curve.rows, folder / "curve.png", title=title, random_success=chance):
+            logger.info("matplotlib is not installed: no curve.png; curve.csv has the figures")
+        write_json(folder / "report.json", report)
+    return report
+
+
+def _learn(model: Any, settings: SB3Settings, folder: Path, *, embedder: bool) -> LearningCurve:
+    """Write down what the run is, and train; return the curve."""
+    from eto_gym.trainers.sb3.curve import LearningCurve
+
+    write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder})
+    curve = LearningCurve(folder / "curve.csv", every=max(1, settings.steps // CURVE_ROWS))
+    model.learn(settings.steps, callback=curve)
+    return curve
+
+
+def _check_empty(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise EtoGymError(f"{folder} is not empty: name a new folder for a new run")
-    with _global_generators_kept():
-        model = _make_model(settings, embedder)
-        # From here on there is a run; settings that do not work leave no folder.
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SETTINGS_FILE, {**asdict(settings), "embedder": embedder is not None})
-        curve = LearningCurve(folder / "curve.csv", every=max(1, settings.steps // CURVE_ROWS))
-        try:
-            model.learn(settings.steps, callback=curve)
-        finally:
-            model.get_env().close()
-        _save_model(model, folder / MODEL_FILE)
-    write_json(folder / "curve.json", curve.rows)
-    report = _evaluate(settings, folder, embedder)
-    chance = report["policies"]["random"]["success"]["mean"]
-    title = f"{settings.algo.upper()} on {settings.env}"
-    if not plot_curve(curve.rows, folder / "curve.png", title=title, random_success=chance):
-        logger.info("matplotlib is not installed: no curve.png; curve.csv has the figures")
-    write_json(folder / "report.json", report)
-    return report
 
 
 def check_run(settings: SB3Settings) -> None:

@@ -87,10 +87,15 @@ def download(
 
 def _download(file: OfficialFile, folder: Path, address: str, progress: bool) -> Path:
     path = folder / file.name
+    was_there = path.exists()
     fetch(filled(address, "id", file.drive_id), path, sha256=None, progress=progress)
     with path.open("rb") as stream:
         start = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if start not in {b"[", b"{"}:
+        if was_there:
+            raise DataError(
+                f"{path} was there before and is no JSON: move it away, and call this again"
+            )
         # Google Drive answers with a page when a file was downloaded too often.
         path.unlink()
         path.with_name(path.name + ".sha256").unlink(missing_ok=True)

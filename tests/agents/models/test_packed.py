@@ -31,7 +31,8 @@ def llama(*, tied: bool, bias: bool = False) -> Any:
         num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied,
         attention_bias=bias,
     )  # fmt: skip
-    return LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    model: Any = LlamaForCausalLM(config)
+    return model.to(torch.bfloat16).eval()
 
 
 @needs_bf16
@@ -59,7 +60,8 @@ def test_the_plain_form_is_dropped_where_nothing_else_has_it() -> None:
         assert layer.mlp.up_proj.weight.shape == (160, 0)
         assert layer.mlp.up_proj.packed.shape == (160, 64)
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert model.device.type == "cpu" and model.dtype == torch.bfloat16
+    assert model.device.type == "cpu"
+    assert model.dtype == torch.bfloat16
 
     model = llama(tied=False)
     pack_weights(model)

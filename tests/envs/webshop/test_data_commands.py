@@ -99,6 +99,14 @@ def test_a_page_in_place_of_a_file_is_not_kept(drive: Drive, tmp_path: Path) -> 
     assert files.attributes.read_bytes() == good
 
 
+def test_a_file_of_the_user_is_not_thrown_away(drive: Drive, tmp_path: Path) -> None:
+    kept = tmp_path / SMALL[0].name
+    kept.write_text("<html>saved by hand</html>")
+    with pytest.raises(DataError, match="was there before and is no JSON"):
+        download(tmp_path, small=True, address=drive.address, progress=False)
+    assert kept.read_text() == "<html>saved by hand</html>"
+
+
 def test_a_file_that_is_not_there(drive: Drive, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="404"):
         download(tmp_path, address=drive.address, progress=False)

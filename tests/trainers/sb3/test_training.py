@@ -19,6 +19,7 @@ from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.agents.rollout.spec import RolloutSpec
 from eto_gym.cli.main import main
 from eto_gym.cli.train.sb3 import render
+from eto_gym.files import owned
 from eto_gym.trajectories import TrajectoryStore
 from tests.toy import CORRIDOR
 
@@ -162,6 +163,15 @@ def test_training_repeats_and_leaves_the_global_generators(tmp_path: Path) -> No
     assert curves[0] == curves[1]
     with pytest.raises(EtoGymError, match="not empty"):
         train(settings, tmp_path / "a")
+
+
+def test_a_folder_is_one_run_s(tmp_path: Path) -> None:
+    settings = SB3Settings(**{**SMALL, "eval_episodes": 4}, steps=256, algo_args={"n_steps": 32})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with owned(folder), pytest.raises(EtoGymError, match="another run is writing"):
+        train(settings, folder)
+    assert not any(folder.iterdir())
 
 
 def test_an_embedder_takes_the_place_of_hashed_features(tmp_path: Path) -> None:
