@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eto_gym.agents.memory import return_freed_memory
+
 DTYPES = ("auto", "hardware", "float32", "bfloat16", "float16")
 """Precisions of a model that plays; "auto" is that in which it was saved, and "hardware" bfloat16
 where the device computes faster in it, or else that in which it was saved."""
@@ -118,8 +120,7 @@ def pack_weights(model: Any) -> None:
     """
     import torch
 
-    has_onednn: Callable[[], bool] = torch.backends.mkldnn.is_available
-    if hasattr(model, "peft_config") or not (multiplies_bf16() and has_onednn()):
+    if hasattr(model, "peft_config") or not (multiplies_bf16() and _onednn_takes_bf16()):
         return
     embedded = model.get_input_embeddings().weight
     layers: list[Any] = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
@@ -136,6 +137,16 @@ def pack_weights(model: Any) -> None:
     if plain and not _answers(model):
         for layer, weight in plain.items():
             layer.weight = weight
+    plain.clear()
+    return_freed_memory()
+
+
+def _onednn_takes_bf16() -> bool:
+    """Whether this torch has oneDNN, and its instructions are not held back by the environment."""
+    import torch
+
+    available: Callable[[], bool] = torch.backends.mkldnn.is_available
+    return available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _answers(model: Any) -> bool:

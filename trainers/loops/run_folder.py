@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eto_gym.agents.memory import release_memory
 from eto_gym.errors import DataError, EtoGymError
 from eto_gym.files import (
     DIGESTS_FILE,
@@ -22,7 +23,6 @@ from eto_gym.files import (
     write_digests,
     write_json,
 )
-from eto_gym.trainers.model.memory import release_memory
 from eto_gym.trainers.run.process_group import ProcessGroup
 from eto_gym.trajectories import JsonlFile
 

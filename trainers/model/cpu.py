@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from eto_gym.trainers.model.memory import resident_bytes, return_freed_memory
+from eto_gym.agents.memory import resident_bytes, return_freed_memory
 
 
 def alone_on_cpu() -> bool:

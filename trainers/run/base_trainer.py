@@ -21,12 +21,12 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, TrainingArguments
 
+from eto_gym.agents.memory import return_freed_memory
 from eto_gym.errors import DataError
 from eto_gym.files import DIGESTS_FILE, changed_since, owned, read_object, write_json
 from eto_gym.trainers.data.batching import BucketSampler, FillerDataset, collate_with_fillers
 from eto_gym.trainers.model.cpu import alone_on_cpu, tidy_in_passing
 from eto_gym.trainers.model.lean import keep_less
-from eto_gym.trainers.model.memory import return_freed_memory
 from eto_gym.trainers.model.models import REPORT_FILE, push_model, uses_bf16, write_model
 from eto_gym.trainers.model.optimizers import build_optimizer, warmup_schedule
 from eto_gym.trainers.model.recompute import recompute_cheap

@@ -93,6 +93,14 @@ def test_other_models_stay_as_they_are(case: str) -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+def test_onednn_without_bf16_packs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where ONEDNN_MAX_CPU_ISA holds it below what the CPU has."""
+    monkeypatch.setattr(hardware, "_onednn_takes_bf16", lambda: False)
+    model = llama(tied=False)
+    pack_weights(model)
+    assert all(parameter.numel() for parameter in model.parameters())
+
+
 def test_a_slower_cpu_keeps_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "multiplies_bf16", lambda: False)
     model = llama(tied=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from eto_gym.agents import memory
 from eto_gym.trainers.loops.run_folder import RunFolder
-from eto_gym.trainers.model import memory
 
 torch = pytest.importorskip("torch")
 
