@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -29,10 +29,12 @@ class OneSpelling:
     Attributes:
         options: All options, those that the help does not show included.
         renamed: Old option -> the option that does the same now.
+        may_be_none: Options whose value may be none, which is written as Python does or as YAML.
     """
 
     options: tuple[str, ...] = ()
     renamed: Mapping[str, str] = MappingProxyType({})
+    may_be_none: Set[str] = frozenset()
     prog: str
 
     def add_argument(self, *names: Any, **details: Any) -> Any:
@@ -43,7 +45,9 @@ class OneSpelling:
 
     def parse_args(self, args: Any = None, namespace: Any = None, **more: Any) -> Any:
         """Parse the words of a command line."""
-        words = None if args is None else respelled(args, self.options, self.renamed)
+        words = args
+        if words is not None:
+            words = with_null(respelled(words, self.options, self.renamed), self.may_be_none)
         return super().parse_args(words, namespace, **more)  # type: ignore[misc]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -103,6 +107,29 @@ def respelled(words: Sequence[str], known: Iterable[str], renamed: Mapping[str, 
             logger.warning("%s is spelled %s now; the next version takes that alone", name, now)
         found.append(f"{now}{equals}{value}")
     return found
+
+
+def with_null(words: Sequence[str], options: Set[str]) -> list[str]:
+    """Return a command line with the value None of some options as YAML writes it.
+
+    Example:
+        >>> with_null(["--most", "None", "--least=none", "None"], {"--most", "--least"})
+        ['--most', 'null', '--least=null', 'None']
+    """
+    found = []
+    for before, word in zip(["", *words], words, strict=False):
+        name, equals, value = word.partition("=")
+        if before in options and is_none(word):
+            word = "null"
+        elif name in options and equals and is_none(value):
+            word = f"{name}=null"
+        found.append(word)
+    return found
+
+
+def is_none(value: object) -> bool:
+    """Whether a value is the word None, in either case."""
+    return value in ("None", "none")
 
 
 def worded(message: str, options: Iterable[str]) -> str:

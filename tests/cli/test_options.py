@@ -119,6 +119,22 @@ def test_a_value_is_no_option() -> None:
     assert respelled(words, ["--out", "--x"], {}) == words
 
 
+@pytest.mark.parametrize("word", ["None", "none", "null"])
+def test_none_is_written_as_the_help_says_or_as_yaml_does(word: str, tmp_path: Path) -> None:
+    given = settings("--pairing.max-extra-rounds", word, f"--pairing.max-pairs-per-task={word}")
+    assert given.pairing.max_extra_rounds is given.pairing.max_pairs_per_task is None
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"pairing: {{max_extra_rounds: {word}, cut_after_divergence: 1}}\n")
+    read = settings("--config", str(file), "--pairing.cut_after_divergence", word)
+    assert read.pairing.max_extra_rounds is read.pairing.cut_after_divergence is None
+
+
+def test_none_is_no_value_where_there_must_be_one(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        settings("--explore-tasks", "None")
+    assert "Expected a <class 'int'>. Got value: None" in capsys.readouterr().err
+
+
 def test_old_names_of_other_commands(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("stable_baselines3")
     with caplog.at_level(logging.WARNING):

@@ -30,7 +30,10 @@ class Coach(Protocol):
     """An expert that can watch somebody else play, and say at each step what it would do."""
 
     def observe(self, action: str | None, observation: str) -> None:
-        """Take in an observation and the action that led to it (None: the first observation)."""
+        """Take in an observation and the action that led to it.
+
+        No action (None) led to the first one, nor to what answers a reply that has none.
+        """
         ...
 
     def advise(self) -> Reply | None:
@@ -148,14 +151,15 @@ class _Adviser:
         self._env = text_env(env)
         expert: Expert = self._env.make_expert()
         self._coach = expert if isinstance(expert, Coach) else None
-        self._observation = ""
+        self._observation: str | None = None
 
     def observe(self, action: str | None, observation: str) -> None:
-        self._observation = observation
+        if action is not None or self._observation is None:
+            self._observation = observation
         if self._coach is not None:
             self._coach.observe(action, observation)
 
     def advise(self, info: dict[str, Any]) -> Reply | None:
         if self._coach is not None:
             return self._coach.advise()
-        return self._env.make_expert().act(self._observation, info)
+        return self._env.make_expert().act(self._observation or "", info)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from eto_gym.cli.arguments import parse_pairs
-from eto_gym.cli.parsing import Parser, generated_parser
+from eto_gym.cli.parsing import Parser, generated_parser, is_none
 from eto_gym.errors import DataError, require
 from eto_gym.trainers.settings.fields import SettingField, build, fields_of, nested
 from eto_gym.trainers.settings.presets import (
@@ -101,6 +101,11 @@ def read_command(command: Command, argv: Sequence[str]) -> Chosen:
         formatter_class=argparse.HelpFormatter,
     )
     parser.renamed = command.renamed
+    parser.may_be_none = {
+        f"--{command.names.get(item.name, item.name.replace('_', '-'))}"
+        for item in fields_of(command.settings)
+        if _may_be_none(item)
+    }
     flags = add_options(parser, command, everything=first.help_all)
     if first.help_all:
         parser.print_help()
@@ -231,6 +236,12 @@ def _details(item: SettingField, option: str) -> dict[str, Any]:
     return details
 
 
+def _may_be_none(item: SettingField) -> bool:
+    """Whether the word None means no value, as it cannot where any text is a value."""
+    kinds = get_args(item.type)
+    return type(None) in kinds and str not in kinds
+
+
 def _told(default: Any) -> bool:
     return default not in ("", None) and default != {}
 
@@ -257,7 +268,11 @@ def _checked(
         empty = name in kinds and type(None) not in get_args(kinds[name].type)
         if value is None and empty:
             raise DataError(f"{source}: expected a value of {name}, got null")
-    values = {name: item.value for name, item in found.items() if name in kinds}
+    values = {
+        name: None if _may_be_none(kinds[name]) and is_none(item.value) else item.value
+        for name, item in found.items()
+        if name in kinds
+    }
     parser = generated_parser(jsonargparse, prog=prog)
     for name in values:
         item = kinds[name]

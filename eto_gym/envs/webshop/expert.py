@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eto_gym.envs.webshop.pages import SEPARATOR
+from eto_gym.envs.webshop.pages import BACK, BUY, PREV, SEPARATOR, SUB_PAGES, parse_action
 from eto_gym.expert import Reply
 
 # It begins at a comma or at the first of some blanks: begun at each, a long run would be read anew.
@@ -34,6 +34,9 @@ _FILLER_WORDS = (
     "those to under value version want wanted wants we what which with would you"
 )
 _FILLER = frozenset(_FILLER_WORDS.split())
+_NO_BRACKETS = str.maketrans("[]", "  ")  # an action cannot carry them
+_READ_PAGES = ("features", "description")
+_NO_OPTIONS = {BACK.lower(), PREV.lower(), BUY.lower(), *SUB_PAGES}
 
 PAPER_STEPS = 10
 """Steps that an episode allows in the paper."""
@@ -101,7 +104,8 @@ class WebShopExpert:
     it for another that promises more, and keeps enough steps to choose the options and buy.
     Thoughts are templates; which wording is taken depends on the instruction alone, so that an
     episode is the same on every run. Where others have begun the episode, it starts with a search
-    of its own, unless too few steps are left for more than what the page offers.
+    of its own, unless too few steps are left for more than what the page offers. Told of all that
+    they did (`observe`), it says at each step how it would go on from there (`advise`).
     """
 
     def __init__(self, *, budget: int = PAPER_STEPS, taken: int = 0) -> None:
@@ -114,12 +118,14 @@ class WebShopExpert:
         self._budget = budget
         self._steps = taken
         self._instruction: str | None = None
-        self._searched = False
+        self._segments: list[str] = []  # the page that is shown
+        self._action: str | None = None
+        self._queries: set[str] = set()
         self._wish = ""
         self._properties: list[str] = []
         self._options: list[list[str]] = []
         self._limit: float | None = None
-        self._items: dict[str, _Item] = {}
+        self._items: dict[str, _Item] = {}  # by what is clicked to open them
         self._kind: set[str] = set()
         self._current: _Item | None = None
         self._pressed: list[str] = []
@@ -127,14 +133,74 @@ class WebShopExpert:
 
     def act(self, observation: str, info: dict[str, Any]) -> Reply | None:
         """Return the next reply, or None after the purchase or where there is nothing to buy."""
-        segments = observation.split(SEPARATOR)
-        if len(segments) < 4 or segments[0].startswith("Thank you for shopping"):
-            return None
+        self.observe(self._action, observation)
+        reply = self.advise()
+        self._action = reply.action if reply else None
+        return reply
+
+    def observe(self, action: str | None, observation: str) -> None:
+        """Take in an observation and the action that led to it.
+
+        No action led to the first one, nor to what answers a reply that has none: the page stays.
+        """
+        if self._segments:
+            self._steps += 1
+            if action is None:
+                return
+            self._take(*parse_action(action))
+        self._segments = segments = observation.split(SEPARATOR)
+        if not _is_page(segments):
+            return
         if self._instruction is None:
             self._read(segments[2] if segments[0] == "WebShop" else segments[1])
-        reply = self._reply(segments)
-        self._steps += 1
-        return reply
+        if segments[0] == "WebShop":
+            return
+        if segments[3].startswith("Page "):
+            self._list_items(segments[4:])
+            return
+        if self._current is None and segments[-1] == BUY:  # somebody else opened it
+            self._current = _Item(0, "", _title(segments[4:]), "", opened=True)
+        if self._current is not None:
+            self._current.learn(" ".join(segments[4:]))
+
+    def advise(self) -> Reply | None:
+        """Say what to do now, without taking it as done; None as for `act`."""
+        segments = self._segments
+        if not _is_page(segments):
+            return None
+        # To search, to open and to buy takes three steps.
+        may_search = self._query() not in self._queries and self._budget - self._steps >= 3
+        if may_search and (not self._queries or segments[0] == "WebShop"):
+            return self._search()
+        if segments[0] == "WebShop":
+            return None  # the search found nothing to buy, or it is too late for one
+        if segments[3].startswith("Page "):
+            return self._search() if may_search and self._found_nothing() else self._at_results()
+        if segments[-1] == BUY:
+            return self._at_item(segments[4:])
+        return self._say(BACK_THOUGHTS, "click[< prev]")
+
+    def _take(self, name: str, argument: str | None) -> None:
+        """Note what an action does on the page where it is taken; most words do nothing."""
+        segments, target = self._segments, (argument or "").lower()
+        if not target or not _is_page(segments):
+            return
+        if name == "search":
+            self._queries.add(target)
+            self._current = None
+        elif name != "click" or target not in map(str.lower, segments):
+            return
+        elif segments[-1] != BUY:
+            if segments[3].startswith("Page ") and target in self._items:
+                self._current = self._items[target]
+                self._current.opened = True
+                self._pressed = []
+        elif self._current is not None:
+            if target in _READ_PAGES:
+                if target not in self._current.read:
+                    self._current.read.append(target)
+            elif target not in _NO_OPTIONS and target not in self._pressed:
+                self._pressed.append(target)
 
     def _read(self, instruction: str) -> None:
         self._instruction = instruction
@@ -147,60 +213,59 @@ class WebShopExpert:
         named = ([w for w in _content(clause) if w != "long"] for clause in clauses)
         self._options = [words for words in named if words]
 
-    def _reply(self, segments: list[str]) -> Reply | None:
-        # To search, to open and to buy takes three steps.
-        if not self._searched and self._budget - self._steps >= 3:
-            return self._search()
-        if segments[0] == "WebShop":
-            return None  # the search found nothing to buy, or it is too late for one
-        if segments[3].startswith("Page "):
-            return self._at_results(segments[4:])
-        if segments[-1] == "Buy Now":
-            return self._at_item(segments[4:])
-        return self._at_sub_page(segments[4:])
-
     # --- pages -----------------------------------------------------------------------------------
 
-    def _search(self) -> Reply:
-        self._searched = True
-        query = " ".join(dict.fromkeys(_content(self._wish))) or "anything"
-        wish = _REQUEST.sub("", self._wish, count=1) if _REQUEST.match(self._wish) else self._wish
-        return self._say(OPENING_THOUGHTS, f"search[{query}]", wish=wish)
+    def _query(self) -> str:
+        """Return the words to search by."""
+        words = dict.fromkeys(_content(self._wish.translate(_NO_BRACKETS)))
+        return " ".join(words) or "anything"
 
-    def _at_results(self, segments: list[str]) -> Reply | None:
-        if not self._items:
-            self._list_items(segments)
+    def _search(self) -> Reply:
+        wish = _REQUEST.sub("", self._wish, count=1) if _REQUEST.match(self._wish) else self._wish
+        return self._say(OPENING_THOUGHTS, f"search[{self._query()}]", wish=wish)
+
+    def _found_nothing(self) -> bool:
+        """Whether no product of the results names a word of the thing that is wanted."""
+        wanted = set(map(_stem, self._properties))
+        return not any(item.words & wanted for item in self._items.values())
+
+    def _at_results(self) -> Reply | None:
         if not self._items:
             return None
         best = max(self._items.values(), key=self._promise)
         thoughts: Sequence[str] = DEAR_THOUGHTS if self._too_dear(best) else RESULT_THOUGHTS
         if best.opened:
             thoughts = REOPEN_THOUGHTS
-        best.opened = True
-        self._current = best
-        self._pressed = []
         action = f"click[{best.asin.lower()}]"
         return self._say(thoughts, action, asin=best.asin, title=best.title, price=best.price)
 
     def _list_items(self, segments: list[str]) -> None:
+        """Read a page of results; what is known already of a product on it is kept."""
         listed = segments[segments.index("Next >") + 1 :] if "Next >" in segments else []
-        for rank, place in enumerate(range(0, len(listed) - 2, 3)):
-            item = _Item(rank, listed[place], listed[place + 1], listed[place + 2])
+        found = {listed[place].lower(): place for place in range(0, len(listed) - 2, 3)}
+        if list(found) == list(self._items):
+            return
+        known, self._items, self._kind = self._items, {}, set()
+        titles = []
+        for rank, (code, place) in enumerate(found.items()):
+            asin, title, price = listed[place : place + 3]
+            item = _Item(rank, asin, title, price)
             item.learn(item.title)
-            self._items[item.asin] = item
+            titles.append(set(item.words))
+            if code in known:
+                item.words |= known[code].words
+                item.opened, item.read = known[code].opened, known[code].read
+            self._items[code] = item
         # Wanted words that most titles hold name the thing itself; the others, its properties.
         for word in map(_stem, self._properties):
-            count = sum(word in item.words for item in self._items.values())
-            if count >= 0.6 * len(self._items):
+            if sum(word in title for title in titles) >= 0.6 * len(titles):
                 self._kind.add(word)
 
     def _at_item(self, segments: list[str]) -> Reply:
         item = self._current
-        if item is None:  # somebody else opened it, and there is no time to look for another
-            item = self._current = _Item(0, "", _title(segments), "", opened=True)
-        item.learn(" ".join(segments))
+        assert item is not None  # `observe` has seen this page
         chosen = self._wanted_values(segments, item)
-        todo = [value for value in chosen if value not in self._pressed]
+        todo = [value for value in chosen if value.lower() not in self._pressed]
         unsure = self._missing(item)
         # Going away and coming back, or to another product, takes two steps.
         can_leave = self._budget - self._steps - max(len(todo), len(self._options)) - 1 >= 2
@@ -209,21 +274,14 @@ class WebShopExpert:
             if max(map(self._promise, rivals), default=-9.0) > self._promise(item):
                 lack = " ".join(unsure) or "a fitting price"
                 return self._say(RETURN_THOUGHTS, "click[< prev]", missing=lack)
-            unread = [page for page in ("features", "description") if page not in item.read]
+            unread = [page for page in _READ_PAGES if page not in item.read]
             if unread and any(_stem(w) not in item.words for w in self._properties):
-                item.read.append(unread[0])
                 told = " ".join(w for w in self._properties if _stem(w) not in item.words)
                 action = f"click[{unread[0]}]"
                 return self._say(READ_THOUGHTS, action, missing=told, page=unread[0])
         if todo and self._budget - self._steps >= 2:
-            self._pressed.append(todo[0])
             return self._say(OPTION_THOUGHTS, f"click[{todo[0]}]", value=todo[0])
         return self._say(BUY_THOUGHTS, "click[buy now]")
-
-    def _at_sub_page(self, segments: list[str]) -> Reply:
-        if self._current is not None:
-            self._current.learn(" ".join(segments))
-        return self._say(BACK_THOUGHTS, "click[< prev]")
 
     # --- judgement -------------------------------------------------------------------------------
 
@@ -260,7 +318,9 @@ class WebShopExpert:
         named = [
             value
             for value in dict.fromkeys(segments[:end])
-            if _content(value) and _contains(wish, _tokens(value))
+            if _content(value)
+            and _contains(wish, _tokens(value))
+            and parse_action(f"click[{value}]") == ("click", value)  # else no action reaches it
         ]
         # A value whose words are part of another's ("twin" of "twin xl") is not what was named.
         return [
@@ -271,6 +331,11 @@ class WebShopExpert:
 
     def _say(self, thoughts: Sequence[str], action: str, **facts: str) -> Reply:
         return Reply(self._rng.choice(thoughts).format(**facts), action)
+
+
+def _is_page(segments: Sequence[str]) -> bool:
+    """Whether it is a page on which something can be done."""
+    return len(segments) >= 4 and not segments[0].startswith("Thank you for shopping")
 
 
 def _title(segments: Sequence[str]) -> str:

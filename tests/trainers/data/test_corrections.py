@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,69 @@ def test_the_expert_finishes_from_where_the_agent_went_wrong(
             env.step(str(advice))
             expert.observe(advice.action, env.steps[-1].observation)
         assert env.result().success, failure.task_id
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "actions"),
+    [
+        ("ETO/ALFWorld-v0", HOUSE, ["look", "inventory", "examine nothing", "look"]),
+        (
+            "ETO/WebShop-v0",
+            {"split": "train", "max_episode_steps": 10},
+            ["search[red mug]", "click[next >]", "click[b0nonsense]", "click[back to search]"],
+        ),
+        (LOCKS_ID, {}, ["use nothing"]),
+    ],
+)
+def test_a_reply_without_an_action_changes_nothing_but_itself(
+    env_id: str, kwargs: dict[str, Any], actions: list[str]
+) -> None:
+    env = ConversationEnv(gym.make(env_id, **kwargs), prompt_style="none")
+
+    def advice(replies: list[str]) -> list[tuple[str, str]]:
+        env.reset(options={"task": text_env(env).task_set[0].id})
+        for reply in replies:
+            env.step(reply)
+        failure = Trajectory(
+            task_id=text_env(env).task.id,
+            task_type="",
+            messages=env.conversation[: 2 * len(replies)],
+            steps=env.steps,
+            outcome="truncated",
+            reward=0.0,
+            success=False,
+        )
+        pairs, report = correct_failures(env, [failure], SETTINGS)
+        assert report.skipped["no_advice"] == report.skipped["not_repeated"] == 0
+        found = []
+        for pair in pairs:
+            advised, said = parse_reply(pair.chosen[0].content), pair.rejected[0].content
+            assert advised is not None
+            found.append((said, advised.action))
+        return found
+
+    replies = [f"Action: {action}" for action in actions]
+    without = advice(replies)
+    silent = advice([*replies[:-1], "I have no idea.", replies[-1]])
+    assert [pair for pair in silent if pair[0] != "I have no idea."] == without
+    assert len(silent) == len(without) + 1
+
+
+def test_on_webshop_advice_is_to_go_on_and_not_to_begin_anew() -> None:
+    """Asked anew at each page, the expert would search again wherever the agent has come to."""
+    kwargs: dict[str, Any] = {"split": "train", "max_episode_steps": 10}
+    spec = RolloutSpec(
+        "ETO/WebShop-v0", player_policy, env_kwargs={**kwargs, "admissible_actions": True}, slots=8
+    )
+    env = ConversationEnv(gym.make("ETO/WebShop-v0", **kwargs), prompt_style="none")
+    tasks = text_env(env).task_set.ids[:8]
+    failures = [t for t in collect(spec, plan_episodes(tasks, samples=1)) if not t.success]
+    pairs, report = correct_failures(env, failures, SETTINGS)
+    assert len(pairs) > 2 * len(failures)
+    assert not report.skipped["not_repeated"]
+    advised = [parse_reply(pair.chosen[0].content) for pair in pairs]
+    kinds = Counter(reply.action.partition("[")[0] for reply in advised if reply is not None)
+    assert kinds["click"] > kinds["search"] > 0
 
 
 def test_an_expert_that_cannot_watch_is_asked_anew_at_each_step() -> None:

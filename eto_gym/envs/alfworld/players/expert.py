@@ -80,7 +80,12 @@ class ALFWorldExpert:
         return reply
 
     def observe(self, action: str | None, observation: str) -> None:
-        """Take in an observation and the action that led to it (None: the first observation)."""
+        """Take in an observation and the action that led to it.
+
+        No action led to the first one, nor to what answers a reply that has none: nothing happened.
+        """
+        if self._started and action is None:
+            return
         self.beliefs.update(action if self._started else None, observation)
         if not self._started:
             self._started = True
