@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"
+"""Environment variable by which transformers leaves heads that share keys to torch's attention."""
 
 _NAME = "packed_sdpa"
 
@@ -106,5 +111,34 @@ def packed_heads(model: Any) -> Iterator[None]:
     finally:
         config._attn_implementation = before
 
+
+class _KeysLeftShared:
+    """Keeps transformers from copying keys and values for every head that shares them, meanwhile.
+
+    It does so where there is a mask, and on a CPU that copy costs more than the attention itself,
+    which needs none. What is trained in the same process is left as it is: a model would otherwise
+    learn other last digits where one has played before. A value that is set already is kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._ours = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._ours = FORCE_GQA not in os.environ
+                os.environ.setdefault(FORCE_GQA, "1")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._ours:
+                os.environ.pop(FORCE_GQA, None)
+
+
+keys_left_shared = _KeysLeftShared()
 
 AttentionInterface.register(_NAME, packed_attention)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from eto_gym.agents.models.attention import packed_heads
+from eto_gym.agents.models.attention import keys_left_shared, packed_heads
 from eto_gym.agents.models.batches import Costs
 from eto_gym.agents.models.compiled import CompiledStep
 from eto_gym.agents.models.kv import KVBatch, KVRow, cache_argument
@@ -112,6 +112,7 @@ class Decoder:
         self._stopped = stopped
         self._device = next(model.parameters()).device
         on_cpu = self._device.type == "cpu"
+        self._sharing = keys_left_shared if on_cpu else contextlib.nullcontext()
         self._costs: Costs | None = None
         if on_cpu and not compile:  # a compiled step wants the same rows, and a GPU as many
             held = (*model.parameters(), *model.buffers())  # packed weights are buffers
@@ -158,7 +159,9 @@ class Decoder:
         """Compute the keys and values of `ids` into `row`, and sample nothing."""
         job = Job(ids, row, limit=0)
         self._load([job], columns=len(ids))
-        if no_numbers(self._read([job])).any():
+        with self._sharing:
+            logits = self._read([job])
+        if no_numbers(logits).any():
             self.batch.clear(0)
         else:
             row.store(self.batch, 0, 0, ids, len(row.ids))
@@ -175,8 +178,9 @@ class Decoder:
             batches = [slice(first, first + most) for first in range(0, len(jobs), most)]
         else:
             batches = self._costs.cut([len(job.ids) + job.limit for job in jobs], most)
-        for batch in batches:
-            self._run(jobs[batch])
+        with self._sharing:
+            for batch in batches:
+                self._run(jobs[batch])
         if (broken := sum(job.broken for job in jobs)) and not self._told:
             self._told = True
             logger.warning(

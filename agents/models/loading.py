@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,9 +15,6 @@ from eto_gym.files import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-FORCE_GQA = "TRANSFORMERS_SDPA_FORCE_GQA"
-"""Environment variable by which transformers leaves heads that share keys to torch's attention."""
 
 
 def from_pretrained(auto: Any, name: str | Path, **options: Any) -> Any:
@@ -168,10 +164,6 @@ def load_model(
             name, adapter = base, name
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
-        # Under a mask, transformers copies keys and values for every head that shares them. On a
-        # CPU that copy costs more than the attention itself, which needs none.
-        os.environ.setdefault(FORCE_GQA, "1")
     dtype = played_dtype(dtype, device)
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
     if quantization != "none":

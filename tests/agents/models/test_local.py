@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 # ruff: noqa: E402
 from eto_gym.agents.models.codec import ChatCodec
 from eto_gym.agents.models.kv import cache_argument
-from eto_gym.agents.models.loading import FORCE_GQA, read_template
+from eto_gym.agents.models.loading import read_template
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.models.sampling import Sampler
 from eto_gym.agents.models.tiny import build_model, save_tiny
@@ -344,31 +344,6 @@ def test_wrong_options_are_refused() -> None:
         policy().act([Conversation("a", hello(0)[1:]), Conversation("a", hello(0)[1:])])
     with pytest.raises(UnknownNameError, match="dtype"):
         LocalPolicy.from_pretrained("nowhere", dtype="float23")
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_heads_that_share_keys_are_never_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
-    from transformers.integrations import sdpa_attention
-
-    if FORCE_GQA not in Path(sdpa_attention.__file__).read_text("utf-8"):
-        pytest.skip("this transformers copies them while prompts are read")
-    monkeypatch.setenv(FORCE_GQA, "1")  # as it is where a model is loaded on a CPU
-    folder = save_tiny(make_model("qwen3"), TOKENIZER, tmp_path / "model")
-    loaded = LocalPolicy.from_pretrained(str(folder), device="cpu", dtype=dtype, max_new_tokens=4)
-    attend = torch.nn.functional.scaled_dot_product_attention
-    seen = []
-
-    def watched(query: Any, key: Any, *args: Any, **options: Any) -> Any:
-        seen.append((query.shape[1:3], key.shape[1], options.get("enable_gqa", False)))
-        return attend(query, key, *args, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
-    loaded.act([Conversation("a", [Message("user", "The rules."), *hello(0)])])
-    assert {keys for _, keys, _ in seen} == {2}
-    assert ((2, 2), 2, False) in seen, "one query of each of four heads, as two of each key's"
-    assert all(gqa for (heads, _), _, gqa in seen if heads == 4)
 
 
 def test_loads_a_saved_model_with_adapter_and_quantization(tmp_path: Path) -> None:
