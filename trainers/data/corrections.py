@@ -151,10 +151,10 @@ class _Adviser:
         self._env = text_env(env)
         expert: Expert = self._env.make_expert()
         self._coach = expert if isinstance(expert, Coach) else None
-        self._observation: str | None = None
+        self._observation = ""
 
     def observe(self, action: str | None, observation: str) -> None:
-        if action is not None or self._observation is None:
+        if action is not None or not self._observation:
             self._observation = observation
         if self._coach is not None:
             self._coach.observe(action, observation)
@@ -162,4 +162,4 @@ class _Adviser:
     def advise(self, info: dict[str, Any]) -> Reply | None:
         if self._coach is not None:
             return self._coach.advise()
-        return self._env.make_expert().act(self._observation or "", info)
+        return self._env.make_expert().act(self._observation, info)

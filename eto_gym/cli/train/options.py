@@ -102,9 +102,7 @@ def read_command(command: Command, argv: Sequence[str]) -> Chosen:
     )
     parser.renamed = command.renamed
     parser.may_be_none = {
-        f"--{command.names.get(item.name, item.name.replace('_', '-'))}"
-        for item in fields_of(command.settings)
-        if _may_be_none(item)
+        f"--{_option(command, item)}" for item in fields_of(command.settings) if _may_be_none(item)
     }
     flags = add_options(parser, command, everything=first.help_all)
     if first.help_all:
@@ -207,7 +205,7 @@ def _add_settings(parser: Any, command: Command, *, everything: bool) -> None:
     for item in fields_of(command.settings):
         shown = everything or command.main is None or _is_main(item.name, command.main)
         text = item.help + (f" (default: {item.default})" if _told(item.default) else "")
-        option = command.names.get(item.name, item.name.replace("_", "-"))
+        option = _option(command, item)
         details = _details(item, option)
         if item.name == "preset":
             text = "begin with the values of a preset, see docs/cli.md (default: custom, none)"
@@ -219,6 +217,11 @@ def _add_settings(parser: Any, command: Command, *, everything: bool) -> None:
             help=text.replace("%", "%%") if shown else argparse.SUPPRESS,
             **details,
         )
+
+
+def _option(command: Command, item: SettingField) -> str:
+    """Return the name of a setting's option, without its dashes."""
+    return command.names.get(item.name, item.name.replace("_", "-"))
 
 
 def _details(item: SettingField, option: str) -> dict[str, Any]:

@@ -90,9 +90,11 @@ class _Item:
     opened: bool = False
     read: list[str] = field(default_factory=list)
 
-    def learn(self, text: str) -> None:
-        """Add what a text tells."""
-        self.words.update(map(_stem, _tokens(text)))
+    def learn(self, text: str) -> set[str]:
+        """Add what a text tells; return its words."""
+        words = set(map(_stem, _tokens(text)))
+        self.words |= words
+        return words
 
 
 class WebShopExpert:
@@ -122,6 +124,7 @@ class WebShopExpert:
         self._action: str | None = None
         self._queries: set[str] = set()
         self._wish = ""
+        self._query = ""
         self._properties: list[str] = []
         self._options: list[list[str]] = []
         self._limit: float | None = None
@@ -169,7 +172,7 @@ class WebShopExpert:
         if not _is_page(segments):
             return None
         # To search, to open and to buy takes three steps.
-        may_search = self._query() not in self._queries and self._budget - self._steps >= 3
+        may_search = self._query not in self._queries and self._budget - self._steps >= 3
         if may_search and (not self._queries or segments[0] == "WebShop"):
             return self._search()
         if segments[0] == "WebShop":
@@ -207,6 +210,7 @@ class WebShopExpert:
         found = _PRICE_LIMIT.search(instruction)
         self._limit = float(found.group(1).replace(",", "")) if found else None
         self._wish = _PRICE_LIMIT.sub("", instruction).strip(" .!?")
+        self._query = " ".join(_content(self._wish.translate(_NO_BRACKETS))) or "anything"
         self._rng = random.Random(zlib.crc32(instruction.encode("utf-8", "surrogatepass")))
         thing, *clauses = self._wish.split(",")
         self._properties = _content(thing)
@@ -215,14 +219,9 @@ class WebShopExpert:
 
     # --- pages -----------------------------------------------------------------------------------
 
-    def _query(self) -> str:
-        """Return the words to search by."""
-        words = dict.fromkeys(_content(self._wish.translate(_NO_BRACKETS)))
-        return " ".join(words) or "anything"
-
     def _search(self) -> Reply:
         wish = _REQUEST.sub("", self._wish, count=1) if _REQUEST.match(self._wish) else self._wish
-        return self._say(OPENING_THOUGHTS, f"search[{self._query()}]", wish=wish)
+        return self._say(OPENING_THOUGHTS, f"search[{self._query}]", wish=wish)
 
     def _found_nothing(self) -> bool:
         """Whether no product of the results names a word of the thing that is wanted."""
@@ -249,13 +248,9 @@ class WebShopExpert:
         titles = []
         for rank, (code, place) in enumerate(found.items()):
             asin, title, price = listed[place : place + 3]
-            item = _Item(rank, asin, title, price)
-            item.learn(item.title)
-            titles.append(set(item.words))
-            if code in known:
-                item.words |= known[code].words
-                item.opened, item.read = known[code].opened, known[code].read
-            self._items[code] = item
+            item = self._items[code] = known.get(code) or _Item(rank, asin, title, price)
+            item.rank = rank
+            titles.append(item.learn(title))
         # Wanted words that most titles hold name the thing itself; the others, its properties.
         for word in map(_stem, self._properties):
             if sum(word in title for title in titles) >= 0.6 * len(titles):
