@@ -1,4 +1,4 @@
-"""Datasets, the length-bucketing sampler, and the collators of token rows."""
+"""Datasets, the samplers, and the collators of token rows."""
 
 from __future__ import annotations
 
@@ -99,6 +99,28 @@ class BucketSampler(Sampler[list[int]]):
         while len(micro) % self._world:
             micro.append([~batch[0]])
         yield from micro[self._rank :: self._world]
+
+
+class PassSampler(Sampler[int]):
+    """A sampler whose order in each pass over the tasks is the same in a resumed run.
+
+    TRL's draws the order of every pass from one generator, which a resumed run would begin anew.
+    """
+
+    def __init__(self, make: Callable[[], Sampler[int]], passes: Callable[[], int]) -> None:
+        """Take the sampler's maker, and what tells how many whole passes are over."""
+        self._make = make
+        self._passes = passes
+
+    def __iter__(self) -> Iterator[int]:
+        sampler = self._make()
+        for _ in range(self._passes()):
+            next(iter(sampler), None)  # draws the order of a pass
+        yield from sampler
+
+    def __len__(self) -> int:
+        sampler: Any = self._make()
+        return len(sampler)
 
 
 def cut(order: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import set_seed
 
 from eto_gym.agents.models.adapters import is_adapter
-from eto_gym.trainers.data.batching import IGNORED, pad_rows
+from eto_gym.trainers.data.batching import IGNORED, PassSampler, pad_rows
 from eto_gym.trainers.data.encoding import TokenRow
 from eto_gym.trainers.methods.episode_source import EpisodeSource, KeepCounts
 from eto_gym.trainers.methods.player import EpisodePlayer
@@ -198,6 +199,10 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         self.notes = self._forests.sharing.notes
         if self._repeated:
             self.notes["tasks"] = self._repeated
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        make: Any = super()._get_train_sampler
+        return PassSampler(lambda: make(dataset), lambda: int(self.state.epoch or 0))
 
     def _play(self, tasks: Sequence[str]) -> None:
         """Play the episodes of an optimizer step, and decide on the layout of their rows."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +38,9 @@ def player(tasks: tuple[str, ...]) -> EpisodePlayer:
     return EpisodePlayer(spec, tasks, episodes=8, seed=0, max_new_tokens=6, context=256)
 
 
-@pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-def test_fewer_tasks_than_groups_are_played_in_several_of_them(
-    tiny: Path, tmp_path: Path, algorithm: str, tasks: int
-) -> None:
-    """TRL's sampler leaves out what does not fill a batch: here that would be all."""
-    names = LocksEnv().task_set.ids[:tasks]
-    plays = player(names)
+def noting(tasks: tuple[str, ...]) -> tuple[EpisodePlayer, list[list[str]]]:
+    """Return a player, and the list that receives the tasks of each step that it plays."""
+    plays = player(tasks)
     batches: list[list[str]] = []
     play = plays.play
 
@@ -51,6 +49,17 @@ def test_fewer_tasks_than_groups_are_played_in_several_of_them(
         return play(model, codec, task_ids, first, **options)
 
     plays.play = noted  # type: ignore[method-assign]
+    return plays, batches
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_fewer_tasks_than_groups_are_played_in_several_of_them(
+    tiny: Path, tmp_path: Path, algorithm: str, tasks: int
+) -> None:
+    """TRL's sampler leaves out what does not fill a batch: here that would be all."""
+    names = LocksEnv().task_set.ids[:tasks]
+    plays, batches = noting(names)
     watch = Watch(progress=False)
     report = run_group(algorithm, SETTINGS, plays, model=tiny, output=tmp_path / "out", watch=watch)
     assert report.steps == len(batches) == len(report.metrics) == 3
@@ -59,6 +68,39 @@ def test_fewer_tasks_than_groups_are_played_in_several_of_them(
         assert batch[::2] == batch[1::2], "a group has one task"
     assert {name for batch in batches for name in batch} == set(names)
     assert report.notes["tasks"] == f"of a batch's 4 groups several play one of the {tasks}"
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
+def test_a_resumed_run_plays_the_tasks_that_it_would_have_played(
+    tiny: Path, tmp_path: Path, algorithm: str
+) -> None:
+    """Ten tasks, four in a step: two steps are a pass, and each pass has an order of its own."""
+    settings = dataclasses.replace(SETTINGS, max_steps=5, save_every=1)
+
+    def run(output: str, die_at: int = 0, **options: Any) -> list[list[str]]:
+        plays, batches = noting(LocksEnv().task_set.ids[:10])
+
+        def score(step: int, _: Any) -> float:
+            if step == die_at:
+                raise KeyboardInterrupt
+            return float(step)
+
+        watch = Watch(progress=False, **({"on_evaluate": score, "every": 1} if die_at else {}))
+        with contextlib.suppress(KeyboardInterrupt):
+            run_group(
+                algorithm, settings, plays, model=tiny, output=tmp_path / output, watch=watch,
+                **options,
+            )  # fmt: skip
+        return batches
+
+    whole = run("whole")
+    assert len(whole) == 5
+    assert len({tuple(batch) for batch in whole}) == 5, "passes differ in their order"
+    for die_at in (3, 4):  # it is resumed between two passes, and within one
+        assert run("parts", die_at) == whole[:die_at]
+        rest = run("parts", resume=True)
+        assert rest == whole[die_at - 1 :]
+        shutil.rmtree(tmp_path / "parts")
 
 
 @given(tasks=st.integers(1, 40), groups=st.integers(1, 20))
