@@ -142,22 +142,26 @@ class EpisodeSource:
 
 
 class KeepCounts(TrainerCallback, ExportableState):
-    """Keeps in checkpoints what tokenisation did with the episodes of the steps before."""
+    """Keeps in checkpoints what the report of a run says of the steps before."""
 
-    def __init__(self, data: TokenReport) -> None:
+    def __init__(self, trainer: Any, data: TokenReport) -> None:
         """Prepare.
 
         Args:
-            data: The counts, which a resumed run goes on with.
+            trainer: The trainer, for the notes about what it decided.
+            data: What tokenisation did with the episodes: a resumed run goes on counting.
         """
+        self._trainer = trainer
         self._data = data
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"args": {}, "attributes": {"data": dataclasses.asdict(self._data)}}
+        data, notes = dataclasses.asdict(self._data), dict(getattr(self._trainer, "notes", {}))
+        return {"args": {}, "attributes": {"data": data, "notes": notes}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go on with the counts of a checkpoint; one of an earlier version has none."""
+        """Go on with what a checkpoint keeps; one of an earlier version has less."""
         kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         if kept:
             self._data.include(TokenReport.from_json(kept["attributes"]["data"]))
+            self._trainer.notes.update(kept["attributes"].get("notes", {}))

@@ -172,7 +172,7 @@ class _Played(QuietTRL, base_trainer.BaseTrainer):
         return {
             "model": model,
             "reward_funcs": source.score,
-            "callbacks": [KeepCounts(source.data)],
+            "callbacks": [KeepCounts(self, source.data)],
             "train_dataset": Dataset.from_dict({"prompt": list(tasks) * repeats}),
             "processing_class": tokenizer,
             "peft_config": models.lora_config(settings)

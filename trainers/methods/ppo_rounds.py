@@ -33,8 +33,9 @@ class RoundKeeper(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        done, data = self._trainer.done, dataclasses.asdict(self._trainer.data)
-        return {"args": {}, "attributes": {"done": done, "data": data}}
+        trainer = self._trainer
+        data, notes = dataclasses.asdict(trainer.data), dict(getattr(trainer, "notes", {}))
+        return {"args": {}, "attributes": {"done": trainer.done, "data": data, "notes": notes}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Go on from the round of a checkpoint, whose weights are loaded already."""
@@ -43,6 +44,7 @@ class RoundKeeper(TrainerCallback, ExportableState):
             kept = state.stateful_callbacks[type(self).__name__]["attributes"]
             self._trainer.done = kept["done"]
             self._trainer.data.include(TokenReport.from_json(kept["data"]))
+            self._trainer.notes.update(kept.get("notes", {}))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save after every so many rounds, and after the last."""

@@ -103,6 +103,31 @@ def test_a_resumed_run_plays_the_tasks_that_it_would_have_played(
         shutil.rmtree(tmp_path / "parts")
 
 
+def test_a_run_killed_after_its_last_step_reports_what_the_whole_one_does(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eto_gym.trainers.run import base_trainer
+
+    def run(output: str, **options: Any) -> dict[str, Any]:
+        plays, _ = noting(LocksEnv().task_set.ids[:2])
+        report = run_group(
+            "grpo", dataclasses.replace(SETTINGS, max_steps=1), plays, model=tiny,
+            output=tmp_path / output, watch=Watch(progress=False), **options,
+        )  # fmt: skip
+        return {"data": report.data, "notes": report.notes, "steps": report.steps}
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base_trainer, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            run("parts")
+    whole = run("whole")
+    assert set(whole["notes"]) == {"share_prefix", "tasks"}
+    assert run("parts", resume=True) == whole
+
+
 @given(tasks=st.integers(1, 40), groups=st.integers(1, 20))
 def test_tasks_stand_in_a_pass_as_often_as_fills_a_batch(tasks: int, groups: int) -> None:
     settings = GroupSettings(batch_size=2 * groups, generations=2, micro_batch_size=1)

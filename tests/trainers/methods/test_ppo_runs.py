@@ -117,6 +117,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
             _run(locksmith, tmp_path / "out", settings)
     report = _run(locksmith, tmp_path / "out", settings, resume=True, play=die)
     assert (report.steps, len(report.metrics), report.data.rows) == (4, 1, 16)
+    assert report.notes["share_prefix"], "what the steps before had decided"
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
