@@ -276,7 +276,11 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_tasks(tasks: TaskSet, args: argparse.Namespace) -> TaskSet:
-    """Return the tasks that the options ask for."""
+    """Return the tasks that the options ask for.
+
+    Raises:
+        EtoGymError: `--shuffle-seed` or `--limit` is too small, or no task is of the type.
+    """
     if args.task_type is not None:
         tasks = tasks.filter(type=args.task_type)
     if args.shuffle_seed is not None:

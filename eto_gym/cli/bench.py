@@ -301,7 +301,11 @@ def machine() -> str:
 
 
 def draw(rows: Sequence[Throughput], path: Path, *, title: str) -> None:
-    """Plot steps per second, episodes per hour and memory over the number of environments."""
+    """Plot steps per second, episodes per hour and memory over the number of environments.
+
+    Raises:
+        EtoGymError: matplotlib writes no such kind of file.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")

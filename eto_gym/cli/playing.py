@@ -176,6 +176,9 @@ def read_policy(
     Args:
         args: The options.
         more: Arguments of a model's policy that take precedence.
+
+    Raises:
+        EtoGymError: There is no such policy, or it takes no such option.
     """
     from eto_gym.agents import policies
     from eto_gym.agents.models import smollm2

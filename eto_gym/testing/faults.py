@@ -71,7 +71,11 @@ class FaultyPolicy:
         self._rng = _generator(seed)
 
     def act(self, conversations: Sequence[Any]) -> list[Any]:
-        """Return replies, or fail."""
+        """Return replies, or fail.
+
+        Raises:
+            ConnectionError: On purpose.
+        """
         rates = self._rates
         draws = self._rng.random((len(conversations), 4))
         if (draws[:, 0] < rates.kill).any():
@@ -112,7 +116,11 @@ class FaultyEnv(gym.Wrapper[str, str, str, str]):
         self._rng = np.random.default_rng([seed, os.getpid(), time.monotonic_ns()])
 
     def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
-        """Step, or fail."""
+        """Step, or fail.
+
+        Raises:
+            EngineError: On purpose.
+        """
         kill, engine, hang = self._rng.random(3)
         if kill < self._rates.kill:
             os.kill(os.getpid(), signal.SIGKILL)

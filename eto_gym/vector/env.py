@@ -214,7 +214,11 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], npt.NDArray[Any]]):
 
     @property
     def envs(self) -> list[gym.Env[str, str]]:
-        """The environments; they are at hand with vectorization "local" only."""
+        """The environments; they are at hand with vectorization "local" only.
+
+        Raises:
+            AttributeError: They are in other processes.
+        """
         if not isinstance(self._backend, LocalBackend):
             raise AttributeError("the environments are in other processes: use `call`")
         return list(self._backend.group.envs.values())

@@ -79,7 +79,11 @@ class EngineBackend:
 
     @property
     def episode(self) -> Playthrough:
-        """The episode that is being played."""
+        """The episode that is being played.
+
+        Raises:
+            EngineError: None was started.
+        """
         if self._episode is None:
             raise EngineError("no episode was started")
         return self._episode
@@ -202,7 +206,11 @@ class TextWorldBackend:
 
     @property
     def episode(self) -> Playthrough:
-        """The same actions on the own engine, which plays as the official one does."""
+        """The same actions on the own engine, which plays as the official one does.
+
+        Raises:
+            EngineError: No episode was started.
+        """
         if self._task_id is None:
             raise EngineError("no episode was started")
         episode = Playthrough(GAMES.get(self._games, self._task_id, self._grammar))
