@@ -122,7 +122,7 @@ class Decoder:
                 token=self.batch.bytes_per_token,
             )
         self._prefill_tokens = prefill_tokens or (1024 if on_cpu else 4096)
-        self._dtype = self.batch.dtype
+        self._dtype = self.batch.kept_dtype
         # With plain causal attention under SDPA the mask of a whole decoding loop is built once.
         # Otherwise (windows, ALiBi) transformers builds it from the padding, at every step.
         config = model.config.get_text_config(decoder=True)

@@ -162,7 +162,8 @@ class KVBatch(Cache):
         column: Column of its first query.
         places: Where rows differ in the columns of their queries, the rows (B, 1) and these columns
             (B, Q), of which no row's first one is beyond `column`. None: they do not differ.
-        dtype: Type of keys and values.
+        kept_dtype: Type of keys and values. It is not named `dtype`: where a model is trained in 16
+            bits accelerate takes what has one for a tensor, and turns it into float32.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -179,7 +180,7 @@ class KVBatch(Cache):
         tensors = [t for pair in _keys_and_values(model, probe) for t in pair]
         self.shapes = [(int(t.shape[1]), int(t.shape[3])) for t in tensors]
         self._arenas = [t.new_zeros(0) for t in tensors]
-        self.dtype = tensors[0].dtype
+        self.kept_dtype = tensors[0].dtype
         self.tensors: list[torch.Tensor] = []
         self.rows = slice(0, 0)
         self.left = 0
@@ -190,7 +191,7 @@ class KVBatch(Cache):
     @property
     def bytes_per_token(self) -> int:
         """Bytes of a token's keys and values in all layers."""
-        return sum(heads * width for heads, width in self.shapes) * self.dtype.itemsize
+        return sum(heads * width for heads, width in self.shapes) * self.kept_dtype.itemsize
 
     def lay_out(self, rows: int, columns: int) -> None:
         """Make room for so many rows and columns; what was held is lost."""

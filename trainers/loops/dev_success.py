@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -11,8 +13,11 @@ from eto_gym.agents.models.codec import ChatCodec
 from eto_gym.agents.models.local import LocalPolicy
 from eto_gym.agents.rollout.collect import RolloutSpec, collect
 from eto_gym.agents.rollout.engine import plan_episodes
+from eto_gym.errors import EtoGymError
 from eto_gym.trainers.model.models import load_tokenizer
 from eto_gym.trainers.model.scoring import without_dropout
+
+logger = logging.getLogger(__name__)
 
 
 class DevSuccess:
@@ -54,9 +59,24 @@ class DevSuccess:
         self._options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "context": context}
 
     def __call__(self, step: int, model: Any) -> tuple[float, float]:
-        """Return the success rate of `model`, and the mean reward, which tells equal ones apart."""
+        """Return the success rate of `model`, and the mean reward, which tells equal ones apart.
+
+        Episodes that failed to run count for neither.
+
+        Raises:
+            EtoGymError: All of them failed to run.
+        """
         policy = LocalPolicy(model, self._codec, name=f"step-{step}", **self._options)
         spec = replace(self._spec, make_policy=lambda: policy, workers=1)
         with without_dropout(model):
             trajectories = collect(spec, self._episodes)
-        return fmean(t.success for t in trajectories), fmean(t.reward for t in trajectories)
+        scored = [t for t in trajectories if t.scored]
+        if lost := Counter(t.error for t in trajectories if not t.scored):
+            kinds = ", ".join(f"{kind} {count}" for kind, count in lost.items())
+            failed = f"{lost.total()} of {len(trajectories)} dev episodes failed ({kinds})"
+            if not scored:
+                raise EtoGymError(
+                    f"step {step}: {failed}: nothing tells if the model got better or worse"
+                )
+            logger.warning("step %d: %s, and do not count", step, failed)
+        return fmean(t.success for t in scored), fmean(t.reward for t in scored)

@@ -8,6 +8,7 @@ from typing import Any
 
 from eto_gym.agents.rollout.collect import RolloutSpec
 from eto_gym.conversation import ConversationEnv
+from eto_gym.errors import EtoGymError
 from eto_gym.history import FULL
 from eto_gym.trajectories import Trajectory
 
@@ -74,6 +75,9 @@ class EpisodePlayer:
         """Play one episode of every task named, in order; `first` numbers the first of them.
 
         `most_turns` ends episodes earlier than the environment does.
+
+        Raises:
+            EtoGymError: The model failed in all of them.
         """
         from eto_gym.agents.models.local import LocalPolicy
         from eto_gym.agents.rollout.engine import Episode, Rollout, plan_episodes
@@ -92,6 +96,11 @@ class EpisodePlayer:
         )
         with plain_attention(model):
             played = {trajectory.sample: trajectory for trajectory in rollout.play(episodes)}
+        if played and all(trajectory.error == "policy" for trajectory in played.values()):
+            raise EtoGymError(
+                f"the model in training failed in all of {len(played)} episodes (see the log): "
+                "there is nothing to learn from"
+            )
         return [played[i] for i in range(len(episodes))]
 
     def conversation(self) -> ConversationEnv:

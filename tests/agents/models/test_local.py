@@ -71,6 +71,19 @@ def test_says_what_generate_says_on_the_whole_conversation(kind: str) -> None:
         assert len({len(ids) for ids in replies}) > 2
 
 
+def test_a_model_whose_outputs_accelerate_turns_into_float32_says_the_same() -> None:
+    """So it wraps a model that is trained in 16 bits: what looks like a tensor is turned, too."""
+    from accelerate.utils.operations import convert_outputs_to_fp32
+
+    said = []
+    for wrapped in (False, True):
+        model = make_model("llama").to(torch.bfloat16)
+        if wrapped:
+            model.forward = convert_outputs_to_fp32(model.forward)
+        said.append(play(LocalPolicy(model, CODEC, max_new_tokens=12), [0, 1], turns=2))
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize(
     ("kind", "kept"),
     [

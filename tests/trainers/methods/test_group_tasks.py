@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eto_gym.agents.rollout.collect import RolloutSpec
+from eto_gym.errors import EtoGymError
 from eto_gym.trainers.loops.loop import Demonstrated
 from eto_gym.trainers.loops.on_policy import GRPOLoop, play_plan
 from eto_gym.trainers.loops.run_folder import Stage
@@ -101,6 +102,42 @@ def test_a_resumed_run_plays_the_tasks_that_it_would_have_played(
         rest = run("parts", resume=True)
         assert rest == whole[die_at - 1 :]
         shutil.rmtree(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
+def test_a_model_that_is_trained_in_16_bits_plays(
+    tiny: Path, tmp_path: Path, algorithm: str
+) -> None:
+    settings = dataclasses.replace(SETTINGS, max_steps=1, precision="bf16")
+    plays, _ = noting(LocksEnv().task_set.ids[:4])
+    play, played = plays.play, []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        played.extend(play(*args, **options))
+        return played
+
+    plays.play = noted  # type: ignore[method-assign]
+    watch = Watch(progress=False)
+    run_group(algorithm, settings, plays, model=tiny, output=tmp_path / "out", watch=watch)
+    assert len(played) == 8
+    assert not any(t.failed_to_run and t.error != "context" for t in played)
+
+
+def test_a_model_in_training_that_always_fails_ends_the_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eto_gym.agents.models.local import LocalPolicy
+
+    def act(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(LocalPolicy, "act", act)
+    plays = player(LocksEnv().task_set.ids[:4])
+    with pytest.raises(EtoGymError, match="failed in all of 8 episodes"):
+        run_group(
+            "grpo", SETTINGS, plays, model=tiny, output=tmp_path / "out",
+            watch=Watch(progress=False),
+        )  # fmt: skip
 
 
 def test_a_run_killed_after_its_last_step_reports_what_the_whole_one_does(

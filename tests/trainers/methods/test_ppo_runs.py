@@ -121,6 +121,11 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_its_model(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_a_model_that_is_trained_in_16_bits_plays(locksmith: Path, tmp_path: Path) -> None:
+    report = _run(locksmith, tmp_path / "out", replace(QUICK, rounds=1, precision="bf16"))
+    assert report.data.rows == 16, "every episode was played"
+
+
 @pytest.mark.parametrize("qlora", [False, True])
 def test_adapters_learn_and_are_their_own_reference(
     locksmith: Path, tmp_path: Path, qlora: bool

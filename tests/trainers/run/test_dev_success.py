@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from eto_gym.errors import EtoGymError
 from eto_gym.prompt import Message
 from eto_gym.trainers.loops.play_stages import PlayStages
 from eto_gym.trainers.loops.train_stages import TrainStages
@@ -17,6 +18,19 @@ from tests.toy import CORRIDOR
 
 pytest.importorskip("torch")
 pytest.importorskip("trl")
+
+
+def new_score(model: Path, folder: Path) -> Any:
+    """Return what scores a model on two dev tasks of the corridor."""
+    settings = ETOSettings(
+        env=CORRIDOR, data="", model=str(model), prompt_style="none", progress=False,
+        dev_tasks=2, dev_split="train",
+    )  # fmt: skip
+    play = PlayStages(settings, folder / "run")
+    play.open()
+    train = TrainStages(play)
+    return train.watch(train.start_model(evaluated=False), settings.dpo).on_evaluate
+
 
 TALK = [Message("user", "You are at door 0.")]
 MARKED = (
@@ -67,3 +81,30 @@ def test_dev_games_are_read_by_the_template_of_the_run_or_of_the_training(
     player: Any = play.policy_maker(start, "eval", temperature=0.0)()
     if "chat_template" not in of_training:  # else the model has it only once it is trained
         assert player.codec.generation_prompt(TALK) == codec.generation_prompt(TALK)
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_dev_episodes_that_fail_to_run_are_no_failures_of_the_model(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, failing: int,
+) -> None:  # fmt: skip
+    from eto_gym.agents.models.local import LocalPolicy
+    from eto_gym.agents.policy import PolicyReply
+    from eto_gym.trainers.model.models import load_for_training
+
+    model = load_for_training(tiny, DPOSettings())
+    score = new_score(tiny, tmp_path)
+    lost = {episode.task_id for episode in score._episodes[:failing]}
+
+    def act(_: Any, conversations: Any) -> list[PolicyReply]:
+        if any(task in c.key for c in conversations for task in lost):
+            raise RuntimeError("out of memory")
+        return [PolicyReply("Thought: here.\nAction: open") for _ in conversations]
+
+    monkeypatch.setattr(LocalPolicy, "act", act)
+    if failing == 2:
+        with pytest.raises(EtoGymError, match=r"step 3: 2 of 2 dev episodes failed \(policy 2\)"):
+            score(3, model)
+    else:
+        assert score(3, model)[0] in (0.0, 1.0), "of the one that was played"
+        assert "step 3: 1 of 2 dev episodes failed (policy 1), and do not count" in caplog.text
