@@ -62,13 +62,15 @@ class EpisodeSource:
         ]
         tokens = sum(episode.tokens for episode in self.episodes)
         self.tokens_seen += tokens
-        results = [(t.success, len(t.steps)) for t in played]
-        together: list[tuple[bool, int]] = []
+        results = [(t.success if t.scored else None, len(t.steps)) for t in played]
+        together: list[tuple[bool | None, int]] = []
         for other, some in gather_object([(report, results)]):
             self.data.include(other)
             together += some
         notes = trainer._metrics["train"]
-        notes["success"].append(sum(success for success, _ in together) / len(together))
+        if known := [success for success, _ in together if success is not None]:
+            notes["success"].append(sum(known) / len(known))
+        notes["errors"].append(float(len(together) - len(known)))
         notes["env_steps"].append(float(sum(steps for _, steps in together)))
         self._give_credit(played, trainer)
 
