@@ -86,7 +86,7 @@ def test_a_resumed_run_plays_the_tasks_that_it_would_have_played(
                 raise KeyboardInterrupt
             return float(step)
 
-        watch = Watch(progress=False, **({"on_evaluate": score, "every": 1} if die_at else {}))
+        watch = Watch(progress=False, on_evaluate=score if die_at else None, every=1)
         with contextlib.suppress(KeyboardInterrupt):
             run_group(
                 algorithm, settings, plays, model=tiny, output=tmp_path / output, watch=watch,

@@ -351,20 +351,23 @@ def test_metrics_stand_in_the_order_that_they_had_before_a_checkpoint(tmp_path: 
     assert written[0] == written[1]
 
 
-def test_a_checkpoint_keeps_what_tokenisation_did_with_played_episodes(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_what_a_report_says_of_played_episodes(tmp_path: Path) -> None:
     """So that a run that is resumed past its last step tells of its episodes."""
+    from types import SimpleNamespace
+
     from transformers import TrainerState
 
     from eto_gym.trainers.data.encoding import TokenReport
     from eto_gym.trainers.methods.episode_source import KeepCounts
 
     played = TokenReport(rows=3, tokens=50, trained_tokens=9, longest=20)
-    callbacks: Any = [KeepCounts(played)]
+    before = SimpleNamespace(notes={"share_prefix": "on"})
+    callbacks: Any = [KeepCounts(before, played)]
     path = str(tmp_path / "state.json")
     TrainerState(global_step=4, stateful_callbacks=callbacks).save_to_json(path)
-    data = TokenReport()
-    KeepCounts(data).on_train_begin(None, TrainerState.load_from_json(path), None)
-    assert data == played
+    data, trainer = TokenReport(), SimpleNamespace(notes={})
+    KeepCounts(trainer, data).on_train_begin(None, TrainerState.load_from_json(path), None)
+    assert (data, trainer) == (played, before)
     TrainerState(global_step=4).save_to_json(path)  # as an earlier version wrote it
-    KeepCounts(data).on_train_begin(None, TrainerState.load_from_json(path), None)
-    assert data == played
+    KeepCounts(trainer, data).on_train_begin(None, TrainerState.load_from_json(path), None)
+    assert (data, trainer) == (played, before)
