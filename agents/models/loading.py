@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eto_gym.agents.models.adapters import base_of, is_adapter, named_base
 from eto_gym.agents.models.hardware import DTYPES, expand_for_many_rows, pack_weights, played_dtype
 from eto_gym.agents.models.model_names import one_line, resolve_model
-from eto_gym.agents.models.quiet import without_progress_bars
+from eto_gym.agents.models.quiet import without_deprecations, without_progress_bars
 from eto_gym.agents.models.sizes import adapter_rows
 from eto_gym.errors import DataError, EtoGymError, check_choice, require
 from eto_gym.files import expanded
@@ -91,7 +91,8 @@ def with_adapter(base: Any, adapter: str | Path, **options: Any) -> Any:
     if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
         base.resize_token_embeddings(rows, mean_resizing=False)  # the adapter holds all of them
     try:
-        return peft.PeftModel.from_pretrained(base, str(adapter), **options)
+        with without_deprecations():
+            return peft.PeftModel.from_pretrained(base, str(adapter), **options)
     except EtoGymError:
         raise
     except Exception as err:  # whatever the libraries raise at files that are not as they expect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,17 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             bars.enable_progress_bar()
+
+
+@contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Keep what one library says of its use of another off the terminal: no user can mend it.
+
+    PEFT asks a model for an attribute that transformers has renamed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def hide_missing_kernels() -> None:

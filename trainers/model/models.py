@@ -22,6 +22,7 @@ from eto_gym.agents.models.loading import (
     with_adapter,
 )
 from eto_gym.agents.models.model_names import resolve_model
+from eto_gym.agents.models.quiet import without_deprecations
 from eto_gym.agents.models.sizes import check_vocabulary
 from eto_gym.agents.models.template import settle_template
 from eto_gym.errors import DataError, EtoGymError, require
@@ -146,7 +147,8 @@ def with_adapters(model: Any, settings: TrainSettings, **options: Any) -> Any:
     """
     if settings.lora_r and not hasattr(model, "peft_config"):
         peft = require("peft", feature="LoRA adapters", extra="train")
-        model = peft.get_peft_model(model, lora_config(settings), **options)
+        with without_deprecations():
+            model = peft.get_peft_model(model, lora_config(settings), **options)
     if settings.gradient_checkpointing and hasattr(model, "peft_config"):
         model.enable_input_require_grads()
     return model

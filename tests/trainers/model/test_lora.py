@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from eto_gym.errors import DataError
 from eto_gym.trainers import DPOSettings, SFTSettings, make_pairs, run_dpo, run_sft
+from eto_gym.trainers.model.models import load_for_training, with_adapters
 from eto_gym.trainers.run.training import Watch
 from eto_gym.trainers.settings.base import SettingsError
 from eto_gym.trajectories import Trajectory
@@ -59,6 +61,17 @@ def _logits(folder: Path) -> Any:
     model.eval()
     with torch.no_grad():
         return model(input_ids=torch.arange(5, 45)[None]).logits
+
+
+def test_adapters_are_put_on_and_loaded_without_a_word_of_the_libraries(
+    tiny: Path, tmp_path: Path
+) -> None:
+    settings = SFTSettings(lora_r=4)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with_adapters(load_for_training(tiny, settings), settings).save_pretrained(str(tmp_path))
+        load_for_training(tmp_path, settings)
+    assert [str(w.message) for w in said if issubclass(w.category, FutureWarning)] == []
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
