@@ -6,7 +6,8 @@ import ctypes
 import functools
 import gc
 import mmap
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HELD = 1 << 30
@@ -32,6 +33,47 @@ def resident_bytes() -> int:
     except OSError:  # not Linux
         return 0
     return pages * mmap.PAGESIZE
+
+
+@functools.cache
+def memory_limit() -> int:
+    """Return the bytes that this process may hold: the machine's, or its control groups' limit.
+
+    Reads the files of control groups of both versions; 0 where the system tells nothing.
+    """
+    try:
+        limits = [os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE]
+    except (AttributeError, OSError, ValueError):  # AttributeError: Windows
+        limits = []
+    for file in _limit_files():
+        try:
+            limits.append(int(file.read_text()))
+        except (OSError, ValueError):  # there is no such group here; "max"
+            continue
+    return min((limit for limit in limits if limit > 0), default=0)
+
+
+_GROUPS = Path("/proc/self/cgroup")
+_GROUPS_ROOT = Path("/sys/fs/cgroup")
+
+
+def _limit_files() -> Iterator[Path]:
+    """Yield the files that may hold a limit of this process: its groups' and all above them."""
+    try:
+        lines = _GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, name = _GROUPS_ROOT, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = _GROUPS_ROOT / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = top / path.strip("/")
+        # In a container, the path may be the host's, and the group the one at the top.
+        yield from (folder / name for folder in (own, *own.parents) if folder.is_relative_to(top))
 
 
 def return_freed_memory() -> None:

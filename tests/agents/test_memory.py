@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import weakref
 from pathlib import Path
@@ -40,6 +41,43 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         memory.return_freed_memory()
     finally:
         memory._malloc_trim.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not tell")
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {}, None),  # no limit: the machine's
+        ("0::/a/b\n", {"memory.max": "9", "a/memory.max": "7000", "a/b/memory.max": "max"}, 9),
+        ("0::/of/the/host\n", {"memory.max": "5000\n"}, 5000),  # seen from a container
+        (
+            "4:cpu,memory:/a\n1:cpu:/\n0::/\n",
+            {"memory/memory.limit_in_bytes": "8000", "memory/a/memory.limit_in_bytes": "6000"},
+            6000,
+        ),
+        ("4:memory:/a\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+    ],
+)
+def test_a_process_may_hold_what_the_machine_has_or_its_groups_may(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    groups: str,
+    files: dict[str, str],
+    limit: int | None,
+) -> None:
+    (tmp_path / "groups").write_text(groups)
+    for name, text in files.items():
+        file = tmp_path / "root" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_GROUPS_ROOT", tmp_path / "root")
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory.memory_limit.cache_clear()
+    try:
+        assert memory.memory_limit() == (machine if limit is None else limit)
+    finally:
+        memory.memory_limit.cache_clear()
 
 
 @pytest.mark.parametrize("small", [False, True])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from eto_gym.agents.memory import resident_bytes, return_freed_memory
+from eto_gym.agents.memory import memory_limit, resident_bytes, return_freed_memory
 
 
 def alone_on_cpu() -> bool:
@@ -16,8 +16,9 @@ def alone_on_cpu() -> bool:
 
 
 LARGE = 2 << 30
-"""Resident bytes from which a process gives freed memory back within a pass too. The passes of a
-small model would take a tenth longer for that."""
+LARGE_SHARE = 1 / 3
+"""Resident bytes, and share of what the process may hold, from which it gives freed memory back
+within a pass too. A pass takes an eighth longer for that."""
 
 
 def tidy_in_passing(model: Any) -> None:
@@ -44,5 +45,5 @@ def _before_layers(module: Any, inputs: Any, output: Any) -> None:
 
 
 def _return_where_large() -> None:
-    if resident_bytes() > LARGE:
+    if resident_bytes() > max(LARGE, LARGE_SHARE * memory_limit()):
         return_freed_memory()

@@ -140,8 +140,10 @@ def test_only_a_large_process_returns_memory_within_each_pass(
     monkeypatch.setattr(cpu, "return_freed_memory", lambda: returned.append(None))
     settings = SFTSettings(max_steps=2, batch_size=4, micro_batch_size=2)
     plays = [make_play(n) for n in range(4)]
-    for large, expected in ((1 << 50, 0), (0, 8)):  # two steps of two passes, there and back
+    # Two steps of two passes, there and back.
+    for large, limit, expected in ((1 << 50, 1, 0), (0, 1 << 50, 0), (0, 1 << 20, 8)):
         monkeypatch.setattr(cpu, "LARGE", large)
+        monkeypatch.setattr(cpu, "memory_limit", lambda limit=limit: limit)
         quiet = Watch(progress=False)
         run_sft(settings, plays, model=tiny, output=tmp_path / "out", watch=quiet)
         assert len(returned) == expected
