@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +32,65 @@ class Expert(Protocol):
     def act(self, observation: str, info: dict[str, Any]) -> Reply | None:
         """Return the next reply, or None when the expert has given up on the episode."""
         ...
+
+
+@runtime_checkable
+class Coach(Protocol):
+    """An expert that can watch somebody else play, and say at each step what it would do."""
+
+    def observe(self, action: str | None, observation: str) -> None:
+        """Take in an observation and the action that led to it.
+
+        No action (None) led to the first one, nor to what answers a reply that has none.
+        """
+        ...
+
+    def advise(self) -> Reply | None:
+        """Say what to do now, without taking it as done; None where it would give up."""
+        ...
+
+
+class Adviser:
+    """Asks an environment's expert at any step of somebody else's episode.
+
+    An expert that is a `Coach` is told of every step. Another one goes on as long as what it said
+    is what is done, and is made anew where it is not.
+    """
+
+    def __init__(self, make: Callable[[], Expert]) -> None:
+        """Create the adviser for one episode.
+
+        Args:
+            make: Returns an expert that can go on from where the episode has come to.
+        """
+        self._make = make
+        self._expert: Expert | None = make()
+        self._coach = self._expert if isinstance(self._expert, Coach) else None
+        self._observation = ""
+        self._advised: str | None = None
+
+    def observe(self, action: str | None, observation: str) -> None:
+        """Take in an observation and the action that led to it, as a `Coach` does."""
+        if self._coach is not None:
+            self._coach.observe(action, observation)
+        elif action is not None or not self._observation:
+            if action is not None and action != self._advised:
+                self._expert = None
+            self._observation, self._advised = observation, None
+
+    def advise(self, info: dict[str, Any]) -> Reply | None:
+        """Say what the expert would do now; None where it would give up.
+
+        Args:
+            info: What came with the last observation.
+        """
+        if self._coach is not None:
+            return self._coach.advise()
+        if self._expert is None or self._advised is not None:  # asked once more at the same step
+            self._expert = self._make()
+        reply = self._expert.act(self._observation, info)
+        self._advised = reply.action if reply else None
+        return reply
 
 
 class RandomPlayer:

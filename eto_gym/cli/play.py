@@ -26,7 +26,7 @@ from eto_gym.cli.terminal import printable, reason_of
 from eto_gym.conversation import ConversationEnv, PromptStyle
 from eto_gym.env import text_env
 from eto_gym.errors import EtoGymError
-from eto_gym.expert import Expert, Reply
+from eto_gym.expert import Adviser, Reply
 from eto_gym.lookup import id_of_task
 from eto_gym.registration import make_text_env, resolve_env_id
 from eto_gym.snapshot import get_state, set_state
@@ -132,7 +132,8 @@ class Game:
         self._past: list[tuple[dict[str, Any], bool, bool]] = []
         self._listed: list[str] = []
         self._thought = ""
-        self._helper: Expert | None = None  # an expert that has seen all that led to here
+        self._seen: list[tuple[str | None, str]] = []  # each observation, and what led to it
+        self._adviser: Adviser | None = None  # made when it is first asked; has seen all of these
         self._info: dict[str, Any] = {}
         self._terminated = False
         self._truncated = False
@@ -141,7 +142,8 @@ class Game:
         """Begin an episode and show its first observation; a number is a place in the split."""
         options = None if task is None else {"task": id_of_task(task, self._inner.task_set)}
         observation, self._info = self.env.reset(seed=seed, options=options)
-        self._past, self._listed, self._thought, self._helper = [], [], "", None
+        self._past, self._listed, self._thought, self._adviser = [], [], "", None
+        self._seen = [(None, self._inner._last_observation)]
         self._terminated = self._truncated = False
         self._show(f"[task {self._info['task_id']}]\n{observation}")
 
@@ -226,7 +228,8 @@ class Game:
         self._past.append((get_state(self.env), self._terminated, self._truncated))
         played = self.env.take(Reply(self._thought, action))
         observation, reward, self._terminated, self._truncated, self._info = played
-        self._thought, self._listed, self._helper = "", [], None
+        self._thought, self._listed = "", []
+        self._see(action, self._inner._last_observation)
         self._show(observation.removeprefix(self._inner.prompt().observation_prefix))
         if float(reward) != 0.0:
             self._show(f"[reward {float(reward):+.3f}]")
@@ -236,6 +239,11 @@ class Game:
             how = "solved" if self._info["success"] else "over, not solved"
             limit = " (step limit)" if self._truncated and not self._terminated else ""
             self._show(f"[the episode is {how}{limit}; score {self._info['score']:.3f}]")
+
+    def _see(self, action: str, observation: str) -> None:
+        self._seen.append((action, observation))
+        if self._adviser is not None:
+            self._adviser.observe(action, observation)
 
     def _list(self, word: str) -> None:
         actions = self._inner._admissible_actions()
@@ -258,16 +266,17 @@ class Game:
         self._thought = text
 
     def _expert(self, _: str) -> None:
-        expert = self._helper or self._inner.make_expert()
-        observation = self._inner._last_observation
-        reply = None if self._terminated else expert.act(observation, self._info)
+        if self._adviser is None:
+            self._adviser = Adviser(self._inner.make_expert)
+            for action, observation in self._seen:
+                self._adviser.observe(action, observation)
+        reply = None if self._terminated else self._adviser.advise(self._info)
         if reply is None:
             self._show("[the expert does not know how to go on from here]")
             return
         self._thought = self._thought or reply.thought
         self._show(f"Thought: {self._thought}\n> {reply.action}")
         self._act(reply.action)
-        self._helper = expert
 
     def _undo(self, count: str) -> None:
         number = _number(count or "1")
@@ -280,9 +289,10 @@ class Game:
         number = min(number, len(self._past))
         state, self._terminated, self._truncated = self._past[-number]
         del self._past[-number:]
+        del self._seen[-number:]
         set_state(self.env, state)
         self._info = self._inner._full_info()
-        self._listed, self._helper = [], None
+        self._listed, self._adviser = [], None
         self._show(f"[{number} undone]\n{self._inner._last_observation}")
 
     def _status(self, _: str) -> None:

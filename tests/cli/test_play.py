@@ -251,17 +251,34 @@ def test_in_a_terminal() -> None:
         os.close(master)
 
 
-def test_one_expert_stays_as_long_as_it_acts_alone(game: Game) -> None:
+@pytest.mark.parametrize(
+    ("env_id", "before", "wanted"),
+    [
+        ("ETO/WebShop-v0", ["search[end table]"], "click["),  # and no search of its own
+        ("ETO/ALFWorld-v0", ["inventory"], "go to "),
+    ],
+)
+def test_the_expert_goes_on_from_what_the_player_did(
+    tmp_path: Path, env_id: str, before: list[str], wanted: str
+) -> None:
+    shown: list[str] = []
+    game = Game(gym.make(env_id, split="test"), save=tmp_path / "s.jsonl", show=shown.append)
+    game.start(0)
+    for line in before:
+        game.handle(line)
     game.handle(":e")
-    first = game._helper
+    action = game.env.steps[-1].action
+    assert action is not None
+    assert action.startswith(wanted)
+    for line in (":e", "look", ":u 2", ":e"):  # what was undone is forgotten
+        game.handle(line)
+    assert len(game.env.steps) == len(before) + 2
+    done = [step.action for step in game.env.steps]
+    game.handle(f":u {len(done)}")
+    for line in done[:-1]:
+        game.handle(str(line))
     game.handle(":e")
-    assert first is not None
-    assert game._helper is first
-    game.handle(":u")
-    assert game._helper is None
-    game.handle(":e")
-    game.handle("back")
-    assert game._helper is None
+    assert game.env.steps[-1].action == done[-1]
 
 
 def test_a_number_is_a_place_in_the_split_on_every_benchmark(tmp_path: Path) -> None:

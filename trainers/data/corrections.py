@@ -12,11 +12,10 @@ https://arxiv.org/abs/1011.0686); here its answer is preferred to the agent's, a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
 
 from eto_gym.conversation import ConversationEnv
 from eto_gym.env import text_env
-from eto_gym.expert import Expert, Reply
+from eto_gym.expert import Adviser, Reply
 from eto_gym.prompt import Message
 from eto_gym.trainers.data.first_error import replies_of
 from eto_gym.trainers.data.pairing import PairingReport
@@ -25,30 +24,14 @@ from eto_gym.trajectories import Trajectory
 from eto_gym.trajectories.pairs import PreferencePair
 
 
-@runtime_checkable
-class Coach(Protocol):
-    """An expert that can watch somebody else play, and say at each step what it would do."""
-
-    def observe(self, action: str | None, observation: str) -> None:
-        """Take in an observation and the action that led to it.
-
-        No action (None) led to the first one, nor to what answers a reply that has none.
-        """
-        ...
-
-    def advise(self) -> Reply | None:
-        """Say what to do now, without taking it as done; None where it would give up."""
-        ...
-
-
 def correct_failures(
     env: ConversationEnv, agent: Iterable[Trajectory], settings: PairingSettings
 ) -> tuple[list[PreferencePair], PairingReport]:
     """Repeat the agent's failures; pair each reply with the expert's where the actions differ.
 
-    An expert that is a `Coach` is told of every step. Another one is made anew at each step and
-    asked for its next reply there; one that cannot go on from the agent's state gives up, and that
-    step is counted and left out. Of one failure each pair of actions counts once, since an agent in
+    An expert that is a `Coach` is told of every step. Another one is made anew where the agent did
+    otherwise than it said; one that cannot go on from the agent's state gives up, and that step is
+    counted and left out. Of one failure each pair of actions counts once, since an agent in
     a loop makes one and the same mistake many times.
 
     Args:
@@ -95,7 +78,7 @@ def _of_failure(
         report.skipped["not_repeated"] += 1
         return []
     _, info = env.reset(options={"task": failure.task_id})
-    adviser = _Adviser(env)
+    adviser = Adviser(text_env(env).make_expert)
     adviser.observe(None, env.conversation[-1].content)
     pairs: list[PreferencePair] = []
     known: set[tuple[str, str | None]] = set()
@@ -142,24 +125,3 @@ def _pair(
             "step": step,
         },
     )
-
-
-class _Adviser:
-    """Asks an environment's expert at any step of somebody else's episode."""
-
-    def __init__(self, env: ConversationEnv) -> None:
-        self._env = text_env(env)
-        expert: Expert = self._env.make_expert()
-        self._coach = expert if isinstance(expert, Coach) else None
-        self._observation = ""
-
-    def observe(self, action: str | None, observation: str) -> None:
-        if action is not None or not self._observation:
-            self._observation = observation
-        if self._coach is not None:
-            self._coach.observe(action, observation)
-
-    def advise(self, info: dict[str, Any]) -> Reply | None:
-        if self._coach is not None:
-            return self._coach.advise()
-        return self._env.make_expert().act(self._observation, info)

@@ -217,7 +217,7 @@ class WebShopEnv(TextEnv):
         if self._mode != "text":
             raise EtoGymError(f"the expert reads observation 'text', not {self._mode!r}")
         budget = self.step_limit or PAPER_STEPS
-        return WebShopExpert(budget=budget, taken=self._elapsed_steps)
+        return WebShopExpert(budget=budget, elapsed=lambda: self._elapsed_steps)
 
     def make_player(self, seed: int) -> Expert:
         """Return a player that roams the shop; it needs `admissible_actions=True`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,15 +110,19 @@ class WebShopExpert:
     they did (`observe`), it says at each step how it would go on from there (`advise`).
     """
 
-    def __init__(self, *, budget: int = PAPER_STEPS, taken: int = 0) -> None:
+    def __init__(
+        self, *, budget: int = PAPER_STEPS, elapsed: Callable[[], int] | None = None
+    ) -> None:
         """Create the shopper for one episode.
 
         Args:
             budget: Steps that the episode allows.
-            taken: Steps that the episode has seen already.
+            elapsed: Tells how many steps the episode has seen; without it those count that were
+                observed.
         """
         self._budget = budget
-        self._steps = taken
+        self._elapsed = elapsed
+        self._observed = 0
         self._instruction: str | None = None
         self._segments: list[str] = []  # the page that is shown
         self._action: str | None = None
@@ -147,7 +151,7 @@ class WebShopExpert:
         No action led to the first one, nor to what answers a reply that has none: the page stays.
         """
         if self._segments:
-            self._steps += 1
+            self._observed += 1
             if action is None:
                 return
             self._take(*parse_action(action))
@@ -172,7 +176,7 @@ class WebShopExpert:
         if not _is_page(segments):
             return None
         # To search, to open and to buy takes three steps.
-        may_search = self._query not in self._queries and self._budget - self._steps >= 3
+        may_search = self._query not in self._queries and self._steps_left() >= 3
         if may_search and (not self._queries or segments[0] == "WebShop"):
             return self._search()
         if segments[0] == "WebShop":
@@ -216,6 +220,9 @@ class WebShopExpert:
         self._properties = _content(thing)
         named = ([w for w in _content(clause) if w != "long"] for clause in clauses)
         self._options = [words for words in named if words]
+
+    def _steps_left(self) -> int:
+        return self._budget - (self._elapsed() if self._elapsed else self._observed)
 
     # --- pages -----------------------------------------------------------------------------------
 
@@ -263,7 +270,7 @@ class WebShopExpert:
         todo = [value for value in chosen if value.lower() not in self._pressed]
         unsure = self._missing(item)
         # Going away and coming back, or to another product, takes two steps.
-        can_leave = self._budget - self._steps - max(len(todo), len(self._options)) - 1 >= 2
+        can_leave = self._steps_left() - max(len(todo), len(self._options)) - 1 >= 2
         if can_leave and not self._pressed:
             rivals = [other for other in self._items.values() if other is not item]
             if max(map(self._promise, rivals), default=-9.0) > self._promise(item):
@@ -274,7 +281,7 @@ class WebShopExpert:
                 told = " ".join(w for w in self._properties if _stem(w) not in item.words)
                 action = f"click[{unread[0]}]"
                 return self._say(READ_THOUGHTS, action, missing=told, page=unread[0])
-        if todo and self._budget - self._steps >= 2:
+        if todo and self._steps_left() >= 2:
             return self._say(OPTION_THOUGHTS, f"click[{todo[0]}]", value=todo[0])
         return self._say(BUY_THOUGHTS, "click[buy now]")
 

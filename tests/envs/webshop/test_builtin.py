@@ -163,7 +163,7 @@ def test_the_expert_is_the_same_on_every_run() -> None:
     ],
 )
 def test_the_expert_takes_odd_pages(observation: str) -> None:
-    for expert in (WebShopExpert(), WebShopExpert(taken=8)):
+    for expert in (WebShopExpert(), WebShopExpert(elapsed=lambda: 8)):
         reply = expert.act(observation, {})
         assert reply is None or reply.action.startswith("search[")
 

@@ -16,8 +16,9 @@ from eto_gym.agents.policies import player_policy
 from eto_gym.agents.rollout.collect import RolloutSpec, collect
 from eto_gym.agents.rollout.engine import plan_episodes
 from eto_gym.conversation import ConversationEnv, parse_reply
+from eto_gym.expert import Coach
 from eto_gym.testing import text_env
-from eto_gym.trainers.data.corrections import Coach, correct_failures
+from eto_gym.trainers.data.corrections import correct_failures
 from eto_gym.trainers.data.history import read_again
 from eto_gym.trainers.data.pairing import make_pairs
 from eto_gym.trainers.loops.eto import ETOLoop
