@@ -275,8 +275,8 @@ def test_the_expert_goes_on_from_what_the_player_did(
     assert len(game.env.steps) == len(before) + 2
     done = [step.action for step in game.env.steps]
     game.handle(f":u {len(done)}")
-    for line in done[:-1]:
-        game.handle(str(line))
+    for done_action in done[:-1]:
+        game.handle(str(done_action))
     game.handle(":e")
     assert game.env.steps[-1].action == done[-1]
 
