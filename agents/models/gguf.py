@@ -141,11 +141,11 @@ def _load(path: Path) -> tuple[Any, Any]:
     transformers: Any = require("transformers", feature="a local language model", extra="train")
     import torch
 
-    from eto_gym.agents.models.quiet import without_progress_bars
+    from eto_gym.agents.models.quiet import without_gguf_bar, without_progress_bars
 
     where = {"gguf_file": path.name}
     try:
-        with without_progress_bars():
+        with without_progress_bars(), without_gguf_bar():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 trust_remote_code=False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from eto_gym.errors import require
@@ -23,6 +25,22 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             bars.enable_progress_bar()
+
+
+@contextmanager
+def without_gguf_bar() -> Iterator[None]:
+    """Keep the bar of transformers' GGUF reader off the terminal, which no setting switches."""
+    try:
+        reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+        shown = reader.tqdm
+    except (ImportError, AttributeError):  # another version has none, or another one
+        yield
+        return
+    reader.tqdm = partial(shown, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = shown
 
 
 @contextmanager

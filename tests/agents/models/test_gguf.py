@@ -47,11 +47,12 @@ def _written(folder: Path) -> list[str]:
 
 
 def test_a_file_becomes_a_folder_with_its_exact_weights_and_its_chat_template(
-    tmp_path: Path,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "tiny.gguf"
     weights = write_gguf(path)
     convert(path, tmp_path / "folder")
+    assert capfd.readouterr() == ("", "")  # no bar of the library's
     model = load_model(str(tmp_path / "folder"))
     assert model.dtype == torch.float32
     assert not hasattr(model.config, "quantization_config")
