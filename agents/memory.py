@@ -15,6 +15,10 @@ HELD = 1 << 30
 """
 
 
+_GROUPS = Path("/proc/self/cgroup")
+_GROUPS_ROOT = Path("/sys/fs/cgroup")
+
+
 def release_memory() -> None:
     """Let go of what is done with, in a process that holds much.
 
@@ -53,14 +57,10 @@ def memory_limit() -> int:
     return min((limit for limit in limits if limit > 0), default=0)
 
 
-_GROUPS = Path("/proc/self/cgroup")
-_GROUPS_ROOT = Path("/sys/fs/cgroup")
-
-
 def _limit_files() -> Iterator[Path]:
     """Yield the files that may hold a limit of this process: its groups' and all above them."""
     try:
-        lines = _GROUPS.read_text().splitlines()
+        lines = _GROUPS.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return
     for line in lines:
